@@ -1,0 +1,73 @@
+# One command for each job. All of them do the set-up they need first: a venv in .venv, the pinned packages of
+# requirements-dev.txt, and the extension, each made anew only when what it is made from has changed.
+#
+# Needed on the machine: python3 (>= 3.10, with venv), a C compiler and cargo. `make PYTHON=python3.13 build`, after a
+# `make clean`, takes another Python.
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+RUN := $(VENV)/bin/python
+
+# Another environment may be active in the caller's shell; maturin must build for ours.
+export VIRTUAL_ENV := $(VENV)
+unexport CONDA_PREFIX PYTHONHOME
+export PYO3_PYTHON := $(RUN)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+export PIP_NO_INPUT := 1
+
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs' -o -name Cargo.toml)
+
+.DELETE_ON_ERROR:
+.PHONY: help build demo test lint format bench clean
+
+help: ## list these jobs
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+build: .venv/built ## make .venv and build the extension into it
+
+demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool
+	@$(RUN) demo/run.py
+
+test: build ## run every test
+	cargo test -p pgpool-core --locked
+	$(RUN) -m pytest
+
+lint: build .venv/rust-tools ## check format, lints and types
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy --strict
+	$(RUN) -m mypy.stubtest pgpool_rs._core --mypy-config-file pyproject.toml
+
+format: .venv/installed .venv/rust-tools ## put the sources into the project's format
+	cargo fmt --all
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+bench: build ## measure against psycopg2.pool and against the lower bound
+	$(RUN) benches/run.py
+
+clean: ## remove all that was made, .venv included
+	rm -rf .venv target .mypy_cache .pytest_cache .ruff_cache .hypothesis python/pgpool_rs/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps live in .venv, so that they go when it goes.
+
+.venv/installed: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo 'Python 3.10 or later is needed; name one: make PYTHON=python3.x' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+.venv/built: .venv/installed pyproject.toml $(RUST_SOURCES)
+	@command -v cargo >/dev/null || { echo 'cargo is needed to build: see https://rustup.rs' >&2; exit 1; }
+	$(RUN) -m maturin develop --release --quiet
+	@touch $@
+
+.venv/rust-tools: .venv/installed
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || { echo \
+	  'rustfmt and clippy are needed, which come with the Rust toolchain: rustup component add rustfmt clippy' >&2; exit 1; }
+	@touch $@

@@ -1,0 +1,76 @@
+"""Run the benchmark: `make bench`, or `.venv/bin/python benches/run.py [--quick]`.
+
+Every figure is a median over rounds in which all sides took turns, and every ratio the median of the ratios within a
+round. Only the ratios mean anything on another machine.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+# In place of this script's own folder: the root, where it is the package `benches`, and the tools.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benches import instructions, lent, machine, memory, pair, rollback, table, waiting
+from benches.effort import FULL, QUICK, Effort
+from throwaway_postgres import ThrowawayPostgres
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    """Measure, print the table and write the figures down."""
+    options = parse()
+    now = datetime.now(timezone.utc).replace(microsecond=0)
+    with ThrowawayPostgres() as server:
+        description = machine.describe(server.dsn)
+        rows = measure(server.dsn, QUICK if options.quick else FULL, options.instructions)
+    print(table.markdown(rows) if options.markdown else table.text(rows))
+    print(f"\n{machine.sentence(description)}; {now.date()}")
+    path = options.json or RESULTS / f"{now:%Y-%m-%dT%H-%M-%S}.json"
+    record = {"date": now.isoformat(), "machine": description, "rows": [asdict(row) | {"met": row.met} for row in rows]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="Compares pgpool_rs with psycopg2.pool and with the best possible.")
+    parser.add_argument("--quick", action="store_true", help="measure for seconds, not minutes, and less exactly")
+    parser.add_argument("--instructions", action="store_true", help="count the pair's instructions too, with valgrind")
+    parser.add_argument("--markdown", action="store_true", help="print the table as README shows it")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="where to write the figures (benches/results/...)")
+    options = parser.parse_args()
+    if options.instructions and shutil.which("valgrind") is None:
+        parser.error("--instructions needs valgrind")
+    return options
+
+
+def measure(dsn: str, effort: Effort, count_instructions: bool) -> list[table.Row]:
+    """Take all measurements, one after the other, and say on stderr which is under way."""
+    subjects: dict[str, Callable[[], list[table.Row]]] = {
+        "the pair": partial(pair.measure, dsn, effort),
+        "rollbacks in parallel": partial(rollback.measure, effort),
+        "waiting": partial(waiting.measure, effort),
+        "many connections lent": partial(lent.measure, effort),
+        "resident memory": partial(memory.measure, dsn, effort),
+    }
+    if count_instructions:
+        subjects["instructions"] = partial(instructions.measure, dsn)
+    rows = []
+    for number, (name, subject) in enumerate(subjects.items(), start=1):
+        print(f"{number}/{len(subjects)} {name} ...", file=sys.stderr)
+        rows += subject()
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""A drop-in replacement for psycopg2.pool whose lock is never held across the network.
+
+Say `from pgpool_rs import ThreadedConnectionPool, PoolError` where a program said
+`from psycopg2.pool import ThreadedConnectionPool, PoolError`, and change nothing else.
+"""
+
+try:
+    import psycopg2 as _psycopg2  # noqa: F401  (looked for here, so that the error can say what to do)
+except ImportError as error:
+    raise ImportError(
+        "pgpool_rs needs psycopg2: install pgpool-rs[binary] (psycopg2-binary, nothing to compile) "
+        "or pgpool-rs[c] (psycopg2, compiled here); not both"
+    ) from error
+
+from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout
+from pgpool_rs.pool import AbstractConnectionPool, SimpleConnectionPool, ThreadedConnectionPool
+
+__all__ = [
+    "AbstractConnectionPool",
+    "PoolClosed",
+    "PoolError",
+    "PoolExhausted",
+    "PoolTimeout",
+    "SimpleConnectionPool",
+    "ThreadedConnectionPool",
+]

@@ -1,0 +1,185 @@
+"""Live views of a pool's books, for programs that read `_pool`, `_used` and `_rused` or write into them.
+
+In psycopg2.pool these are a list and two dicts of which a subclass may make what it likes. Here the ledger in Rust
+keeps the books. Each view reads the ledger whenever it is read and edits it whenever it is written, one edit at a
+time, so that code which re-implements psycopg2.pool's bookkeeping goes on working, next to threads that do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from pgpool_rs import _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class AutomaticKey(int):
+    """A key that the pool made up. It equals its number, yet is never taken for a user's key of the same value."""
+
+    __slots__ = ()
+
+
+class Idle(MutableSequence[Any]):
+    """`_pool`: the idle connections as a list; the next to be lent stands last."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: _core.AbstractConnectionPool) -> None:
+        self._pool = pool
+
+    def _edit(self, edit: Callable[[list[Any]], T]) -> T:
+        """Apply an edit to the list. Where another thread was faster, apply it to what that thread has left."""
+        while True:
+            seen = _core.idle(self._pool)
+            wanted = list(seen)
+            result = edit(wanted)
+            if _core.replace_idle(self._pool, seen, wanted):
+                return result
+
+    def __len__(self) -> int:
+        return len(_core.idle(self._pool))
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return _core.idle(self._pool)[index]
+
+    @overload
+    def __setitem__(self, index: int, value: Any) -> None: ...
+    @overload
+    def __setitem__(self, index: slice, value: Iterable[Any]) -> None: ...
+    def __setitem__(self, index: int | slice, value: Any) -> None:
+        if isinstance(index, slice):
+            value = list(value)
+        self._edit(lambda connections: connections.__setitem__(index, value))
+
+    def __delitem__(self, index: int | slice) -> None:
+        self._edit(lambda connections: connections.__delitem__(index))
+
+    def insert(self, index: int, value: Any) -> None:
+        """Insert a connection before `index`."""
+        self._edit(lambda connections: connections.insert(index, value))
+
+    def pop(self, index: int = -1) -> Any:
+        """Take a connection out of the pool and return it."""
+        return self._edit(lambda connections: connections.pop(index))
+
+    def clear(self) -> None:
+        """Take all idle connections out of the pool."""
+        self._edit(list.clear)
+
+    def __add__(self, other: Iterable[Any]) -> list[Any]:
+        return [*self, *other]
+
+    def __radd__(self, other: Iterable[Any]) -> list[Any]:
+        return [*other, *self]
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == (list(other) if isinstance(other, Idle) else other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+class _Loans(MutableMapping[Any, Any]):
+    """What `_used` and `_rused` have in common.
+
+    A program deletes a loan from one of them and then from the other. The first deletion strikes it out of the
+    ledger; what the other view is still to show until the second one is kept in `rest`.
+    """
+
+    __slots__ = ("_pool", "_rest", "_twin")
+
+    def __init__(self, pool: _core.AbstractConnectionPool) -> None:
+        self._pool = pool
+        self._rest: dict[Any, Any] = {}
+
+    def _snapshot(self) -> dict[Any, Any]:
+        raise NotImplementedError
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._snapshot()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._snapshot())
+
+    def __len__(self) -> int:
+        return len(self._snapshot())
+
+    def copy(self) -> dict[Any, Any]:
+        """Return a plain dict of what is lent now."""
+        return self._snapshot()
+
+    def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
+        return self._snapshot() | dict(other)
+
+    def __repr__(self) -> str:
+        return repr(self._snapshot())
+
+
+class Used(_Loans):
+    """`_used`: what is lent, by key."""
+
+    __slots__ = ()
+    _twin: Rused
+
+    def _snapshot(self) -> dict[Any, Any]:
+        return self._rest | dict(_core.lent(self._pool))
+
+    def __setitem__(self, key: Any, connection: Any) -> None:
+        self._rest.pop(key, None)
+        self._twin._rest.pop(id(connection), None)
+        _core.enter_loan(self._pool, key, connection)
+
+    def __delitem__(self, key: Any) -> None:
+        if key in self._rest:
+            del self._rest[key]
+            return
+        connection = _core.strike_loan(self._pool, key)
+        if connection is None:
+            raise KeyError(key)
+        self._twin._rest[id(connection)] = key
+
+
+class Rused(_Loans):
+    """`_rused`: the keys of what is lent, by the id of the connection."""
+
+    __slots__ = ()
+    _twin: Used
+
+    def _snapshot(self) -> dict[Any, Any]:
+        return self._rest | {id(connection): key for key, connection in _core.lent(self._pool)}
+
+    def __setitem__(self, ident: int, key: Any) -> None:
+        # A loan that is in the ledger has its key there.
+        if not any(id(connection) == ident for _, connection in _core.lent(self._pool)):
+            self._rest[ident] = key
+
+    def __delitem__(self, ident: int) -> None:
+        if ident in self._rest:
+            del self._rest[ident]
+            return
+        key = self[ident]
+        self._twin._rest[key] = _core.strike_loan(self._pool, key)
+
+
+class Books:
+    """The three views of one pool."""
+
+    __slots__ = ("idle", "rused", "used")
+
+    def __init__(self, pool: _core.AbstractConnectionPool) -> None:
+        self.idle = Idle(pool)
+        self.used = Used(pool)
+        self.rused = Rused(pool)
+        self.used._twin = self.rused
+        self.rused._twin = self.used

@@ -1,0 +1,17 @@
+"""The exceptions that a pool raises, all of them below `psycopg2.pool.PoolError`."""
+
+from psycopg2.pool import PoolError
+
+__all__ = ["PoolClosed", "PoolError", "PoolExhausted", "PoolTimeout"]
+
+
+class PoolClosed(PoolError):
+    """The pool is closed, or was closed while its caller waited."""
+
+
+class PoolExhausted(PoolError):
+    """Every connection is lent and no more may be opened."""
+
+
+class PoolTimeout(PoolExhausted):
+    """No connection came free within the `timeout` that was given."""

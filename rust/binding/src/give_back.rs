@@ -1,0 +1,100 @@
+//! putconn, step by step.
+
+use pgpool_core::{Return, Returned, Returning};
+use pyo3::prelude::*;
+
+use crate::connection::{self, Fate, Handle, address};
+use crate::error::{Error, is_plain};
+use crate::filing::Filing;
+use crate::patience::Waker;
+use crate::pool::AbstractPool;
+
+/// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
+#[inline]
+pub(crate) fn give_back(
+    slf: &Bound<'_, AbstractPool>,
+    connection: Option<&Bound<'_, PyAny>>,
+    key: Option<&Bound<'_, PyAny>>,
+    close: bool,
+) -> Result<(), Error> {
+    let mut raised = None;
+    if let (Some(connection), None, false) = (connection, key, close) {
+        match connection::is_clean(connection) {
+            Ok(true) if slf.get().pool.keep(address(connection)) => return Ok(()),
+            Ok(_) => {}
+            Err(error) => raised = Some(error),
+        }
+    }
+    give_back_slowly(slf, connection, key, close, raised)
+}
+
+/// Decides what the fast path left open. `raised` is what came of the question that it asked.
+#[cold]
+fn give_back_slowly(
+    slf: &Bound<'_, AbstractPool>,
+    connection: Option<&Bound<'_, PyAny>>,
+    key: Option<&Bound<'_, PyAny>>,
+    close: bool,
+    raised: Option<PyErr>,
+) -> Result<(), Error> {
+    let py = slf.py();
+    let interrupted = raised.filter(|error| !is_plain(py, error));
+    let returning = begin(slf, connection, key, close || interrupted.is_some())?;
+    if let Some(error) = interrupted {
+        // It passes on, and the connection that was being looked at is let go, whatever its end has to say.
+        let _ = connection::close(returning.connection().bind(py));
+        return Err(error.into());
+    }
+    if !returning.wanted() {
+        return Ok(retire(py, returning)?);
+    }
+    // An error that is returned from here is that of an object which is no connection. Its slot is freed all the same.
+    match connection::clean(returning.connection().bind(py))? {
+        Ok(Fate::Keep) if returning.keep() => Ok(()),
+        Ok(Fate::Keep | Fate::Close) => Ok(retire(py, returning)?),
+        Ok(Fate::Drop) => Ok(()),
+        Err(error) => {
+            // Whatever state it is in, nobody may have it.
+            let closed = connection::close(returning.connection().bind(py));
+            drop(returning);
+            let stronger = closed.err().filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
+            Ok(connection::report(py, "rollback()", stronger.unwrap_or(error))?)
+        }
+    }
+}
+
+/// Takes the connection out of its borrower's hands.
+fn begin<'p>(
+    slf: &'p Bound<'_, AbstractPool>,
+    connection: Option<&Bound<'_, PyAny>>,
+    key: Option<&Bound<'_, PyAny>>,
+    close: bool,
+) -> Result<Returning<'p, Handle, Waker>, Error> {
+    let pool = slf.get();
+    let place = connection.map(address);
+    pool.ensure_open()?;
+    let mut filing = key.map(Filing::under).transpose()?;
+    loop {
+        let returned = match &filing {
+            // Nothing lives at address 0, so nothing is found for it.
+            None => Returned::Connection(place.unwrap_or(0)),
+            Some(Filing::Any(number) | Filing::Number(number)) => Returned::Number(*number, place),
+            Some(Filing::Key(ask)) => Returned::Key(ask, place),
+        };
+        match pool.pool.begin_return(&returned, close)? {
+            Return::Begun(returning) => return Ok(returning),
+            Return::Compare(candidates) => {
+                if let Some(filing) = &mut filing {
+                    filing.compare(slf.py(), &candidates)?;
+                }
+            }
+        }
+    }
+}
+
+/// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
+pub(crate) fn retire(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
+    let closed = connection::close(returning.connection().bind(py));
+    drop(returning);
+    closed.or_else(|error| connection::report(py, "close()", error))
+}

@@ -1,0 +1,42 @@
+//! The Python face of `pgpool-core`: signatures, conversions, and the few things we ever ask of a connection.
+//!
+//! | module       | what it holds                                                     |
+//! |--------------|-------------------------------------------------------------------|
+//! | `pool`       | the class that `AbstractConnectionPool` inherits                   |
+//! | `threaded`   | the class that `ThreadedConnectionPool` inherits                   |
+//! | `borrow`     | getconn, step by step                                              |
+//! | `give_back`  | putconn, step by step                                              |
+//! | `loan`       | `with pool.connection() as conn`                                   |
+//! | `connection` | everything that is ever asked of a connection                      |
+//! | `filing`     | keys: hashing them, comparing them                                 |
+//! | `patience`   | timeouts, and waiting on a Python lock                             |
+//! | `books`      | what `_pool`, `_used` and `_rused` are made of                     |
+//! | `error`      | errors, on their way to Python                                     |
+
+#![deny(unsafe_code)]
+
+mod books;
+mod borrow;
+mod connection;
+mod error;
+mod filing;
+mod give_back;
+mod loan;
+mod patience;
+mod pool;
+mod threaded;
+
+use pyo3::prelude::*;
+
+/// The part of `pgpool_rs` that is written in Rust. Its classes are inherited by those in `pgpool_rs.pool`.
+#[pymodule(gil_used = false)]
+mod _core {
+    #[pymodule_export]
+    use super::books::{enter_loan, idle, lent, replace_idle, strike_loan};
+    #[pymodule_export]
+    use super::loan::Loan;
+    #[pymodule_export]
+    use super::pool::AbstractPool;
+    #[pymodule_export]
+    use super::threaded::ThreadedPool;
+}

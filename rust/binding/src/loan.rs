@@ -1,0 +1,105 @@
+//! `with pool.connection() as conn`. Written here rather than in Python, where a `KeyboardInterrupt` can strike between
+//! the call that lends a connection and the line that guards it.
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::IntoPyDict;
+
+use crate::connection;
+use crate::error::{describe, is_plain, warn};
+use crate::patience::Timeout;
+
+/// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`.
+#[pyclass(module = "pgpool_rs._core")]
+pub(crate) struct Loan {
+    pool: Option<Py<PyAny>>,
+    key: Option<Py<PyAny>>,
+    timeout: Option<Py<PyAny>>,
+    connection: Option<Py<PyAny>>,
+}
+
+impl Loan {
+    pub(crate) fn new(pool: Py<PyAny>, key: Option<Py<PyAny>>, timeout: Timeout<'_>) -> Self {
+        let timeout = match timeout {
+            Timeout::Unset => None,
+            Timeout::Given(_, timeout) => Some(timeout.unbind()),
+        };
+        Self { pool: Some(pool), key, timeout, connection: None }
+    }
+
+    fn pool<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let gone = || PyRuntimeError::new_err("this loan has been taken apart by the garbage collector");
+        Ok(self.pool.as_ref().ok_or_else(gone)?.bind(py).clone())
+    }
+}
+
+#[pymethods]
+impl Loan {
+    /// Borrow the connection.
+    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        // No borrow of `slf` is held while Python code runs.
+        let (pool, key, kwargs) = {
+            let loan = slf.borrow();
+            if loan.connection.is_some() {
+                return Err(PyRuntimeError::new_err(
+                    "this loan has been entered already; ask the pool for another one",
+                ));
+            }
+            let timeout = loan.timeout.as_ref().map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
+            (loan.pool(py)?, loan.key.as_ref().map(|key| key.clone_ref(py)), timeout)
+        };
+        let connection = pool.call_method(intern!(py, "getconn"), (key,), kwargs.as_ref())?;
+        slf.borrow_mut().connection = Some(connection.clone().unbind());
+        Ok(connection.unbind())
+    }
+
+    /// Commit, or roll back if the block raised, and return the connection whatever happens.
+    #[pyo3(signature = (exc_type, _exc_value, _traceback))]
+    fn __exit__(
+        slf: &Bound<'_, Self>,
+        exc_type: Option<&Bound<'_, PyAny>>,
+        _exc_value: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        let py = slf.py();
+        let pool = slf.borrow().pool(py)?;
+        let lent = slf.borrow_mut().connection.take();
+        let connection = lent.ok_or_else(|| PyRuntimeError::new_err("this loan was never entered"))?.into_bound(py);
+        let failed = exc_type.is_some();
+        let ended = match failed {
+            _ if connection::is_async(&connection) => Ok(()),
+            false => connection::commit(&connection),
+            true => connection::rollback(&connection),
+        };
+        let returned = pool.call_method1(intern!(py, "putconn"), (connection,)).map(drop);
+        if failed {
+            // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.
+            ended.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
+            returned.or_else(|error| {
+                if is_plain(py, &error) {
+                    warn(py, &format!("a connection could not be returned: {}", describe(py, &error)))
+                } else {
+                    Err(error)
+                }
+            })?;
+        } else {
+            ended.and(returned)?;
+        }
+        Ok(false)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        for handle in [&self.pool, &self.key, &self.timeout, &self.connection].into_iter().flatten() {
+            visit.call(handle)?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&mut self) {
+        // Taken out before they are dropped: what a drop runs must find this loan empty and not borrowed.
+        drop((self.pool.take(), self.key.take(), self.timeout.take(), self.connection.take()));
+    }
+}

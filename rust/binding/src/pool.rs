@@ -1,0 +1,313 @@
+//! The class that `AbstractConnectionPool` inherits.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use pgpool_core::{Pool, Refusal};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::borrow::{borrow, connect};
+use crate::connection::{self, Handle};
+use crate::error::{Error, is_plain};
+use crate::filing::number_to_key;
+use crate::give_back::{give_back, retire};
+use crate::loan::Loan;
+use crate::patience::{Patience, Timeout, Waker};
+use crate::threaded::ThreadedPool;
+
+/// What both public classes have in common: the ledger, and the methods that psycopg2.pool's base class has.
+#[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
+pub(crate) struct AbstractPool {
+    pub(crate) pool: Pool<Handle, Waker>,
+    /// Which hooks a subclass or an instance has overridden, found out when that may change.
+    hooks: AtomicU8,
+    /// How long a borrower waits unless it says otherwise.
+    patience: OnceLock<Patience>,
+}
+
+/// Hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden.
+#[derive(Clone, Copy)]
+pub(crate) struct Hooks {
+    pub(crate) getkey: bool,
+    pub(crate) getconn: bool,
+    pub(crate) putconn: bool,
+}
+
+/// A flag that is tested for truth, as psycopg2.pool does.
+#[derive(Clone, Copy)]
+pub(crate) struct Truth(pub(crate) bool);
+
+impl<'py> FromPyObject<'_, 'py> for Truth {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        given.is_truthy().map(Self)
+    }
+}
+
+impl AbstractPool {
+    pub(crate) fn new() -> Self {
+        Self { pool: Pool::default(), hooks: AtomicU8::new(0), patience: OnceLock::new() }
+    }
+
+    #[inline]
+    pub(crate) fn hooks(&self) -> Hooks {
+        let bits = self.hooks.load(Ordering::Relaxed);
+        Hooks { getkey: bits & 1 != 0, getconn: bits & 2 != 0, putconn: bits & 4 != 0 }
+    }
+
+    pub(crate) fn ensure_open(&self) -> Result<(), Refusal> {
+        if self.pool.counts().closed { Err(Refusal::Closed) } else { Ok(()) }
+    }
+
+    /// Lends at once where nothing has to be decided: no key, an idle connection, no hook.
+    #[inline]
+    pub(crate) fn lend(&self, py: Python<'_>, key: Option<&Bound<'_, PyAny>>) -> Option<Py<PyAny>> {
+        if key.is_some() || self.hooks.load(Ordering::Relaxed) & 1 != 0 {
+            return None;
+        }
+        self.pool.lend().map(|connection| connection.clone_ref(py))
+    }
+}
+
+/// Lends a connection: at once where that can be, or else as `borrow` says.
+#[inline]
+pub(crate) fn get(
+    slf: &Bound<'_, AbstractPool>,
+    key: Option<&Bound<'_, PyAny>>,
+    timeout: &Timeout<'_>,
+) -> Result<Py<PyAny>, Error> {
+    if matches!(timeout, Timeout::Unset)
+        && let Some(connection) = slf.get().lend(slf.py(), key)
+    {
+        return Ok(connection);
+    }
+    borrow(slf, key, patience(slf, timeout)?)
+}
+
+/// Says how long this call waits. Only a threaded pool waits at all.
+pub(crate) fn patience(slf: &Bound<'_, AbstractPool>, timeout: &Timeout<'_>) -> PyResult<Patience> {
+    let &Timeout::Given(patience, _) = timeout else {
+        return Ok(slf.get().patience.get().copied().unwrap_or(Patience::Zero));
+    };
+    if slf.is_instance_of::<ThreadedPool>() {
+        return Ok(patience);
+    }
+    let class = slf.get_type().name()?;
+    Err(PyTypeError::new_err(format!(
+        "{class} takes no timeout: it serves one thread, which would wait for itself; use ThreadedConnectionPool"
+    )))
+}
+
+#[pymethods]
+impl AbstractPool {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn __new__(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::new()
+    }
+
+    /// Empties the ledger, sets the limits and opens minconn connections; closes them again if one fails.
+    fn _start(slf: &Bound<'_, Self>, minconn: usize, maxconn: usize) -> PyResult<()> {
+        let py = slf.py();
+        let pool = &slf.get().pool;
+        pool.reset();
+        pool.set_minconn(minconn);
+        drop(pool.set_maxconn(maxconn));
+        Self::_find_hooks(slf)?;
+        let opened = (0..minconn).try_for_each(|_| slf.call_method0(intern!(py, "_connect")).map(drop));
+        opened.inspect_err(|_| {
+            let idle = pool.idle();
+            for connection in &idle {
+                // The error that stopped us is the one to be heard.
+                let _ = connection::close(connection.bind(py));
+            }
+            pool.reset();
+        })
+    }
+
+    /// Sets how long a borrower waits unless it says otherwise.
+    fn _set_timeout(&self, timeout: Patience) {
+        // Once: there is no way to change it later.
+        let _ = self.patience.set(timeout);
+    }
+
+    /// Finds out which of the hooks that stand on the fast path are overridden.
+    fn _find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let own = slf.py().get_type::<Self>();
+        let class = slf.get_type();
+        let attributes = slf.getattr("__dict__")?;
+        let mut bits = 0;
+        for (bit, name) in ["_getkey", "_getconn", "_putconn"].into_iter().enumerate() {
+            if attributes.contains(name)? || !class.getattr(name)?.is(&own.getattr(name)?) {
+                bits |= 1 << bit;
+            }
+        }
+        slf.get().hooks.store(bits, Ordering::Relaxed);
+        Ok(())
+    }
+
+    // --- psycopg2.pool's own methods -------------------------------------------------------------------------
+
+    /// Create a new connection and assign it to 'key' if not None.
+    #[pyo3(signature = (key=None))]
+    fn _connect<'py>(slf: &Bound<'py, Self>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(connect(slf, key)?)
+    }
+
+    /// Return a new unique key.
+    fn _getkey<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        number_to_key(py, self.pool.next_number())
+    }
+
+    /// Get a free connection and assign it to 'key' if not None.
+    #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
+    #[pyo3(signature = (key=None, *, timeout=Timeout::Unset), text_signature = "($self, key=None, *, timeout=...)")]
+    fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Timeout<'_>) -> PyResult<Py<PyAny>> {
+        Ok(get(slf, key, &timeout)?)
+    }
+
+    /// Put away a connection.
+    #[pyo3(signature = (conn, key=None, close=Truth(false)), text_signature = "($self, conn, key=None, close=False)")]
+    fn _putconn(
+        slf: &Bound<'_, Self>,
+        conn: Option<&Bound<'_, PyAny>>,
+        key: Option<&Bound<'_, PyAny>>,
+        close: Truth,
+    ) -> PyResult<()> {
+        Ok(give_back(slf, conn, key, close.0)?)
+    }
+
+    /// Close all connections.
+    ///
+    /// Note that this can lead to some code fail badly when trying to use
+    /// an already closed connection.
+    fn _closeall(&self, py: Python<'_>) -> PyResult<()> {
+        let mut interrupted = None;
+        for connection in self.pool.close().map_err(Error::from)? {
+            if let Err(error) = connection::close(connection.bind(py))
+                && !is_plain(py, &error)
+                && interrupted.is_none()
+            {
+                interrupted = Some(error);
+            }
+        }
+        interrupted.map_or(Ok(()), Err)
+    }
+
+    // --- ours ------------------------------------------------------------------------------------------------
+
+    /// Lend a connection for a `with` block.
+    #[pyo3(signature = (key=None, *, timeout=Timeout::Unset), text_signature = "($self, key=None, *, timeout=...)")]
+    fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: Timeout<'_>) -> Loan {
+        Loan::new(slf.clone().into_any().unbind(), key, timeout)
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        slf.get().ensure_open().map_err(Error::from)?;
+        Ok(slf.clone())
+    }
+
+    #[pyo3(signature = (*_exc_info))]
+    fn __exit__(slf: &Bound<'_, Self>, _exc_info: &Bound<'_, PyTuple>) -> PyResult<()> {
+        if !slf.get().pool.counts().closed {
+            slf.call_method0(intern!(slf.py(), "closeall"))?;
+        }
+        Ok(())
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let class = slf.get_type();
+        let counts = slf.get().pool.counts();
+        let closed = if counts.closed { " closed" } else { "" };
+        Ok(format!(
+            "<{}.{}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
+            class.module()?,
+            class.qualname()?,
+            counts.idle,
+            counts.lent,
+            counts.opening,
+            counts.returning,
+            counts.waiting,
+            counts.minconn,
+            counts.maxconn,
+        ))
+    }
+
+    // --- attributes that are plain ones in psycopg2.pool -----------------------------------------------------
+
+    /// How many idle connections are kept.
+    #[getter]
+    fn minconn(&self) -> usize {
+        self.pool.counts().minconn
+    }
+
+    #[setter]
+    fn set_minconn(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.pool.set_minconn(size("minconn", value)?);
+        Ok(())
+    }
+
+    /// How many connections there are at most.
+    #[getter]
+    fn maxconn(&self) -> usize {
+        self.pool.counts().maxconn
+    }
+
+    #[setter]
+    fn set_maxconn(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let retired = self.pool.set_maxconn(size("maxconn", value)?);
+        retired.into_iter().map(|retired| retire(value.py(), retired)).fold(Ok(()), Result::and)
+    }
+
+    /// Whether the pool is closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.pool.counts().closed
+    }
+
+    #[setter]
+    fn set_closed(&self, value: Truth) {
+        self.pool.set_closed(value.0);
+    }
+
+    /// The last automatic key that was given out, as a number.
+    #[getter(_keys)]
+    fn keys(&self) -> u64 {
+        self.pool.last_number()
+    }
+
+    #[setter(_keys)]
+    fn set_keys(&self, value: u64) {
+        self.pool.set_last_number(value);
+    }
+
+    // --- garbage collection ----------------------------------------------------------------------------------
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let mut result = Ok(());
+        self.pool.try_visit(|handle| {
+            if result.is_ok() {
+                result = visit.call(handle);
+            }
+        });
+        result
+    }
+
+    fn __clear__(&self) {
+        self.pool.reset();
+    }
+}
+
+/// Reads a size: anything that `int()` takes and that is not negative.
+fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let number = value.py().import("builtins")?.call_method1("int", (value,))?;
+    if number.lt(0)? {
+        return Err(PyValueError::new_err(format!("{name} must be 0 or more, not {number}")));
+    }
+    number.extract()
+}

@@ -1,0 +1,32 @@
+//! Why the ledger says no.
+
+use std::fmt;
+
+/// A refusal. Nothing has changed in the ledger when one is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The pool is closed.
+    Closed,
+    /// No room is left and the caller does not wait.
+    Exhausted,
+    /// The connection, or the key, is not lent.
+    Unkeyed,
+    /// The connection is lent, but not under the key that was given with it.
+    WrongKey,
+    /// The key's connection is being opened by the very caller that asks for it, which would wait for itself.
+    Reentrant,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "connection pool is closed",
+            Self::Exhausted => "connection pool exhausted",
+            Self::Unkeyed => "trying to put unkeyed connection",
+            Self::WrongKey => "trying to put a connection with a key that it was not lent under",
+            Self::Reentrant => "trying to get a connection whose key this very call is opening",
+        })
+    }
+}
+
+impl std::error::Error for Refusal {}

@@ -1,0 +1,131 @@
+//! What a loan is filed under. Two keys are never compared here: Python does that, outside the lock.
+
+use std::sync::Arc;
+
+use crate::slot::SlotId;
+
+/// What a slot is filed under.
+#[derive(Debug)]
+pub(crate) enum Key<H> {
+    /// Nothing: the slot is idle, or is being opened to become so.
+    None,
+    /// A number of the pool's own. It never meets a user's key, not even an equal integer.
+    Automatic(u64),
+    /// A user's key.
+    User(UserKey<H>),
+}
+
+/// A user's key: its hash, which the ledger may compare, and its handle, which it may not.
+#[derive(Debug)]
+pub struct UserKey<H> {
+    /// What `hash(key)` gave.
+    pub hash: isize,
+    /// Where the key object lives; equal addresses mean the same object.
+    pub address: usize,
+    /// The key object itself.
+    pub handle: Arc<H>,
+}
+
+impl<H> Clone for UserKey<H> {
+    fn clone(&self) -> Self {
+        Self { hash: self.hash, address: self.address, handle: Arc::clone(&self.handle) }
+    }
+}
+
+/// A key's handle as it leaves the ledger, to be shown or compared.
+#[derive(Debug)]
+pub enum LoanKey<H> {
+    /// A number of the pool's own.
+    Automatic(u64),
+    /// A user's key.
+    User(Arc<H>),
+}
+
+/// A question after a user's key, with what the asker has learnt so far by comparing.
+///
+/// Ask; where the ledger answers with candidates, compare each with the key (unlocked), note the outcome with
+/// [`Ask::matched`] or [`Ask::none_matched`], and ask again.
+#[derive(Debug)]
+pub struct Ask<H> {
+    pub(crate) key: UserKey<H>,
+    /// Who asks, so that a caller that would wait for itself is told.
+    pub(crate) caller: u64,
+    pub(crate) matched: Option<SlotId>,
+    /// Every slot with a generation up to this one has been compared and is not it.
+    pub(crate) seen: u64,
+}
+
+impl<H> Ask<H> {
+    /// Asks for `key` on behalf of `caller`, a number that no two running callers share.
+    #[must_use]
+    pub fn new(key: UserKey<H>, caller: u64) -> Self {
+        Self { key, caller, matched: None, seen: 0 }
+    }
+
+    /// Shows the key that is asked for.
+    #[must_use]
+    pub fn key(&self) -> &UserKey<H> {
+        &self.key
+    }
+
+    /// Notes that this candidate's key equals ours.
+    pub fn matched(&mut self, candidate: &Candidate<H>) {
+        self.matched = Some(candidate.slot);
+    }
+
+    /// Notes that none of these candidates' keys equals ours.
+    pub fn none_matched(&mut self, candidates: &Candidates<H>) {
+        self.matched = None;
+        self.seen = candidates.seen;
+    }
+}
+
+/// A slot whose key has the same hash as the key that was asked for.
+#[derive(Debug)]
+pub struct Candidate<H> {
+    pub(crate) slot: SlotId,
+    /// Its key.
+    pub key: Arc<H>,
+}
+
+/// Slots to be compared before the ledger can answer.
+#[derive(Debug)]
+pub struct Candidates<H> {
+    /// In the order in which they were filed.
+    pub list: Vec<Candidate<H>>,
+    pub(crate) seen: u64,
+}
+
+/// What a borrower wants.
+#[derive(Debug)]
+pub enum Want<'a, H> {
+    /// Any connection, to be filed under this number, which [`crate::Pool::next_number`] has just given out.
+    Any(u64),
+    /// The connection filed under this automatic number, or any where there is none.
+    Number(u64),
+    /// The connection filed under this key, or any where there is none.
+    Key(&'a Ask<H>),
+}
+
+impl<H> Want<'_, H> {
+    pub(crate) fn hash(&self) -> Option<isize> {
+        match self {
+            Want::Key(ask) => Some(ask.key.hash),
+            Want::Any(_) | Want::Number(_) => None,
+        }
+    }
+
+    pub(crate) fn caller(&self) -> Option<u64> {
+        match self {
+            Want::Key(ask) => Some(ask.caller),
+            Want::Any(_) | Want::Number(_) => None,
+        }
+    }
+
+    pub(crate) fn to_key(&self) -> Key<H> {
+        match self {
+            Want::Any(number) | Want::Number(number) => Key::Automatic(*number),
+            Want::Key(ask) => Key::User(ask.key.clone()),
+        }
+    }
+}

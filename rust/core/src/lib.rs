@@ -1,0 +1,59 @@
+//! The ledger of `pgpool_rs`: it decides, and others act.
+//!
+//! The ledger knows which slot is idle, lent, being opened or being returned, who waits, and in what order. It
+//! never connects, rolls back, closes, compares two keys or reads a clock. It is told what happened and answers with
+//! what is to be done next, as a value. So its mutex is held for a few dozen nanoseconds, and never across anything
+//! that can block.
+//!
+//! # A slot's life
+//!
+//! ```text
+//!                  reserve                  fulfil, with a key
+//!      Vacant ───────────────▶ Opening ───────────────────────────▶ Lent
+//!         ▲                     │   │                              ▲  │ │
+//!         │     fail, or drop   │   │ fulfil,                lend  │  │ │ begin_return
+//!         ├─────────────────────┘   │ without      ┌───────────────┘  │ │
+//!         │                         ▼              │        keep      │ ▼
+//!         │                        Idle ◀──────────┼──────────────────┘ Returning
+//!         │                        │  ▲ ▲          │ claim              │  │
+//!         │                  serve │  │ └──────────┼────────────────────┘  │
+//!         │                        ▼  │ leave      │   keep                │
+//!         │                       Promised ────────┘                       │
+//!         └────────────────────────────────────────────────────────────────┘
+//!                                  discard, or drop
+//! ```
+//!
+//! Three guards hold what is in the making, each of them safe to drop at any moment: a [`Reservation`] (Opening)
+//! gives its room back, a [`Waiter`] hands on what it was promised, a [`Returning`] discards the connection.
+//!
+//! # What always holds
+//!
+//! - Opening + idle + promised + lent + returning slots are never made more than `maxconn`.
+//! - Nobody waits while something is free: every edit that frees a slot promises it to the first waiter at once.
+//! - No handle is dropped and no waker is called while the mutex is held.
+//! - An id that has been overtaken by events is detected: every move of a slot gives it a new generation.
+//!
+//! # Where to read on
+//!
+//! `slot` (states and legal moves), `table` (finding slots), `key` (what a loan is filed under), `wait` (the queue),
+//! `ledger` (the policy), `pool` (the mutex and the guards).
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod key;
+mod ledger;
+mod pool;
+mod slot;
+mod stats;
+mod sync;
+mod table;
+mod wait;
+
+pub use error::Refusal;
+pub use key::{Ask, Candidate, Candidates, LoanKey, UserKey, Want};
+pub use ledger::{Busy, Returned};
+pub use pool::{CheckOut, Pool, Reservation, Reserve, Return, Returning, Waiter};
+pub use slot::SlotId;
+pub use stats::Counts;
+pub use wait::Wake;

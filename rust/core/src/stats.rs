@@ -1,0 +1,22 @@
+//! What the ledger tells of itself.
+
+/// Slots by state, waiters, and limits, all read at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Connections at rest in the pool.
+    pub idle: usize,
+    /// Connections that a borrower holds, or that are promised to a waiter.
+    pub lent: usize,
+    /// Connections being opened, or promised room for one.
+    pub opening: usize,
+    /// Connections being rolled back or closed.
+    pub returning: usize,
+    /// Callers in the queue.
+    pub waiting: usize,
+    /// A returned connection is kept while fewer than this are idle.
+    pub minconn: usize,
+    /// Nothing is opened while this many slots are taken.
+    pub maxconn: usize,
+    /// Whether the pool is closed.
+    pub closed: bool,
+}

@@ -1,0 +1,226 @@
+//! The slots, and the three ways to find one: by id, by the connection's address, by the hash of a key.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use crate::key::Key;
+use crate::slot::{Slot, SlotId, State};
+
+/// The handles that a vacated slot held. The caller drops them after the unlock.
+pub(crate) struct Leavings<H> {
+    pub(crate) connection: Option<Arc<H>>,
+    pub(crate) key: Key<H>,
+}
+
+/// All slots, counted by state.
+pub(crate) struct Table<H> {
+    slots: Vec<Slot<H>>,
+    vacant: Vec<u32>,
+    counts: [usize; State::COUNT],
+    /// The last generation given out.
+    generation: u64,
+    by_address: HashMap<usize, u32, BuildHasherDefault<AddressHasher>>,
+    by_hash: BTreeSet<(isize, u32)>,
+}
+
+impl<H> Table<H> {
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            counts: [0; State::COUNT],
+            generation: 0,
+            by_address: HashMap::default(),
+            by_hash: BTreeSet::new(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn count(&self, state: State) -> usize {
+        self.counts[state as usize]
+    }
+
+    /// Counts the slots that are used for anything.
+    #[inline]
+    pub(crate) fn occupied(&self) -> usize {
+        self.slots.len() - self.counts[State::Vacant as usize]
+    }
+
+    /// The last generation given out: whatever is filed from now on has a later one.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> &Slot<H> {
+        &self.slots[index as usize]
+    }
+
+    pub(crate) fn id(&self, index: u32) -> SlotId {
+        SlotId { index, generation: self.get(index).generation }
+    }
+
+    /// Finds the slot that `id` names, unless it has moved on since.
+    pub(crate) fn find(&self, id: SlotId) -> Option<u32> {
+        let slot = self.slots.get(id.index as usize)?;
+        (slot.generation == id.generation).then_some(id.index)
+    }
+
+    /// Finds the slot that lends the connection at `address`; of several, the latest loan.
+    pub(crate) fn lent_at(&self, address: usize) -> Option<u32> {
+        self.at(address)
+            .filter(|&index| self.get(index).state == State::Lent)
+            .max_by_key(|&index| self.get(index).generation)
+    }
+
+    /// Finds the one slot that holds the connection at `address`; none if there are several.
+    #[inline]
+    pub(crate) fn only_at(&self, address: usize) -> Option<u32> {
+        let index = *self.by_address.get(&address)?;
+        self.get(index).twin.is_none().then_some(index)
+    }
+
+    fn at(&self, address: usize) -> impl Iterator<Item = u32> + '_ {
+        std::iter::successors(self.by_address.get(&address).copied(), |&index| self.get(index).twin)
+    }
+
+    /// Finds the slots that are filed under a user's key with this hash.
+    pub(crate) fn filed_under(&self, hash: isize) -> impl Iterator<Item = u32> + '_ {
+        self.by_hash.range((hash, 0)..=(hash, u32::MAX)).map(|&(_, index)| index)
+    }
+
+    /// Goes through the slots that are in `state`.
+    pub(crate) fn in_state(&self, state: State) -> impl Iterator<Item = u32> + '_ {
+        (0_u32..).zip(&self.slots).filter(move |(_, slot)| slot.state == state).map(|(index, _)| index)
+    }
+
+    /// Moves a slot to another state, with a new generation.
+    #[inline]
+    pub(crate) fn advance(&mut self, index: u32, next: State) {
+        self.generation += 1;
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(slot.state.may_become(next), "{:?} may not become {next:?}", slot.state);
+        self.counts[slot.state as usize] -= 1;
+        self.counts[next as usize] += 1;
+        slot.state = next;
+        slot.generation = self.generation;
+    }
+
+    /// Takes a vacant slot into use, with nothing in it.
+    pub(crate) fn occupy(&mut self, state: State) -> u32 {
+        let index = if let Some(index) = self.vacant.pop() {
+            index
+        } else {
+            self.slots.push(Slot {
+                state: State::Vacant,
+                generation: 0,
+                address: 0,
+                connection: None,
+                key: Key::None,
+                opener: None,
+                twin: None,
+            });
+            self.counts[State::Vacant as usize] += 1;
+            // More than four thousand million slots do not fit into memory.
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        };
+        self.advance(index, state);
+        index
+    }
+
+    /// Empties a slot and gives back what it held.
+    #[must_use = "handles are dropped after the unlock, not here"]
+    pub(crate) fn vacate(&mut self, index: u32) -> Leavings<H> {
+        let key = self.unfile(index);
+        let connection = self.slots[index as usize].connection.take();
+        if connection.is_some() {
+            self.unlink(index);
+        }
+        self.slots[index as usize].opener = None;
+        self.advance(index, State::Vacant);
+        self.vacant.push(index);
+        Leavings { connection, key }
+    }
+
+    /// Puts a connection into a slot that has none.
+    pub(crate) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
+        let twin = self.by_address.insert(address, index);
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(slot.connection.is_none(), "a slot holds one connection");
+        slot.address = address;
+        slot.connection = Some(connection);
+        slot.twin = twin;
+    }
+
+    /// Files a slot that has no key under `key`.
+    pub(crate) fn file(&mut self, index: u32, key: Key<H>) {
+        if let Key::User(key) = &key {
+            self.by_hash.insert((key.hash, index));
+        }
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(matches!(slot.key, Key::None), "a slot has one key");
+        slot.key = key;
+    }
+
+    /// Takes a slot's key away and gives it back.
+    #[must_use = "handles are dropped after the unlock, not here"]
+    pub(crate) fn unfile(&mut self, index: u32) -> Key<H> {
+        let key = std::mem::replace(&mut self.slots[index as usize].key, Key::None);
+        if let Key::User(key) = &key {
+            self.by_hash.remove(&(key.hash, index));
+        }
+        key
+    }
+
+    pub(crate) fn set_opener(&mut self, index: u32, opener: Option<u64>) {
+        self.slots[index as usize].opener = opener;
+    }
+
+    /// Takes a slot out of its chain of twins.
+    fn unlink(&mut self, index: u32) {
+        let Slot { address, twin, .. } = self.slots[index as usize];
+        self.slots[index as usize].twin = None;
+        let before = self.at(address).find(|&other| self.get(other).twin == Some(index));
+        match (before, twin) {
+            (Some(before), _) => self.slots[before as usize].twin = twin,
+            (None, Some(twin)) => drop(self.by_address.insert(address, twin)),
+            (None, None) => drop(self.by_address.remove(&address)),
+        }
+    }
+
+    /// Visits every handle.
+    pub(crate) fn for_each_handle(&self, mut visit: impl FnMut(&H)) {
+        for slot in &self.slots {
+            if let Some(connection) = &slot.connection {
+                visit(connection);
+            }
+            if let Key::User(key) = &slot.key {
+                visit(&key.handle);
+            }
+        }
+    }
+}
+
+/// Spreads the bits of an address. Addresses are no user's to choose, so nothing stronger is needed.
+#[derive(Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_usize(usize::from(byte));
+        }
+    }
+
+    #[inline]
+    fn write_usize(&mut self, address: usize) {
+        // 2^64 divided by the golden ratio; the rotation brings the well mixed bits to where the map looks.
+        self.0 = (self.0 ^ address as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(26);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}

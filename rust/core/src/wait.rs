@@ -1,0 +1,126 @@
+//! Who waits, and in what order.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::slot::SlotId;
+
+/// Wakes one waiter.
+pub trait Wake {
+    /// Wakes the waiter that gave this waker. Called once at most, and never while the pool's mutex is held.
+    fn wake(&self);
+}
+
+/// Names a waiter, in the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct WaiterId(u64);
+
+/// Why a waiter waits, which decides what wakes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// The pool is full. It has a place in the queue and will be promised what comes free.
+    Room,
+    /// Its key is being opened by another caller. It has no place in the queue.
+    Key,
+}
+
+struct Waiter<W> {
+    id: WaiterId,
+    reason: Reason,
+    /// The hash of the key that it wants, if it wants a certain one.
+    hash: Option<isize>,
+    /// Gone once it has been woken; it brings a new one when it goes back to waiting.
+    waker: Option<W>,
+}
+
+/// The queue. Promised waiters have left it: what they were promised is noted until they claim it.
+pub(crate) struct Queue<W> {
+    next: u64,
+    /// Ordered by id.
+    waiters: VecDeque<Waiter<W>>,
+    /// How many of them wait for room.
+    for_room: usize,
+    promises: HashMap<WaiterId, SlotId>,
+}
+
+impl<W> Queue<W> {
+    pub(crate) fn new() -> Self {
+        Self { next: 0, waiters: VecDeque::new(), for_room: 0, promises: HashMap::new() }
+    }
+
+    /// Counts those who wait for room.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.for_room
+    }
+
+    /// Gives a place at the end of the queue.
+    pub(crate) fn join(&mut self, hash: Option<isize>, waker: W) -> WaiterId {
+        self.for_room += 1;
+        self.push(Reason::Room, hash, waker)
+    }
+
+    /// Lets a caller wait for the key with this hash that somebody else is opening.
+    pub(crate) fn follow(&mut self, hash: Option<isize>, waker: W) -> WaiterId {
+        self.push(Reason::Key, hash, waker)
+    }
+
+    fn push(&mut self, reason: Reason, hash: Option<isize>, waker: W) -> WaiterId {
+        let id = WaiterId(self.next);
+        self.next += 1;
+        self.waiters.push_back(Waiter { id, reason, hash, waker: Some(waker) });
+        id
+    }
+
+    fn position(&self, id: WaiterId) -> Option<usize> {
+        self.waiters.binary_search_by_key(&id, |waiter| waiter.id).ok()
+    }
+
+    /// Says whether this waiter has a place in the queue.
+    pub(crate) fn has_place(&self, id: WaiterId) -> bool {
+        self.position(id).is_some_and(|at| self.waiters[at].reason == Reason::Room)
+    }
+
+    /// Promises a slot to the first in the queue, and gives its waker if it has not been woken already.
+    pub(crate) fn promise(&mut self, slot: SlotId) -> Option<W> {
+        let at = self.waiters.iter().position(|waiter| waiter.reason == Reason::Room)?;
+        let waiter = self.waiters.remove(at)?;
+        self.for_room -= 1;
+        self.promises.insert(waiter.id, slot);
+        waiter.waker
+    }
+
+    /// Hands out what was promised to this waiter.
+    pub(crate) fn claim(&mut self, id: WaiterId) -> Option<SlotId> {
+        self.promises.remove(&id)
+    }
+
+    /// Arms a woken waiter again; false if it is not known any more.
+    pub(crate) fn rearm(&mut self, id: WaiterId, waker: &mut Option<W>) -> bool {
+        let Some(at) = self.position(id) else { return false };
+        if self.waiters[at].waker.is_none() {
+            self.waiters[at].waker = waker.take();
+        }
+        true
+    }
+
+    /// Forgets a waiter that has no promise, and gives its waker if it still has it.
+    pub(crate) fn remove(&mut self, id: WaiterId) -> Option<W> {
+        let at = self.position(id)?;
+        let waiter = self.waiters.remove(at)?;
+        self.for_room -= usize::from(waiter.reason == Reason::Room);
+        waiter.waker
+    }
+
+    /// Takes the wakers of all who want a key with this hash; they keep their places.
+    pub(crate) fn nudge(&mut self, hash: isize, wakes: &mut Vec<W>) {
+        let interested = self.waiters.iter_mut().filter(|waiter| waiter.hash == Some(hash));
+        wakes.extend(interested.filter_map(|waiter| waiter.waker.take()));
+    }
+
+    /// Forgets everybody and gives all wakers.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> + '_ {
+        self.for_room = 0;
+        self.promises.clear();
+        self.waiters.drain(..).filter_map(|waiter| waiter.waker)
+    }
+}

@@ -1,0 +1,79 @@
+"""Fixtures: the pools under test, the fake server, and the real one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import hypothesis
+import psycopg2.pool
+import pytest
+from fakes import FakeServer
+from throwaway_postgres import ThrowawayPostgres
+
+import pgpool_rs.pool
+
+MODULES = {"psycopg2": psycopg2.pool, "pgpool_rs": pgpool_rs.pool}
+CLASSES = ("SimpleConnectionPool", "ThreadedConnectionPool")
+
+# `HYPOTHESIS_PROFILE=thorough make test` runs the random tests 20 times as long.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=100)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(scope="session")
+def dsn() -> Iterator[str]:
+    """Give the address of a real PostgreSQL server that lives as long as the test run."""
+    with ThrowawayPostgres() as server:
+        yield server.dsn
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    """Replace psycopg2.connect by a fake server's."""
+    server = FakeServer().install(monkeypatch)
+    yield server
+    server.calm()
+
+
+@pytest.fixture(params=list(MODULES))
+def pool_module(request: pytest.FixtureRequest) -> ModuleType:
+    """Give psycopg2.pool, then pgpool_rs.pool."""
+    return MODULES[request.param]
+
+
+@pytest.fixture
+def our_module() -> ModuleType:
+    """Give pgpool_rs.pool."""
+    return pgpool_rs.pool
+
+
+@pytest.fixture(params=CLASSES, ids=["Simple", "Threaded"])
+def class_name(request: pytest.FixtureRequest) -> str:
+    """Give the name of each public class."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def pool_class(pool_module: ModuleType, class_name: str) -> Any:
+    """Give both classes of both modules: what is asserted here holds for psycopg2.pool and for pgpool_rs alike."""
+    return getattr(pool_module, class_name)
+
+
+@pytest.fixture
+def our_class(class_name: str) -> Any:
+    """Give both classes of pgpool_rs."""
+    return getattr(pgpool_rs.pool, class_name)
+
+
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Collect what could only be printed: errors in a __del__ or a weak reference's callback."""
+    caught: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", caught.append)
+    return caught
