@@ -2,11 +2,10 @@
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 
 import psycopg2
-
-import pgpool_rs
 
 
 def describe(dsn: str) -> dict[str, str]:
@@ -19,7 +18,7 @@ def describe(dsn: str) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "system": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "pgpool_rs": pgpool_rs.__version__,
+        "pgpool_rs": version("pgpool-rs"),
         "psycopg2": psycopg2.__version__.split()[0],
         "PostgreSQL": server,
     }

@@ -30,7 +30,8 @@ Why they differ: {1 - ORDERS:.0%} of the requests only read and do not commit, s
 round trip to PostgreSQL. psycopg2.pool makes it with its one lock held, and meanwhile no other thread can get or return
 a connection, nor be refused one; pgpool_rs holds no lock then. And who tries again in a while is served by luck, which
 shows in p99: a semaphore round psycopg2.pool would mend that, but not requests/s. Nearer to PostgreSQL the difference
-is smaller, and where every request commits it is all but gone, except in p99."""
+is smaller, and where every request commits it is all but gone, except in p99. (lent leaves out what pgpool_rs is just
+rolling back; psycopg2.pool counts it as lent.)"""
 
 
 @dataclasses.dataclass(frozen=True)

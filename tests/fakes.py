@@ -22,7 +22,7 @@ import psycopg2
 import pytest
 
 # How long anything in these tests may take before it counts as hanging, in seconds.
-PATIENCE = 30.0
+PATIENCE = 10.0
 
 IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
 

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 from fakes import PATIENCE
-from psycopg2.pool import PoolError
+from psycopg2.pool import PoolError, ThreadedConnectionPool
 
 T = TypeVar("T")
 TESTS = Path(__file__).parent
@@ -100,7 +100,7 @@ def assert_whole(pool: Any) -> None:
     lent = [pool.getconn() for _ in range(pool.maxconn)]
     assert len({id(connection) for connection in lent}) == pool.maxconn
     with pytest.raises(PoolError, match="exhausted"):
-        pool.getconn()
+        pool.getconn(**({"timeout": 0} if isinstance(pool, ThreadedConnectionPool) else {}))
     for connection in lent:
         pool.putconn(connection)
 

@@ -198,7 +198,7 @@ def test_an_overridden_public_method_is_used_by_nothing_else(pool_class: Any, se
 
 
 def test_the_hooks_can_be_called_directly(pool_class: Any, server: FakeServer) -> None:
-    pool = pool_class(1, 2)
+    pool = pool_class(1, 3)
     connection = pool._getconn("k")
     pool._connect("other")
     pool._connect()

@@ -7,7 +7,7 @@ time, so that code which re-implements psycopg2.pool's bookkeeping goes on worki
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSequence
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, ValuesView
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pgpool_rs import _core
@@ -103,27 +103,50 @@ class _Loans(MutableMapping[Any, Any]):
         self._pool = pool
         self._rest: dict[Any, Any] = {}
 
-    def _snapshot(self) -> dict[Any, Any]:
+    def _pairs(self) -> list[tuple[Any, Any]]:
+        """List what there is now. An automatic key may stand beside a user's key that equals it."""
         raise NotImplementedError
 
     def __getitem__(self, key: Any) -> Any:
-        return self._snapshot()[key]
+        return dict(self._pairs())[key]
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._snapshot())
+        return iter([key for key, _ in self._pairs()])
 
     def __len__(self) -> int:
-        return len(self._snapshot())
+        return len(self._pairs())
+
+    def items(self) -> ItemsView[Any, Any]:
+        """Show the pairs; a loop sees them as they were when it began, and may return connections."""
+        return _Items(self)
+
+    def values(self) -> ValuesView[Any]:
+        """Show the values; a loop sees them as they were when it began, and may return connections."""
+        return _Values(self)
 
     def copy(self) -> dict[Any, Any]:
-        """Return a plain dict of what is lent now."""
-        return self._snapshot()
+        """Return a plain dict of what there is now."""
+        return dict(self._pairs())
 
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
-        return self._snapshot() | dict(other)
+        return self.copy() | dict(other)
 
     def __repr__(self) -> str:
-        return repr(self._snapshot())
+        return repr(self.copy())
+
+
+class _Items(ItemsView[Any, Any]):
+    _mapping: _Loans
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self._mapping._pairs())
+
+
+class _Values(ValuesView[Any]):
+    _mapping: _Loans
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([value for _, value in self._mapping._pairs()])
 
 
 class Used(_Loans):
@@ -132,8 +155,14 @@ class Used(_Loans):
     __slots__ = ()
     _twin: Rused
 
-    def _snapshot(self) -> dict[Any, Any]:
-        return self._rest | dict(_core.lent(self._pool))
+    def _pairs(self) -> list[tuple[Any, Any]]:
+        return [*self._rest.items(), *_core.lent(self._pool)]
+
+    def __getitem__(self, key: Any) -> Any:
+        # An equal key of the same kind, automatic or a user's, comes before one of the other kind.
+        automatic = isinstance(key, AutomaticKey)
+        pairs = sorted(self._pairs(), key=lambda pair: isinstance(pair[0], AutomaticKey) is automatic)
+        return dict(pairs)[key]
 
     def __setitem__(self, key: Any, connection: Any) -> None:
         self._rest.pop(key, None)
@@ -156,8 +185,8 @@ class Rused(_Loans):
     __slots__ = ()
     _twin: Used
 
-    def _snapshot(self) -> dict[Any, Any]:
-        return self._rest | {id(connection): key for key, connection in _core.lent(self._pool)}
+    def _pairs(self) -> list[tuple[Any, Any]]:
+        return [*self._rest.items(), *((id(connection), key) for key, connection in _core.lent(self._pool))]
 
     def __setitem__(self, ident: int, key: Any) -> None:
         # A loan that is in the ledger has its key there.

@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg2.pool
+from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
 from psycopg2.pool import PoolError
 
 from pgpool_rs import _core
@@ -133,9 +134,7 @@ class ThreadedConnectionPool(
     Whoever borrows a connection must return it with `putconn`, or borrow it with `connection()`, which does so.
     """
 
-    def __init__(
-        self, minconn: int, maxconn: int, *args: Any, timeout: float | None = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, minconn: int, maxconn: int, *args: Any, timeout: float | None = 0, **kwargs: Any) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
 
         :param minconn: how many connections are opened now, and how many idle ones are kept later on.

@@ -10,6 +10,8 @@ use pyo3::types::PyType;
 pub(crate) enum Error {
     /// The ledger refused.
     Refused(Refusal),
+    /// A lent connection came back with this key, and it is lent under another.
+    WrongKey(String),
     /// A waiter's time is over; the text says how long it waited and what it saw.
     TimedOut(String),
     /// Python code that we called raised.
@@ -38,6 +40,9 @@ impl From<Error> for PyErr {
                     Refusal::Unkeyed | Refusal::WrongKey | Refusal::Reentrant => "PoolError",
                 };
                 ours(class, refusal.to_string())
+            }
+            Error::WrongKey(key) => {
+                ours("PoolError", format!("trying to put connection with key {key}, but it is lent under another key"))
             }
             Error::TimedOut(text) => ours("PoolTimeout", text),
             Error::Raised(error) => error,

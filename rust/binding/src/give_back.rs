@@ -1,6 +1,6 @@
 //! putconn, step by step.
 
-use pgpool_core::{Return, Returned, Returning};
+use pgpool_core::{Refusal, Return, Returned, Returning};
 use pyo3::prelude::*;
 
 use crate::connection::{self, Fate, Handle, address};
@@ -81,15 +81,21 @@ fn begin<'p>(
             Some(Filing::Any(number) | Filing::Number(number)) => Returned::Number(*number, place),
             Some(Filing::Key(ask)) => Returned::Key(ask, place),
         };
-        match pool.pool.begin_return(&returned, close)? {
-            Return::Begun(returning) => return Ok(returning),
-            Return::Compare(candidates) => {
+        match pool.pool.begin_return(&returned, close) {
+            Err(Refusal::WrongKey) => return Err(Error::WrongKey(key.map_or_else(|| Ok(String::new()), repr)?)),
+            Err(refusal) => return Err(refusal.into()),
+            Ok(Return::Begun(returning)) => return Ok(returning),
+            Ok(Return::Compare(candidates)) => {
                 if let Some(filing) = &mut filing {
                     filing.compare(slf.py(), &candidates)?;
                 }
             }
         }
     }
+}
+
+fn repr(key: &Bound<'_, PyAny>) -> PyResult<String> {
+    Ok(key.repr()?.to_string())
 }
 
 /// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use pgpool_core::Wake;
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyEllipsis, PyFloat, PyInt};
+use pyo3::types::PyEllipsis;
 
 /// How long a borrower waits for room.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,12 +26,16 @@ impl<'py> FromPyObject<'_, 'py> for Patience {
         if given.is_none() {
             return Ok(Self::Endless);
         }
-        let number = given.is_instance_of::<PyFloat>() || given.is_instance_of::<PyInt>();
-        if !number || given.is_instance_of::<PyBool>() {
-            let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
-            return Err(PyTypeError::new_err(text));
-        }
-        let seconds: f64 = given.extract().unwrap_or(f64::INFINITY);
+        let seconds: f64 = match given.extract() {
+            Ok(seconds) => seconds,
+            // An integer beyond all floats.
+            Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) && given.gt(0)? => f64::INFINITY,
+            Err(error) if error.is_instance_of::<PyTypeError>(given.py()) => {
+                let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
+                return Err(PyTypeError::new_err(text));
+            }
+            Err(error) => return Err(error),
+        };
         if seconds.is_nan() || seconds < 0.0 {
             let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", given.repr()?);
             return Err(PyValueError::new_err(text));

@@ -23,7 +23,7 @@ impl fmt::Display for Refusal {
             Self::Closed => "connection pool is closed",
             Self::Exhausted => "connection pool exhausted",
             Self::Unkeyed => "trying to put unkeyed connection",
-            Self::WrongKey => "trying to put a connection with a key that it was not lent under",
+            Self::WrongKey => "trying to put connection with a key, but it is lent under another key",
             Self::Reentrant => "trying to get a connection whose key this very call is opening",
         })
     }

@@ -409,7 +409,7 @@ impl<H, W> Ledger<H, W> {
         self.dismiss_waiters();
         self.idle.clear();
         for state in [State::Opening, State::Idle, State::Lent, State::Returning] {
-            for index in self.table.in_state(state).collect::<Vec<_>>() {
+            for index in self.table.in_order(state) {
                 let leavings = self.table.vacate(index);
                 self.after.drop_later(leavings);
             }
@@ -421,7 +421,7 @@ impl<H, W> Ledger<H, W> {
 
     fn dismiss_waiters(&mut self) {
         self.after.wakes.extend(self.queue.drain());
-        for index in self.table.in_state(State::Promised).collect::<Vec<_>>() {
+        for index in self.table.in_order(State::Promised) {
             self.table.advance(index, State::Idle);
             self.idle.push(index);
         }
@@ -445,14 +445,13 @@ impl<H, W> Ledger<H, W> {
 
     /// Lists the loans, the oldest first.
     pub(crate) fn lent(&self) -> Vec<(LoanKey<H>, Arc<H>)> {
-        let mut lent: Vec<_> = self.table.in_state(State::Lent).map(|index| self.table.get(index)).collect();
-        lent.sort_unstable_by_key(|slot| slot.generation);
+        let lent = self.table.in_order(State::Lent).into_iter().map(|index| self.table.get(index));
         let loan = |key: &Key<H>| match key {
             Key::User(key) => Some(LoanKey::User(Arc::clone(&key.handle))),
             Key::Automatic(number) => Some(LoanKey::Automatic(*number)),
             Key::None => None,
         };
-        lent.into_iter().filter_map(|slot| Some((loan(&slot.key)?, slot.connection.clone()?))).collect()
+        lent.filter_map(|slot| Some((loan(&slot.key)?, slot.connection.clone()?))).collect()
     }
 
     /// Replaces the list of idle connections, if it still is what the editor saw.

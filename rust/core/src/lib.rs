@@ -48,6 +48,9 @@ mod slot;
 mod stats;
 mod sync;
 mod table;
+#[cfg(test)]
+#[expect(clippy::expect_used, clippy::panic, reason = "a test that panics has failed")]
+mod tests;
 mod wait;
 
 pub use error::Refusal;

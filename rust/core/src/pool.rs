@@ -74,6 +74,12 @@ impl<H, W: Wake> Pool<H, W> {
         result
     }
 
+    /// Says whether nobody holds the mutex at this moment.
+    #[cfg(test)]
+    pub(crate) fn is_unlocked(&self) -> bool {
+        self.ledger.try_lock().is_some()
+    }
+
     // --- the fast path ---------------------------------------------------------------------------------------
 
     /// Lends the connection that came back last, under an automatic number.

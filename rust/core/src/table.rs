@@ -95,6 +95,13 @@ impl<H> Table<H> {
         (0_u32..).zip(&self.slots).filter(move |(_, slot)| slot.state == state).map(|(index, _)| index)
     }
 
+    /// Lists the slots that are in `state`, in the order in which they came into it.
+    pub(crate) fn in_order(&self, state: State) -> Vec<u32> {
+        let mut indices: Vec<u32> = self.in_state(state).collect();
+        indices.sort_unstable_by_key(|&index| self.get(index).generation);
+        indices
+    }
+
     /// Moves a slot to another state, with a new generation.
     #[inline]
     pub(crate) fn advance(&mut self, index: u32, next: State) {

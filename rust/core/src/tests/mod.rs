@@ -1,0 +1,6 @@
+//! Tests of the core, without Python, without a clock and, but for one file, without threads.
+
+mod model;
+mod props;
+mod scenarios;
+mod threads;

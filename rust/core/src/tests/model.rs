@@ -1,0 +1,395 @@
+//! Random sequences of steps, run on the pool and on a naive model of it side by side.
+//!
+//! After every step these agree: the answer, the idle list, the loans and their order, the counts, and who has been
+//! woken. And these hold: slots in use never grow past maxconn, nobody waits while something is free, and no handle
+//! is dropped and nobody woken under the mutex (see `props`).
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::props::{Bell, Thing, World, compare};
+use crate::{Ask, Busy, CheckOut, Refusal, Reservation, Return, Returned, Returning, Waiter, Want};
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Borrow without a key, or under one; join the queue if the pool is full and `wait`.
+    Borrow {
+        key: Option<u32>,
+        wait: bool,
+    },
+    /// The nth reservation is fulfilled, or fails.
+    Open {
+        nth: usize,
+        fail: bool,
+    },
+    /// The nth loan comes back.
+    Return {
+        nth: usize,
+        close: bool,
+        fast: bool,
+    },
+    /// The nth connection that is being returned is kept if the pool wants it, or discarded.
+    Finish {
+        nth: usize,
+        keep: bool,
+    },
+    /// The nth waiter looks whether it has been promised something.
+    Claim {
+        nth: usize,
+    },
+    /// The nth waiter gives up.
+    Leave {
+        nth: usize,
+    },
+    SetMinconn(usize),
+    SetMaxconn(usize),
+    Close,
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let nth = 0..4_usize;
+    let step = prop_oneof![
+        8 => (prop_oneof![2 => Just(None), 3 => (0..4_u32).prop_map(Some)], any::<bool>())
+            .prop_map(|(key, wait)| Step::Borrow { key, wait }),
+        5 => (nth.clone(), prop::bool::weighted(0.2)).prop_map(|(nth, fail)| Step::Open { nth, fail }),
+        6 => (nth.clone(), prop::bool::weighted(0.2), any::<bool>())
+            .prop_map(|(nth, close, fast)| Step::Return { nth, close, fast }),
+        5 => (nth.clone(), prop::bool::weighted(0.7)).prop_map(|(nth, keep)| Step::Finish { nth, keep }),
+        4 => nth.clone().prop_map(|nth| Step::Claim { nth }),
+        2 => nth.prop_map(|nth| Step::Leave { nth }),
+        1 => (0..4_usize).prop_map(Step::SetMinconn),
+        1 => (0..5_usize).prop_map(Step::SetMaxconn),
+        1 => prop_oneof![1 => Just(Step::Close), 2 => Just(Step::Reopen)],
+    ];
+    prop::collection::vec(step, 0..120)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Promise {
+    Connection(u32),
+    Room,
+}
+
+/// The pool as one would explain it to a child: a few lists.
+#[derive(Default)]
+struct Model {
+    minconn: usize,
+    maxconn: usize,
+    closed: bool,
+    idle: Vec<u32>,
+    /// Key and connection; a loan without a key has `None`.
+    lent: Vec<(Option<u32>, u32)>,
+    /// Keys of the reservations that are held.
+    opening: Vec<Option<u32>>,
+    returning: usize,
+    queue: VecDeque<usize>,
+    promised: Vec<(usize, Promise)>,
+}
+
+impl Model {
+    fn occupied(&self) -> usize {
+        self.idle.len() + self.lent.len() + self.opening.len() + self.returning + self.promised.len()
+    }
+
+    fn wants_another(&self) -> bool {
+        (!self.queue.is_empty() || self.idle.len() < self.minconn) && self.occupied() <= self.maxconn
+    }
+
+    fn serve(&mut self) {
+        while !self.closed && !self.queue.is_empty() {
+            let promise = match self.idle.pop() {
+                Some(connection) => Promise::Connection(connection),
+                None if self.occupied() < self.maxconn => Promise::Room,
+                None => return,
+            };
+            let first = self.queue.pop_front().expect("it is not empty");
+            self.promised.push((first, promise));
+        }
+    }
+
+    fn claim(&mut self, waiter: usize) -> Option<Promise> {
+        let at = self.promised.iter().position(|&(promised, _)| promised == waiter)?;
+        Some(self.promised.remove(at).1)
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.queue.clear();
+        for (_, promise) in std::mem::take(&mut self.promised) {
+            if let Promise::Connection(connection) = promise {
+                self.idle.push(connection);
+            }
+        }
+    }
+}
+
+/// A waiter of the real pool, with what is needed to ask again.
+struct Waiting<'w> {
+    number: usize,
+    key: Option<u32>,
+    waiter: Waiter<'w, Thing, Bell>,
+}
+
+/// Both pools, and everything that is in the making.
+struct Duel<'w> {
+    world: &'w World,
+    model: Model,
+    reservations: Vec<(Reservation<'w, Thing, Bell>, Option<u32>)>,
+    returning: Vec<(Returning<'w, Thing, Bell>, u32)>,
+    waiting: Vec<Waiting<'w>>,
+    next: u32,
+}
+
+/// What a borrower got, in the model's terms.
+#[derive(Debug, PartialEq)]
+enum Got {
+    Lent(u32),
+    Reserved,
+    Busy(Busy),
+    Refused(Refusal),
+}
+
+impl<'w> Duel<'w> {
+    fn new(world: &'w World, minconn: usize, maxconn: usize) -> Self {
+        let model = Model { minconn, maxconn, ..Model::default() };
+        Self { world, model, reservations: vec![], returning: vec![], waiting: vec![], next: 100 }
+    }
+
+    /// What the model answers to a borrower that holds `promise`, if any.
+    fn expected(&mut self, key: Option<u32>, waiter: Option<usize>) -> Got {
+        let model = &mut self.model;
+        if model.closed {
+            return Got::Refused(Refusal::Closed);
+        }
+        if key.is_some() {
+            if let Some(&(_, connection)) = model.lent.iter().find(|(lent, _)| *lent == key) {
+                return Got::Lent(connection);
+            }
+            if model.opening.contains(&key) {
+                return Got::Busy(Busy::KeyOpening);
+            }
+        }
+        let promise = waiter.and_then(|waiter| model.claim(waiter));
+        let queued = waiter.is_some_and(|waiter| model.queue.contains(&waiter));
+        let connection = match promise {
+            Some(Promise::Connection(connection)) => Some(connection),
+            Some(Promise::Room) => None,
+            None if queued => return Got::Busy(Busy::Full),
+            None => match model.idle.pop() {
+                Some(connection) => Some(connection),
+                None if model.occupied() < model.maxconn => None,
+                None => return Got::Busy(Busy::Full),
+            },
+        };
+        if let Some(connection) = connection {
+            model.lent.push((key, connection));
+            return Got::Lent(connection);
+        }
+        model.opening.push(key);
+        Got::Reserved
+    }
+
+    /// Asks the real pool, comparing keys where it wants them compared.
+    fn ask(&mut self, key: Option<u32>, waiter: Option<usize>, wait: bool) -> Got {
+        let world = self.world;
+        // Each call is another caller's.
+        self.next += 1;
+        let mut ask: Option<Ask<Thing>> = key.map(|key| world.ask(key, u64::from(self.next)));
+        let number = world.pool.next_number();
+        let at = waiter.and_then(|waiter| self.waiting.iter().position(|waiting| waiting.number == waiter));
+        loop {
+            let wanted = ask.as_ref().map_or(Want::Any(number), Want::Key);
+            let place = at.map(|at| &self.waiting[at].waiter);
+            let bell = wait.then(|| world.bell());
+            match world.pool.check_out(&wanted, place, bell) {
+                Ok(CheckOut::Lent(connection)) => return Got::Lent(connection.name),
+                Ok(CheckOut::Reserved(reservation)) => {
+                    self.reservations.push((reservation, key));
+                    return Got::Reserved;
+                }
+                Ok(CheckOut::Compare(candidates)) => {
+                    compare(ask.as_mut().expect("only keys are compared"), &candidates);
+                }
+                Ok(CheckOut::Busy(busy, joined)) => {
+                    if let Some(waiter) = joined.filter(|_| busy == Busy::Full) {
+                        let number = self.next as usize;
+                        self.next += 1;
+                        self.model.queue.push_back(number);
+                        self.waiting.push(Waiting { number, key, waiter });
+                    }
+                    return Got::Busy(busy);
+                }
+                Err(refusal) => return Got::Refused(refusal),
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Borrow { key, wait } => {
+                let expected = self.expected(key, None);
+                if key.is_none()
+                    && let Some(connection) = self.world.pool.lend()
+                {
+                    assert_eq!(expected, Got::Lent(connection.name));
+                } else {
+                    assert_eq!(expected, self.ask(key, None, wait));
+                }
+            }
+            Step::Open { nth, fail } if !self.reservations.is_empty() => {
+                let (reservation, key) = self.reservations.remove(nth % self.reservations.len());
+                let at = self.model.opening.iter().position(|&opening| opening == key).expect("the model has it");
+                let connection = self.next;
+                self.next += 1;
+                if fail {
+                    reservation.fail("it did not work".into());
+                } else {
+                    let fulfilled = self.world.fulfil(&reservation, connection);
+                    assert_eq!(fulfilled.is_err(), self.model.closed);
+                    drop(reservation);
+                }
+                self.model.opening.remove(at);
+                if !fail && !self.model.closed {
+                    self.model.lent.push((key, connection));
+                }
+                self.model.serve();
+            }
+            Step::Return { nth, close, fast } if !self.model.lent.is_empty() => {
+                let (key, connection) = self.model.lent[nth % self.model.lent.len()];
+                self.give_back(key, connection, close, fast);
+            }
+            Step::Finish { nth, keep } if !self.returning.is_empty() => {
+                let (returning, connection) = self.returning.remove(nth % self.returning.len());
+                let wanted = !self.model.closed && self.model.wants_another();
+                let kept = keep && returning.keep();
+                assert_eq!(kept, keep && wanted);
+                drop(returning);
+                self.model.returning -= 1;
+                if kept {
+                    self.model.idle.push(connection);
+                }
+                self.model.serve();
+            }
+            Step::Claim { nth } if !self.waiting.is_empty() => {
+                let Waiting { number, key, .. } = self.waiting[nth % self.waiting.len()];
+                let expected = self.expected(key, Some(number));
+                assert_eq!(expected, self.ask(key, Some(number), false));
+                if !matches!(expected, Got::Busy(_)) {
+                    self.leave(number);
+                }
+            }
+            Step::Leave { nth } if !self.waiting.is_empty() => {
+                self.leave(self.waiting[nth % self.waiting.len()].number);
+            }
+            Step::SetMinconn(minconn) => {
+                self.world.pool.set_minconn(minconn);
+                self.model.minconn = minconn;
+            }
+            Step::SetMaxconn(maxconn) => {
+                let surplus = self.model.occupied().saturating_sub(maxconn + self.model.returning);
+                let retired = self.model.idle.drain(..surplus.min(self.model.idle.len())).collect::<Vec<_>>();
+                let given = self.world.pool.set_maxconn(maxconn);
+                assert_eq!(given.iter().map(|given| given.connection().name).collect::<Vec<_>>(), retired);
+                self.model.maxconn = maxconn;
+                drop(given);
+                self.model.serve();
+            }
+            Step::Close => {
+                let closing = self.world.pool.close();
+                assert_eq!(closing.is_err(), self.model.closed);
+                self.model.close();
+            }
+            Step::Reopen => {
+                self.world.pool.set_closed(false);
+                self.model.closed = false;
+            }
+            Step::Open { .. } | Step::Return { .. } | Step::Finish { .. } | Step::Claim { .. } | Step::Leave { .. } => {
+            }
+        }
+    }
+
+    fn give_back(&mut self, key: Option<u32>, connection: u32, close: bool, fast: bool) {
+        let wanted = !close && self.model.wants_another();
+        let at = self.model.lent.iter().position(|loan| *loan == (key, connection)).expect("it is lent");
+        if fast && !close {
+            let plain = key.is_none() && wanted && !self.model.closed && self.model.queue.is_empty();
+            assert_eq!(self.world.pool.keep(connection as usize), plain);
+            if plain {
+                self.model.lent.remove(at);
+                self.model.idle.push(connection);
+                return;
+            }
+        }
+        match self.world.pool.begin_return(&Returned::Connection(connection as usize), close) {
+            Ok(Return::Begun(returning)) => {
+                assert_eq!(returning.wanted(), wanted);
+                self.returning.push((returning, connection));
+                self.model.lent.remove(at);
+                self.model.returning += 1;
+            }
+            Ok(Return::Compare(_)) => panic!("there is nothing to compare"),
+            Err(refusal) => assert!(refusal == Refusal::Closed && self.model.closed),
+        }
+    }
+
+    fn leave(&mut self, number: usize) {
+        let at = self.waiting.iter().position(|waiting| waiting.number == number).expect("it waits");
+        let surplus = self.waiting.remove(at).waiter.leave();
+        self.model.queue.retain(|&queued| queued != number);
+        let expected = match self.model.claim(number) {
+            Some(Promise::Connection(connection)) => {
+                // Still counted while it is decided upon.
+                self.model.returning += 1;
+                let useful = self.model.wants_another();
+                self.model.returning -= 1;
+                if useful {
+                    self.model.idle.push(connection);
+                }
+                (!useful).then_some(connection)
+            }
+            Some(Promise::Room) | None => None,
+        };
+        assert_eq!(surplus.as_ref().map(|surplus| surplus.connection().name), expected);
+        drop(surplus);
+        self.model.serve();
+    }
+
+    fn agree(&self) {
+        let (model, counts) = (&self.model, self.world.pool.counts());
+        assert_eq!(self.world.idle(), model.idle);
+        assert_eq!(self.world.lent(), model.lent.iter().map(|&(_, connection)| connection).collect::<Vec<_>>());
+        let promised = |what: fn(&Promise) -> bool| model.promised.iter().filter(|(_, promise)| what(promise)).count();
+        let room = promised(|promise| *promise == Promise::Room);
+        assert_eq!(counts.lent, model.lent.len() + model.promised.len() - room);
+        assert_eq!(counts.opening, model.opening.len() + room);
+        assert_eq!((counts.returning, counts.waiting), (model.returning, model.queue.len()));
+        let free = !model.idle.is_empty() || model.occupied() < model.maxconn;
+        assert!(model.closed || model.queue.is_empty() || !free, "somebody waits while something is free");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_pool_does_what_a_few_lists_would_do(
+        minconn in 0..3_usize,
+        extra in 0..3_usize,
+        steps in steps(),
+    ) {
+        let world = World::new(minconn, minconn + extra);
+        let mut duel = Duel::new(&world, minconn, minconn + extra);
+        for step in &steps {
+            let before = duel.model.occupied();
+            duel.step(step);
+            duel.agree();
+            let after = duel.model.occupied();
+            prop_assert!(after <= before.max(duel.model.maxconn), "above the limit");
+        }
+        drop(duel);
+        let counts = world.pool.counts();
+        prop_assert_eq!((counts.opening, counts.returning, counts.waiting), (0, 0, 0));
+    }
+}

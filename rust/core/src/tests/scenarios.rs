@@ -1,0 +1,484 @@
+//! One thing that can go wrong a test.
+
+use super::props::{Bell, Thing, World, compare, show};
+use crate::{Busy, CheckOut, Counts, LoanKey, Refusal, Reserve, Return, Returned, Want};
+
+fn counts(world: &World) -> (usize, usize, usize, usize, usize) {
+    let Counts { idle, lent, opening, returning, waiting, .. } = world.pool.counts();
+    (idle, lent, opening, returning, waiting)
+}
+
+#[test]
+fn the_last_connection_that_came_back_is_lent_first() {
+    let world = World::new(3, 3);
+    world.open([1, 2, 3]);
+    assert!(world.give_back(1) && world.give_back(3) && world.give_back(2));
+    assert_eq!(world.idle(), [1, 3, 2]);
+    assert_eq!([world.borrow(), world.borrow(), world.borrow()], [2, 3, 1]);
+    assert_eq!(world.lent(), [2, 3, 1]);
+}
+
+#[test]
+fn no_more_than_maxconn_are_opened_however_slow_connects_are() {
+    let world = World::new(0, 2);
+    let (first, second) = (world.reserve(), world.reserve());
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    world.fulfil(&first, 1).expect("open");
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    drop(second);
+    assert_eq!(counts(&world), (0, 1, 0, 0, 0));
+    world.open([2]);
+}
+
+#[test]
+fn a_reservation_that_is_dropped_unspent_gives_its_room_back() {
+    let world = World::new(0, 1);
+    drop(world.reserve());
+    world.reserve().fail("the server is down".into());
+    assert_eq!(world.pool.connect_error().as_deref(), Some("the server is down"));
+    world.open([1]);
+    assert_eq!(world.pool.connect_error(), None);
+}
+
+#[test]
+fn a_reservation_that_is_dropped_after_it_was_spent_frees_nothing() {
+    let world = World::new(0, 1);
+    let reservation = world.reserve();
+    world.fulfil(&reservation, 1).expect("open");
+    drop(reservation);
+    assert_eq!(counts(&world), (0, 1, 0, 0, 0));
+}
+
+#[test]
+fn a_spent_reservation_is_not_followed_to_the_next_user_of_its_slot() {
+    let world = World::new(1, 1);
+    let reservation = world.reserve();
+    world.fulfil(&reservation, 1).expect("open");
+    drop(world.begin_return(1).expect("lent"));
+    let next = world.reserve();
+    assert_eq!(world.fulfil(&reservation, 9), Err(Refusal::Closed));
+    drop(reservation);
+    assert_eq!(counts(&world), (0, 0, 1, 0, 0));
+    drop(next);
+}
+
+#[test]
+fn a_connection_above_minconn_is_not_kept() {
+    let world = World::new(1, 2);
+    world.open([1, 2]);
+    assert!(world.give_back(1));
+    assert!(!world.give_back(2));
+    assert_eq!((world.idle(), counts(&world)), (vec![1], (1, 0, 0, 0, 0)));
+}
+
+#[test]
+fn a_slot_is_taken_until_its_connection_is_closed() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let returning = world.begin_return(1).expect("lent");
+    assert!(!returning.wanted());
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    drop(returning);
+    world.open([2]);
+}
+
+#[test]
+fn what_is_not_lent_cannot_be_returned() {
+    let world = World::new(1, 2);
+    world.open([1]);
+    assert!(world.begin_return(7).is_err_and(|refusal| refusal == Refusal::Unkeyed));
+    assert!(world.give_back(1));
+    assert!(world.begin_return(1).is_err_and(|refusal| refusal == Refusal::Unkeyed));
+}
+
+#[test]
+fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let (bell, want) = (world.bell(), world.any());
+    let waiter = world.join(&want, &bell);
+    assert!(world.give_back(1), "kept for the waiter, although minconn is 0");
+    assert_eq!(bell.rung(), 1);
+    assert!(world.pool.lend().is_none());
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert_eq!(world.claim(&want, &waiter), 1);
+}
+
+#[test]
+fn waiters_are_served_in_the_order_in_which_they_came() {
+    let world = World::new(0, 2);
+    world.open([1, 2]);
+    let bells = [world.bell(), world.bell(), world.bell()];
+    let wants = [world.any(), world.any(), world.any()];
+    let waiters = [0, 1, 2].map(|i| world.join(&wants[i], &bells[i]));
+    for (turn, connection) in [1, 2, 1].into_iter().enumerate() {
+        assert!(world.give_back(connection));
+        assert_eq!(bells.iter().map(Bell::rung).sum::<usize>(), turn + 1);
+        assert_eq!(world.claim(&wants[turn], &waiters[turn]), connection);
+    }
+}
+
+#[test]
+fn a_waiter_that_leaves_hands_its_promise_to_the_next() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let bells = [world.bell(), world.bell()];
+    let wants = [world.any(), world.any()];
+    let [first, second] = [0, 1].map(|i| world.join(&wants[i], &bells[i]));
+    assert!(world.give_back(1));
+    assert!(first.leave().is_none());
+    assert_eq!((bells[0].rung(), bells[1].rung()), (1, 1));
+    assert_eq!(world.claim(&wants[1], &second), 1);
+}
+
+#[test]
+fn a_promise_that_nobody_has_a_use_for_is_given_to_be_closed() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let bell = world.bell();
+    let waiter = world.join(&world.any(), &bell);
+    assert!(world.give_back(1));
+    let surplus = waiter.leave().expect("minconn is 0");
+    assert_eq!((surplus.connection().name, counts(&world)), (1, (0, 0, 0, 1, 0)));
+    drop(surplus);
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+}
+
+#[test]
+fn a_waiter_that_is_dropped_loses_nothing() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let bell = world.bell();
+    let waiter = world.join(&world.any(), &bell);
+    assert!(world.give_back(1));
+    drop(waiter);
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+    world.open([2]);
+}
+
+#[test]
+fn a_failed_connect_lets_the_first_waiter_try() {
+    let world = World::new(0, 1);
+    let reservation = world.reserve();
+    let (bell, want) = (world.bell(), world.any());
+    let waiter = world.join(&want, &bell);
+    reservation.fail("no".into());
+    assert_eq!(bell.rung(), 1);
+    let Ok(CheckOut::Reserved(room)) = world.pool.check_out(&want, Some(&waiter), None) else {
+        panic!("room was promised")
+    };
+    drop(waiter);
+    world.fulfil(&room, 1).expect("open");
+    assert_eq!(world.lent(), [1]);
+}
+
+#[test]
+fn a_waiter_that_leaves_gives_promised_room_back() {
+    let world = World::new(0, 1);
+    let reservation = world.reserve();
+    let bell = world.bell();
+    let waiter = world.join(&world.any(), &bell);
+    drop(reservation);
+    assert_eq!(counts(&world), (0, 0, 1, 0, 0));
+    drop(waiter);
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+}
+
+#[test]
+fn a_raised_maxconn_serves_as_many_waiters_as_there_is_room_for() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let bells = [world.bell(), world.bell(), world.bell()];
+    let wants = [world.any(), world.any(), world.any()];
+    let _waiters = [0, 1, 2].map(|i| world.join(&wants[i], &bells[i]));
+    drop(world.pool.set_maxconn(3));
+    assert_eq!([bells[0].rung(), bells[1].rung(), bells[2].rung()], [1, 1, 0]);
+}
+
+#[test]
+fn a_lowered_maxconn_holds_again_as_soon_as_it_can() {
+    let world = World::new(4, 4);
+    world.open([1, 2, 3, 4]);
+    assert!(world.give_back(1) && world.give_back(2));
+    let retired = world.pool.set_maxconn(1);
+    assert_eq!(retired.iter().map(|retired| retired.connection().name).collect::<Vec<_>>(), [1, 2]);
+    drop(retired);
+    assert!(!world.give_back(3), "4 is still lent");
+    assert!(world.give_back(4));
+    assert_eq!(counts(&world), (1, 0, 0, 0, 0));
+}
+
+#[test]
+fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
+    let world = World::new(2, 4);
+    world.open([1, 2, 3, 4]);
+    assert!(world.give_back(2) && world.give_back(1));
+    let closing = world.pool.close().expect("it is open");
+    assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 1, 3, 4]);
+    assert!(world.pool.close().is_err_and(|refusal| refusal == Refusal::Closed));
+    assert!(world.pool.lend().is_none());
+    assert!(world.begin_return(3).is_err_and(|refusal| refusal == Refusal::Closed));
+    assert!(!world.pool.keep(3));
+}
+
+#[test]
+fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let (bell, want) = (world.bell(), world.any());
+    let waiter = world.join(&want, &bell);
+    world.pool.close().expect("it is open");
+    assert_eq!(bell.rung(), 1);
+    assert!(world.pool.check_out(&want, Some(&waiter), None).is_err_and(|refusal| refusal == Refusal::Closed));
+}
+
+#[test]
+fn a_connection_that_was_promised_is_closed_with_the_pool() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let _waiter = world.join(&world.any(), &world.bell());
+    assert!(world.give_back(1));
+    assert_eq!(world.pool.close().expect("it is open").len(), 1);
+}
+
+#[test]
+fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() {
+    let world = World::new(2, 2);
+    world.open([1]);
+    let returning = world.begin_return(1).expect("lent");
+    let reservation = world.reserve();
+    assert!(world.pool.close().expect("it is open").is_empty());
+    assert!(!returning.keep());
+    assert_eq!(world.fulfil(&reservation, 2), Err(Refusal::Closed));
+    drop((returning, reservation));
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+}
+
+/// Borrows under a key until the ledger stops asking for comparisons.
+fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
+    let mut ask = world.ask(key, caller);
+    loop {
+        match world.check_out(&Want::Key(&ask))? {
+            CheckOut::Compare(candidates) => compare(&mut ask, &candidates),
+            answer => return Ok(answer),
+        }
+    }
+}
+
+fn open_by_key(world: &World, key: u32, name: u32) {
+    let Ok(CheckOut::Reserved(reservation)) = by_key(world, key, 0) else { panic!("no room") };
+    world.fulfil(&reservation, name).expect("open");
+}
+
+#[test]
+fn an_equal_key_gets_the_same_connection_and_a_key_with_the_same_hash_another() {
+    let world = World::new(0, 3);
+    open_by_key(&world, 1, 10);
+    open_by_key(&world, 3, 30);
+    for (key, name) in [(1, 10), (3, 30)] {
+        let answer = by_key(&world, key, 0);
+        assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == name), "{}", show(&answer));
+    }
+    assert!(matches!(by_key(&world, 5, 0), Ok(CheckOut::Reserved(_))));
+}
+
+#[test]
+fn a_comparison_that_was_overtaken_is_made_again() {
+    let world = World::new(2, 2);
+    open_by_key(&world, 1, 10);
+    let mut ask = world.ask(3, 0);
+    let Ok(CheckOut::Compare(candidates)) = world.check_out(&Want::Key(&ask)) else { panic!("hashes are equal") };
+    compare(&mut ask, &candidates);
+    // Meanwhile the very key that is asked for is lent.
+    open_by_key(&world, 3, 30);
+    let Ok(CheckOut::Compare(candidates)) = world.check_out(&Want::Key(&ask)) else { panic!("3 is new") };
+    assert_eq!(candidates.list.len(), 1, "1 has been compared");
+    compare(&mut ask, &candidates);
+    // Meanwhile it is returned and lent under another key: the match is stale.
+    assert!(world.give_back(30));
+    assert!(matches!(by_key(&world, 4, 0), Ok(CheckOut::Lent(_))));
+    assert!(matches!(world.check_out(&Want::Key(&ask)), Ok(CheckOut::Compare(_) | CheckOut::Busy(Busy::Full, None))));
+}
+
+#[test]
+fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
+    let world = World::new(0, 5);
+    let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
+    assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
+    let mut ask = world.ask(2, 2);
+    let bell = world.bell();
+    let waiter = loop {
+        match world.pool.check_out(&Want::Key(&ask), None, Some(bell.clone())) {
+            Ok(CheckOut::Compare(candidates)) => compare(&mut ask, &candidates),
+            Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) => break waiter,
+            other => panic!("{}", show(&other)),
+        }
+    };
+    world.fulfil(&reservation, 20).expect("open");
+    assert_eq!(bell.rung(), 1);
+    drop(waiter);
+    assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Lent(connection)) if connection.name == 20));
+    assert_eq!(world.lent(), [20]);
+}
+
+#[test]
+fn a_caller_that_would_wait_for_itself_is_refused() {
+    let world = World::new(0, 5);
+    let _reservation = by_key(&world, 2, 1);
+    assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant));
+}
+
+#[test]
+fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let bells = [world.bell(), world.bell(), world.bell()];
+    let (first, second, third) = (world.ask(2, 1), world.ask(2, 2), world.ask(4, 3));
+    let waiters = [&first, &second, &third]
+        .map(Want::Key)
+        .iter()
+        .zip(&bells)
+        .map(|(want, bell)| world.join(want, bell))
+        .collect::<Vec<_>>();
+    assert!(world.give_back(1));
+    assert_eq!(world.claim(&Want::Key(&first), &waiters[0]), 1);
+    assert_eq!([bells[1].rung(), bells[2].rung()], [1, 1], "same hash: each must look");
+    let mut second = second;
+    let Ok(CheckOut::Compare(candidates)) = world.pool.check_out(&Want::Key(&second), Some(&waiters[1]), None) else {
+        panic!("hashes are equal")
+    };
+    compare(&mut second, &candidates);
+    assert_eq!(world.claim(&Want::Key(&second), &waiters[1]), 1, "the same key, the same connection");
+    let mut third = third;
+    let again = world.bell();
+    loop {
+        match world.pool.check_out(&Want::Key(&third), Some(&waiters[2]), Some(again.clone())) {
+            Ok(CheckOut::Compare(candidates)) => compare(&mut third, &candidates),
+            Ok(CheckOut::Busy(Busy::Full, None)) => break,
+            other => panic!("{}", show(&other)),
+        }
+    }
+    assert_eq!(world.pool.counts().waiting, 2, "nobody has left the queue yet");
+    drop(waiters);
+    assert_eq!(world.pool.counts().waiting, 0);
+}
+
+#[test]
+fn a_wrong_or_swapped_key_changes_nothing() {
+    let world = World::new(2, 2);
+    open_by_key(&world, 1, 10);
+    open_by_key(&world, 2, 20);
+    let before = counts(&world);
+    let mut swapped = world.ask(2, 0);
+    let refusal = loop {
+        match world.pool.begin_return(&Returned::Key(&swapped, Some(10)), false) {
+            Ok(Return::Compare(candidates)) => compare(&mut swapped, &candidates),
+            Ok(Return::Begun(_)) => panic!("10 is lent under 1"),
+            Err(refusal) => break refusal,
+        }
+    };
+    assert_eq!((refusal, counts(&world)), (Refusal::WrongKey, before));
+    for (number, address, expected) in
+        [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
+    {
+        let answer = world.pool.begin_return(&Returned::Number(number, address), false);
+        assert!(answer.is_err_and(|refusal| refusal == expected));
+    }
+    assert_eq!(counts(&world), before);
+}
+
+#[test]
+fn a_key_alone_returns_what_is_lent_under_it() {
+    let world = World::new(2, 2);
+    world.open([10]);
+    let Some((LoanKey::Automatic(number), _)) = world.pool.lent().pop() else { panic!("lent by number") };
+    let Ok(Return::Begun(returning)) = world.pool.begin_return(&Returned::Number(number, None), false) else {
+        panic!("it is lent")
+    };
+    assert!(returning.wanted() && returning.keep());
+    assert_eq!(world.idle(), [10]);
+}
+
+#[test]
+fn one_object_lent_twice_is_returned_twice() {
+    let world = World::new(2, 2);
+    world.open([5, 5]);
+    assert!(world.give_back(5) && world.give_back(5));
+    assert!(world.begin_return(5).is_err());
+    assert_eq!(world.idle(), [5, 5]);
+    assert_eq!([world.borrow(), world.borrow()], [5, 5]);
+}
+
+#[test]
+fn a_reservation_of_a_caller_further_up_is_found_by_its_key() {
+    let world = World::new(0, 2);
+    let ask = world.ask(2, 1);
+    let Ok(CheckOut::Reserved(above)) = world.check_out(&Want::Key(&ask)) else { panic!("there is room") };
+    let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&Want::Key(&ask))) else { panic!("it is pending") };
+    assert_eq!(slot, above.slot());
+    let Ok(Reserve::New(_)) = world.pool.reserve(None) else { panic!("there is room for one more") };
+}
+
+#[test]
+fn a_reservation_without_a_key_becomes_an_idle_connection() {
+    let world = World::new(0, 1);
+    let Ok(Reserve::New(reservation)) = world.pool.reserve(None) else { panic!("there is room") };
+    world.fulfil(&reservation, 1).expect("open");
+    assert_eq!(world.idle(), [1]);
+    assert!(world.pool.reserve(None).is_err_and(|refusal| refusal == Refusal::Exhausted));
+}
+
+#[test]
+fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
+    let world = World::new(2, 3);
+    world.open([1, 2]);
+    assert!(world.give_back(1) && world.give_back(2));
+    assert!(!world.pool.replace_idle(&[1], vec![]));
+    assert!(world.pool.replace_idle(&[1, 2], vec![(3, world.thing(3)), (1, world.thing(1))]));
+    assert_eq!(world.idle(), [3, 1]);
+    assert_eq!(world.borrow(), 1);
+}
+
+#[test]
+fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
+    let world = World::new(0, 1);
+    world.pool.enter_loan(&Want::Number(7), 1, world.thing(1)).expect("nothing to compare");
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    let struck = world.pool.strike_loan(&Want::Number(7)).expect("nothing to compare");
+    assert_eq!(struck.map(|connection| connection.name), Some(1));
+    assert!(world.pool.strike_loan(&Want::Number(7)).expect("nothing to compare").is_none());
+    world.open([2]);
+}
+
+#[test]
+fn a_pool_made_anew_forgets_and_stale_guards_do_no_harm() {
+    let world = World::new(2, 3);
+    world.open([1, 2]);
+    let reservation = world.reserve();
+    let returning = world.begin_return(1).expect("lent");
+    world.pool.reset();
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+    assert!(!returning.keep());
+    drop((returning, reservation));
+    world.open([4, 5, 6]);
+    assert_eq!(counts(&world), (0, 3, 0, 0, 0));
+}
+
+#[test]
+fn a_connection_that_is_let_go_has_no_handle_left() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    drop(world.begin_return(1).expect("lent"));
+    assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
+}
+
+#[test]
+fn the_collector_sees_every_handle_and_is_never_blocked() {
+    let world = World::new(1, 2);
+    open_by_key(&world, 2, 20);
+    world.open([10]);
+    let mut seen = Vec::new();
+    world.pool.try_visit(|thing| seen.push(thing.name));
+    seen.sort_unstable();
+    assert_eq!(seen, [2, 10, 20]);
+}
