@@ -5,15 +5,17 @@ Run as: run.py [SECONDS], with the seconds of load for each pool. Stops all that
 
 from __future__ import annotations
 
+import ending
+
+ending.listen()  # Before the imports that take their time.
+
 import contextlib
 import http.client
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from types import FrameType
 from typing import IO
 
 from children import child
@@ -24,15 +26,6 @@ from shop import open_shop
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
 from throwaway_postgres import ThrowawayPostgres
-
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def end(number: int, _: FrameType | None) -> None:
-    """Turn the first of these signals into an ordinary exit that stops everything, and let no other disturb it."""
-    for ending in ENDINGS:
-        signal.signal(ending, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 def read_port(output: IO[str], what: str) -> int:
@@ -66,6 +59,7 @@ def try_pool(pool: str, dsn: str, seconds: float, screen: Screen) -> Sample:
         web_port = read_port(children.enter_context(child("serve.py", pool, dsn)), f"the web server with {pool}")
         for line in children.enter_context(child("load.py", web_port, seconds)):
             report = Report.from_line(line)
+            ending.exit_if_told()
             sample = Sample(report, **ask_counts(web_port))
             if report.is_total:
                 sample = Sample(report, **averages(samples))
@@ -79,12 +73,11 @@ def try_pool(pool: str, dsn: str, seconds: float, screen: Screen) -> Sample:
 
 def main(seconds: float) -> None:
     """Run the demo."""
-    for ending in ENDINGS:
-        signal.signal(ending, end)
     try:
         with Screen(seconds) as screen, ThrowawayPostgres(max_connections=CONNECTIONS + 10) as postgres:
             results = {}
             for pool in POOLS:
+                ending.exit_if_told()
                 open_shop(postgres.socket_dsn)
                 with child("distance.py", postgres.port) as output:
                     port = read_port(output, "the proxy to PostgreSQL")

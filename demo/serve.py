@@ -35,6 +35,7 @@ def main(module: str, dsn: str) -> None:
     """Serve until told to stop."""
     pool = make_pool(module, dsn)
     server = waitress.create_server(Shop(pool), host="127.0.0.1", port=0, threads=THREADS)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # It is ignored where the parent was started by `&`.
     when_told_to_stop(lambda: os.kill(os.getpid(), signal.SIGINT))
     print(server.effective_port, flush=True)
     server.run()

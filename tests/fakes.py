@@ -256,6 +256,10 @@ class FakeServer:
         gate = self._gates[call] = Gate()
         return gate
 
+    def calm_gate(self, call: str) -> None:
+        """Hold no more callers of this name; those who are held stay so."""
+        del self._gates[call]
+
     def on(self, call: str, callback: Callable[[Any], object]) -> None:
         """Run this, with the connection, inside each call of this name."""
         self._callbacks[call] = callback

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 from fakes import PATIENCE
-from psycopg2.pool import PoolError, ThreadedConnectionPool
+from psycopg2.pool import PoolError
 
 T = TypeVar("T")
 TESTS = Path(__file__).parent
@@ -89,8 +89,11 @@ def waiting_task(pool: Any, **kwargs: Any) -> Task[Any]:
     return task
 
 
-def assert_whole(pool: Any) -> None:
-    """Assert that nothing is lent and that the pool can still lend exactly maxconn connections."""
+def assert_whole(pool: Any, **options: Any) -> None:
+    """Assert that nothing is lent and that the pool can still lend exactly maxconn connections.
+
+    A pool that has a timeout of its own needs timeout=0 here, to refuse at once.
+    """
     assert {name: counts(pool)[name] for name in ("lent", "opening", "returning", "waiting")} == {
         "lent": 0,
         "opening": 0,
@@ -100,7 +103,7 @@ def assert_whole(pool: Any) -> None:
     lent = [pool.getconn() for _ in range(pool.maxconn)]
     assert len({id(connection) for connection in lent}) == pool.maxconn
     with pytest.raises(PoolError, match="exhausted"):
-        pool.getconn(**({"timeout": 0} if isinstance(pool, ThreadedConnectionPool) else {}))
+        pool.getconn(**options)
     for connection in lent:
         pool.putconn(connection)
 

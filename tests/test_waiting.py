@@ -69,7 +69,7 @@ def test_a_connection_that_comes_back_in_time_is_lent(server: FakeServer, timeou
     assert task.result() is connection
     assert pool._used == {"key": connection}
     pool.putconn(connection)
-    assert_whole(pool)
+    assert_whole(pool, timeout=0)
 
 
 def test_a_pool_that_keeps_nothing_idle_still_serves_its_waiters(server: FakeServer) -> None:
@@ -82,7 +82,7 @@ def test_a_pool_that_keeps_nothing_idle_still_serves_its_waiters(server: FakeSer
     assert lent in server.connections
     assert server.peak == 1
     pool.putconn(lent)
-    assert_whole(pool)
+    assert_whole(pool, timeout=0)
 
 
 def test_a_timeout_is_of_no_interest_while_there_is_room(server: FakeServer) -> None:
@@ -114,7 +114,8 @@ def test_the_message_says_how_long_and_how_many(server: FakeServer) -> None:
     assert says(text, "lent", 2), text
     assert says(text, "opening", 1), text
     assert says(text, "waiting", 3), text  # itself included
-    for connection in (opening.result(), *pool._used.values()):
+    opening.wait()
+    for connection in list(pool._used.values()):
         pool.putconn(connection)
     for task in others:
         pool.putconn(task.result())

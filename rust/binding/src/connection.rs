@@ -5,6 +5,7 @@
 
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyTuple};
 
 use crate::error::{describe, is_plain, warn};
@@ -38,8 +39,12 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
 /// anything else, and any error, says that a closer look is needed.
 #[inline]
 pub(crate) fn is_clean(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let status = connection.call_method0(intern!(connection.py(), "get_transaction_status"))?;
-    Ok(status.cast_exact::<PyInt>().is_ok_and(|status| status.extract::<u8>().is_ok_and(|status| status == IDLE)))
+    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = connection.py();
+    let status = connection.call_method0(intern!(py, "get_transaction_status"))?;
+    // CPython has one object for each small integer. An equal one of another make gets the closer look.
+    let zero = ZERO.get_or_try_init(py, || Ok::<_, PyErr>(IDLE.into_pyobject(py)?.into_any().unbind()))?;
+    Ok(status.is(zero))
 }
 
 /// What becomes of a connection that comes back.

@@ -10,41 +10,14 @@ use crate::patience::Waker;
 use crate::pool::AbstractPool;
 
 /// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
-#[inline]
 pub(crate) fn give_back(
     slf: &Bound<'_, AbstractPool>,
     connection: Option<&Bound<'_, PyAny>>,
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<(), Error> {
-    let mut raised = None;
-    if let (Some(connection), None, false) = (connection, key, close) {
-        match connection::is_clean(connection) {
-            Ok(true) if slf.get().pool.keep(address(connection)) => return Ok(()),
-            Ok(_) => {}
-            Err(error) => raised = Some(error),
-        }
-    }
-    give_back_slowly(slf, connection, key, close, raised)
-}
-
-/// Decides what the fast path left open. `raised` is what came of the question that it asked.
-#[cold]
-fn give_back_slowly(
-    slf: &Bound<'_, AbstractPool>,
-    connection: Option<&Bound<'_, PyAny>>,
-    key: Option<&Bound<'_, PyAny>>,
-    close: bool,
-    raised: Option<PyErr>,
-) -> Result<(), Error> {
     let py = slf.py();
-    let interrupted = raised.filter(|error| !is_plain(py, error));
-    let returning = begin(slf, connection, key, close || interrupted.is_some())?;
-    if let Some(error) = interrupted {
-        // It passes on, and the connection that was being looked at is let go, whatever its end has to say.
-        let _ = connection::close(returning.connection().bind(py));
-        return Err(error.into());
-    }
+    let returning = begin(slf, connection, key, close)?;
     if !returning.wanted() {
         return Ok(retire(py, returning)?);
     }

@@ -4,6 +4,7 @@
 //! |--------------|-------------------------------------------------------------------|
 //! | `pool`       | the class that `AbstractConnectionPool` inherits                   |
 //! | `threaded`   | the class that `ThreadedConnectionPool` inherits                   |
+//! | `front`      | the fast path: an idle connection, a clean return                  |
 //! | `borrow`     | getconn, step by step                                              |
 //! | `give_back`  | putconn, step by step                                              |
 //! | `loan`       | `with pool.connection() as conn`                                   |
@@ -20,6 +21,8 @@ mod borrow;
 mod connection;
 mod error;
 mod filing;
+#[expect(unsafe_code, reason = "it speaks the C API; each block says why it may")]
+mod front;
 mod give_back;
 mod loan;
 mod patience;
@@ -39,4 +42,10 @@ mod _core {
     use super::pool::AbstractPool;
     #[pymodule_export]
     use super::threaded::ThreadedPool;
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::front::install(module.py())
+    }
 }

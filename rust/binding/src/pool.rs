@@ -63,30 +63,6 @@ impl AbstractPool {
     pub(crate) fn ensure_open(&self) -> Result<(), Refusal> {
         if self.pool.counts().closed { Err(Refusal::Closed) } else { Ok(()) }
     }
-
-    /// Lends at once where nothing has to be decided: no key, an idle connection, no hook.
-    #[inline]
-    pub(crate) fn lend(&self, py: Python<'_>, key: Option<&Bound<'_, PyAny>>) -> Option<Py<PyAny>> {
-        if key.is_some() || self.hooks.load(Ordering::Relaxed) & 1 != 0 {
-            return None;
-        }
-        self.pool.lend().map(|connection| connection.clone_ref(py))
-    }
-}
-
-/// Lends a connection: at once where that can be, or else as `borrow` says.
-#[inline]
-pub(crate) fn get(
-    slf: &Bound<'_, AbstractPool>,
-    key: Option<&Bound<'_, PyAny>>,
-    timeout: &Timeout<'_>,
-) -> Result<Py<PyAny>, Error> {
-    if matches!(timeout, Timeout::Unset)
-        && let Some(connection) = slf.get().lend(slf.py(), key)
-    {
-        return Ok(connection);
-    }
-    borrow(slf, key, patience(slf, timeout)?)
 }
 
 /// Says how long this call waits. Only a threaded pool waits at all.
@@ -168,7 +144,7 @@ impl AbstractPool {
     #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
     #[pyo3(signature = (key=None, *, timeout=Timeout::Unset), text_signature = "($self, key=None, *, timeout=...)")]
     fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Timeout<'_>) -> PyResult<Py<PyAny>> {
-        Ok(get(slf, key, &timeout)?)
+        Ok(borrow(slf, key, patience(slf, &timeout)?)?)
     }
 
     /// Put away a connection.

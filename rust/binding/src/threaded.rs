@@ -4,9 +4,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyTuple};
 
+use crate::borrow::borrow;
 use crate::give_back::give_back;
 use crate::patience::Timeout;
-use crate::pool::{AbstractPool, Truth, get};
+use crate::pool::{AbstractPool, Truth, patience};
 
 /// getconn, putconn and closeall of a pool for several threads.
 #[pyclass(extends = AbstractPool, subclass, frozen, name = "ThreadedConnectionPool", module = "pgpool_rs._core")]
@@ -25,7 +26,7 @@ impl ThreadedPool {
     fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Timeout<'_>) -> PyResult<Py<PyAny>> {
         let pool = slf.as_super();
         if !pool.get().hooks().getconn {
-            return Ok(get(pool, key, &timeout)?);
+            return Ok(borrow(pool, key, patience(pool, &timeout)?)?);
         }
         let kwargs = match timeout {
             Timeout::Unset => None,

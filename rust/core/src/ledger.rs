@@ -18,18 +18,20 @@ pub(crate) struct After<H, W> {
     pub(crate) wakes: Vec<W>,
     /// To be dropped, and nothing else.
     pub(crate) handles: Vec<Arc<H>>,
+    pub(crate) spares: Vec<H>,
     pub(crate) wakers: Vec<W>,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        Self { wakes: Vec::new(), handles: Vec::new(), wakers: Vec::new() }
+        Self { wakes: Vec::new(), handles: Vec::new(), spares: Vec::new(), wakers: Vec::new() }
     }
 }
 
 impl<H, W> After<H, W> {
-    fn drop_later(&mut self, Leavings { connection, key }: Leavings<H>) {
+    fn drop_later(&mut self, Leavings { connection, spare, key }: Leavings<H>) {
         self.handles.extend(connection);
+        self.spares.extend(spare);
         self.drop_key_later(key);
     }
 
@@ -144,31 +146,34 @@ impl<H, W> Ledger<H, W> {
 
     /// Lends the connection that came back last. `None` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn lend(&mut self) -> Option<Arc<H>> {
+    pub(crate) fn lend(&mut self) -> Option<H> {
         if self.closed {
             return None;
         }
-        let index = self.idle.pop()?;
+        let index = *self.idle.last()?;
+        let connection = self.table.take_spare(index)?;
+        self.idle.pop();
         self.last_number += 1;
         self.table.advance(index, State::Lent);
         self.table.file(index, Key::Automatic(self.last_number));
-        self.table.get(index).connection.clone()
+        Some(connection)
     }
 
-    /// Takes back a connection that is clean. `false` says only that the slow path must decide.
+    /// Takes back a connection that is clean. The handle given back says only that the slow path must decide.
     #[inline]
-    pub(crate) fn keep(&mut self, address: usize) -> bool {
-        let Some(index) = self.table.only_at(address) else { return false };
+    pub(crate) fn keep(&mut self, address: usize, connection: H) -> Result<(), H> {
+        let Some(index) = self.table.only_at(address) else { return Err(connection) };
         let slot = self.table.get(index);
         let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_));
         if !plain || self.closed || self.queue.len() > 0 || !self.has_use_for_another() {
-            return false;
+            return Err(connection);
         }
         // A number: nothing to drop.
         let _ = self.table.unfile(index);
+        self.table.put_spare(index, connection);
         self.table.advance(index, State::Idle);
         self.idle.push(index);
-        true
+        Ok(())
     }
 
     // --- borrowing -------------------------------------------------------------------------------------------
@@ -222,6 +227,8 @@ impl<H, W> Ledger<H, W> {
     fn hand_out(&mut self, index: u32, want: &Want<'_, H>) -> CheckOut<H> {
         self.table.file(index, want.to_key());
         if let Some(connection) = self.table.get(index).connection.clone() {
+            let spare = self.table.take_spare(index);
+            self.after.spares.extend(spare);
             self.table.advance(index, State::Lent);
             self.nudge(want.hash());
             CheckOut::Lent(connection)
@@ -647,6 +654,8 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn retire(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
+        let spare = self.table.take_spare(index);
+        self.after.spares.extend(spare);
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some((self.table.id(index), connection))

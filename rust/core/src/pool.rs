@@ -65,12 +65,12 @@ impl<H, W: Wake> Pool<H, W> {
     fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        let After { wakes, handles, wakers } = std::mem::take(&mut ledger.after);
+        let After { wakes, handles, spares, wakers } = std::mem::take(&mut ledger.after);
         drop(ledger);
         for waker in &wakes {
             waker.wake();
         }
-        drop((wakes, handles, wakers));
+        drop((wakes, handles, spares, wakers));
         result
     }
 
@@ -86,17 +86,17 @@ impl<H, W: Wake> Pool<H, W> {
     ///
     /// `None` decides nothing: go on with [`Pool::next_number`] and [`Pool::check_out`].
     #[inline]
-    pub fn lend(&self) -> Option<Arc<H>> {
+    pub fn lend(&self) -> Option<H> {
         self.ledger.lock().lend()
     }
 
-    /// Takes back a lent connection that is open and in no transaction.
+    /// Takes back a lent connection that is open and in no transaction, by its address and a handle of it.
     ///
-    /// `false` decides nothing: go on with [`Pool::begin_return`].
+    /// # Errors
+    /// The handle, which decides nothing: the connection is still lent; go on with [`Pool::begin_return`].
     #[inline]
-    #[must_use = "where it is false, the connection is still lent"]
-    pub fn keep(&self, address: usize) -> bool {
-        self.ledger.lock().keep(address)
+    pub fn keep(&self, address: usize, connection: H) -> Result<(), H> {
+        self.ledger.lock().keep(address, connection)
     }
 
     // --- borrowing and opening -------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ use crate::slot::{Slot, SlotId, State};
 /// The handles that a vacated slot held. The caller drops them after the unlock.
 pub(crate) struct Leavings<H> {
     pub(crate) connection: Option<Arc<H>>,
+    pub(crate) spare: Option<H>,
     pub(crate) key: Key<H>,
 }
 
@@ -124,6 +125,7 @@ impl<H> Table<H> {
                 generation: 0,
                 address: 0,
                 connection: None,
+                spare: None,
                 key: Key::None,
                 opener: None,
                 twin: None,
@@ -140,6 +142,7 @@ impl<H> Table<H> {
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn vacate(&mut self, index: u32) -> Leavings<H> {
         let key = self.unfile(index);
+        let spare = self.take_spare(index);
         let connection = self.slots[index as usize].connection.take();
         if connection.is_some() {
             self.unlink(index);
@@ -147,7 +150,7 @@ impl<H> Table<H> {
         self.slots[index as usize].opener = None;
         self.advance(index, State::Vacant);
         self.vacant.push(index);
-        Leavings { connection, key }
+        Leavings { connection, spare, key }
     }
 
     /// Puts a connection into a slot that has none.
@@ -161,6 +164,7 @@ impl<H> Table<H> {
     }
 
     /// Files a slot that has no key under `key`.
+    #[inline]
     pub(crate) fn file(&mut self, index: u32, key: Key<H>) {
         if let Key::User(key) = &key {
             self.by_hash.insert((key.hash, index));
@@ -171,6 +175,7 @@ impl<H> Table<H> {
     }
 
     /// Takes a slot's key away and gives it back.
+    #[inline]
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn unfile(&mut self, index: u32) -> Key<H> {
         let key = std::mem::replace(&mut self.slots[index as usize].key, Key::None);
@@ -178,6 +183,21 @@ impl<H> Table<H> {
             self.by_hash.remove(&(key.hash, index));
         }
         key
+    }
+
+    /// Takes the second handle of a connection out of its slot.
+    #[inline]
+    #[must_use = "handles are dropped after the unlock, not here"]
+    pub(crate) fn take_spare(&mut self, index: u32) -> Option<H> {
+        self.slots[index as usize].spare.take()
+    }
+
+    /// Lays a second handle of a connection into its slot, which has none.
+    #[inline]
+    pub(crate) fn put_spare(&mut self, index: u32, spare: H) {
+        let slot = &mut self.slots[index as usize];
+        debug_assert!(slot.spare.is_none(), "a slot has one spare handle");
+        slot.spare = Some(spare);
     }
 
     pub(crate) fn set_opener(&mut self, index: u32, opener: Option<u64>) {
@@ -201,6 +221,9 @@ impl<H> Table<H> {
         for slot in &self.slots {
             if let Some(connection) = &slot.connection {
                 visit(connection);
+            }
+            if let Some(spare) = &slot.spare {
+                visit(spare);
             }
             if let Key::User(key) = &slot.key {
                 visit(&key.handle);

@@ -315,7 +315,7 @@ impl<'w> Duel<'w> {
         let at = self.model.lent.iter().position(|loan| *loan == (key, connection)).expect("it is lent");
         if fast && !close {
             let plain = key.is_none() && wanted && !self.model.closed && self.model.queue.is_empty();
-            assert_eq!(self.world.pool.keep(connection as usize), plain);
+            assert_eq!(self.world.keep(connection), plain);
             if plain {
                 self.model.lent.remove(at);
                 self.model.idle.push(connection);

@@ -76,6 +76,12 @@ impl World {
         Arc::new(Thing { name, pool: Arc::downgrade(&self.pool), dropped: Arc::clone(&self.dropped) })
     }
 
+    /// Gives a clean connection back by the fast path; says whether that was taken.
+    pub(super) fn keep(&self, name: u32) -> bool {
+        let handle = Thing { name, pool: Arc::downgrade(&self.pool), dropped: Arc::clone(&self.dropped) };
+        self.pool.keep(name as usize, handle).is_ok()
+    }
+
     pub(super) fn bell(&self) -> Bell {
         Bell { rung: Arc::default(), pool: Arc::downgrade(&self.pool) }
     }
@@ -155,7 +161,7 @@ impl World {
 
     /// Returns a clean connection; says whether it was kept.
     pub(super) fn give_back(&self, name: u32) -> bool {
-        if self.pool.keep(name as usize) {
+        if self.keep(name) {
             return true;
         }
         let returning = self.begin_return(name).expect("it is lent");

@@ -1,0 +1,159 @@
+//! The front door: what a web worker does ten thousand times a second, and nothing else.
+//!
+//! `pool.getconn()` with an idle connection and `pool.putconn(conn)` with a clean one are answered here, on the C API
+//! itself, in about half the time that a generated wrapper takes to unpack arguments it was not given. Whatever else
+//! is asked goes through to the methods in `pool` and `threaded`, which know everything and would also answer this.
+
+use std::ffi::CString;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+use crate::connection::{address, is_clean};
+use crate::error::is_plain;
+use crate::pool::AbstractPool;
+use crate::threaded::ThreadedPool;
+
+/// A method behind the door, found when the module is made.
+static METHODS: [PyOnceLock<Py<PyAny>>; 4] = [const { PyOnceLock::new() }; 4];
+const GETCONN: usize = 0;
+const PUTCONN: usize = 1;
+const ABSTRACT_GETCONN: usize = 2;
+const ABSTRACT_PUTCONN: usize = 3;
+
+/// Puts the door in front of the methods of both classes.
+pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
+    let (base, threaded) = (py.get_type::<AbstractPool>(), py.get_type::<ThreadedPool>());
+    door(&threaded, GETCONN, "getconn", getconn::<GETCONN>)?;
+    door(&threaded, PUTCONN, "putconn", putconn::<PUTCONN>)?;
+    door(&base, ABSTRACT_GETCONN, "_getconn", getconn::<ABSTRACT_GETCONN>)?;
+    door(&base, ABSTRACT_PUTCONN, "_putconn", putconn::<ABSTRACT_PUTCONN>)
+}
+
+fn door(class: &Bound<'_, PyType>, method: usize, name: &str, entry: ffi::PyCFunctionFastWithKeywords) -> PyResult<()> {
+    let py = class.py();
+    let behind = class.getattr(name)?;
+    let signature: String = behind.getattr("__text_signature__")?.extract()?;
+    let text: String = behind.getattr("__doc__")?.extract()?;
+    // CPython's form of a signature in a docstring. It keeps pointers to all of this for as long as it runs.
+    let doc = CString::new(format!("{name}{signature}\n--\n\n{text}"))?;
+    let definition = Box::leak(Box::new(ffi::PyMethodDef {
+        ml_name: CString::new(name)?.into_raw(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: entry },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: doc.into_raw(),
+    }));
+    METHODS[method].set(py, behind.unbind()).map_err(|_| PyRuntimeError::new_err("the module is made once"))?;
+    // SAFETY: `definition` and what it points to are leaked and outlive the descriptor; `entry` has the type that its
+    // flags announce; the class is a type object. The descriptor checks that `self` is an instance of the class.
+    let descriptor = unsafe {
+        let descriptor = ffi::PyDescr_NewMethod(class.as_type_ptr(), definition);
+        Bound::from_owned_ptr_or_err(py, descriptor)?
+    };
+    class.setattr(name, descriptor)
+}
+
+/// `getconn()`: lends what came back last.
+unsafe extern "C" fn getconn<const METHOD: usize>(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls us attached, with an instance of the descriptor's class and a vector of `count`
+    // arguments, followed by as many as `names` has.
+    unsafe {
+        if count == 0 && names.is_null() {
+            let py = Python::assume_attached();
+            let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
+            let hooks = pool.get().hooks();
+            if !(hooks.getkey || (METHOD == GETCONN && hooks.getconn))
+                && let Some(connection) = pool.get().pool.lend()
+            {
+                return connection.into_ptr();
+            }
+        }
+        go_through(METHOD, slf, args, count, names)
+    }
+}
+
+/// `putconn(conn)`: takes a clean connection back.
+unsafe extern "C" fn putconn<const METHOD: usize>(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as above.
+    unsafe {
+        if count == 1 && names.is_null() {
+            let py = Python::assume_attached();
+            let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
+            let connection = Borrowed::from_ptr(py, *args);
+            if !(METHOD == PUTCONN && pool.get().hooks().putconn) {
+                match is_clean(&connection) {
+                    Ok(true) => {
+                        let handle = connection.to_owned().unbind();
+                        match pool.get().pool.keep(address(&connection), handle) {
+                            Ok(()) => return py.None().into_ptr(),
+                            Err(handle) => drop(handle.into_bound(py)),
+                        }
+                    }
+                    Ok(false) => {}
+                    Err(error) => return interrupted(METHOD, slf, args, error),
+                }
+            }
+        }
+        go_through(METHOD, slf, args, count, names)
+    }
+}
+
+/// Deals with an error of the one question. Most often it says that the object is no psycopg2 connection, and the
+/// method behind the door asks it something else. A `KeyboardInterrupt` passes on; the connection is let go.
+#[cold]
+unsafe fn interrupted(
+    method: usize,
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    error: PyErr,
+) -> *mut ffi::PyObject {
+    Python::attach(|py| {
+        if is_plain(py, &error) {
+            drop(error);
+            // SAFETY: as for the caller, which was given one argument and no names.
+            return unsafe { go_through(method, slf, args, 1, std::ptr::null_mut()) };
+        }
+        // SAFETY: both are alive while the caller runs.
+        let (pool, connection) = unsafe { (Borrowed::from_ptr(py, slf), Borrowed::from_ptr(py, *args)) };
+        if let Some(behind) = METHODS[method].get(py) {
+            // That of the return has no say any more.
+            drop(behind.call1(py, (pool, connection, py.None(), true)));
+        }
+        error.restore(py);
+        std::ptr::null_mut()
+    })
+}
+
+/// Calls the method behind the door with the arguments as they came.
+#[cold]
+unsafe fn go_through(
+    method: usize,
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for the callers; the new vector holds borrowed pointers that live as long as the call. Every method
+    // was found before the door was put in front of it.
+    unsafe {
+        let py = Python::assume_attached();
+        let Some(behind) = METHODS[method].get(py) else { return std::ptr::null_mut() };
+        let by_name = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
+        let given = std::slice::from_raw_parts(args, (count + by_name).unsigned_abs());
+        let vector: Vec<_> = std::iter::once(slf).chain(given.iter().copied()).collect();
+        ffi::PyObject_Vectorcall(behind.as_ptr(), vector.as_ptr(), count.unsigned_abs() + 1, names)
+    }
+}
