@@ -19,7 +19,8 @@ def describe(dsn: str) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "pgpool_rs": version("pgpool-rs"),
-        "psycopg2": psycopg2.__version__.split()[0],
+        # The stubs do not know it.
+        "psycopg2": vars(psycopg2)["__version__"].split()[0],
         "PostgreSQL": server,
     }
 

@@ -303,7 +303,11 @@ class FakeServer:
         faults = self._faults.get(call)
         error = faults.popleft() if faults else connection.faults.pop(call, None)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                # The error holds this frame, which must not hold the error: the connection would live in that cycle.
+                del error
 
 
 _LOGGED = frozenset({"connect", "rollback", "commit", "close"})

@@ -122,11 +122,10 @@ helpers = [Task(traffic) for _ in range(3)]
 interrupts = 0
 deadline = time.monotonic() + 20
 while interrupts < 300 and time.monotonic() < deadline:
-    connection = None
+    # An interrupt may come when getconn has lent and before its result has a name, so the loan is looked up by key.
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.00001 * (interrupts % 50))
         while True:
-            # Held in this frame's variable only once getconn has returned: what is lent and not known is looked up.
             connection = pool.getconn("mine", timeout=None)
             connection.status = 2
             pool.putconn(connection)
@@ -140,7 +139,6 @@ assert interrupts == 300, interrupts
 helpers_go.set()
 for helper in helpers:
     helper.result()
-assert server.peak <= 2
 assert_whole(pool)
 """)
 

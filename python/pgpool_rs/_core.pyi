@@ -2,10 +2,13 @@
 
 from collections.abc import Hashable
 from types import EllipsisType, TracebackType
-from typing import Any, final
+from typing import Any, TypeVar, final
 
-from typing_extensions import Self
+from typing_extensions import Self, disjoint_base
 
+__all__: list[str]
+
+@disjoint_base
 class AbstractConnectionPool:
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self: ...
     def _start(self, minconn: int, maxconn: int) -> None: ...
@@ -39,6 +42,9 @@ class Loan:
         _traceback: TracebackType | None,
     ) -> bool: ...
 
+_Pool = TypeVar("_Pool", bound=AbstractConnectionPool)
+
+def front_door(pool_class: type[_Pool]) -> type[_Pool]: ...
 def idle(pool: AbstractConnectionPool) -> list[Any]: ...
 def replace_idle(pool: AbstractConnectionPool, seen: list[Any], wanted: list[Any]) -> bool: ...
 def lent(pool: AbstractConnectionPool) -> list[tuple[Any, Any]]: ...

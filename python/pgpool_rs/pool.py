@@ -37,6 +37,7 @@ __all__ = [
 _HOOKS_OF_A_LOAN = frozenset({"_getkey", "_getconn", "_putconn"})
 
 
+@_core.front_door
 class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.AbstractConnectionPool):
     """Keep PostgreSQL connections open and lend them; the base of both pools.
 
@@ -126,6 +127,7 @@ class SimpleConnectionPool(AbstractConnectionPool, psycopg2.pool.SimpleConnectio
     closeall = AbstractConnectionPool._closeall
 
 
+@_core.front_door
 class ThreadedConnectionPool(
     _core.ThreadedConnectionPool, AbstractConnectionPool, psycopg2.pool.ThreadedConnectionPool
 ):

@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -17,20 +17,29 @@ use crate::error::is_plain;
 use crate::pool::AbstractPool;
 use crate::threaded::ThreadedPool;
 
-/// A method behind the door, found when the module is made.
+/// The methods behind the door.
 static METHODS: [PyOnceLock<Py<PyAny>>; 4] = [const { PyOnceLock::new() }; 4];
 const GETCONN: usize = 0;
 const PUTCONN: usize = 1;
 const ABSTRACT_GETCONN: usize = 2;
 const ABSTRACT_PUTCONN: usize = 3;
 
-/// Puts the door in front of the methods of both classes.
-pub(crate) fn install(py: Python<'_>) -> PyResult<()> {
-    let (base, threaded) = (py.get_type::<AbstractPool>(), py.get_type::<ThreadedPool>());
-    door(&threaded, GETCONN, "getconn", getconn::<GETCONN>)?;
-    door(&threaded, PUTCONN, "putconn", putconn::<PUTCONN>)?;
-    door(&base, ABSTRACT_GETCONN, "_getconn", getconn::<ABSTRACT_GETCONN>)?;
-    door(&base, ABSTRACT_PUTCONN, "_putconn", putconn::<ABSTRACT_PUTCONN>)
+/// Put the door in front of a pool class's own methods; a decorator.
+///
+/// The class is the one that users have, not the one it inherits: the interpreter calls a method fastest on an
+/// instance of the very class that the method stands in.
+#[pyfunction]
+pub(crate) fn front_door(pool_class: Bound<'_, PyType>) -> PyResult<Bound<'_, PyType>> {
+    if pool_class.is_subclass_of::<ThreadedPool>()? {
+        door(&pool_class, GETCONN, "getconn", getconn::<GETCONN>)?;
+        door(&pool_class, PUTCONN, "putconn", putconn::<PUTCONN>)?;
+    } else if pool_class.is_subclass_of::<AbstractPool>()? {
+        door(&pool_class, ABSTRACT_GETCONN, "_getconn", getconn::<ABSTRACT_GETCONN>)?;
+        door(&pool_class, ABSTRACT_PUTCONN, "_putconn", putconn::<ABSTRACT_PUTCONN>)?;
+    } else {
+        return Err(PyTypeError::new_err(format!("{pool_class} is no pool")));
+    }
+    Ok(pool_class)
 }
 
 fn door(class: &Bound<'_, PyType>, method: usize, name: &str, entry: ffi::PyCFunctionFastWithKeywords) -> PyResult<()> {
@@ -46,7 +55,9 @@ fn door(class: &Bound<'_, PyType>, method: usize, name: &str, entry: ffi::PyCFun
         ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
         ml_doc: doc.into_raw(),
     }));
-    METHODS[method].set(py, behind.unbind()).map_err(|_| PyRuntimeError::new_err("the module is made once"))?;
+    METHODS[method]
+        .set(py, behind.unbind())
+        .map_err(|_| PyRuntimeError::new_err("the door of this method is taken"))?;
     // SAFETY: `definition` and what it points to are leaked and outlive the descriptor; `entry` has the type that its
     // flags announce; the class is a type object. The descriptor checks that `self` is an instance of the class.
     let descriptor = unsafe {

@@ -37,15 +37,11 @@ mod _core {
     #[pymodule_export]
     use super::books::{enter_loan, idle, lent, replace_idle, strike_loan};
     #[pymodule_export]
+    use super::front::front_door;
+    #[pymodule_export]
     use super::loan::Loan;
     #[pymodule_export]
     use super::pool::AbstractPool;
     #[pymodule_export]
     use super::threaded::ThreadedPool;
-    use pyo3::prelude::*;
-
-    #[pymodule_init]
-    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
-        super::front::install(module.py())
-    }
 }

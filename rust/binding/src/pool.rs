@@ -114,7 +114,7 @@ impl AbstractPool {
 
     /// Finds out which of the hooks that stand on the fast path are overridden.
     fn _find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let own = slf.py().get_type::<Self>();
+        let own = slf.py().import("pgpool_rs.pool")?.getattr("AbstractConnectionPool")?;
         let class = slf.get_type();
         let attributes = slf.getattr("__dict__")?;
         let mut bits = 0;

@@ -150,12 +150,9 @@ impl<H, W> Ledger<H, W> {
         if self.closed {
             return None;
         }
-        let index = *self.idle.last()?;
-        let connection = self.table.take_spare(index)?;
-        self.idle.pop();
+        let connection = self.table.lend_spare(*self.idle.last()?, self.last_number + 1)?;
         self.last_number += 1;
-        self.table.advance(index, State::Lent);
-        self.table.file(index, Key::Automatic(self.last_number));
+        self.idle.pop();
         Some(connection)
     }
 
@@ -168,10 +165,7 @@ impl<H, W> Ledger<H, W> {
         if !plain || self.closed || self.queue.len() > 0 || !self.has_use_for_another() {
             return Err(connection);
         }
-        // A number: nothing to drop.
-        let _ = self.table.unfile(index);
-        self.table.put_spare(index, connection);
-        self.table.advance(index, State::Idle);
+        self.table.rest_with_spare(index, connection);
         self.idle.push(index);
         Ok(())
     }

@@ -164,7 +164,6 @@ impl<H> Table<H> {
     }
 
     /// Files a slot that has no key under `key`.
-    #[inline]
     pub(crate) fn file(&mut self, index: u32, key: Key<H>) {
         if let Key::User(key) = &key {
             self.by_hash.insert((key.hash, index));
@@ -175,7 +174,6 @@ impl<H> Table<H> {
     }
 
     /// Takes a slot's key away and gives it back.
-    #[inline]
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn unfile(&mut self, index: u32) -> Key<H> {
         let key = std::mem::replace(&mut self.slots[index as usize].key, Key::None);
@@ -185,19 +183,39 @@ impl<H> Table<H> {
         key
     }
 
-    /// Takes the second handle of a connection out of its slot.
+    /// Lends an idle slot under an automatic number, if it has a second handle to move out.
     #[inline]
+    pub(crate) fn lend_spare(&mut self, index: u32, number: u64) -> Option<H> {
+        let spare = self.slots[index as usize].spare.take()?;
+        self.advance(index, State::Lent);
+        self.refile(index, Key::Automatic(number));
+        Some(spare)
+    }
+
+    /// Lays a slot that is lent under an automatic number to rest, with a second handle to move out next time.
+    #[inline]
+    pub(crate) fn rest_with_spare(&mut self, index: u32, spare: H) {
+        let displaced = self.slots[index as usize].spare.replace(spare);
+        debug_assert!(displaced.is_none(), "a lent slot has no spare handle");
+        // As the line above says. The compiler does not know, and would look.
+        std::mem::forget(displaced);
+        self.refile(index, Key::None);
+        self.advance(index, State::Idle);
+    }
+
+    /// Sets the key of a slot that is filed under no user's.
+    #[inline]
+    fn refile(&mut self, index: u32, key: Key<H>) {
+        let displaced = std::mem::replace(&mut self.slots[index as usize].key, key);
+        debug_assert!(!matches!(displaced, Key::User(_)), "a user's key is unfiled");
+        // A number, or nothing at all.
+        std::mem::forget(displaced);
+    }
+
+    /// Takes the second handle of a connection out of its slot.
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn take_spare(&mut self, index: u32) -> Option<H> {
         self.slots[index as usize].spare.take()
-    }
-
-    /// Lays a second handle of a connection into its slot, which has none.
-    #[inline]
-    pub(crate) fn put_spare(&mut self, index: u32, spare: H) {
-        let slot = &mut self.slots[index as usize];
-        debug_assert!(slot.spare.is_none(), "a slot has one spare handle");
-        slot.spare = Some(spare);
     }
 
     pub(crate) fn set_opener(&mut self, index: u32, opener: Option<u64>) {
