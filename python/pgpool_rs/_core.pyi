@@ -6,7 +6,17 @@ from typing import Any, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
-__all__: list[str]
+__all__ = [
+    "AbstractConnectionPool",
+    "Loan",
+    "ThreadedConnectionPool",
+    "enter_loan",
+    "front_door",
+    "idle",
+    "lent",
+    "replace_idle",
+    "strike_loan",
+]
 
 @disjoint_base
 class AbstractConnectionPool:

@@ -1,14 +1,15 @@
 //! getconn, step by step.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgpool_core::{Busy, CheckOut, Refusal, Reservation, Reserve, Waiter};
+use pgpool_core::{Busy, CheckOut, ConnectError, Refusal, Reservation, Reserve, Waiter};
 use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::connection::{self, Handle, address};
-use crate::error::{Error, describe};
+use crate::error::{Error, class_name, describe};
 use crate::filing::Filing;
 use crate::give_back::retire;
 use crate::patience::{Bell, Patience, Waker};
@@ -73,7 +74,7 @@ fn open(
         // What the hook has not filed gives its room back here; what it returns is the borrower's all the same.
         Ok(connection) => Ok(connection.unbind()),
         Err(error) => {
-            reservation.fail(Arc::from(connect_error(py, &error)));
+            reservation.fail(connect_error(py, &error));
             Err(error.into())
         }
     }
@@ -102,7 +103,7 @@ pub(crate) fn connect<'py>(
         Ok(connection) => connection,
         Err(error) => {
             if let Some(own) = own {
-                own.fail(Arc::from(connect_error(py, &error)));
+                own.fail(connect_error(py, &error));
             }
             return Err(error.into());
         }
@@ -118,13 +119,11 @@ pub(crate) fn connect<'py>(
 
 /// Says why a connect failed, for those who wait. Only what the server or the network said is repeated: the text of
 /// any other error may quote the connection string.
-fn connect_error(py: Python<'_>, error: &PyErr) -> String {
+fn connect_error(py: Python<'_>, error: &PyErr) -> ConnectError {
     let operational = || py.import("psycopg2")?.getattr("OperationalError");
-    if operational().is_ok_and(|class| error.is_instance(py, &class)) {
-        describe(py, error)
-    } else {
-        error.get_type(py).name().map_or_else(|_| "an exception".to_owned(), |name| name.to_string())
-    }
+    let public = operational().is_ok_and(|class| error.is_instance(py, &class));
+    let text = if public { describe(py, error) } else { class_name(py, error) };
+    ConnectError { text, at: Instant::now() }
 }
 
 fn timed_out(slf: &Bound<'_, AbstractPool>, asked: Instant) -> Error {
@@ -138,9 +137,8 @@ fn timed_out(slf: &Bound<'_, AbstractPool>, asked: Instant) -> Error {
         counts.opening,
         counts.waiting,
     );
-    if let Some(error) = pool.connect_error() {
-        text.push_str("; last connect error: ");
-        text.push_str(&error);
+    if let Some(ConnectError { text: why, at }) = pool.connect_error().as_deref() {
+        let _ = write!(text, "; last connect error, {:.1} s ago: {why}", at.elapsed().as_secs_f64());
     }
     Error::TimedOut(text)
 }

@@ -63,10 +63,18 @@ pub(crate) fn is_plain(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyException>(py)
 }
 
+/// Names an error's class.
+pub(crate) fn class_name(py: Python<'_>, error: &PyErr) -> String {
+    error.get_type(py).name().map_or_else(|_| "an exception".to_owned(), |name| name.to_string())
+}
+
 /// Describes an error in a line of a log.
 pub(crate) fn describe(py: Python<'_>, error: &PyErr) -> String {
-    let class = error.get_type(py).name().map_or_else(|_| "an exception".to_owned(), |name| name.to_string());
-    format!("{class}: {}", error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string()).trim())
+    format!(
+        "{}: {}",
+        class_name(py, error),
+        error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string()).trim()
+    )
 }
 
 /// Logs a warning on the logger `pgpool_rs`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::Refusal;
 use crate::key::{Ask, Candidate, Candidates, Key, LoanKey, Want};
 use crate::slot::{SlotId, State};
-use crate::stats::Counts;
+use crate::stats::{ConnectError, Counts};
 use crate::table::{Leavings, Table};
 use crate::wait::{Queue, WaiterId};
 
@@ -122,8 +122,8 @@ pub(crate) struct Ledger<H, W> {
     closed: bool,
     /// The last automatic number given out.
     last_number: u64,
-    /// Why the last connect failed, if none has succeeded since.
-    connect_error: Option<Arc<str>>,
+    /// Why the last connect that failed did so.
+    connect_error: Option<Arc<ConnectError>>,
     pub(crate) after: After<H, W>,
 }
 
@@ -295,7 +295,6 @@ impl<H, W> Ledger<H, W> {
 
     /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
-        self.connect_error = None;
         let reserved = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Opening);
         let Some(index) = reserved else { return Err(Refusal::Closed) };
         if self.closed {
@@ -314,7 +313,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Gives a reservation's room back, unless it has been spent.
-    pub(crate) fn fail(&mut self, slot: SlotId, why: Option<Arc<str>>) {
+    pub(crate) fn fail(&mut self, slot: SlotId, why: Option<Arc<ConnectError>>) {
         if why.is_some() {
             self.connect_error = why;
         }
@@ -534,7 +533,7 @@ impl<H, W> Ledger<H, W> {
         self.last_number = number;
     }
 
-    pub(crate) fn connect_error(&self) -> Option<Arc<str>> {
+    pub(crate) fn connect_error(&self) -> Option<Arc<ConnectError>> {
         self.connect_error.clone()
     }
 

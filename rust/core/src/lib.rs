@@ -58,5 +58,5 @@ pub use key::{Ask, Candidate, Candidates, LoanKey, UserKey, Want};
 pub use ledger::{Busy, Returned};
 pub use pool::{CheckOut, Pool, Reservation, Reserve, Return, Returning, Waiter};
 pub use slot::SlotId;
-pub use stats::Counts;
+pub use stats::{ConnectError, Counts};
 pub use wait::Wake;

@@ -6,7 +6,7 @@ use crate::error::Refusal;
 use crate::key::{Candidates, LoanKey, Want};
 use crate::ledger::{self, After, Busy, Ledger, Place, Returned};
 use crate::slot::SlotId;
-use crate::stats::Counts;
+use crate::stats::{ConnectError, Counts};
 use crate::sync::Mutex;
 use crate::wait::{WaiterId, Wake};
 
@@ -211,8 +211,8 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit(|ledger| ledger.counts())
     }
 
-    /// Tells why the last connect failed, if none has succeeded since.
-    pub fn connect_error(&self) -> Option<Arc<str>> {
+    /// Tells why the last connect that failed did so.
+    pub fn connect_error(&self) -> Option<Arc<ConnectError>> {
         self.edit(|ledger| ledger.connect_error())
     }
 
@@ -283,7 +283,8 @@ impl<H, W: Wake> Reservation<'_, H, W> {
     }
 
     /// Gives the room back, unless it has been spent, and remembers why the connect failed.
-    pub fn fail(self, why: Arc<str>) {
+    pub fn fail(self, why: ConnectError) {
+        let why = Arc::new(why);
         self.pool.edit(|ledger| ledger.fail(self.slot, Some(why)));
     }
 }

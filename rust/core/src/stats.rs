@@ -1,5 +1,7 @@
 //! What the ledger tells of itself.
 
+use std::time::Instant;
+
 /// Slots by state, waiters, and limits, all read at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -19,4 +21,13 @@ pub struct Counts {
     pub maxconn: usize,
     /// Whether the pool is closed.
     pub closed: bool,
+}
+
+/// Why a connect failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectError {
+    /// What is said of it.
+    pub text: String,
+    /// When it failed.
+    pub at: Instant,
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::props::{Bell, Thing, World, compare};
+use super::props::{Bell, Thing, World, compare, no};
 use crate::{Ask, Busy, CheckOut, Refusal, Reservation, Return, Returned, Returning, Waiter, Want};
 
 #[derive(Clone, Debug)]
@@ -244,7 +244,7 @@ impl<'w> Duel<'w> {
                 let connection = self.next;
                 self.next += 1;
                 if fail {
-                    reservation.fail("it did not work".into());
+                    reservation.fail(no("it did not work"));
                 } else {
                     let fulfilled = self.world.fulfil(&reservation, connection);
                     assert_eq!(fulfilled.is_err(), self.model.closed);

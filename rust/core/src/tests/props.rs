@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Instant;
 
-use crate::{Ask, Busy, CheckOut, Pool, Refusal, Reservation, Return, Returned, Returning, UserKey, Waiter, Want};
+use crate::{
+    Ask, Busy, CheckOut, ConnectError, Pool, Refusal, Reservation, Return, Returned, Returning, UserKey, Waiter, Want,
+};
 
 pub(super) type TestPool = Pool<Thing, Bell>;
 
@@ -194,4 +197,9 @@ pub(super) fn show(answer: &Result<CheckOut<'_, Thing, Bell>, Refusal>) -> Strin
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
         Err(refusal) => format!("{refusal:?}"),
     }
+}
+
+/// Why a connect failed.
+pub(super) fn no(text: &str) -> ConnectError {
+    ConnectError { text: text.to_owned(), at: Instant::now() }
 }
