@@ -20,6 +20,8 @@ from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from _typeshed import ConvertibleToInt
+
     from pgpool_rs._books import Idle, Rused, Used
 
 __all__ = [
@@ -45,7 +47,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
     own through `_pool`, `_used` and `_rused`, as with psycopg2.pool.
     """
 
-    def __init__(self, minconn: int, maxconn: int, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, minconn: ConvertibleToInt, maxconn: ConvertibleToInt, *args: Any, **kwargs: Any) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
 
         :param minconn: how many connections are opened now, and how many idle ones are kept later on.
@@ -62,6 +64,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
                 f"{type(self).__name__} takes no timeout: it serves one thread, which would wait for itself; "
                 "use ThreadedConnectionPool"
             )
+        self.__dict__.pop("_live_books", None)
         self._args = args
         self._kwargs = kwargs
         self._start(minconn, maxconn)
@@ -136,7 +139,9 @@ class ThreadedConnectionPool(
     Whoever borrows a connection must return it with `putconn`, or borrow it with `connection()`, which does so.
     """
 
-    def __init__(self, minconn: int, maxconn: int, *args: Any, timeout: float | None = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, minconn: ConvertibleToInt, maxconn: ConvertibleToInt, *args: Any, timeout: float | None = 0, **kwargs: Any
+    ) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
 
         :param minconn: how many connections are opened now, and how many idle ones are kept later on.

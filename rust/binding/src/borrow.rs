@@ -38,10 +38,14 @@ pub(crate) fn borrow(
             CheckOut::Lent(connection) => return Ok(connection.clone_ref(py)),
             CheckOut::Reserved(reservation) => return open(slf, &filing, reservation),
             CheckOut::Compare(candidates) => filing.compare(py, &candidates)?,
-            CheckOut::Busy(Busy::Full, _) if patience == Patience::Zero => return Err(Refusal::Exhausted.into()),
-            CheckOut::Busy(_, _) if expired => return Err(timed_out(slf, asked)),
-            CheckOut::Busy(_, joined) => {
+            CheckOut::Busy(busy, joined) => {
                 line.join(joined);
+                if busy == Busy::Full && patience == Patience::Zero {
+                    return Err(Refusal::Exhausted.into());
+                }
+                if expired {
+                    return Err(timed_out(slf, asked));
+                }
                 match &bell {
                     None => bell = Some(Bell::new(py)?),
                     Some(bell) => expired = !bell.wait(deadline)?,

@@ -92,11 +92,11 @@ pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> bool {
     flag.is_ok_and(|flag| flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract::<i32>().is_ok_and(|on| on != 0)))
 }
 
-/// Reports what went wrong with a connection that the pool let go: a line in the log for an `Exception`, and the
+/// Reports what went wrong with a connection that the pool has let go: a line in the log for an `Exception`, and the
 /// error itself for anything stronger.
 pub(crate) fn report(py: Python<'_>, what: &str, error: PyErr) -> PyResult<()> {
     if !is_plain(py, &error) {
         return Err(error);
     }
-    warn(py, &format!("{what} failed for a connection on its return; it was discarded: {}", describe(py, &error)))
+    warn(py, &format!("{what} failed; the connection was dropped and its slot is free: {}", describe(py, &error)))
 }

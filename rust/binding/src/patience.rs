@@ -40,12 +40,28 @@ impl<'py> FromPyObject<'_, 'py> for Patience {
             let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", given.repr()?);
             return Err(PyValueError::new_err(text));
         }
-        // A time that no Duration holds is longer than anybody will wait.
-        Ok(match Duration::try_from_secs_f64(seconds) {
-            Ok(Duration::ZERO) if seconds == 0.0 => Self::Zero,
+        Ok(Self::from_seconds(seconds))
+    }
+}
+
+impl Patience {
+    /// Waits so many seconds, which are 0 or more.
+    pub(crate) fn from_seconds(seconds: f64) -> Self {
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(Duration::ZERO) => Self::Zero,
             Ok(limit) => Self::Limited(limit),
+            // A time that no Duration holds is longer than anybody will wait.
             Err(_) => Self::Endless,
-        })
+        }
+    }
+
+    /// Gives the seconds.
+    pub(crate) fn seconds(self) -> f64 {
+        match self {
+            Self::Zero => 0.0,
+            Self::Limited(limit) => limit.as_secs_f64(),
+            Self::Endless => f64::INFINITY,
+        }
     }
 }
 

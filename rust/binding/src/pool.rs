@@ -1,7 +1,6 @@
 //! The class that `AbstractConnectionPool` inherits.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use pgpool_core::{Pool, Refusal};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -25,8 +24,8 @@ pub(crate) struct AbstractPool {
     pub(crate) pool: Pool<Handle, Waker>,
     /// Which hooks a subclass or an instance has overridden, found out when that may change.
     hooks: AtomicU8,
-    /// How long a borrower waits unless it says otherwise.
-    patience: OnceLock<Patience>,
+    /// How long a borrower waits unless it says otherwise, in seconds, as the bits of a float.
+    patience: AtomicU64,
 }
 
 /// Hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden.
@@ -51,7 +50,8 @@ impl<'py> FromPyObject<'_, 'py> for Truth {
 
 impl AbstractPool {
     pub(crate) fn new() -> Self {
-        Self { pool: Pool::default(), hooks: AtomicU8::new(0), patience: OnceLock::new() }
+        // Until `_find_hooks` has looked, any of them may be overridden.
+        Self { pool: Pool::default(), hooks: AtomicU8::new(u8::MAX), patience: AtomicU64::new(0) }
     }
 
     #[inline]
@@ -68,7 +68,7 @@ impl AbstractPool {
 /// Says how long this call waits. Only a threaded pool waits at all.
 pub(crate) fn patience(slf: &Bound<'_, AbstractPool>, timeout: &Timeout<'_>) -> PyResult<Patience> {
     let &Timeout::Given(patience, _) = timeout else {
-        return Ok(slf.get().patience.get().copied().unwrap_or(Patience::Zero));
+        return Ok(Patience::from_seconds(f64::from_bits(slf.get().patience.load(Ordering::Relaxed))));
     };
     if slf.is_instance_of::<ThreadedPool>() {
         return Ok(patience);
@@ -108,8 +108,7 @@ impl AbstractPool {
 
     /// Sets how long a borrower waits unless it says otherwise.
     fn _set_timeout(&self, timeout: Patience) {
-        // Once: there is no way to change it later.
-        let _ = self.patience.set(timeout);
+        self.patience.store(timeout.seconds().to_bits(), Ordering::Relaxed);
     }
 
     /// Finds out which of the hooks that stand on the fast path are overridden.

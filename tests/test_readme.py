@@ -1,0 +1,48 @@
+"""Each block of Python in README runs as it stands."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from throwaway_postgres import ThrowawayPostgres
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+
+# What a server does with the application of the quick start.
+REQUEST = """
+def start_response(status, headers):
+    assert status == "200 OK", status
+
+assert application({}, start_response)[0].startswith(b"20")
+pool.closeall()
+"""
+
+
+def test_the_readme_has_blocks_to_run() -> None:
+    assert len(BLOCKS) >= 5
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_a_block_of_the_readme_runs(number: int, server_url: str) -> None:
+    block = BLOCKS[number] + (REQUEST if "def application" in BLOCKS[number] else "")
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block],
+        env={"DATABASE_URL": server_url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    # Where a line says what is printed, it is.
+    for said in re.findall(r"print\(.*\)  # (.*?)(?: ?\.\.\.)?$", block, re.MULTILINE):
+        assert re.sub(r"\d\.\d\d", "0.05", ran.stdout).find(said) >= 0, ran.stdout
+
+
+@pytest.fixture(scope="module")
+def server_url() -> object:
+    with ThrowawayPostgres() as server:
+        yield f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
