@@ -5,6 +5,7 @@ Whatever is asserted here of both modules is how psycopg2.pool behaves; pgpool_r
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -182,7 +183,7 @@ def test_the_idle_list_is_a_list_in_all_that_is_done_to_it(pool_class: Any, serv
     idle.sort(key=lambda connection: connection.serial)
     idle.reverse()
     assert [connection.serial for connection in pool._pool] == [4, 3, 2, 1]
-    assert [connection.serial for connection in idle.copy() + []] == [4, 3, 2, 1]
+    assert [connection.serial for connection in idle.copy()] == [4, 3, 2, 1]
     assert pool.getconn() is a
     idle.clear()
     assert not pool._pool
@@ -324,7 +325,7 @@ def test_attributes_may_be_set_and_read_before_the_constructor_ran(pool_class: A
 def test_the_constructor_may_be_called_unbound(pool_module: ModuleType, class_name: str, server: FakeServer) -> None:
     base = getattr(pool_module, class_name)
 
-    class Odd(base):  # type: ignore[misc]
+    class Odd(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
             base.__init__(self, 1, 2, "somewhere")
 
@@ -495,8 +496,6 @@ def test_psycopg2_connect_is_looked_up_when_it_is_called(
 
 def test_option_names_never_meet_a_keyword_of_libpq_or_of_connect() -> None:
     """A name that libpq learns to take would otherwise be swallowed by the pool without a word."""
-    import inspect
-
     methods = (
         pgpool_rs.SimpleConnectionPool.__init__,
         pgpool_rs.ThreadedConnectionPool.__init__,

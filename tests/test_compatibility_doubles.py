@@ -310,7 +310,7 @@ def test_a_shadowed_getkey_takes_part(pool_class: Any, server: FakeServer) -> No
 def test_shadowed_hooks_of_a_threaded_pool_take_part(pool_module: ModuleType, server: FakeServer) -> None:
     pool = pool_module.ThreadedConnectionPool(1, 3)
     calls: list[Any] = []
-    pool._getconn = lambda key: calls.append(("get", key)) or "got"
+    pool._getconn = lambda key: [calls.append(("get", key)), "got"][1]
     pool._putconn = lambda conn, key, close: calls.append(("put", conn, key, close))
     pool._closeall = lambda: calls.append(("closeall",))
     assert (pool.getconn(), pool.putconn("c", close=1), pool.closeall()) == ("got", None, None)

@@ -146,7 +146,7 @@ def test_methods_set_on_the_instance_take_part(our_class: Any, server: FakeServe
     pool = our_class(1, 1)
     original = pool.getconn
     keys: list[Any] = []
-    pool.getconn = lambda key=None: keys.append(key) or original(key)
+    pool.getconn = lambda key=None: [keys.append(key), original(key)][1]
     with pool.connection("key"):
         pass
     assert keys == ["key"]

@@ -17,7 +17,7 @@ from fakes import INTRANS, FakeServer
 from psycopg2.pool import PoolError
 from support import assert_whole, counts
 
-from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout
+from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, ThreadedConnectionPool
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")
 ASYNC = psycopg2.ProgrammingError("rollback cannot be used in asynchronous mode")
@@ -209,9 +209,7 @@ def test_a_key_without_a_connection_returns_the_one_lent_under_it(
 
 
 def test_a_key_alone_is_enough_when_threaded(server: FakeServer) -> None:
-    from pgpool_rs import ThreadedConnectionPool
-
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn("a")
     pool.putconn(key="a")
     assert list(pool._pool) == [connection]

@@ -143,7 +143,7 @@ def test_a_connection_killed_in_a_transaction_frees_its_slot_on_return(
         terminate(dsn, execute(connection, "select pg_backend_pid()"))
         with caplog.at_level(logging.WARNING, "pgpool_rs"):
             pool.putconn(connection)
-        assert connection.closed == 2 or connection.closed == 1
+        assert connection.closed
         assert len(caplog.records) == 1
         assert dsn not in caplog.text
         assert_whole(pool)
@@ -187,7 +187,7 @@ def test_a_connection_subclass_with_a_rollback_of_its_own_is_rolled_back_through
 
 def test_a_connection_subclass_may_say_that_it_is_closed(pool_class: Any, dsn: str) -> None:
     class Retired(psycopg2.extensions.connection):
-        closed = 1  # type: ignore[assignment]
+        closed = 1
 
         def get_transaction_status(self) -> int:
             return 4

@@ -14,7 +14,7 @@ from pgpool_rs import PoolClosed, ThreadedConnectionPool
 
 @pytest.mark.parametrize("key", [None, "key"])
 def test_a_connection_that_was_being_opened_is_closed_when_it_comes(server: FakeServer, key: object) -> None:
-    pool = ThreadedConnectionPool(1, 3)
+    pool: Any = ThreadedConnectionPool(1, 3)
     pool.getconn()
     with server.hold("connect") as gate:
         opening = [Task(pool.getconn, key), Task(pool.getconn)]
@@ -30,7 +30,7 @@ def test_a_connection_that_was_being_opened_is_closed_when_it_comes(server: Fake
 
 @pytest.mark.parametrize("call", ["rollback", "status", "closed", "info"])
 def test_a_connection_that_was_being_returned_is_closed_when_it_comes_back(server: FakeServer, call: str) -> None:
-    pool = ThreadedConnectionPool(1, 3)
+    pool: Any = ThreadedConnectionPool(1, 3)
     connection = pool.getconn()
     connection.status = INTRANS
     with server.hold(call) as gate:
@@ -44,7 +44,7 @@ def test_a_connection_that_was_being_returned_is_closed_when_it_comes_back(serve
 
 
 def test_a_connection_that_was_being_closed_is_not_waited_for(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 3)
+    pool: Any = ThreadedConnectionPool(1, 3)
     connection = pool.getconn()
     with server.hold("close") as gate:
         returning = Task(pool.putconn, connection, None, True)
@@ -57,7 +57,7 @@ def test_a_connection_that_was_being_closed_is_not_waited_for(server: FakeServer
 
 
 def test_a_connect_that_fails_after_closeall_raises_its_own_error_or_pool_closed(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     server.fail("connect", psycopg2.OperationalError("down"))
     with server.hold("connect") as gate:
         opening = Task(pool.getconn)
@@ -69,7 +69,7 @@ def test_a_connect_that_fails_after_closeall_raises_its_own_error_or_pool_closed
 
 
 def test_a_late_connection_whose_close_fails_is_still_a_pool_closed(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     server.fail("close", psycopg2.OperationalError("down"))
     with server.hold("connect") as gate:
         opening = Task(pool.getconn)
@@ -81,7 +81,7 @@ def test_a_late_connection_whose_close_fails_is_still_a_pool_closed(server: Fake
 
 
 def test_closeall_closes_what_every_thread_holds_and_refuses_its_return(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 4)
+    pool: Any = ThreadedConnectionPool(0, 4)
     lent = [Task(pool.getconn).result() for _ in range(4)]
     pool.closeall()
     assert server.open == 0
@@ -91,7 +91,7 @@ def test_closeall_closes_what_every_thread_holds_and_refuses_its_return(server: 
 
 
 def test_of_many_threads_that_close_the_pool_one_does_and_the_others_are_refused(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(4, 4)
+    pool: Any = ThreadedConnectionPool(4, 4)
     pool.getconn()
     tasks = [Task(pool.closeall) for _ in range(8)]
     for task in tasks:
@@ -104,7 +104,7 @@ def test_of_many_threads_that_close_the_pool_one_does_and_the_others_are_refused
 
 @pytest.mark.parametrize("calls", [10, 50, 100, 200, 500])
 def test_closing_in_the_midst_of_traffic_leaves_nothing_open_and_nobody_waiting(server: FakeServer, calls: int) -> None:
-    pool = ThreadedConnectionPool(1, 3, timeout=None)
+    pool: Any = ThreadedConnectionPool(1, 3, timeout=None)
 
     def work() -> None:
         while True:
@@ -124,7 +124,7 @@ def test_closing_in_the_midst_of_traffic_leaves_nothing_open_and_nobody_waiting(
 
 
 def test_waiters_and_newcomers_are_refused_also_while_something_is_still_being_opened(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     with server.hold("connect") as gate:
         opening = Task(pool.getconn)
         gate.wait_for()

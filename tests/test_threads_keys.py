@@ -63,7 +63,7 @@ def _copy() -> Key:
 
 @pytest.mark.parametrize("options", [{}, {"timeout": 0}, {"timeout": None}, {"timeout": 60}], ids=repr)
 def test_one_connection_is_opened_and_all_get_it(server: FakeServer, options: dict[str, Any]) -> None:
-    pool = ThreadedConnectionPool(0, 9)
+    pool: Any = ThreadedConnectionPool(0, 9)
     crowd = Crowd(pool, server, **options)
     assert counts(pool)["opening"] == 1
     crowd.gate.release()
@@ -76,7 +76,7 @@ def test_one_connection_is_opened_and_all_get_it(server: FakeServer, options: di
 
 
 def test_they_need_no_room_of_their_own(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     crowd = Crowd(pool, server)
     crowd.gate.release()
     assert len({id(task.result()) for task in crowd.tasks}) == 1
@@ -85,7 +85,7 @@ def test_they_need_no_room_of_their_own(server: FakeServer) -> None:
 
 
 def test_another_key_is_opened_meanwhile(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 3)
+    pool: Any = ThreadedConnectionPool(0, 3)
     crowd = Crowd(pool, server, 1)
     other = Task(pool.getconn, "other")
     crowd.gate.wait_for(2)
@@ -98,7 +98,7 @@ def test_another_key_is_opened_meanwhile(server: FakeServer) -> None:
 def test_where_opening_fails_each_gets_the_error_or_tries_itself_and_nothing_hangs(
     server: FakeServer, error: BaseException, failures: int
 ) -> None:
-    pool = ThreadedConnectionPool(0, 9)
+    pool: Any = ThreadedConnectionPool(0, 9)
     server.fail("connect", *[error] * failures)
     crowd = Crowd(pool, server)
     crowd.gate.release()
@@ -119,7 +119,7 @@ def test_where_opening_fails_each_gets_the_error_or_tries_itself_and_nothing_han
 
 def test_a_base_exception_of_the_opener_is_not_raised_in_the_others(server: FakeServer) -> None:
     """A KeyboardInterrupt or a killed greenlet is one thread's affair."""
-    pool = ThreadedConnectionPool(0, 9)
+    pool: Any = ThreadedConnectionPool(0, 9)
     server.fail("connect", Stop("stop"))
     crowd = Crowd(pool, server)
     crowd.gate.release()
@@ -135,7 +135,7 @@ def _error_of(task: Task[Any]) -> BaseException | None:
 
 
 def test_closeall_while_it_is_opened_refuses_all_of_them_and_closes_it_when_it_comes(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 9)
+    pool: Any = ThreadedConnectionPool(0, 9)
     crowd = Crowd(pool, server)
     pool.closeall()
     crowd.gate.release()
@@ -157,7 +157,7 @@ def test_the_key_can_be_opened_again_after_a_failure(our_class: Any, server: Fak
 
 
 def test_a_returned_key_asked_for_at_once_by_many_is_lent_to_all_or_opened_once(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 9)
+    pool: Any = ThreadedConnectionPool(0, 9)
 
     def use() -> None:
         for _ in range(200):

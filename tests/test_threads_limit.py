@@ -31,7 +31,7 @@ def error(request: pytest.FixtureRequest) -> BaseException:
 
 
 def test_hanging_connects_count_against_the_limit(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 3)
+    pool: Any = ThreadedConnectionPool(0, 3)
     with server.hold("connect") as gate:
         held = [Task(pool.getconn) for _ in range(3)]
         gate.wait_for(3)
@@ -50,7 +50,7 @@ def test_hanging_connects_count_against_the_limit(server: FakeServer) -> None:
 
 @pytest.mark.parametrize("call", ["rollback", "close"])
 def test_hanging_returns_count_against_the_limit(server: FakeServer, call: str) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
     connection.status = ACTIVE
     with server.hold(call) as gate:
@@ -68,7 +68,7 @@ def test_hanging_returns_count_against_the_limit(server: FakeServer, call: str) 
 
 
 def test_a_connection_that_is_being_returned_cannot_be_returned_again(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 2)
+    pool: Any = ThreadedConnectionPool(1, 2)
     connection = pool.getconn("key")
     connection.status = INTRANS
     with server.hold("rollback") as gate:
@@ -84,7 +84,7 @@ def test_a_connection_that_is_being_returned_cannot_be_returned_again(server: Fa
 
 
 def test_idle_connections_count_against_the_limit_when_it_was_lowered(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(2, 4)
+    pool: Any = ThreadedConnectionPool(2, 4)
     lent = [pool.getconn() for _ in range(4)]
     pool.putconn(lent.pop())
     pool.putconn(lent.pop())
@@ -96,7 +96,7 @@ def test_idle_connections_count_against_the_limit_when_it_was_lowered(server: Fa
 
 
 def test_a_connect_that_returns_after_maxconn_was_lowered_is_not_kept_on_return(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 2)
+    pool: Any = ThreadedConnectionPool(0, 2)
     pool.minconn = 2
     with server.hold("connect") as gate:
         tasks = [Task(pool.getconn) for _ in range(2)]
@@ -252,7 +252,7 @@ def test_the_limit_holds_under_a_storm_of_threads_and_faults(
     caplog.set_level(logging.CRITICAL, "pgpool_rs")
     maxconn = 3
     server.keep = False
-    pool = ThreadedConnectionPool(2, maxconn, timeout=timeout)
+    pool: Any = ThreadedConnectionPool(2, maxconn, timeout=timeout)
     owners: dict[int, int] = {}
     noise = random.Random(seed)  # noqa: S311  no secret hangs on it
     for call in ("connect", "rollback", "close", "status", "closed", "info"):

@@ -100,7 +100,7 @@ HELD = [held_connect, held_rollback, held_close, held_look, held_sweep]
 def test_a_held_call_delays_nobody_else(
     server: FakeServer, hold: Callable[[Any, FakeServer], tuple[Gate, Task[Any]]]
 ) -> None:
-    pool = ThreadedConnectionPool(1, 4)
+    pool: Any = ThreadedConnectionPool(1, 4)
     gate, held = hold(pool, server)
     with gate:
         Task(use_in_every_way, pool).result()
@@ -113,19 +113,19 @@ def test_a_held_call_delays_nobody_else(
 
 @pytest.mark.parametrize("call", ["connect", "rollback", "close"])
 def test_defect_psycopg2s_pool_holds_its_lock_over_a_call(server: FakeServer, call: str) -> None:
-    pool = psycopg2.pool.ThreadedConnectionPool(0 if call == "close" else 1, 2)
+    pool: Any = psycopg2.pool.ThreadedConnectionPool(0 if call == "close" else 1, 2)
     connection = pool.getconn()
-    connection.status = INTRANS  # type: ignore[misc]
+    connection.status = INTRANS
     with server.hold(call) as gate:
         held = Task(pool.getconn) if call == "connect" else Task(pool.putconn, connection)
         gate.wait_for()
-        assert pool._lock.locked()  # type: ignore[attr-defined]
+        assert pool._lock.locked()
     held.wait()
 
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_connects_run_in_parallel(server: FakeServer, keyed: bool) -> None:
-    pool = ThreadedConnectionPool(0, 8)
+    pool: Any = ThreadedConnectionPool(0, 8)
     with server.hold("connect") as gate:
         tasks = [Task(pool.getconn, number if keyed else None) for number in range(8)]
         gate.wait_for(8)
@@ -137,7 +137,7 @@ def test_connects_run_in_parallel(server: FakeServer, keyed: bool) -> None:
 
 @pytest.mark.parametrize("call", ["rollback", "close"])
 def test_returns_run_in_parallel(server: FakeServer, call: str) -> None:
-    pool = ThreadedConnectionPool(4, 4)
+    pool: Any = ThreadedConnectionPool(4, 4)
     lent = [pool.getconn() for _ in range(4)]
     with server.hold(call) as gate:
         for connection in lent:
@@ -151,7 +151,7 @@ def test_returns_run_in_parallel(server: FakeServer, call: str) -> None:
 
 
 def test_a_held_close_in_closeall_keeps_no_waiter_and_no_newcomer_waiting(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     connection = pool.getconn()
     waiter = waiting_task(pool)
     with server.hold("close") as gate:
@@ -185,7 +185,7 @@ class SlowKey:
 
 @pytest.mark.parametrize("method", ["__hash__", "__eq__"])
 def test_a_key_that_is_slow_to_hash_or_compare_delays_nobody_else(server: FakeServer, method: str) -> None:
-    pool = ThreadedConnectionPool(1, 5)
+    pool: Any = ThreadedConnectionPool(1, 5)
     resident = pool.getconn(7)
     assert hash(7) == 7
     pool.putconn(pool.getconn())
@@ -201,7 +201,7 @@ def test_a_key_that_is_slow_to_hash_or_compare_delays_nobody_else(server: FakeSe
 
 def test_a_loan_taken_while_its_key_was_being_compared_is_found(server: FakeServer) -> None:
     """The comparison runs unlocked, so its answer may be old by the time it is there."""
-    pool = ThreadedConnectionPool(1, 5)
+    pool: Any = ThreadedConnectionPool(1, 5)
     resident = pool.getconn(7)
     gate = Gate()
 
@@ -226,13 +226,13 @@ def test_a_loan_taken_while_its_key_was_being_compared_is_found(server: FakeServ
 
 
 def test_the_pool_works_while_somebody_holds_its_lock_attribute(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 4)
+    pool: Any = ThreadedConnectionPool(1, 4)
     with pool._lock:
         Task(lambda: pool.putconn(pool.getconn())).result()
 
 
 def test_a_full_pool_refuses_at_once_while_a_connect_hangs(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     with server.hold("connect") as gate:
         held = Task(pool.getconn)
         gate.wait_for()

@@ -286,7 +286,7 @@ def test_a_connect_that_needs_a_connection_of_the_same_pool_gets_one(our_class: 
 
 
 def test_a_connect_that_would_wait_for_its_own_slot_is_refused_not_hung(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     refusals: list[bool] = []
 
     def ask(_: object) -> None:

@@ -21,7 +21,7 @@ DOWN = psycopg2.OperationalError("down")
 
 
 def test_waiters_are_served_in_the_order_in_which_they_came(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(2, 2)
+    pool: Any = ThreadedConnectionPool(2, 2)
     lent = [pool.getconn(), pool.getconn()]
     waiters = [waiting_task(pool) for _ in range(6)]
     for served, waiter in enumerate(waiters):
@@ -34,7 +34,7 @@ def test_waiters_are_served_in_the_order_in_which_they_came(server: FakeServer) 
 
 
 def test_waiters_with_and_without_keys_and_timeouts_stand_in_one_queue(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
     waiters = [
         waiting_task(pool, key="a"),
@@ -52,7 +52,7 @@ def test_waiters_with_and_without_keys_and_timeouts_stand_in_one_queue(server: F
 
 def test_a_newcomer_never_overtakes_a_waiter(server: FakeServer) -> None:
     """What comes back is promised to the waiter at once, so the thread that gave it back cannot take it again."""
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
     for _ in range(200):
         waiter = waiting_task(pool)
@@ -66,22 +66,27 @@ def test_a_newcomer_never_overtakes_a_waiter(server: FakeServer) -> None:
     assert_whole(pool)
 
 
+def return_and_borrow(pool: Any, connection: Any) -> Any:
+    pool.putconn(connection)
+    return pool.getconn(timeout=None)
+
+
 def test_a_newcomer_that_is_ready_to_wait_stands_behind(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
     for _ in range(50):
         first = waiting_task(pool)
-        second: Task[Any] = Task(lambda: (pool.putconn(connection), pool.getconn(timeout=None)))
+        second = Task(return_and_borrow, pool, connection)
         assert first.result() is connection
         assert not second.done
         pool.putconn(connection)
-        assert second.result()[1] is connection
+        assert second.result() is connection
     pool.putconn(connection)
     assert_whole(pool)
 
 
 def test_room_made_by_raising_maxconn_goes_to_waiters_before_newcomers(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
     with server.hold("connect"):
         waiters = [waiting_task(pool), waiting_task(pool)]
@@ -176,7 +181,7 @@ WAKERS = [
 @pytest.mark.parametrize("minconn", [0, 1])
 @pytest.mark.parametrize("wake", WAKERS, ids=[wake.__name__ for wake in WAKERS])
 def test_a_waiter_is_woken(server: FakeServer, wake: Callable[[Any, Any], None], minconn: int) -> None:
-    pool = ThreadedConnectionPool(minconn, 1)
+    pool: Any = ThreadedConnectionPool(minconn, 1)
     (connection,) = lend_all(pool)
     first, second = waiting_task(pool), waiting_task(pool)
     wake(pool, connection)
@@ -193,7 +198,7 @@ def test_a_waiter_is_woken(server: FakeServer, wake: Callable[[Any, Any], None],
 
 @pytest.mark.parametrize("error", [DOWN, KeyboardInterrupt()], ids=["Exception", "BaseException"])
 def test_a_failed_connect_wakes_the_next_waiter(server: FakeServer, error: BaseException) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     with server.hold("connect") as gate:
         server.fail("connect", error)
         opener = Task(pool.getconn)
@@ -207,7 +212,7 @@ def test_a_failed_connect_wakes_the_next_waiter(server: FakeServer, error: BaseE
 
 
 def test_a_waiter_whose_own_connect_fails_gets_the_error_and_the_next_one_tries(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     connection = pool.getconn()
     waiters = [waiting_task(pool) for _ in range(3)]
     server.fail("connect", DOWN, DOWN)
@@ -220,7 +225,7 @@ def test_a_waiter_whose_own_connect_fails_gets_the_error_and_the_next_one_tries(
 
 
 def test_closeall_wakes_all_waiters_with_pool_closed(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
     waiters = [waiting_task(pool, key=key) for key in (None, "a", "b", None)]
     pool.closeall()
@@ -231,7 +236,7 @@ def test_closeall_wakes_all_waiters_with_pool_closed(server: FakeServer) -> None
 
 
 def test_raising_maxconn_by_two_wakes_two(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
     waiters = [waiting_task(pool) for _ in range(3)]
     pool.maxconn = 3
@@ -243,7 +248,7 @@ def test_raising_maxconn_by_two_wakes_two(server: FakeServer) -> None:
 
 
 def test_a_loan_does_not_wake_a_waiter_above_a_lowered_maxconn(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(2, 2)
+    pool: Any = ThreadedConnectionPool(2, 2)
     first, second = lend_all(pool)
     pool.maxconn = 1
     waiter = waiting_task(pool)
@@ -259,7 +264,7 @@ def test_a_loan_does_not_wake_a_waiter_above_a_lowered_maxconn(server: FakeServe
 
 
 def test_a_waiter_that_timed_out_gets_nothing_and_the_next_one_does(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
     impatient = waiting_task(pool, timeout=0.05)
     patient = waiting_task(pool)
@@ -319,7 +324,7 @@ def latched_waiter(
 def test_a_promise_made_at_the_moment_of_timing_out_is_taken_or_handed_on(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, made: str
 ) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
 
     def promise_too_late(acquired: bool) -> bool:
@@ -343,7 +348,7 @@ def test_a_promise_made_at_the_moment_of_timing_out_is_taken_or_handed_on(
 def test_a_waiter_interrupted_with_a_promise_in_hand_hands_it_on(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, made: str, followed: bool
 ) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
 
     def interrupt(acquired: bool) -> bool:
@@ -364,7 +369,7 @@ def test_a_waiter_interrupted_with_a_promise_in_hand_hands_it_on(
 def test_a_waiter_interrupted_without_a_promise_leaves_the_queue(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, followed: bool
 ) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
 
     def interrupt(acquired: bool) -> bool:
@@ -386,7 +391,7 @@ def test_waiting_is_done_on_a_lock_made_by_threading_lock_as_it_is_then(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that monkey-patching, at whatever moment, makes it yield."""
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
     waits: list[bool] = []
 
@@ -401,7 +406,7 @@ def test_waiting_is_done_on_a_lock_made_by_threading_lock_as_it_is_then(
 
 
 def test_a_lock_that_cannot_be_made_loses_no_slot(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Lock", lambda: 1 // 0)
@@ -413,7 +418,7 @@ def test_a_lock_that_cannot_be_made_loses_no_slot(server: FakeServer, monkeypatc
 
 def test_many_impatient_waiters_lose_nothing(server: FakeServer) -> None:
     """Returns and timeouts meet at all moments; the promise that comes too late must never be lost."""
-    pool = ThreadedConnectionPool(1, 2)
+    pool: Any = ThreadedConnectionPool(1, 2)
     outcomes: list[bool] = []
 
     def borrow(number: int) -> None:

@@ -18,7 +18,7 @@ LONG = 60.0
 
 
 def test_without_a_timeout_a_full_pool_refuses_at_once(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
     with pytest.raises(PoolExhausted) as raised:
         pool.getconn()
@@ -28,7 +28,7 @@ def test_without_a_timeout_a_full_pool_refuses_at_once(server: FakeServer) -> No
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -0.0])
 def test_timeout_zero_refuses_at_once_whatever_the_pools_own_is(server: FakeServer, timeout: float) -> None:
-    pool = ThreadedConnectionPool(0, 1, timeout=None)
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=None)
     pool.getconn()
     with pytest.raises(PoolExhausted) as raised:
         pool.getconn(timeout=timeout)
@@ -36,7 +36,7 @@ def test_timeout_zero_refuses_at_once_whatever_the_pools_own_is(server: FakeServ
 
 
 def test_a_timeout_that_ends_is_a_pool_timeout_and_not_early(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1, timeout=0.05)
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=0.05)
     pool.getconn()
     begin = time.monotonic()
     with pytest.raises(PoolTimeout):
@@ -46,14 +46,14 @@ def test_a_timeout_that_ends_is_a_pool_timeout_and_not_early(server: FakeServer)
 
 
 def test_the_calls_timeout_goes_before_the_pools(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1, timeout=None)
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=None)
     pool.getconn()
     with pytest.raises(PoolTimeout):
         pool.getconn(timeout=0.01)
 
 
 def test_an_ellipsis_as_timeout_means_the_pools_own(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1, timeout=0.01)
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=0.01)
     pool.getconn()
     with pytest.raises(PoolTimeout):
         pool.getconn(timeout=...)
@@ -61,7 +61,7 @@ def test_an_ellipsis_as_timeout_means_the_pools_own(server: FakeServer) -> None:
 
 @pytest.mark.parametrize("timeout", [None, LONG, int(LONG), float("inf"), 1e300])
 def test_a_connection_that_comes_back_in_time_is_lent(server: FakeServer, timeout: float | None) -> None:
-    pool = ThreadedConnectionPool(1, 1, timeout=timeout)
+    pool: Any = ThreadedConnectionPool(1, 1, timeout=timeout)
     connection = pool.getconn()
     task = Task(pool.getconn, "key")
     wait_for_waiters(pool, 1)
@@ -73,7 +73,7 @@ def test_a_connection_that_comes_back_in_time_is_lent(server: FakeServer, timeou
 
 
 def test_a_pool_that_keeps_nothing_idle_still_serves_its_waiters(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1, timeout=None)
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=None)
     connection = pool.getconn()
     task = Task(pool.getconn)
     wait_for_waiters(pool, 1)
@@ -86,18 +86,18 @@ def test_a_pool_that_keeps_nothing_idle_still_serves_its_waiters(server: FakeSer
 
 
 def test_a_timeout_is_of_no_interest_while_there_is_room(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 2, timeout=0)
+    pool: Any = ThreadedConnectionPool(1, 2, timeout=0)
     assert pool.getconn(timeout=None) is not pool.getconn(timeout=1e-9)
 
 
 def test_a_key_that_is_lent_never_waits(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1, timeout=None)
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=None)
     connection = pool.getconn("key")
     assert pool.getconn("key") is connection
 
 
 def test_the_message_says_how_long_and_how_many(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 3)
+    pool: Any = ThreadedConnectionPool(0, 3)
     pool.getconn()
     pool.getconn("key")
     with server.hold("connect") as gate:
@@ -128,7 +128,7 @@ def says(text: str, word: str, number: int) -> bool:
 
 
 def test_the_message_says_the_last_connect_error(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     server.fail("connect", psycopg2.OperationalError("first"), psycopg2.OperationalError("no route to host"))
     for _ in range(2):
         with pytest.raises(psycopg2.OperationalError):
@@ -139,7 +139,7 @@ def test_the_message_says_the_last_connect_error(server: FakeServer) -> None:
 
 
 def test_the_message_says_nothing_of_connect_errors_when_there_was_none(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1)
+    pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
     with pytest.raises(PoolTimeout) as raised:
         pool.getconn(timeout=0.01)
@@ -147,7 +147,7 @@ def test_the_message_says_nothing_of_connect_errors_when_there_was_none(server: 
 
 
 def test_the_message_holds_no_secret(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 1, "password=hidden", password="hidden")
+    pool: Any = ThreadedConnectionPool(0, 1, "password=hidden", password="hidden")
     pool.getconn("hidden")
     with pytest.raises(PoolTimeout) as raised:
         pool.getconn("hidden too", timeout=0.01)
@@ -159,7 +159,7 @@ def test_a_negative_or_nan_timeout_is_a_value_error_that_shows_it(server: FakeSe
     with pytest.raises(ValueError, match=re.escape(repr(bad))):
         ThreadedConnectionPool(1, 1, timeout=bad)
     assert server.log == []
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     with pytest.raises(ValueError, match=re.escape(repr(bad))):
         pool.getconn(timeout=bad)
     assert_whole(pool)
@@ -170,14 +170,14 @@ def test_a_timeout_that_is_no_number_is_a_type_error_that_shows_it(server: FakeS
     with pytest.raises(TypeError, match=re.escape(repr(bad))):
         ThreadedConnectionPool(1, 1, timeout=bad)
     assert server.log == []
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     with pytest.raises(TypeError, match=re.escape(repr(bad))):
         pool.getconn(timeout=bad)
     assert_whole(pool)
 
 
 def test_a_bad_timeout_is_refused_even_where_nobody_would_wait(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 1)
+    pool: Any = ThreadedConnectionPool(1, 1)
     pool.getconn("key")
     with pytest.raises(ValueError, match="-1"):
         pool.getconn("key", timeout=-1)
@@ -189,7 +189,7 @@ def test_the_timeout_is_not_passed_to_the_server(server: FakeServer) -> None:
 
 
 def test_the_timeout_is_keyword_only(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 1, 5)
+    pool: Any = ThreadedConnectionPool(1, 1, 5)
     assert pool._args == (5,)
     with pytest.raises(TypeError):
         pool.getconn(None, 5)

@@ -71,9 +71,25 @@ class Idle(MutableSequence[Any]):
         """Take a connection out of the pool and return it."""
         return self._edit(lambda connections: connections.pop(index))
 
+    def remove(self, value: Any) -> None:
+        """Take this connection out of the pool."""
+        self._edit(lambda connections: connections.remove(value))
+
     def clear(self) -> None:
         """Take all idle connections out of the pool."""
         self._edit(list.clear)
+
+    def reverse(self) -> None:
+        """Lend the idle connections in the opposite order from now on."""
+        self._edit(list.reverse)
+
+    def sort(self, *, key: Callable[[Any], Any], reverse: bool = False) -> None:
+        """Sort the idle connections."""
+        self._edit(lambda connections: connections.sort(key=key, reverse=reverse))
+
+    def copy(self) -> list[Any]:
+        """Return a plain list of what is idle now."""
+        return list(self)
 
     def __add__(self, other: Iterable[Any]) -> list[Any]:
         return [*self, *other]
