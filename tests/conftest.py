@@ -11,18 +11,18 @@ from typing import Any
 import hypothesis
 import psycopg2.pool
 import pytest
-from fakes import FakeServer
-from throwaway_postgres import ThrowawayPostgres
 
 import pgpool_rs.pool
+from fakes import FakeServer
+from throwaway_postgres import ThrowawayPostgres
 
 MODULES = {"psycopg2": psycopg2.pool, "pgpool_rs": pgpool_rs.pool}
 CLASSES = ("SimpleConnectionPool", "ThreadedConnectionPool")
 
-# `HYPOTHESIS_PROFILE=thorough make test` runs the random tests 20 times as long.
+# `PGPOOL_HYPOTHESIS_PROFILE=thorough make test` runs the random tests 20 times as long.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+hypothesis.settings.load_profile(os.environ.get("PGPOOL_HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")

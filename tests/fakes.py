@@ -16,7 +16,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import psycopg2
 import pytest
@@ -27,6 +27,7 @@ PATIENCE = 10.0
 IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
 
 
+@final
 class Gate:
     """Keeps callers inside a call until released, and tells when somebody is inside."""
 
@@ -88,6 +89,7 @@ class FakeInfo:
         return self._connection.status
 
 
+@final
 class FakeCursor:
     """A cursor that begins a transaction and answers every query with 1."""
 

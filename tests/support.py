@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pytest
-from fakes import PATIENCE
 from psycopg2.pool import PoolError
+
+from fakes import PATIENCE
 
 T = TypeVar("T")
 TESTS = Path(__file__).parent
@@ -25,7 +26,7 @@ class Task(Generic[T]):
 
     def __init__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> None:
         """Start at once."""
-        self._call = lambda: function(*args, **kwargs)
+        self._call = functools.partial(function, *args, **kwargs)
         self._result: T | None = None
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -111,7 +112,7 @@ def assert_whole(pool: Any, **options: Any) -> None:
 def run_program(source: str, *, timeout: float = 60.0) -> str:
     """Run a Python program in a process of its own, with tests/ on its path; return what it printed."""
     finished = subprocess.run(
-        [sys.executable, "-W", "error", "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{textwrap.dedent(source)}"],
+        [sys.executable, "-W", "error", "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{source}"],
         capture_output=True,
         text=True,
         timeout=timeout,

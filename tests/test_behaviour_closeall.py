@@ -7,8 +7,9 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import FakeServer
 from psycopg2.pool import PoolError
+
+from fakes import FakeServer
 
 
 def test_idle_connections_are_closed_first_then_the_lent_ones_in_the_order_of_lending(
@@ -66,7 +67,7 @@ def test_an_empty_pool_can_be_closed(pool_class: Any, server: FakeServer) -> Non
 def test_closed_can_be_assigned_to_refuse_everything(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(1, 1)
     pool.closed = True
-    with pytest.raises(PoolError, match="^connection pool is closed$"):
+    with pytest.raises(PoolError, match=r"^connection pool is closed$"):
         pool.getconn()
     assert server.calls("close") == []
     pool.closed = False
@@ -87,12 +88,15 @@ def test_a_pool_revived_by_assigning_closed_lends_what_it_held(pool_class: Any, 
     assert pool.getconn().serial == 3
 
 
-def test_a_close_that_closes_the_pool_is_borne_by_the_simple_pool(
-    pool_module: ModuleType, server: FakeServer
-) -> None:
+def test_a_close_that_closes_the_pool_is_borne_by_the_simple_pool(pool_module: ModuleType, server: FakeServer) -> None:
     pool = pool_module.SimpleConnectionPool(0, 2)
     kept, connection = pool.getconn("kept"), pool.getconn("a")
-    server.on("close", lambda _: pool.closed or (server.on("close", lambda _: None), pool.closeall()))
+
+    def close_once(_: object) -> None:
+        server.on("close", bool)
+        pool.closeall()
+
+    server.on("close", close_once)
     pool.putconn(connection)
     assert pool.closed is True
     assert not server.sees(kept)

@@ -6,7 +6,9 @@ import threading
 from typing import Any
 
 import psycopg2
+import psycopg2.pool
 import pytest
+
 from fakes import FakeServer
 
 
@@ -84,7 +86,7 @@ def test_minconn_connections_are_opened_one_after_the_other_in_the_callers_threa
 
 def test_maxconn_zero_opens_nothing_and_always_refuses(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 0)
-    with pytest.raises(psycopg2.pool.PoolError, match="^connection pool exhausted$"):
+    with pytest.raises(psycopg2.pool.PoolError, match=r"^connection pool exhausted$"):
         pool.getconn()
     assert server.log == []
 

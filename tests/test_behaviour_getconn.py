@@ -7,18 +7,20 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import INTRANS, FakeServer
 from psycopg2.pool import PoolError
 
-FALSY_KEYS: list[Hashable] = [0, "", False, 0.0, (), b"", frozenset()]
+from fakes import INTRANS, FakeServer
+
+FALSY_KEYS: list[Hashable] = [0, "", False, 0.0, (), b"", frozenset[int]()]
 
 
 def test_a_closed_pool_refuses_also_a_key_that_is_lent(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 2)
     pool.getconn("a")
     pool.closeall()
-    for key in (None, "a", "b", []):
-        with pytest.raises(PoolError, match="^connection pool is closed$"):
+    keys: list[Any] = [None, "a", "b", []]
+    for key in keys:
+        with pytest.raises(PoolError, match=r"^connection pool is closed$"):
             pool.getconn(key)
     assert pool._keys == 0
 
@@ -47,7 +49,7 @@ def test_automatic_keys_count_from_one_and_look_like_numbers(pool_class: Any, se
 def test_an_automatic_key_is_spent_also_when_the_pool_is_exhausted(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 1)
     pool.getconn()
-    with pytest.raises(PoolError, match="^connection pool exhausted$"):
+    with pytest.raises(PoolError, match=r"^connection pool exhausted$"):
         pool.getconn()
     assert pool._keys == 2
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import psycopg2
 import psycopg2.pool
 import pytest
-from fakes import INTRANS, FakeServer
 from psycopg2.pool import PoolError
+
+from fakes import INTRANS, FakeServer
 
 HOOKS = ("_connect", "_getkey", "_getconn", "_putconn", "_closeall")
 SUBSETS = [hooks for size in range(len(HOOKS) + 1) for hooks in itertools.combinations(HOOKS, size)]
@@ -29,7 +31,8 @@ def tracing(base: Any, hooks: tuple[str, ...], trace: Trace) -> Any:
 
         return traced
 
-    return type("Traced", (base,), {name: hook(name) for name in hooks})
+    traced: Any = type("Traced", (base,), {name: hook(name) for name in hooks})
+    return traced
 
 
 def scenario(module: ModuleType, class_name: str, hooks: tuple[str, ...]) -> tuple[Trace, list[tuple[str, int]]]:
@@ -46,7 +49,8 @@ def scenario(module: ModuleType, class_name: str, hooks: tuple[str, ...]) -> tup
         pool.putconn(first)
         pool.putconn(second, "key")
         trace.append(("put", pool.putconn(third, close=True)))
-        for refused in (lambda: pool.putconn(third), lambda: pool.getconn([])):
+        refusals: list[Callable[[], Any]] = [lambda: pool.putconn(third), lambda: pool.getconn([])]
+        for refused in refusals:
             with pytest.raises((PoolError, TypeError)) as raised:
                 refused()
             trace.append((type(raised.value).__name__,))
@@ -136,7 +140,7 @@ def test_what_connect_returns_is_returned_as_it_is_and_the_bookkeeping_is_the_ho
     assert (pool.getconn("k"), dict(pool._used), dict(pool._rused)) == ("a string", {}, {})
     for _ in range(5):
         assert pool.getconn() == "a string"
-    with pytest.raises(PoolError, match="^trying to put unkeyed connection$"):
+    with pytest.raises(PoolError, match=r"^trying to put unkeyed connection$"):
         pool.putconn("a string")
 
 

@@ -12,6 +12,7 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.pool
 import pytest
+
 from fakes import FakeServer
 
 METHODS = ("__init__", "getconn", "putconn", "closeall", "_connect", "_getkey", "_getconn", "_putconn", "_closeall")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -16,10 +16,10 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.pool
 import pytest
-from fakes import IDLE, INTRANS, UNKNOWN, FakeServer
 from psycopg2.pool import PoolError
 
 import pgpool_rs
+from fakes import IDLE, INTRANS, UNKNOWN, FakeServer
 
 # --- Subclasses that override the hooks and keep the books --------------------------------------------------------
 
@@ -456,10 +456,8 @@ def test_a_singleton_made_in_new(pool_class: Any, server: FakeServer) -> None:
 def test_a_pool_whose_constructor_never_ran_fails_and_does_not_crash(our_class: Any) -> None:
     pool = our_class.__new__(our_class)
     for call in (pool.getconn, lambda: pool.putconn(object()), pool.closeall, lambda: len(pool._pool)):
-        try:
+        with suppress(AttributeError, PoolError):
             call()
-        except (AttributeError, PoolError):
-            pass
     assert "password" not in repr(pool)
 
 
@@ -541,17 +539,15 @@ def test_a_programs_own_pool_error_passes_through(pool_class: Any, server: FakeS
         def _connect(self, key: Any = None) -> Any:
             raise OwnError("no more")
 
-    with pytest.raises(OwnError, match="^no more$"):
+    with pytest.raises(OwnError, match=r"^no more$"):
         Strict(0, 1).getconn()
 
 
 def test_closeall_from_a_del_and_twice_with_the_error_ignored(pool_class: Any, server: FakeServer) -> None:
     class Tidy(pool_class):  # type: ignore[misc]
         def __del__(self) -> None:
-            try:
+            with suppress(PoolError):
                 self.closeall()
-            except PoolError:
-                pass
 
     pool = Tidy(2, 2)
     pool.closeall()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import pickle
 import typing
@@ -14,10 +15,10 @@ from unittest import mock
 import psycopg2
 import psycopg2.pool
 import pytest
-from fakes import INTRANS, FakeServer
 from psycopg2.pool import PoolError
 
 import pgpool_rs
+from fakes import INTRANS, FakeServer
 
 # --- Connections that are none ------------------------------------------------------------------------------------
 
@@ -223,7 +224,9 @@ def test_a_method_can_be_patched_on_the_class_and_comes_back(
     assert server.open == 0
 
 
-def test_a_connect_hook_patched_on_the_class_takes_part_in_pools_that_exist(pool_class: Any, server: FakeServer) -> None:
+def test_a_connect_hook_patched_on_the_class_takes_part_in_pools_that_exist(
+    pool_class: Any, server: FakeServer
+) -> None:
     pool = pool_class(0, 2)
     with mock.patch.object(pool_class, "_connect", return_value="patched") as patched:
         assert pool.getconn("key") == "patched"
@@ -310,11 +313,11 @@ def test_a_shadowed_getkey_takes_part(pool_class: Any, server: FakeServer) -> No
 def test_shadowed_hooks_of_a_threaded_pool_take_part(pool_module: ModuleType, server: FakeServer) -> None:
     pool = pool_module.ThreadedConnectionPool(1, 3)
     calls: list[Any] = []
-    pool._getconn = lambda key: [calls.append(("get", key)), "got"][1]
+    pool._getconn = lambda key: ("got", key)
     pool._putconn = lambda conn, key, close: calls.append(("put", conn, key, close))
     pool._closeall = lambda: calls.append(("closeall",))
-    assert (pool.getconn(), pool.putconn("c", close=1), pool.closeall()) == ("got", None, None)
-    assert calls == [("get", None), ("put", "c", None, 1), ("closeall",)]
+    assert (pool.getconn("k"), pool.putconn("c", close=1), pool.closeall()) == (("got", "k"), None, None)
+    assert calls == [("put", "c", None, 1), ("closeall",)]
     del pool._getconn, pool._putconn, pool._closeall
     pool.putconn(pool.getconn())
     pool.closeall()
@@ -352,8 +355,6 @@ def test_pools_can_be_held_weakly(pool_class: Any, server: FakeServer) -> None:
 
 
 def test_our_pools_cannot_be_pickled_or_copied(our_class: Any, server: FakeServer) -> None:
-    import copy
-
     pool = our_class(1, 1)
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError):
@@ -363,14 +364,14 @@ def test_our_pools_cannot_be_pickled_or_copied(our_class: Any, server: FakeServe
 def test_the_classes_stand_in_annotations(pool_class: Any) -> None:
     assert pool_class | None == typing.Optional[pool_class]  # noqa: UP045  that is the question
 
-    def connect(pool: pool_class | None = None) -> Any:  # type: ignore[valid-type]
+    def connect(pool: pool_class | None = None) -> Any:
         return pool
 
     assert inspect.signature(connect).parameters["pool"].default is None
 
 
 def test_isinstance_holds_where_other_libraries_ask(our_class: Any, server: FakeServer) -> None:
-    """procrastinate asks for psycopg2.pool.AbstractConnectionPool."""
+    """As procrastinate asks for psycopg2.pool.AbstractConnectionPool."""
     assert isinstance(our_class(0, 1), psycopg2.pool.AbstractConnectionPool)
     assert issubclass(our_class, getattr(psycopg2.pool, our_class.__name__))
 

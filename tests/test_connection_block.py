@@ -8,10 +8,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import IDLE, INTRANS, FakeServer
-from support import assert_whole
 
+from fakes import IDLE, INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
+from support import assert_whole
 
 
 @contextmanager
@@ -146,7 +146,12 @@ def test_methods_set_on_the_instance_take_part(our_class: Any, server: FakeServe
     pool = our_class(1, 1)
     original = pool.getconn
     keys: list[Any] = []
-    pool.getconn = lambda key=None: [keys.append(key), original(key)][1]
+
+    def shadow(key: Any = None) -> Any:
+        keys.append(key)
+        return original(key)
+
+    pool.getconn = shadow
     with pool.connection("key"):
         pass
     assert keys == ["key"]
@@ -174,7 +179,10 @@ def test_a_block_waits_as_long_as_it_is_told(server: FakeServer) -> None:
 
 
 def test_a_simple_pools_block_takes_no_timeout(server: FakeServer) -> None:
-    with pytest.raises(TypeError, match="SimpleConnectionPool.*thread"), SimpleConnectionPool(0, 1).connection(timeout=1):
+    with (
+        pytest.raises(TypeError, match=r"SimpleConnectionPool.*thread"),
+        SimpleConnectionPool(0, 1).connection(timeout=1),
+    ):
         pass
     assert server.log == []
 

@@ -13,11 +13,11 @@ from typing import Any
 import psycopg2
 import psycopg2.pool
 import pytest
-from fakes import INTRANS, FakeServer
 from psycopg2.pool import PoolError
-from support import assert_whole, counts
 
+from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, ThreadedConnectionPool
+from support import assert_whole, counts
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")
 ASYNC = psycopg2.ProgrammingError("rollback cannot be used in asynchronous mode")
@@ -182,7 +182,7 @@ def test_a_foreign_connection_with_a_lent_key_is_refused_and_nothing_changes(
     connection = pool.getconn("a")
     given = {"foreign": server.connect(), "idle": pool._pool[0], "object": object()}[thing]
     same = unchanged(pool, server)
-    with pytest.raises(PoolError, match="^trying to put unkeyed connection$"):
+    with pytest.raises(PoolError, match=r"^trying to put unkeyed connection$"):
         pool.putconn(given, "a")
     assert same()
     pool.putconn(connection)
@@ -278,7 +278,7 @@ def test_a_lowered_maxconn_refuses_until_enough_came_back(our_class: Any, server
     lent = [pool.getconn() for _ in range(3)]
     pool.maxconn = 1
     for connection in lent[:2]:
-        with pytest.raises(PoolError, match="^connection pool exhausted$"):
+        with pytest.raises(PoolError, match=r"^connection pool exhausted$"):
             pool.getconn()
         pool.putconn(connection)
         assert not server.sees(connection)
@@ -367,9 +367,7 @@ def test_bad_sizes_are_a_value_error_that_says_what_was_given(
 # --- 7. A constructor that fails half-way -------------------------------------------------------------------------
 
 
-def test_defect_a_constructor_that_fails_half_way_leaves_connections_open(
-    their_class: Any, server: FakeServer
-) -> None:
+def test_defect_a_constructor_that_fails_half_way_leaves_connections_open(their_class: Any, server: FakeServer) -> None:
     server.fail("connect", None, None, DOWN)
     with pytest.raises(psycopg2.OperationalError):
         their_class(3, 3)
@@ -388,9 +386,7 @@ def test_a_constructor_that_fails_half_way_closes_what_it_had_opened(
     assert server.open == 0
 
 
-def test_a_constructor_whose_cleaning_up_fails_still_raises_the_first_error(
-    our_class: Any, server: FakeServer
-) -> None:
+def test_a_constructor_whose_cleaning_up_fails_still_raises_the_first_error(our_class: Any, server: FakeServer) -> None:
     server.fail("connect", None, None, DOWN)
     server.fail("close", ValueError("odd"))
     with pytest.raises(psycopg2.OperationalError) as raised:

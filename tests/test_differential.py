@@ -30,7 +30,6 @@ from typing import Any
 
 import psycopg2
 import psycopg2.pool
-from fakes import INTRANS, FakeServer
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -44,6 +43,7 @@ from hypothesis.stateful import (
 from psycopg2.pool import PoolError
 
 import pgpool_rs.pool
+from fakes import INTRANS, FakeServer
 
 MILLION = 1_000_000
 
@@ -110,7 +110,7 @@ class Side:
             result = call()
         except PoolError as error:
             return ("PoolError", str(error), type(error))
-        except (Exception, Stop) as error:
+        except (Exception, Stop) as error:  # noqa: BLE001  whatever it is, it is compared
             return ("raised", type(error), str(error))
         return ("returned", getattr(result, "serial", result))
 
@@ -375,15 +375,11 @@ class SideBySide(RuleBasedStateMachine):
         free = [number for number in self.numbers if number not in self.lent]
         if what == "not lent" and not free:
             return
-        things = [
-            {
-                "not lent": lambda side: self.pick(side, free[which % len(free)]),
-                "foreign": lambda _: FakeServer().connect(),
-                "none": lambda _: None,
-                "a string": lambda _: "a string",
-            }[what](side)
-            for side in (self.left, self.right)
-        ]
+        things: list[Any] = [None if what == "none" else what] * 2
+        if what == "not lent":
+            things = [self.pick(side, free[which % len(free)]) for side in (self.left, self.right)]
+        elif what == "foreign":
+            things = [FakeServer().connect() for _ in things]
         if key is None or self.right.pool.closed:
             self.agree(lambda side: side.pool.putconn(things[side is self.right], key, close))
         elif what != "none":

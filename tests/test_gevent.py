@@ -6,6 +6,7 @@ Each program runs in a process of its own, since monkey-patching is for ever.
 from __future__ import annotations
 
 import pytest
+
 from support import run_program
 
 PROLOGUE = """
@@ -127,7 +128,7 @@ else:
     greenlet = gevent.spawn(pool.putconn, connection, None, "{call}" == "close")
 until(lambda: gate.arrived == 1)
 # The others go on meanwhile.
-assert counts(pool)["{'opening' if call == 'connect' else 'returning'}"] == 1
+assert counts(pool)["{"opening" if call == "connect" else "returning"}"] == 1
 greenlet.kill(timeout=20)
 server.calm()
 for left in list(pool._used.values()):

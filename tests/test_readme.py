@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from throwaway_postgres import ThrowawayPostgres
 
 README = Path(__file__).parent.parent / "README.md"

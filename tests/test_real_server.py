@@ -12,11 +12,11 @@ import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
 import pytest
-from fakes import PATIENCE
 from psycopg2.pool import PoolError
-from support import Task, assert_whole, wait_until
 
 import pgpool_rs
+from fakes import PATIENCE
+from support import Task, assert_whole, wait_until
 
 IDLE = psycopg2.extensions.TRANSACTION_STATUS_IDLE
 
@@ -254,9 +254,7 @@ def test_a_return_that_waits_for_a_running_statement_delays_only_its_own_caller(
         execute(blocker, "select pg_advisory_lock(1)")
         pid = busy.info.backend_pid
         running = Task(execute, busy, "select pg_advisory_lock(1)")
-        wait_until(
-            lambda: execute(blocker, "select count(*) from pg_locks where not granted and pid = %s", [pid]) == 1
-        )
+        wait_until(lambda: execute(blocker, "select count(*) from pg_locks where not granted and pid = %s", [pid]) == 1)
         returning = Task(pool.putconn, busy)
         wait_until(lambda: "returning=1" in repr(pool))
         pool.putconn(other)

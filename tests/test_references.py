@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import resource
@@ -12,10 +13,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import ACTIVE, IDLE, INTRANS, UNKNOWN, FakeServer
-from support import Task, waiting_task
 
+from fakes import ACTIVE, IDLE, INTRANS, UNKNOWN, FakeServer
 from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
+from support import Task, waiting_task
 
 LOANS = 100_000
 
@@ -56,10 +57,8 @@ def in_a_block(pool: Any) -> None:
 def refused(pool: Any) -> None:
     connection = pool.getconn()
     for call in (pool.getconn, lambda: pool.putconn(None), lambda: pool.putconn(connection, "wrong")):
-        try:
+        with contextlib.suppress(PoolError):
             call()
-        except PoolError:
-            pass
     pool.putconn(connection)
 
 
@@ -134,10 +133,8 @@ def test_many_waits_that_end_in_vain_leave_memory_as_it_was(server: FakeServer) 
 
     def wait_in_vain(times: int) -> None:
         for number in range(times):
-            try:
+            with contextlib.suppress(PoolTimeout):
                 pool.getconn(number if number % 2 else None, timeout=0.00001)
-            except PoolTimeout:
-                pass
 
     wait_in_vain(200)
     blocks = sys.getallocatedblocks()

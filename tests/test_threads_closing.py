@@ -6,10 +6,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import INTRANS, FakeServer
-from support import Task, counts, waiting_task
 
+from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
+from support import Task, counts, waiting_task
 
 
 @pytest.mark.parametrize("key", [None, "key"])
@@ -22,7 +22,7 @@ def test_a_connection_that_was_being_opened_is_closed_when_it_comes(server: Fake
         Task(pool.closeall).result()
         assert pool.closed is True
     for task in opening:
-        with pytest.raises(PoolClosed, match="^connection pool is closed$"):
+        with pytest.raises(PoolClosed, match=r"^connection pool is closed$"):
             task.result()
     assert server.open == 0
     assert sorted(server.calls("close")) == [1, 2, 3]

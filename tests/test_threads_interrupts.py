@@ -6,6 +6,7 @@ Each program runs in a process of its own: should the signal not get through, th
 from __future__ import annotations
 
 import pytest
+
 from support import run_program
 
 PROLOGUE = """

@@ -6,11 +6,11 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import FakeServer
 from psycopg2.pool import PoolError
-from support import Task, assert_whole, counts, wait_until
 
+from fakes import FakeServer
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
+from support import Task, assert_whole, counts, wait_until
 
 DOWN = psycopg2.OperationalError("down")
 

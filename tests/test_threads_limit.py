@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -10,10 +11,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import ACTIVE, INTRANS, FakeServer
-from support import Task, assert_whole, counts, waiting_task
 
+from fakes import ACTIVE, INTRANS, FakeServer
 from pgpool_rs import PoolExhausted, ThreadedConnectionPool
+from support import Task, assert_whole, counts, waiting_task
 
 
 class Stop(BaseException):
@@ -254,12 +255,12 @@ def test_the_limit_holds_under_a_storm_of_threads_and_faults(
     server.keep = False
     pool: Any = ThreadedConnectionPool(2, maxconn, timeout=timeout)
     owners: dict[int, int] = {}
-    noise = random.Random(seed)  # noqa: S311  no secret hangs on it
+    noise = random.Random(seed)
     for call in ("connect", "rollback", "close", "status", "closed", "info"):
         server.on(call, lambda _: yield_to_others(noise))
 
     def storm(seed: int) -> int:
-        chance = random.Random(seed)  # noqa: S311
+        chance = random.Random(seed)
         loans = 0
         for _ in range(250):
             for call in ("connect", "rollback", "close"):
@@ -276,10 +277,8 @@ def test_the_limit_holds_under_a_storm_of_threads_and_faults(
             if chance.random() < 0.1:
                 connection.set_closed(2)
             del owners[connection.serial]
-            try:
+            with contextlib.suppress(Stop):
                 pool.putconn(connection, close=chance.random() < 0.2)
-            except Stop:
-                pass
         return loans
 
     tasks = [Task(storm, 1000 * seed + number) for number in range(8)]

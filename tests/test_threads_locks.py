@@ -8,10 +8,10 @@ from typing import Any
 
 import psycopg2.pool
 import pytest
-from fakes import INTRANS, FakeServer, Gate
-from support import Task, assert_whole, counts, wait_until, waiting_task
 
+from fakes import INTRANS, FakeServer, Gate
 from pgpool_rs import PoolClosed, PoolExhausted, ThreadedConnectionPool
+from support import Task, assert_whole, counts, wait_until, waiting_task
 
 
 def use_in_every_way(pool: Any) -> None:

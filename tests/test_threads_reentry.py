@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import INTRANS, FakeServer
 from psycopg2.pool import PoolError
-from support import Task, assert_whole
 
+from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolExhausted, ThreadedConnectionPool
+from support import Task, assert_whole
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")
 

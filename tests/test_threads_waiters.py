@@ -9,10 +9,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import ACTIVE, INTRANS, UNKNOWN, FakeServer
-from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
+from fakes import ACTIVE, INTRANS, UNKNOWN, FakeServer
 from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, ThreadedConnectionPool
+from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
 DOWN = psycopg2.OperationalError("down")
 
@@ -156,7 +156,7 @@ def by_raising_maxconn(pool: Any, connection: Any) -> None:
 
 
 def by_writing_into_pool(pool: Any, connection: Any) -> None:
-    """A subclass's own putconn, as psycopg2.pool would have it."""
+    """Do what a subclass's own putconn does where it keeps psycopg2.pool's books."""
     key = pool._rused[id(connection)]
     pool._pool.append(connection)
     del pool._used[key]
@@ -230,7 +230,7 @@ def test_closeall_wakes_all_waiters_with_pool_closed(server: FakeServer) -> None
     waiters = [waiting_task(pool, key=key) for key in (None, "a", "b", None)]
     pool.closeall()
     for waiter in waiters:
-        with pytest.raises(PoolClosed, match="^connection pool is closed$"):
+        with pytest.raises(PoolClosed, match=r"^connection pool is closed$"):
             waiter.result()
     assert counts(pool)["waiting"] == 0
 

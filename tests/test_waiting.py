@@ -8,10 +8,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from fakes import FakeServer
-from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
+from fakes import FakeServer
 from pgpool_rs import PoolExhausted, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
+from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
 # Long enough that no test waits for it to end, short enough that a hanging test does end.
 LONG = 60.0
@@ -197,9 +197,9 @@ def test_the_timeout_is_keyword_only(server: FakeServer) -> None:
 
 @pytest.mark.parametrize("timeout", [0, 5, None])
 def test_a_simple_pool_given_a_timeout_says_why_not(server: FakeServer, timeout: Any) -> None:
-    with pytest.raises(TypeError, match="SimpleConnectionPool.*thread"):
+    with pytest.raises(TypeError, match=r"SimpleConnectionPool.*thread"):
         SimpleConnectionPool(0, 1, timeout=timeout)
     pool = SimpleConnectionPool(0, 1)
-    with pytest.raises(TypeError, match="SimpleConnectionPool.*thread"):
+    with pytest.raises(TypeError, match=r"SimpleConnectionPool.*thread"):
         pool.getconn(timeout=timeout)
     assert server.log == []

@@ -84,7 +84,7 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
             if !(hooks.getkey || (METHOD == GETCONN && hooks.getconn))
                 && let Some(connection) = pool.get().pool.lend()
             {
-                return connection.into_ptr();
+                return connection.clone_ref(py).into_ptr();
             }
         }
         go_through(METHOD, slf, args, count, names)
@@ -106,14 +106,8 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
             let connection = Borrowed::from_ptr(py, *args);
             if !(METHOD == PUTCONN && pool.get().hooks().putconn) {
                 match is_clean(&connection) {
-                    Ok(true) => {
-                        let handle = connection.to_owned().unbind();
-                        match pool.get().pool.keep(address(&connection), handle) {
-                            Ok(()) => return py.None().into_ptr(),
-                            Err(handle) => drop(handle.into_bound(py)),
-                        }
-                    }
-                    Ok(false) => {}
+                    Ok(true) if pool.get().pool.keep(address(&connection)) => return py.None().into_ptr(),
+                    Ok(_) => {}
                     Err(error) => return interrupted(METHOD, slf, args, error),
                 }
             }

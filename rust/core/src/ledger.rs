@@ -18,20 +18,18 @@ pub(crate) struct After<H, W> {
     pub(crate) wakes: Vec<W>,
     /// To be dropped, and nothing else.
     pub(crate) handles: Vec<Arc<H>>,
-    pub(crate) spares: Vec<H>,
     pub(crate) wakers: Vec<W>,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        Self { wakes: Vec::new(), handles: Vec::new(), spares: Vec::new(), wakers: Vec::new() }
+        Self { wakes: Vec::new(), handles: Vec::new(), wakers: Vec::new() }
     }
 }
 
 impl<H, W> After<H, W> {
-    fn drop_later(&mut self, Leavings { connection, spare, key }: Leavings<H>) {
+    fn drop_later(&mut self, Leavings { connection, key }: Leavings<H>) {
         self.handles.extend(connection);
-        self.spares.extend(spare);
         self.drop_key_later(key);
     }
 
@@ -122,6 +120,8 @@ pub(crate) struct Ledger<H, W> {
     closed: bool,
     /// The last automatic number given out.
     last_number: u64,
+    /// The slot that was lent last. Most loans are short, so it is the likeliest to come back next.
+    last_lent: u32,
     /// Why the last connect that failed did so.
     connect_error: Option<Arc<ConnectError>>,
     pub(crate) after: After<H, W>,
@@ -137,6 +137,7 @@ impl<H, W> Ledger<H, W> {
             maxconn: 0,
             closed: false,
             last_number: 0,
+            last_lent: 0,
             connect_error: None,
             after: After::default(),
         }
@@ -146,28 +147,31 @@ impl<H, W> Ledger<H, W> {
 
     /// Lends the connection that came back last. `None` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn lend(&mut self) -> Option<H> {
+    pub(crate) fn lend(&mut self) -> Option<Arc<H>> {
         if self.closed {
             return None;
         }
-        let connection = self.table.lend_spare(*self.idle.last()?, self.last_number + 1)?;
+        let index = self.idle.pop()?;
         self.last_number += 1;
-        self.idle.pop();
-        Some(connection)
+        self.table.advance(index, State::Lent);
+        self.table.refile(index, Key::Automatic(self.last_number));
+        self.last_lent = index;
+        self.table.get(index).connection.clone()
     }
 
-    /// Takes back a connection that is clean. The handle given back says only that the slow path must decide.
+    /// Takes back a connection that is clean. `false` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn keep(&mut self, address: usize, connection: H) -> Result<(), H> {
-        let Some(index) = self.table.only_at(address) else { return Err(connection) };
+    pub(crate) fn keep(&mut self, address: usize) -> bool {
+        let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
         let slot = self.table.get(index);
         let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_));
         if !plain || self.closed || self.queue.len() > 0 || !self.has_use_for_another() {
-            return Err(connection);
+            return false;
         }
-        self.table.rest_with_spare(index, connection);
+        self.table.refile(index, Key::None);
+        self.table.advance(index, State::Idle);
         self.idle.push(index);
-        Ok(())
+        true
     }
 
     // --- borrowing -------------------------------------------------------------------------------------------
@@ -221,8 +225,6 @@ impl<H, W> Ledger<H, W> {
     fn hand_out(&mut self, index: u32, want: &Want<'_, H>) -> CheckOut<H> {
         self.table.file(index, want.to_key());
         if let Some(connection) = self.table.get(index).connection.clone() {
-            let spare = self.table.take_spare(index);
-            self.after.spares.extend(spare);
             self.table.advance(index, State::Lent);
             self.nudge(want.hash());
             CheckOut::Lent(connection)
@@ -647,8 +649,6 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn retire(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
-        let spare = self.table.take_spare(index);
-        self.after.spares.extend(spare);
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some((self.table.id(index), connection))

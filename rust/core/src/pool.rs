@@ -65,12 +65,12 @@ impl<H, W: Wake> Pool<H, W> {
     fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        let After { wakes, handles, spares, wakers } = std::mem::take(&mut ledger.after);
+        let After { wakes, handles, wakers } = std::mem::take(&mut ledger.after);
         drop(ledger);
         for waker in &wakes {
             waker.wake();
         }
-        drop((wakes, handles, spares, wakers));
+        drop((wakes, handles, wakers));
         result
     }
 
@@ -86,17 +86,17 @@ impl<H, W: Wake> Pool<H, W> {
     ///
     /// `None` decides nothing: go on with [`Pool::next_number`] and [`Pool::check_out`].
     #[inline]
-    pub fn lend(&self) -> Option<H> {
+    pub fn lend(&self) -> Option<Arc<H>> {
         self.ledger.lock().lend()
     }
 
-    /// Takes back a lent connection that is open and in no transaction, by its address and a handle of it.
+    /// Takes back a lent connection that is open and in no transaction, by its address.
     ///
-    /// # Errors
-    /// The handle, which decides nothing: the connection is still lent; go on with [`Pool::begin_return`].
+    /// `false` decides nothing: the connection is still lent; go on with [`Pool::begin_return`].
     #[inline]
-    pub fn keep(&self, address: usize, connection: H) -> Result<(), H> {
-        self.ledger.lock().keep(address, connection)
+    #[must_use = "where it is false, the connection is still lent"]
+    pub fn keep(&self, address: usize) -> bool {
+        self.ledger.lock().keep(address)
     }
 
     // --- borrowing and opening -------------------------------------------------------------------------------

@@ -58,9 +58,6 @@ pub(crate) struct Slot<H> {
     /// Where the connection object lives; meaningful only while there is one.
     pub(crate) address: usize,
     pub(crate) connection: Option<Arc<H>>,
-    /// A second handle of the connection, given by who returned it, for who borrows it next: the fast path moves a
-    /// handle where it would have to count one. There is none but while the slot is idle or promised.
-    pub(crate) spare: Option<H>,
     /// What it is filed under while it is opening or lent.
     pub(crate) key: Key<H>,
     /// Who opens it, while it is opening for a user's key.

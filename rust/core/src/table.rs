@@ -10,7 +10,6 @@ use crate::slot::{Slot, SlotId, State};
 /// The handles that a vacated slot held. The caller drops them after the unlock.
 pub(crate) struct Leavings<H> {
     pub(crate) connection: Option<Arc<H>>,
-    pub(crate) spare: Option<H>,
     pub(crate) key: Key<H>,
 }
 
@@ -75,9 +74,14 @@ impl<H> Table<H> {
             .max_by_key(|&index| self.get(index).generation)
     }
 
-    /// Finds the one slot that holds the connection at `address`; none if there are several.
+    /// Finds the one slot that holds the connection at `address`; none if there are several. `guess` is looked at
+    /// first.
     #[inline]
-    pub(crate) fn only_at(&self, address: usize) -> Option<u32> {
+    pub(crate) fn only_at(&self, address: usize, guess: u32) -> Option<u32> {
+        let guessed = self.slots.get(guess as usize);
+        if guessed.is_some_and(|slot| slot.address == address && slot.connection.is_some() && slot.twin.is_none()) {
+            return Some(guess);
+        }
         let index = *self.by_address.get(&address)?;
         self.get(index).twin.is_none().then_some(index)
     }
@@ -125,7 +129,6 @@ impl<H> Table<H> {
                 generation: 0,
                 address: 0,
                 connection: None,
-                spare: None,
                 key: Key::None,
                 opener: None,
                 twin: None,
@@ -142,7 +145,6 @@ impl<H> Table<H> {
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn vacate(&mut self, index: u32) -> Leavings<H> {
         let key = self.unfile(index);
-        let spare = self.take_spare(index);
         let connection = self.slots[index as usize].connection.take();
         if connection.is_some() {
             self.unlink(index);
@@ -150,7 +152,7 @@ impl<H> Table<H> {
         self.slots[index as usize].opener = None;
         self.advance(index, State::Vacant);
         self.vacant.push(index);
-        Leavings { connection, spare, key }
+        Leavings { connection, key }
     }
 
     /// Puts a connection into a slot that has none.
@@ -183,39 +185,13 @@ impl<H> Table<H> {
         key
     }
 
-    /// Lends an idle slot under an automatic number, if it has a second handle to move out.
+    /// Sets the key of a slot that is filed under no user's key.
     #[inline]
-    pub(crate) fn lend_spare(&mut self, index: u32, number: u64) -> Option<H> {
-        let spare = self.slots[index as usize].spare.take()?;
-        self.advance(index, State::Lent);
-        self.refile(index, Key::Automatic(number));
-        Some(spare)
-    }
-
-    /// Lays a slot that is lent under an automatic number to rest, with a second handle to move out next time.
-    #[inline]
-    pub(crate) fn rest_with_spare(&mut self, index: u32, spare: H) {
-        let displaced = self.slots[index as usize].spare.replace(spare);
-        debug_assert!(displaced.is_none(), "a lent slot has no spare handle");
-        // As the line above says. The compiler does not know, and would look.
-        std::mem::forget(displaced);
-        self.refile(index, Key::None);
-        self.advance(index, State::Idle);
-    }
-
-    /// Sets the key of a slot that is filed under no user's.
-    #[inline]
-    fn refile(&mut self, index: u32, key: Key<H>) {
+    pub(crate) fn refile(&mut self, index: u32, key: Key<H>) {
         let displaced = std::mem::replace(&mut self.slots[index as usize].key, key);
         debug_assert!(!matches!(displaced, Key::User(_)), "a user's key is unfiled");
-        // A number, or nothing at all.
+        // A number, or nothing at all. The compiler does not know, and would look.
         std::mem::forget(displaced);
-    }
-
-    /// Takes the second handle of a connection out of its slot.
-    #[must_use = "handles are dropped after the unlock, not here"]
-    pub(crate) fn take_spare(&mut self, index: u32) -> Option<H> {
-        self.slots[index as usize].spare.take()
     }
 
     pub(crate) fn set_opener(&mut self, index: u32, opener: Option<u64>) {
@@ -239,9 +215,6 @@ impl<H> Table<H> {
         for slot in &self.slots {
             if let Some(connection) = &slot.connection {
                 visit(connection);
-            }
-            if let Some(spare) = &slot.spare {
-                visit(spare);
             }
             if let Key::User(key) = &slot.key {
                 visit(&key.handle);

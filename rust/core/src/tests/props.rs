@@ -81,8 +81,7 @@ impl World {
 
     /// Gives a clean connection back by the fast path; says whether that was taken.
     pub(super) fn keep(&self, name: u32) -> bool {
-        let handle = Thing { name, pool: Arc::downgrade(&self.pool), dropped: Arc::clone(&self.dropped) };
-        self.pool.keep(name as usize, handle).is_ok()
+        self.pool.keep(name as usize)
     }
 
     pub(super) fn bell(&self) -> Bell {

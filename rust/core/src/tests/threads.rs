@@ -29,7 +29,7 @@ impl Doorbell {
 
 fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
     if let Some(connection) = pool.lend() {
-        return connection;
+        return *connection;
     }
     let want = Want::Any(pool.next_number());
     let bell = Doorbell::default();
@@ -72,7 +72,7 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
                     assert!(out.fetch_add(1, Ordering::SeqCst) < MAXCONN, "above the limit");
                     out.fetch_sub(1, Ordering::SeqCst);
                     holders[name].fetch_sub(1, Ordering::SeqCst);
-                    if (loan + thread) % 3 > 0 && pool.keep(name, name).is_ok() {
+                    if (loan + thread) % 3 > 0 && pool.keep(name) {
                         continue;
                     }
                     let close = (loan + thread) % 7 == 0;
