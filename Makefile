@@ -36,6 +36,8 @@ test: build ## run every test
 lint: build .venv/rust-tools ## check format, lints and types
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo fmt --manifest-path benches/lower_bound/Cargo.toml --check
+	cargo clippy --manifest-path benches/lower_bound/Cargo.toml --target-dir target/lower_bound --locked -- -D warnings
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy --strict

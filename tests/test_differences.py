@@ -361,6 +361,24 @@ def test_bad_sizes_are_a_value_error_that_says_what_was_given(
     assert server.log == []
 
 
+def test_defect_connect_called_by_a_program_opens_one_more_than_maxconn(their_class: Any, server: FakeServer) -> None:
+    pool = their_class(1, 1)
+    pool._connect()
+    pool._connect("key")
+    assert server.open == 3
+
+
+def test_connect_called_by_a_program_on_a_full_pool_is_refused(our_class: Any, server: FakeServer) -> None:
+    pool = our_class(1, 2)
+    pool._connect("key")
+    for arguments in ((), ("other",), (None,)):
+        with pytest.raises(PoolExhausted):
+            pool._connect(*arguments)
+    assert (server.open, len(pool._pool), len(pool._used)) == (2, 1, 1)
+    pool.putconn(None, "key")
+    assert_whole(pool)
+
+
 # --- 5. No lock is held over a call: test_threads.py --------------------------------------------------------------
 
 
@@ -414,6 +432,55 @@ def test_a_base_exception_in_closeall_is_raised_when_everything_is_closed(our_cl
         pool.closeall()
     assert (pool.closed, server.open) == (True, 0)
     assert server.calls("close") == [1, 2, 3]
+
+
+# --- One object for several connections ---------------------------------------------------------------------------
+
+
+def one_for_all(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> Any:
+    """Let every connect give the same object, as connect.return_value of a mock does."""
+    connection = server.connect()
+    monkeypatch.setattr(psycopg2, "connect", lambda: connection)
+    return connection
+
+
+def test_defect_an_object_lent_twice_is_returned_only_once(
+    their_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = one_for_all(monkeypatch, server)
+    pool = their_class(2, 2)
+    assert pool.getconn() is pool.getconn() is connection
+    pool.putconn(connection)
+    with pytest.raises(PoolError, match="unkeyed"):
+        pool.putconn(connection)
+    assert len(pool._used) == 1
+
+
+def test_an_object_lent_twice_is_returned_twice(
+    our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = one_for_all(monkeypatch, server)
+    pool = our_class(2, 2)
+    assert pool.getconn() is pool.getconn() is connection
+    pool.putconn(connection)
+    assert len(pool._used) == 1
+    pool.putconn(connection)
+    with pytest.raises(PoolError, match="unkeyed"):
+        pool.putconn(connection)
+    assert pool._pool == [connection, connection]
+
+
+def test_an_object_lent_under_two_keys_is_returned_under_each(
+    our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = one_for_all(monkeypatch, server)
+    pool = our_class(0, 2)
+    pool.getconn("a")
+    pool.getconn("b")
+    pool.putconn(connection, "a")
+    assert list(pool._used) == ["b"]
+    pool.putconn(None, "b")
+    assert not pool._used
 
 
 # --- Errors that can be told apart --------------------------------------------------------------------------------

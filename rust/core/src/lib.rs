@@ -36,11 +36,12 @@
 //! # Where to read on
 //!
 //! `slot` (states and legal moves), `table` (finding slots), `key` (what a loan is filed under), `wait` (the queue),
-//! `ledger` (the policy), `pool` (the mutex and the guards).
+//! `ledger` (the policy), `pool` (the mutex), `guards` (what is in the making).
 
 #![forbid(unsafe_code)]
 
 mod error;
+mod guards;
 mod key;
 mod ledger;
 mod pool;
@@ -54,9 +55,10 @@ mod tests;
 mod wait;
 
 pub use error::Refusal;
+pub use guards::{Reservation, Returning, Waiter};
 pub use key::{Ask, Candidate, Candidates, LoanKey, UserKey, Want};
 pub use ledger::{Busy, Returned};
-pub use pool::{CheckOut, Pool, Reservation, Reserve, Return, Returning, Waiter};
+pub use pool::{CheckOut, Pool, Reserve, Return};
 pub use slot::SlotId;
 pub use stats::{ConnectError, Counts};
 pub use wait::Wake;

@@ -1,14 +1,15 @@
-//! The mutex round the ledger, and the guards for what is in the making.
+//! The mutex round the ledger.
 
 use std::sync::Arc;
 
 use crate::error::Refusal;
+use crate::guards::{Reservation, Returning, Waiter};
 use crate::key::{Candidates, LoanKey, Want};
 use crate::ledger::{self, After, Busy, Ledger, Place, Returned};
 use crate::slot::SlotId;
 use crate::stats::{ConnectError, Counts};
 use crate::sync::Mutex;
-use crate::wait::{WaiterId, Wake};
+use crate::wait::Wake;
 
 /// A pool's ledger, shared between threads.
 ///
@@ -62,7 +63,7 @@ impl<H, W: Wake> Default for Pool<H, W> {
 
 impl<H, W: Wake> Pool<H, W> {
     /// Edits the ledger under the lock; then, without it, wakes who is to be woken and drops what was displaced.
-    fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
+    pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
         let After { wakes, handles, wakers } = std::mem::take(&mut ledger.after);
@@ -169,7 +170,7 @@ impl<H, W: Wake> Pool<H, W> {
         })
     }
 
-    fn returning(&self, (slot, connection): (SlotId, Arc<H>)) -> Returning<'_, H, W> {
+    pub(crate) fn returning(&self, (slot, connection): (SlotId, Arc<H>)) -> Returning<'_, H, W> {
         Returning { pool: self, slot, connection, keep: false }
     }
 
@@ -265,90 +266,5 @@ impl<H, W: Wake> Pool<H, W> {
         if let Some(ledger) = self.ledger.try_lock() {
             ledger.for_each_handle(visit);
         }
-    }
-}
-
-/// The right to open one connection. Dropped unspent, it gives the room back.
-#[must_use = "dropping a reservation gives its room back"]
-pub struct Reservation<'p, H, W: Wake> {
-    pool: &'p Pool<H, W>,
-    slot: SlotId,
-}
-
-impl<H, W: Wake> Reservation<'_, H, W> {
-    /// Names the reserved slot, for [`Pool::fulfil`].
-    #[must_use]
-    pub fn slot(&self) -> SlotId {
-        self.slot
-    }
-
-    /// Gives the room back, unless it has been spent, and remembers why the connect failed.
-    pub fn fail(self, why: ConnectError) {
-        let why = Arc::new(why);
-        self.pool.edit(|ledger| ledger.fail(self.slot, Some(why)));
-    }
-}
-
-impl<H, W: Wake> Drop for Reservation<'_, H, W> {
-    fn drop(&mut self) {
-        self.pool.edit(|ledger| ledger.fail(self.slot, None));
-    }
-}
-
-/// A place among those who wait. Dropped, it hands on what it was promised.
-#[must_use = "dropping a waiter gives up its place"]
-pub struct Waiter<'p, H, W: Wake> {
-    pool: &'p Pool<H, W>,
-    id: WaiterId,
-}
-
-impl<'p, H, W: Wake> Waiter<'p, H, W> {
-    /// Gives up the place. A connection that was promised and that nobody has a use for is given to be closed.
-    #[must_use = "a connection that comes out is to be closed"]
-    pub fn leave(self) -> Option<Returning<'p, H, W>> {
-        self.pool.edit(|ledger| ledger.leave(self.id)).map(|retired| self.pool.returning(retired))
-    }
-}
-
-impl<H, W: Wake> Drop for Waiter<'_, H, W> {
-    fn drop(&mut self) {
-        if let Some((slot, _connection)) = self.pool.edit(|ledger| ledger.leave(self.id)) {
-            self.pool.edit(|ledger| ledger.discard(slot));
-        }
-    }
-}
-
-/// A connection on its way out of a borrower's hands. Dropped, it is discarded and its slot is free.
-#[must_use = "dropping it discards the connection"]
-pub struct Returning<'p, H, W: Wake> {
-    pool: &'p Pool<H, W>,
-    slot: SlotId,
-    connection: Arc<H>,
-    keep: bool,
-}
-
-impl<H, W: Wake> Returning<'_, H, W> {
-    /// Shows the connection.
-    #[must_use]
-    pub fn connection(&self) -> &H {
-        &self.connection
-    }
-
-    /// Says whether the pool has a use for the connection if it is well.
-    #[must_use]
-    pub fn wanted(&self) -> bool {
-        self.keep
-    }
-
-    /// Takes the connection back for good. `false`: there is no use for it any more, close it.
-    #[must_use = "a connection that is not kept is to be closed"]
-    pub fn keep(&self) -> bool {
-        self.pool.edit(|ledger| ledger.keep_returned(self.slot))
-    }
-}
-
-impl<H, W: Wake> Drop for Returning<'_, H, W> {
-    fn drop(&mut self) {
-        self.pool.edit(|ledger| ledger.discard(self.slot));
     }
 }

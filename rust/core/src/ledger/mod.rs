@@ -1,0 +1,194 @@
+//! The policy: who gets which slot, and when. Plain `&mut self`; no lock, no clock, nothing that can block.
+//!
+//! Nothing here drops a handle or wakes a waiter. Handles that are displaced and wakers whose turn has come are
+//! laid into [`After`], which [`crate::pool`] takes out of the ledger and acts on once the mutex is free.
+
+mod books;
+mod borrow;
+mod give_back;
+mod limits;
+mod open;
+mod search;
+
+pub use self::borrow::Busy;
+pub(crate) use self::borrow::{CheckOut, Place};
+pub(crate) use self::give_back::Return;
+pub use self::give_back::Returned;
+pub(crate) use self::open::Reserve;
+
+use std::sync::Arc;
+
+use crate::key::Key;
+use crate::slot::{SlotId, State};
+use crate::stats::ConnectError;
+use crate::table::{Leavings, Table};
+use crate::wait::Queue;
+
+/// What is to be done once the mutex is free.
+pub(crate) struct After<H, W> {
+    /// To be woken.
+    pub(crate) wakes: Vec<W>,
+    /// To be dropped, and nothing else.
+    pub(crate) handles: Vec<Arc<H>>,
+    pub(crate) wakers: Vec<W>,
+}
+
+impl<H, W> Default for After<H, W> {
+    fn default() -> Self {
+        Self { wakes: Vec::new(), handles: Vec::new(), wakers: Vec::new() }
+    }
+}
+
+impl<H, W> After<H, W> {
+    fn drop_later(&mut self, Leavings { connection, key }: Leavings<H>) {
+        self.handles.extend(connection);
+        self.drop_key_later(key);
+    }
+
+    fn drop_key_later(&mut self, key: Key<H>) {
+        if let Key::User(key) = key {
+            self.handles.push(key.handle);
+        }
+    }
+}
+
+/// The whole state of a pool.
+pub(crate) struct Ledger<H, W> {
+    table: Table<H>,
+    /// A stack: the last that came back goes out first.
+    idle: Vec<u32>,
+    queue: Queue<W>,
+    minconn: usize,
+    maxconn: usize,
+    closed: bool,
+    /// The last automatic number given out.
+    last_number: u64,
+    /// The slot that was lent last. Most loans are short, so it is the likeliest to come back next.
+    last_lent: u32,
+    /// Why the last connect that failed did so.
+    connect_error: Option<Arc<ConnectError>>,
+    pub(crate) after: After<H, W>,
+}
+
+impl<H, W> Ledger<H, W> {
+    pub(crate) fn new() -> Self {
+        Self {
+            table: Table::new(),
+            idle: Vec::new(),
+            queue: Queue::new(),
+            minconn: 0,
+            maxconn: 0,
+            closed: false,
+            last_number: 0,
+            last_lent: 0,
+            connect_error: None,
+            after: After::default(),
+        }
+    }
+
+    /// Lends the connection that came back last. `None` says only that the slow path must decide.
+    #[inline]
+    pub(crate) fn lend(&mut self) -> Option<Arc<H>> {
+        if self.closed {
+            return None;
+        }
+        let index = self.idle.pop()?;
+        self.last_number += 1;
+        self.table.advance(index, State::Lent);
+        self.table.refile(index, Key::Automatic(self.last_number));
+        self.last_lent = index;
+        self.table.get(index).connection.clone()
+    }
+
+    /// Takes back a connection that is clean. `false` says only that the slow path must decide.
+    #[inline]
+    pub(crate) fn keep(&mut self, address: usize) -> bool {
+        let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
+        let slot = self.table.get(index);
+        let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_));
+        if !plain || self.closed || self.queue.len() > 0 || !self.has_use_for_another() {
+            return false;
+        }
+        self.table.refile(index, Key::None);
+        self.table.advance(index, State::Idle);
+        self.idle.push(index);
+        true
+    }
+
+    fn has_room(&self) -> bool {
+        self.table.occupied() < self.maxconn
+    }
+
+    /// Says whether a connection that comes back has a use: for one who waits, or to be one of minconn idle ones.
+    #[inline]
+    fn has_use_for_another(&self) -> bool {
+        let wanted = self.queue.len() > 0 || self.idle.len() < self.minconn;
+        wanted && self.table.occupied() <= self.maxconn
+    }
+
+    fn hash_at(&self, index: u32) -> Option<isize> {
+        match &self.table.get(index).key {
+            Key::User(key) => Some(key.hash),
+            Key::Automatic(_) | Key::None => None,
+        }
+    }
+
+    fn unfile(&mut self, index: u32) {
+        let key = self.table.unfile(index);
+        self.after.drop_key_later(key);
+    }
+
+    /// Wakes those who want a key with this hash: what they asked for may be there now, or never come.
+    fn nudge(&mut self, hash: Option<isize>) {
+        if let Some(hash) = hash {
+            self.queue.nudge(hash, &mut self.after.wakes);
+        }
+    }
+
+    /// Frees a slot, and serves who waits for it.
+    fn vacate(&mut self, index: u32) {
+        let hash = self.hash_at(index);
+        let leavings = self.table.vacate(index);
+        self.after.drop_later(leavings);
+        self.nudge(hash);
+        self.serve();
+    }
+
+    /// Lays a connection to rest, and serves who waits for it.
+    fn rest(&mut self, index: u32) {
+        self.table.advance(index, State::Idle);
+        self.idle.push(index);
+        self.serve();
+    }
+
+    /// Lays a connection to rest if there is a use for it; gives it back to be closed if there is none.
+    fn rest_or_retire(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
+        if self.closed || self.has_use_for_another() {
+            self.rest(index);
+            return None;
+        }
+        self.retire(index)
+    }
+
+    fn retire(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
+        self.table.advance(index, State::Returning);
+        let connection = self.table.get(index).connection.clone()?;
+        Some((self.table.id(index), connection))
+    }
+
+    /// Promises what is free to those who wait, in their order. After it, nothing is free or nobody waits.
+    fn serve(&mut self) {
+        while self.queue.len() > 0 && !self.closed {
+            let index = if let Some(index) = self.idle.pop() {
+                self.table.advance(index, State::Promised);
+                index
+            } else if self.has_room() {
+                self.table.occupy(State::Opening)
+            } else {
+                return;
+            };
+            let slot = self.table.id(index);
+            self.after.wakes.extend(self.queue.promise(slot));
+        }
+    }
+}
