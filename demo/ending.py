@@ -18,7 +18,7 @@ def listen() -> None:
 
 
 def exit_if_told() -> None:
-    """Exit if a signal came. What a handler raises is lost where it strikes in a weak reference's callback or a __del__."""
+    """Exit if a signal came. What a handler raises in a weak reference's callback or in a __del__ is lost."""
     if _received:
         sys.exit(128 + _received[0])
 

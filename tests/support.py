@@ -35,7 +35,7 @@ class Task(Generic[T]):
     def _run(self) -> None:
         try:
             self._result = self._call()
-        except BaseException as error:  # noqa: BLE001  whatever it is, the test wants to see it
+        except BaseException as error:
             self.error = error
 
     @property

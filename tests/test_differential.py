@@ -110,7 +110,7 @@ class Side:
             result = call()
         except PoolError as error:
             return ("PoolError", str(error), type(error))
-        except (Exception, Stop) as error:  # noqa: BLE001  whatever it is, it is compared
+        except (Exception, Stop) as error:
             return ("raised", type(error), str(error))
         return ("returned", getattr(result, "serial", result))
 

@@ -133,7 +133,7 @@ def test_a_return_interrupted_anywhere_gives_its_slot_back(
     server.fail(call, error)
     try:
         pool.putconn(connection, close=close)
-    except BaseException as raised:  # noqa: BLE001  compared at once
+    except BaseException as raised:
         assert raised is error  # noqa: PT017
     server.calm()
     assert connection not in list(pool._used.values())
@@ -164,7 +164,7 @@ def test_a_hook_interrupted_before_or_after_its_work_loses_no_slot(
         try:
             connection = pool.getconn("key")
             pool.putconn(connection)
-        except BaseException as raised:  # noqa: BLE001  compared at once
+        except BaseException as raised:
             assert raised is error  # noqa: PT017
         # What a hook lent before it was interrupted is lent, as psycopg2.pool would say: it can be returned.
         armed = False
@@ -201,7 +201,7 @@ def test_a_key_that_raises_loses_no_slot(
     }[moment]
     try:
         call()
-    except BaseException as raised:  # noqa: BLE001  compared at once
+    except BaseException as raised:
         assert raised is error  # noqa: PT017
     armed.clear()
     for connection in list(pool._used.values()):
@@ -224,7 +224,7 @@ def test_a_log_handler_that_raises_loses_no_slot(our_class: Any, server: FakeSer
             connection.faults[call] = ValueError("odd")
             try:
                 pool.putconn(connection, close=call == "close")
-            except BaseException as raised:  # noqa: BLE001  compared at once
+            except BaseException as raised:
                 assert raised is error  # noqa: PT017
     finally:
         logger.removeHandler(handler)
@@ -238,7 +238,7 @@ def test_an_interrupted_sweep_after_lowering_maxconn_closes_everything_and_loses
     server.fail("close", error)
     try:
         pool.maxconn = 1
-    except BaseException as raised:  # noqa: BLE001  compared at once
+    except BaseException as raised:
         assert raised is error  # noqa: PT017
     assert (pool.maxconn, server.open, counts(pool)["idle"]) == (1, 1, 1)
     assert_whole(pool)

@@ -1,4 +1,4 @@
-"""The part of pgpool_rs that is written in Rust."""
+# The part of pgpool_rs that is written in Rust.
 
 from collections.abc import Hashable
 from types import EllipsisType, TracebackType
