@@ -10,7 +10,7 @@ from psycopg2.pool import PoolError
 
 from fakes import FakeServer
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
-from support import Task, assert_whole, counts, wait_until
+from support import Task, assert_whole, counts, wait_until, waiting_task
 
 DOWN = psycopg2.OperationalError("down")
 
@@ -153,6 +153,53 @@ def test_the_key_can_be_opened_again_after_a_failure(our_class: Any, server: Fak
     connection = pool.getconn("key")
     assert pool.getconn("key") is connection
     pool.putconn(connection)
+    assert_whole(pool)
+
+
+def test_waiters_for_the_same_key_are_all_served_by_the_first_one_that_is(server: FakeServer) -> None:
+    """The others were queued for room of their own, which they hand on."""
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+    waiters = [waiting_task(pool, key="shared") for _ in range(3)]
+    behind = waiting_task(pool)
+    pool.putconn(connection)
+    assert all(waiter.result() is connection for waiter in waiters)
+    assert counts(pool)["waiting"] == 1
+    pool.putconn(connection, "shared")
+    pool.putconn(behind.result())
+    assert_whole(pool)
+
+
+def test_waiters_for_the_same_key_whose_opening_fails_are_not_left_waiting(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1)
+    connection = pool.getconn()
+    waiters = [waiting_task(pool, key="shared") for _ in range(3)]
+    server.fail("connect", DOWN)
+    pool.putconn(connection, close=True)
+    for waiter in waiters:
+        waiter.wait()
+    errors = [waiter.error for waiter in waiters]
+    assert DOWN in errors
+    assert set(errors) <= {DOWN, None}
+    for left in list(pool._used.values()):
+        pool.putconn(left)
+    assert_whole(pool)
+
+
+def test_a_waiter_for_a_key_that_another_thread_gets_meanwhile_is_served_at_once(server: FakeServer) -> None:
+    """With a key that is lent, nobody needs room."""
+    pool: Any = ThreadedConnectionPool(2, 2)
+    first, second = pool.getconn(), pool.getconn()
+    ahead = waiting_task(pool, key="shared")
+    unrelated = waiting_task(pool)
+    behind = waiting_task(pool, key="shared")
+    pool.putconn(first)
+    assert ahead.result() is behind.result() is first
+    assert not unrelated.done
+    pool.putconn(second)
+    assert unrelated.result() is second
+    pool.putconn(first)
+    pool.putconn(second)
     assert_whole(pool)
 
 

@@ -235,6 +235,19 @@ def test_closeall_wakes_all_waiters_with_pool_closed(server: FakeServer) -> None
     assert counts(pool)["waiting"] == 0
 
 
+def test_assigning_closed_wakes_all_waiters_with_pool_closed(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+    waiters = [waiting_task(pool) for _ in range(2)]
+    pool.closed = True
+    for waiter in waiters:
+        with pytest.raises(PoolClosed):
+            waiter.result()
+    pool.closed = False
+    pool.putconn(connection)
+    assert_whole(pool)
+
+
 def test_raising_maxconn_by_two_wakes_two(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
