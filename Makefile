@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
 
-RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) $(shell find rust -name '*.rs' -o -name Cargo.toml)
+RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DELETE_ON_ERROR:
 .PHONY: help build demo test lint format bench clean
@@ -65,7 +65,7 @@ clean: ## remove all that was made, .venv included
 	@touch $@
 
 .venv/built: .venv/installed pyproject.toml $(RUST_SOURCES)
-	@command -v cargo >/dev/null || { echo 'cargo is needed to build: see https://rustup.rs' >&2; exit 1; }
+	@command -v cargo >/dev/null || { echo 'cargo is needed to build, with Rust 1.95 or later: see https://rustup.rs' >&2; exit 1; }
 	$(RUN) -m maturin develop --release --quiet
 	@touch $@
 

@@ -213,3 +213,28 @@ def test_session_state_is_not_reset(pool_class: Any, server: FakeServer) -> None
     connection.autocommit = True
     pool.putconn(connection)
     assert pool.getconn().autocommit is True
+
+
+@pytest.mark.parametrize(
+    "answer", [None, False, 0.0, "", [], "0", 5, ValueError("odd"), AttributeError("no such thing")]
+)
+def test_whatever_get_transaction_status_says_other_than_zero_the_connection_is_looked_at(
+    pool_class: Any, server: FakeServer, answer: Any
+) -> None:
+    """psycopg2.pool never asks it, so what a wrapper makes of it may decide nothing."""
+
+    class Wrapper(BareFakeConnection):
+        def get_transaction_status(self) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    server.connection_class = Wrapper
+    pool = pool_class(1, 1)
+    connection = pool.getconn()
+    connection.status = INTRANS
+    pool.putconn(connection)
+    assert server.calls("rollback") == [1]
+    pool.putconn(pool.getconn())
+    assert server.calls("rollback") == [1]
+    assert list(pool._pool) == [connection]

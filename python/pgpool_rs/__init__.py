@@ -6,7 +6,9 @@ Say `from pgpool_rs import ThreadedConnectionPool, PoolError` where a program sa
 
 try:
     import psycopg2 as _psycopg2  # noqa: F401  (looked for here, so that the error can say what to do)
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "psycopg2":
+        raise
     raise ImportError(
         "pgpool_rs needs psycopg2: install pgpool-rs[binary] (psycopg2-binary, nothing to compile) "
         "or pgpool-rs[c] (psycopg2, compiled here); not both"

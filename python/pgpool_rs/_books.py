@@ -83,7 +83,7 @@ class Idle(MutableSequence[Any]):
         """Lend the idle connections in the opposite order from now on."""
         self._edit(list.reverse)
 
-    def sort(self, *, key: Callable[[Any], Any], reverse: bool = False) -> None:
+    def sort(self, *, key: Callable[[Any], Any] | None = None, reverse: bool = False) -> None:
         """Sort the idle connections."""
         self._edit(lambda connections: connections.sort(key=key, reverse=reverse))
 
@@ -130,7 +130,7 @@ class _Loans(MutableMapping[Any, Any]):
         return iter([key for key, _ in self._pairs()])
 
     def __len__(self) -> int:
-        return len(self._pairs())
+        return len(self._rest) + _core.count_lent(self._pool)
 
     def items(self) -> ItemsView[Any, Any]:
         """Show the pairs; a loop sees them as they were when it began, and may return connections."""

@@ -14,4 +14,4 @@ class PoolExhausted(PoolError):
 
 
 class PoolTimeout(PoolExhausted):
-    """No connection came free within the `timeout` that was given."""
+    """No connection came free within `timeout` seconds; the message says what was going on meanwhile."""

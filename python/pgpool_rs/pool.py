@@ -68,9 +68,6 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
         self._args = args
         self._kwargs = kwargs
         self._start(minconn, maxconn)
-        if isinstance(self, psycopg2.pool.ThreadedConnectionPool):
-            # For subclasses that take it. This pool needs it for nothing.
-            self._lock = threading.Lock()
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -154,3 +151,5 @@ class ThreadedConnectionPool(
         """
         self._set_timeout(timeout)
         AbstractConnectionPool.__init__(self, minconn, maxconn, *args, **kwargs)
+        # For subclasses that take it. This pool needs it for nothing.
+        self._lock = threading.Lock()

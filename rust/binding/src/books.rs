@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::connection::{Handle, address};
-use crate::filing::{Filing, loan_key};
+use crate::filing::{loan_key, settle, under};
 use crate::pool::AbstractPool;
 
 /// List the idle connections, the next to be lent last.
@@ -35,6 +35,12 @@ pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<
     lent.iter().map(|(key, connection)| Ok((loan_key(py, key)?, connection.clone_ref(py)))).collect()
 }
 
+/// Count the loans.
+#[pyfunction]
+pub(crate) fn count_lent(pool: &Bound<'_, AbstractPool>) -> usize {
+    pool.get().pool.counts().lent
+}
+
 /// Enter a loan that was made elsewhere, in the place of one under the same key.
 #[pyfunction]
 pub(crate) fn enter_loan(
@@ -42,23 +48,14 @@ pub(crate) fn enter_loan(
     key: &Bound<'_, PyAny>,
     connection: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let mut filing = Filing::under(key)?;
     let handle = Arc::new(connection.clone().unbind());
     let place = address(connection);
-    while let Err(candidates) = pool.get().pool.enter_loan(&filing.want(), place, Arc::clone(&handle)) {
-        filing.compare(pool.py(), &candidates)?;
-    }
-    Ok(())
+    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().pool.enter_loan(want, place, &handle))?)
 }
 
 /// Strike a loan out of the books; return its connection, or None if nothing is lent under `key`.
 #[pyfunction]
 pub(crate) fn strike_loan(pool: &Bound<'_, AbstractPool>, key: &Bound<'_, PyAny>) -> PyResult<Option<Handle>> {
-    let mut filing = Filing::under(key)?;
-    loop {
-        match pool.get().pool.strike_loan(&filing.want()) {
-            Ok(connection) => return Ok(connection.map(|connection| connection.clone_ref(pool.py()))),
-            Err(candidates) => filing.compare(pool.py(), &candidates)?,
-        }
-    }
+    let struck = settle(pool.py(), &mut under(key)?, |want| pool.get().pool.strike_loan(want))?;
+    Ok(struck.map(|connection| connection.clone_ref(pool.py())))
 }

@@ -47,30 +47,32 @@ pub(crate) fn is_clean(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(status.is(zero))
 }
 
-/// What becomes of a connection that comes back.
-pub(crate) enum Fate {
-    /// It is clean.
-    Keep,
-    /// It must be closed.
-    Close,
-    /// It is closed already.
-    Drop,
+/// What a closer look at a returned connection shows.
+pub(crate) enum Look {
+    /// Open, and in no transaction.
+    Clean,
+    /// Open, and in a transaction, failed or not; a statement may still be running.
+    InTransaction,
+    /// Not of any use.
+    Broken,
+    /// Closed.
+    Closed,
 }
 
-/// Looks at a returned connection and rolls it back, asking what psycopg2.pool asks, in its order.
-pub(crate) fn clean(connection: &Bound<'_, PyAny>) -> PyResult<Result<Fate, PyErr>> {
+/// Looks at a returned connection, asking what psycopg2.pool asks, in its order.
+pub(crate) fn look_at(connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     let py = connection.py();
     if connection.getattr(intern!(py, "closed"))?.is_truthy()? {
-        return Ok(Ok(Fate::Drop));
+        return Ok(Look::Closed);
     }
     let status = connection.getattr(intern!(py, "info"))?.getattr(intern!(py, "transaction_status"))?;
-    if status.eq(UNKNOWN)? {
-        return Ok(Ok(Fate::Close));
-    }
-    if status.eq(IDLE)? {
-        return Ok(Ok(Fate::Keep));
-    }
-    Ok(rollback(connection).map(|()| Fate::Keep))
+    Ok(if status.eq(UNKNOWN)? {
+        Look::Broken
+    } else if status.eq(IDLE)? {
+        Look::Clean
+    } else {
+        Look::InTransaction
+    })
 }
 
 pub(crate) fn rollback(connection: &Bound<'_, PyAny>) -> PyResult<()> {

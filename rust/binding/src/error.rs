@@ -12,6 +12,8 @@ pub(crate) enum Error {
     Refused(Refusal),
     /// A lent connection came back with this key, and it is lent under another.
     WrongKey(String),
+    /// What is lent under this key was to come back, and nothing is.
+    NotLent(String),
     /// A waiter's time is over; the text says how long it waited and what it saw.
     TimedOut(String),
     /// Python code that we called raised.
@@ -44,6 +46,7 @@ impl From<Error> for PyErr {
             Error::WrongKey(key) => {
                 ours("PoolError", format!("trying to put connection with key {key}, but it is lent under another key"))
             }
+            Error::NotLent(key) => ours("PoolError", format!("{}: nothing is lent under key {key}", Refusal::Unkeyed)),
             Error::TimedOut(text) => ours("PoolTimeout", text),
             Error::Raised(error) => error,
         }

@@ -2,23 +2,14 @@
 
 use std::sync::Arc;
 
-use pgpool_core::{Ask, Candidates, LoanKey, UserKey, Want};
+use pgpool_core::{Ask, Candidates, LoanKey, No, UserKey, Want};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::connection::{Handle, address};
-
-/// What a caller wants a connection for.
-pub(crate) enum Filing {
-    /// A fresh automatic number.
-    Any(u64),
-    /// An automatic number that was given out before.
-    Number(u64),
-    /// A user's key.
-    Key(Ask<Handle>),
-}
+use crate::error::Error;
 
 /// The type of automatic keys: a subclass of int, so that a user's equal integer is told apart.
 fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
@@ -31,47 +22,23 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
     automatic_key(py)?.call1((number,))
 }
 
-impl Filing {
-    /// Files under `key`, hashing it. An unhashable key is a `TypeError`.
-    pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let py = key.py();
-        if key.get_type().is(automatic_key(py)?) {
-            return Ok(Self::Number(key.extract()?));
-        }
-        // Looked up now: gevent puts another one in its place, by which greenlets are told apart.
-        let caller = py.import(intern!(py, "threading"))?.call_method0(intern!(py, "get_ident"))?.extract()?;
-        let handle = Arc::new(key.clone().unbind());
-        Ok(Self::Key(Ask::new(UserKey { hash: key.hash()?, address: address(key), handle }, caller)))
+/// Files under `key`, hashing it. An unhashable key is a `TypeError`.
+pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
+    let py = key.py();
+    if key.get_type().is(automatic_key(py)?) {
+        return Ok(Want::Number(key.extract()?));
     }
+    // Looked up now: gevent puts another one in its place, by which greenlets are told apart.
+    let caller = py.import(intern!(py, "threading"))?.call_method0(intern!(py, "get_ident"))?.extract()?;
+    let handle = Arc::new(key.clone().unbind());
+    Ok(Want::Key(Ask::new(UserKey { hash: key.hash()?, address: address(key), handle }, caller)))
+}
 
-    pub(crate) fn want(&self) -> Want<'_, Handle> {
-        match self {
-            Self::Any(number) => Want::Any(*number),
-            Self::Number(number) => Want::Number(*number),
-            Self::Key(ask) => Want::Key(ask),
-        }
-    }
-
-    /// Gives the key as Python code is to see it.
-    pub(crate) fn to_key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        match self {
-            Self::Any(number) | Self::Number(number) => number_to_key(py, *number),
-            Self::Key(ask) => Ok(ask.key().handle.bind(py).clone()),
-        }
-    }
-
-    /// Compares the candidates with our key, as a dict would, and notes the outcome.
-    pub(crate) fn compare(&mut self, py: Python<'_>, candidates: &Candidates<Handle>) -> PyResult<()> {
-        let Self::Key(ask) = self else { return Ok(()) };
-        let ours = Arc::clone(&ask.key().handle);
-        for candidate in &candidates.list {
-            if candidate.key.bind(py).eq(ours.bind(py))? {
-                ask.matched(candidate);
-                return Ok(());
-            }
-        }
-        ask.none_matched(candidates);
-        Ok(())
+/// Gives the key as Python code is to see it.
+pub(crate) fn to_key<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Bound<'py, PyAny>> {
+    match want {
+        Want::Any(number) | Want::Number(number) => number_to_key(py, *number),
+        Want::Key(ask) => Ok(ask.key().handle.bind(py).clone()),
     }
 }
 
@@ -81,4 +48,46 @@ pub(crate) fn loan_key<'py>(py: Python<'py>, key: &LoanKey<Handle>) -> PyResult<
         LoanKey::Automatic(number) => number_to_key(py, *number),
         LoanKey::User(handle) => Ok(handle.bind(py).clone()),
     }
+}
+
+/// Asks the ledger until it has an answer, comparing keys in between as it wants them compared.
+pub(crate) fn settle<T>(
+    py: Python<'_>,
+    want: &mut Want<Handle>,
+    mut ask: impl FnMut(&Want<Handle>) -> Result<T, No<Handle>>,
+) -> Result<T, Error> {
+    loop {
+        match ask(want) {
+            Ok(answer) => return Ok(answer),
+            Err(No::Refused(refusal)) => return Err(refusal.into()),
+            Err(No::Compare(candidates)) => compare(py, want, &candidates)?,
+        }
+    }
+}
+
+/// As [`settle`], for a question in which there may be no key.
+pub(crate) fn settle_maybe<T>(
+    py: Python<'_>,
+    want: &mut Option<Want<Handle>>,
+    mut ask: impl FnMut(Option<&Want<Handle>>) -> Result<T, No<Handle>>,
+) -> Result<T, Error> {
+    match want {
+        Some(want) => settle(py, want, |want| ask(Some(want))),
+        // Without a key there is nothing to compare, so any will do.
+        None => settle(py, &mut Want::Any(0), |_| ask(None)),
+    }
+}
+
+/// Compares the candidates with our key, as a dict would, and notes the outcome.
+fn compare(py: Python<'_>, want: &mut Want<Handle>, candidates: &Candidates<Handle>) -> PyResult<()> {
+    let Want::Key(ask) = want else { return Ok(()) };
+    let ours = Arc::clone(&ask.key().handle);
+    for candidate in &candidates.list {
+        if candidate.key.bind(py).eq(ours.bind(py))? {
+            ask.matched(candidate);
+            return Ok(());
+        }
+    }
+    ask.none_matched(candidates);
+    Ok(())
 }

@@ -82,7 +82,7 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
             let hooks = pool.get().hooks();
             if !(hooks.getkey || (METHOD == GETCONN && hooks.getconn))
-                && let Some(connection) = pool.get().pool.lend()
+                && let Some(connection) = pool.get().pool.lend_idle()
             {
                 return connection.clone_ref(py).into_ptr();
             }
@@ -106,7 +106,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
             let connection = Borrowed::from_ptr(py, *args);
             if !(METHOD == PUTCONN && pool.get().hooks().putconn) {
                 match is_clean(&connection) {
-                    Ok(true) if pool.get().pool.keep(address(&connection)) => return py.None().into_ptr(),
+                    Ok(true) if pool.get().pool.keep_clean(address(&connection)) => return py.None().into_ptr(),
                     Ok(_) => {}
                     Err(error) => return interrupted(METHOD, slf, args, error),
                 }
@@ -151,13 +151,15 @@ unsafe fn go_through(
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: as for the callers; the new vector holds borrowed pointers that live as long as the call. Every method
+    // SAFETY: as for the callers; `args` is read only where it has something; the new vector holds borrowed pointers that live as long as the call. Every method
     // was found before the door was put in front of it.
     unsafe {
         let py = Python::assume_attached();
         let Some(behind) = METHODS[method].get(py) else { return std::ptr::null_mut() };
         let by_name = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
-        let given = std::slice::from_raw_parts(args, (count + by_name).unsigned_abs());
+        let all = (count + by_name).unsigned_abs();
+        // There may be no vector at all where there is nothing in it.
+        let given = if all == 0 { &[] } else { std::slice::from_raw_parts(args, all) };
         let vector: Vec<_> = std::iter::once(slf).chain(given.iter().copied()).collect();
         ffi::PyObject_Vectorcall(behind.as_ptr(), vector.as_ptr(), count.unsigned_abs() + 1, names)
     }

@@ -1,13 +1,13 @@
 //! putconn, step by step.
 
-use pgpool_core::{Refusal, Return, Returned, Returning};
+use pgpool_core::{Refusal, Returning};
 use pyo3::prelude::*;
 
-use crate::connection::{self, Fate, Handle, address};
+use crate::connection::{self, Handle, Look, address};
 use crate::error::{Error, is_plain};
-use crate::filing::Filing;
-use crate::patience::Waker;
+use crate::filing::{settle_maybe, under};
 use crate::pool::AbstractPool;
+use crate::timeout::Waker;
 
 /// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
 pub(crate) fn give_back(
@@ -19,18 +19,26 @@ pub(crate) fn give_back(
     let py = slf.py();
     let returning = begin(slf, connection, key, close)?;
     if !returning.wanted() {
-        return Ok(retire(py, returning)?);
+        return Ok(discard(py, returning)?);
     }
-    // An error that is returned from here is that of an object which is no connection. Its slot is freed all the same.
-    match connection::clean(returning.connection().bind(py))? {
-        Ok(Fate::Keep) if returning.keep() => Ok(()),
-        Ok(Fate::Keep | Fate::Close) => Ok(retire(py, returning)?),
-        Ok(Fate::Drop) => Ok(()),
+    let connection = returning.connection().bind(py).clone();
+    let clean = match connection::look_at(&connection) {
+        Ok(Look::Clean) => Ok(()),
+        Ok(Look::InTransaction) => connection::rollback(&connection),
+        Ok(Look::Broken) => return Ok(discard(py, returning)?),
+        Ok(Look::Closed) => return Ok(()),
         Err(error) => {
-            // Whatever state it is in, nobody may have it.
-            let closed = connection::close(returning.connection().bind(py));
-            drop(returning);
-            let stronger = closed.err().filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
+            // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
+            close_whatever_it_says(py, returning);
+            return Err(error.into());
+        }
+    };
+    match clean {
+        Ok(()) if returning.keep() => Ok(()),
+        Ok(()) => Ok(discard(py, returning)?),
+        Err(error) => {
+            let closing = close_whatever_it_says(py, returning);
+            let stronger = closing.filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
             Ok(connection::report(py, "rollback()", stronger.unwrap_or(error))?)
         }
     }
@@ -44,36 +52,30 @@ fn begin<'p>(
     close: bool,
 ) -> Result<Returning<'p, Handle, Waker>, Error> {
     let pool = slf.get();
-    let place = connection.map(address);
     pool.ensure_open()?;
-    let mut filing = key.map(Filing::under).transpose()?;
-    loop {
-        let returned = match &filing {
-            // Nothing lives at address 0, so nothing is found for it.
-            None => Returned::Connection(place.unwrap_or(0)),
-            Some(Filing::Any(number) | Filing::Number(number)) => Returned::Number(*number, place),
-            Some(Filing::Key(ask)) => Returned::Key(ask, place),
-        };
-        match pool.pool.begin_return(&returned, close) {
-            Err(Refusal::WrongKey) => return Err(Error::WrongKey(key.map_or_else(|| Ok(String::new()), repr)?)),
-            Err(refusal) => return Err(refusal.into()),
-            Ok(Return::Begun(returning)) => return Ok(returning),
-            Ok(Return::Compare(candidates)) => {
-                if let Some(filing) = &mut filing {
-                    filing.compare(slf.py(), &candidates)?;
-                }
-            }
+    let place = connection.map(address);
+    let mut filed = key.map(under).transpose()?;
+    let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.pool.begin_return(place, filed, close));
+    match (begun, key) {
+        (Err(Error::Refused(Refusal::WrongKey)), Some(key)) => Err(Error::WrongKey(key.repr()?.to_string())),
+        (Err(Error::Refused(Refusal::Unkeyed)), Some(key)) if connection.is_none() => {
+            Err(Error::NotLent(key.repr()?.to_string()))
         }
+        (begun, _) => begun,
     }
 }
 
-fn repr(key: &Bound<'_, PyAny>) -> PyResult<String> {
-    Ok(key.repr()?.to_string())
+/// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
+pub(crate) fn discard(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
+    match close_whatever_it_says(py, returning) {
+        Some(error) => connection::report(py, "close()", error),
+        None => Ok(()),
+    }
 }
 
-/// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
-pub(crate) fn retire(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
+/// Closes a connection, frees its slot, and gives the error of the first, if any.
+fn close_whatever_it_says(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
     let closed = connection::close(returning.connection().bind(py));
     drop(returning);
-    closed.or_else(|error| connection::report(py, "close()", error))
+    closed.err()
 }

@@ -10,7 +10,7 @@
 //! | `loan`       | `with pool.connection() as conn`                                   |
 //! | `connection` | everything that is ever asked of a connection                      |
 //! | `filing`     | keys: hashing them, comparing them                                 |
-//! | `patience`   | timeouts, and waiting on a Python lock                             |
+//! | `timeout`    | timeouts, and waiting on a Python lock                             |
 //! | `books`      | what `_pool`, `_used` and `_rused` are made of                     |
 //! | `error`      | errors, on their way to Python                                     |
 
@@ -25,9 +25,9 @@ mod filing;
 mod front;
 mod give_back;
 mod loan;
-mod patience;
 mod pool;
 mod threaded;
+mod timeout;
 
 use pyo3::prelude::*;
 
@@ -35,7 +35,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::books::{enter_loan, idle, lent, replace_idle, strike_loan};
+    use super::books::{count_lent, enter_loan, idle, lent, replace_idle, strike_loan};
     #[pymodule_export]
     use super::front::front_door;
     #[pymodule_export]

@@ -9,7 +9,7 @@ use pyo3::types::IntoPyDict;
 
 use crate::connection;
 use crate::error::{describe, is_plain, warn};
-use crate::patience::Timeout;
+use crate::timeout::Given;
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`.
 #[pyclass(module = "pgpool_rs._core")]
@@ -21,10 +21,10 @@ pub(crate) struct Loan {
 }
 
 impl Loan {
-    pub(crate) fn new(pool: Py<PyAny>, key: Option<Py<PyAny>>, timeout: Timeout<'_>) -> Self {
+    pub(crate) fn new(pool: Py<PyAny>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> Self {
         let timeout = match timeout {
-            Timeout::Unset => None,
-            Timeout::Given(_, timeout) => Some(timeout.unbind()),
+            Given::Nothing => None,
+            Given::This(_, timeout) => Some(timeout.unbind()),
         };
         Self { pool: Some(pool), key, timeout, connection: None }
     }

@@ -13,10 +13,10 @@ use crate::borrow::{borrow, connect};
 use crate::connection::{self, Handle};
 use crate::error::{Error, is_plain};
 use crate::filing::number_to_key;
-use crate::give_back::{give_back, retire};
+use crate::give_back::{discard, give_back};
 use crate::loan::Loan;
-use crate::patience::{Patience, Timeout, Waker};
 use crate::threaded::ThreadedPool;
+use crate::timeout::{Given, Timeout, Waker};
 
 /// What both public classes have in common: the ledger, and the methods that psycopg2.pool's base class has.
 #[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
@@ -24,8 +24,8 @@ pub(crate) struct AbstractPool {
     pub(crate) pool: Pool<Handle, Waker>,
     /// Which hooks a subclass or an instance has overridden, found out when that may change.
     hooks: AtomicU8,
-    /// How long a borrower waits unless it says otherwise, in seconds, as the bits of a float.
-    patience: AtomicU64,
+    /// How long a borrower waits unless it says otherwise, as the bits of its seconds.
+    timeout: AtomicU64,
 }
 
 /// Hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden.
@@ -51,7 +51,7 @@ impl<'py> FromPyObject<'_, 'py> for Truth {
 impl AbstractPool {
     pub(crate) fn new() -> Self {
         // Until `_find_hooks` has looked, any of them may be overridden.
-        Self { pool: Pool::default(), hooks: AtomicU8::new(u8::MAX), patience: AtomicU64::new(0) }
+        Self { pool: Pool::default(), hooks: AtomicU8::new(u8::MAX), timeout: AtomicU64::new(0) }
     }
 
     #[inline]
@@ -66,12 +66,12 @@ impl AbstractPool {
 }
 
 /// Says how long this call waits. Only a threaded pool waits at all.
-pub(crate) fn patience(slf: &Bound<'_, AbstractPool>, timeout: &Timeout<'_>) -> PyResult<Patience> {
-    let &Timeout::Given(patience, _) = timeout else {
-        return Ok(Patience::from_seconds(f64::from_bits(slf.get().patience.load(Ordering::Relaxed))));
+pub(crate) fn timeout_of(slf: &Bound<'_, AbstractPool>, given: &Given<'_>) -> PyResult<Timeout> {
+    let &Given::This(timeout, _) = given else {
+        return Ok(Timeout(f64::from_bits(slf.get().timeout.load(Ordering::Relaxed))));
     };
     if slf.is_instance_of::<ThreadedPool>() {
-        return Ok(patience);
+        return Ok(timeout);
     }
     let class = slf.get_type().name()?;
     Err(PyTypeError::new_err(format!(
@@ -107,8 +107,8 @@ impl AbstractPool {
     }
 
     /// Sets how long a borrower waits unless it says otherwise.
-    fn _set_timeout(&self, timeout: Patience) {
-        self.patience.store(timeout.seconds().to_bits(), Ordering::Relaxed);
+    fn _set_timeout(&self, timeout: Timeout) {
+        self.timeout.store(timeout.0.to_bits(), Ordering::Relaxed);
     }
 
     /// Finds out which of the hooks that stand on the fast path are overridden.
@@ -128,25 +128,26 @@ impl AbstractPool {
 
     // --- psycopg2.pool's own methods -------------------------------------------------------------------------
 
-    /// Create a new connection and assign it to 'key' if not None.
+    /// Open a connection and file it under `key`, or lay it into the pool where there is none. A hook: override it to
+    /// open connections in another way.
     #[pyo3(signature = (key=None))]
     fn _connect<'py>(slf: &Bound<'py, Self>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         Ok(connect(slf, key)?)
     }
 
-    /// Return a new unique key.
+    /// Make up a key. A hook: override it to lend by a key of your own where none is given.
     fn _getkey<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         number_to_key(py, self.pool.next_number())
     }
 
-    /// Get a free connection and assign it to 'key' if not None.
+    /// Lend a connection, as `getconn` does.
     #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
-    #[pyo3(signature = (key=None, *, timeout=Timeout::Unset), text_signature = "($self, key=None, *, timeout=...)")]
-    fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Timeout<'_>) -> PyResult<Py<PyAny>> {
-        Ok(borrow(slf, key, patience(slf, &timeout)?)?)
+    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
+        Ok(borrow(slf, key, timeout_of(slf, &timeout)?)?)
     }
 
-    /// Put away a connection.
+    /// Take a connection back, as `putconn` does.
     #[pyo3(signature = (conn, key=None, close=Truth(false)), text_signature = "($self, conn, key=None, close=False)")]
     fn _putconn(
         slf: &Bound<'_, Self>,
@@ -157,10 +158,7 @@ impl AbstractPool {
         Ok(give_back(slf, conn, key, close.0)?)
     }
 
-    /// Close all connections.
-    ///
-    /// Note that this can lead to some code fail badly when trying to use
-    /// an already closed connection.
+    /// Close every connection, as `closeall` does.
     fn _closeall(&self, py: Python<'_>) -> PyResult<()> {
         let mut interrupted = None;
         for connection in self.pool.close().map_err(Error::from)? {
@@ -176,10 +174,12 @@ impl AbstractPool {
 
     // --- ours ------------------------------------------------------------------------------------------------
 
-    /// Lend a connection for a `with` block.
-    #[pyo3(signature = (key=None, *, timeout=Timeout::Unset), text_signature = "($self, key=None, *, timeout=...)")]
-    fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: Timeout<'_>) -> Loan {
-        Loan::new(slf.clone().into_any().unbind(), key, timeout)
+    /// Lend a connection for a `with` block, which commits at its end, or rolls back if it raises, and returns the
+    /// connection in any case. Key, timeout and errors are those of `getconn`.
+    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> PyResult<Loan> {
+        timeout_of(slf, &timeout)?;
+        Ok(Loan::new(slf.clone().into_any().unbind(), key, timeout))
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
@@ -204,7 +204,7 @@ impl AbstractPool {
             class.module()?,
             class.qualname()?,
             counts.idle,
-            counts.lent,
+            counts.lent + counts.promised,
             counts.opening,
             counts.returning,
             counts.waiting,
@@ -235,8 +235,8 @@ impl AbstractPool {
 
     #[setter]
     fn set_maxconn(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let retired = self.pool.set_maxconn(size("maxconn", value)?);
-        retired.into_iter().map(|retired| retire(value.py(), retired)).fold(Ok(()), Result::and)
+        let surplus = self.pool.set_maxconn(size("maxconn", value)?);
+        surplus.into_iter().map(|surplus| discard(value.py(), surplus)).fold(Ok(()), Result::and)
     }
 
     /// Whether the pool is closed.

@@ -6,8 +6,8 @@ use pyo3::types::{IntoPyDict, PyDict, PyTuple};
 
 use crate::borrow::borrow;
 use crate::give_back::give_back;
-use crate::patience::Timeout;
-use crate::pool::{AbstractPool, Truth, patience};
+use crate::pool::{AbstractPool, Truth, timeout_of};
+use crate::timeout::Given;
 
 /// getconn, putconn and closeall of a pool for several threads.
 #[pyclass(extends = AbstractPool, subclass, frozen, name = "ThreadedConnectionPool", module = "pgpool_rs._core")]
@@ -21,21 +21,35 @@ impl ThreadedPool {
         PyClassInitializer::from(AbstractPool::new()).add_subclass(Self)
     }
 
-    /// Get a free connection and assign it to 'key' if not None.
-    #[pyo3(signature = (key=None, *, timeout=Timeout::Unset), text_signature = "($self, key=None, *, timeout=...)")]
-    fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Timeout<'_>) -> PyResult<Py<PyAny>> {
+    /// Lend a connection; return it with `putconn`.
+    ///
+    /// :param key: what to lend it under; the same key gets the same connection until it is returned.
+    /// :param timeout: how many seconds to wait where every connection is lent. 0 refuses at once, None waits for ever;
+    ///     left out, it is the pool's own.
+    /// :raises PoolClosed: the pool is closed, or was closed meanwhile.
+    /// :raises PoolExhausted: every connection is lent, and `timeout` is 0.
+    /// :raises PoolTimeout: no connection came free in time.
+    /// :raises psycopg2.Error: a connection could not be opened.
+    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
         let pool = slf.as_super();
         if !pool.get().hooks().getconn {
-            return Ok(borrow(pool, key, patience(pool, &timeout)?)?);
+            return Ok(borrow(pool, key, timeout_of(pool, &timeout)?)?);
         }
         let kwargs = match timeout {
-            Timeout::Unset => None,
-            Timeout::Given(_, timeout) => Some([("timeout", timeout)].into_py_dict(slf.py())?),
+            Given::Nothing => None,
+            Given::This(_, timeout) => Some([("timeout", timeout)].into_py_dict(slf.py())?),
         };
         Ok(slf.call_method(intern!(slf.py(), "_getconn"), (key,), kwargs.as_ref())?.unbind())
     }
 
-    /// Put away an unused connection.
+    /// Take a connection back. One in a transaction is rolled back; one that is broken, or not needed, is closed.
+    ///
+    /// :param conn: the connection; or None, to return what is lent under `key`.
+    /// :param key: what it was lent under; it need not be given.
+    /// :param close: close it in any case.
+    /// :raises PoolClosed: the pool is closed, and so is the connection.
+    /// :raises PoolError: it is not lent, or not under this key. Nothing has changed.
     #[pyo3(
         signature = (conn=None, key=None, close=Truth(false)),
         text_signature = "($self, conn=None, key=None, close=False)"
@@ -53,7 +67,9 @@ impl ThreadedPool {
         slf.call_method1(intern!(slf.py(), "_putconn"), (conn, key, close.0)).map(drop)
     }
 
-    /// Close all connections (even the one currently in use.)
+    /// Close every connection, lent ones too, under their borrowers, and refuse everything from then on.
+    ///
+    /// :raises PoolClosed: the pool is closed already.
     fn closeall(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.call_method0(intern!(slf.py(), "_closeall")).map(drop)
     }

@@ -45,7 +45,7 @@ impl<'p, H, W: Wake> Waiter<'p, H, W> {
     /// Gives up the place. A connection that was promised and that nobody has a use for is given to be closed.
     #[must_use = "a connection that comes out is to be closed"]
     pub fn leave(self) -> Option<Returning<'p, H, W>> {
-        self.pool.edit(|ledger| ledger.leave(self.id)).map(|retired| self.pool.returning(retired))
+        self.pool.edit(|ledger| ledger.leave(self.id)).map(|surplus| self.pool.discarding(surplus))
     }
 }
 
@@ -63,7 +63,7 @@ pub struct Returning<'p, H, W: Wake> {
     pub(crate) pool: &'p Pool<H, W>,
     pub(crate) slot: SlotId,
     pub(crate) connection: Arc<H>,
-    pub(crate) keep: bool,
+    pub(crate) wanted: bool,
 }
 
 impl<H, W: Wake> Returning<'_, H, W> {
@@ -76,7 +76,7 @@ impl<H, W: Wake> Returning<'_, H, W> {
     /// Says whether the pool has a use for the connection if it is well.
     #[must_use]
     pub fn wanted(&self) -> bool {
-        self.keep
+        self.wanted
     }
 
     /// Takes the connection back for good. `false`: there is no use for it any more, close it.

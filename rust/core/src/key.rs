@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::error::Refusal;
 use crate::slot::SlotId;
 
 /// What a slot is filed under.
@@ -51,7 +52,7 @@ pub struct Ask<H> {
     /// Who asks, so that a caller that would wait for itself is told.
     pub(crate) caller: u64,
     pub(crate) matched: Option<SlotId>,
-    /// Every slot with a generation up to this one has been compared and is not it.
+    /// Every slot that was filed up to this generation has been compared and is not it.
     pub(crate) seen: u64,
 }
 
@@ -96,18 +97,18 @@ pub struct Candidates<H> {
     pub(crate) seen: u64,
 }
 
-/// What a borrower wants.
+/// What a connection is wanted for, or filed under.
 #[derive(Debug)]
-pub enum Want<'a, H> {
-    /// Any connection, to be filed under this number, which [`crate::Pool::next_number`] has just given out.
+pub enum Want<H> {
+    /// A fresh automatic number, which [`crate::Pool::next_number`] has just given out.
     Any(u64),
-    /// The connection filed under this automatic number, or any where there is none.
+    /// An automatic number that was given out before.
     Number(u64),
-    /// The connection filed under this key, or any where there is none.
-    Key(&'a Ask<H>),
+    /// A user's key.
+    Key(Ask<H>),
 }
 
-impl<H> Want<'_, H> {
+impl<H> Want<H> {
     pub(crate) fn hash(&self) -> Option<isize> {
         match self {
             Want::Key(ask) => Some(ask.key.hash),
@@ -127,5 +128,20 @@ impl<H> Want<'_, H> {
             Want::Any(number) | Want::Number(number) => Key::Automatic(*number),
             Want::Key(ask) => Key::User(ask.key.clone()),
         }
+    }
+}
+
+/// Why there is no answer. Nothing has changed in the ledger.
+#[derive(Debug)]
+pub enum No<H> {
+    /// And there will be none.
+    Refused(Refusal),
+    /// Yet: compare these with the key, note the outcome in the [`Ask`], and ask again.
+    Compare(Candidates<H>),
+}
+
+impl<H> From<Refusal> for No<H> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }

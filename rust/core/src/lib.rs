@@ -2,8 +2,8 @@
 //!
 //! The ledger knows which slot is idle, lent, being opened or being returned, who waits, and in what order. It
 //! never connects, rolls back, closes, compares two keys or reads a clock. It is told what happened and answers with
-//! what is to be done next, as a value. So its mutex is held for a few dozen nanoseconds, and never across anything
-//! that can block.
+//! what is to be done next, as a value. So its mutex is held for a few dozen nanoseconds in a loan, and never across
+//! anything that can block.
 //!
 //! # A slot's life
 //!
@@ -56,9 +56,9 @@ mod wait;
 
 pub use error::Refusal;
 pub use guards::{Reservation, Returning, Waiter};
-pub use key::{Ask, Candidate, Candidates, LoanKey, UserKey, Want};
-pub use ledger::{Busy, Returned};
-pub use pool::{CheckOut, Pool, Reserve, Return};
+pub use key::{Ask, Candidate, Candidates, LoanKey, No, UserKey, Want};
+pub use ledger::Busy;
+pub use pool::{CheckOut, Pool, Reserve};
 pub use slot::SlotId;
 pub use stats::{ConnectError, Counts};
 pub use wait::Wake;

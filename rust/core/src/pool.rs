@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::error::Refusal;
 use crate::guards::{Reservation, Returning, Waiter};
-use crate::key::{Candidates, LoanKey, Want};
-use crate::ledger::{self, After, Busy, Ledger, Place, Returned};
+use crate::key::{LoanKey, No, Want};
+use crate::ledger::{self, After, Busy, Ledger};
 use crate::slot::SlotId;
 use crate::stats::{ConnectError, Counts};
 use crate::sync::Mutex;
@@ -17,7 +17,8 @@ use crate::wait::Wake;
 /// into one.
 pub struct Pool<H, W: Wake> {
     /// Guards the ledger and nothing else. While it is held, plain data is edited: no handle is dropped, no waker
-    /// called, no code of the caller's runs. [`Pool::edit`] and the two fast paths are all that lock it.
+    /// called, no code of the caller's runs. [`Pool::edit`] and the two fast paths are all that lock it; for the garbage
+    /// collector alone, [`Pool::try_visit`] looks in.
     ledger: Mutex<Ledger<H, W>>,
 }
 
@@ -28,20 +29,8 @@ pub enum CheckOut<'p, H, W: Wake> {
     Lent(Arc<H>),
     /// There is room: open a connection and fulfil this.
     Reserved(Reservation<'p, H, W>),
-    /// Compare these with the key, note the outcome in the [`crate::Ask`], and call again.
-    Compare(Candidates<H>),
-    /// Nothing yet. With a waiter: wait until its waker is called, then call again with it. Without one: no waker
-    /// was offered.
+    /// Nothing yet. A waiter that comes with it takes the place of the one that was brought, if any.
     Busy(Busy, Option<Waiter<'p, H, W>>),
-}
-
-/// The answer to somebody who returns a connection.
-#[must_use]
-pub enum Return<'p, H, W: Wake> {
-    /// Look at it, clean it or close it, and say what came of it.
-    Begun(Returning<'p, H, W>),
-    /// Compare these with the key, note the outcome in the [`crate::Ask`], and call again.
-    Compare(Candidates<H>),
 }
 
 /// The answer to somebody who asks for a slot to open a connection in.
@@ -51,8 +40,6 @@ pub enum Reserve<'p, H, W: Wake> {
     Pending(SlotId),
     /// A reservation of your own.
     New(Reservation<'p, H, W>),
-    /// Compare these with the key, note the outcome in the [`crate::Ask`], and call again.
-    Compare(Candidates<H>),
 }
 
 impl<H, W: Wake> Default for Pool<H, W> {
@@ -87,8 +74,8 @@ impl<H, W: Wake> Pool<H, W> {
     ///
     /// `None` decides nothing: go on with [`Pool::next_number`] and [`Pool::check_out`].
     #[inline]
-    pub fn lend(&self) -> Option<Arc<H>> {
-        self.ledger.lock().lend()
+    pub fn lend_idle(&self) -> Option<Arc<H>> {
+        self.ledger.lock().lend_idle()
     }
 
     /// Takes back a lent connection that is open and in no transaction, by its address.
@@ -96,8 +83,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// `false` decides nothing: the connection is still lent; go on with [`Pool::begin_return`].
     #[inline]
     #[must_use = "where it is false, the connection is still lent"]
-    pub fn keep(&self, address: usize) -> bool {
-        self.ledger.lock().keep(address)
+    pub fn keep_clean(&self, address: usize) -> bool {
+        self.ledger.lock().keep_clean(address)
     }
 
     // --- borrowing and opening -------------------------------------------------------------------------------
@@ -107,42 +94,38 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit(Ledger::next_number)
     }
 
-    /// Answers a borrower. One that is willing to wait offers a waker; one that has waited brings its waiter.
+    /// Answers a borrower, who offers a waker if it is willing to wait, and brings its waiter if it has waited.
     ///
-    /// A waiter that is brought stays valid until it is dropped or [`Waiter::leave`]s, whatever the answer is.
+    /// Told that the pool is busy, a willing borrower waits until its waker is called, and asks again. A waiter that is
+    /// brought stays valid until it is dropped or [`Waiter::leave`]s, whatever the answer is.
     ///
     /// # Errors
-    /// [`Refusal::Closed`] and [`Refusal::Reentrant`].
+    /// [`No::Compare`], [`Refusal::Closed`] and [`Refusal::Reentrant`].
     pub fn check_out(
         &self,
-        want: &Want<'_, H>,
+        want: &Want<H>,
         waiter: Option<&Waiter<'_, H, W>>,
         waker: Option<W>,
-    ) -> Result<CheckOut<'_, H, W>, Refusal> {
-        let place = Place { waiter: waiter.map(|waiter| waiter.id), waker };
-        let known = place.waiter;
-        Ok(match self.edit(|ledger| ledger.check_out(want, place)) {
+    ) -> Result<CheckOut<'_, H, W>, No<H>> {
+        let known = waiter.map(|waiter| waiter.id);
+        Ok(match self.edit(|ledger| ledger.check_out(want, known, waker))? {
             ledger::CheckOut::Lent(connection) => CheckOut::Lent(connection),
             ledger::CheckOut::Reserved(slot) => CheckOut::Reserved(Reservation { pool: self, slot }),
-            ledger::CheckOut::Compare(candidates) => CheckOut::Compare(candidates),
             ledger::CheckOut::Busy(busy, id) => {
                 let joined = id.filter(|&id| known != Some(id));
                 CheckOut::Busy(busy, joined.map(|id| Waiter { pool: self, id }))
             }
-            ledger::CheckOut::Refused(refusal) => return Err(refusal),
         })
     }
 
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
     ///
     /// # Errors
-    /// [`Refusal::Closed`] and [`Refusal::Exhausted`].
-    pub fn reserve(&self, want: Option<&Want<'_, H>>) -> Result<Reserve<'_, H, W>, Refusal> {
-        Ok(match self.edit(|ledger| ledger.reserve(want)) {
+    /// [`No::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
+    pub fn reserve(&self, want: Option<&Want<H>>) -> Result<Reserve<'_, H, W>, No<H>> {
+        Ok(match self.edit(|ledger| ledger.reserve(want))? {
             ledger::Reserve::Pending(slot) => Reserve::Pending(slot),
             ledger::Reserve::New(slot) => Reserve::New(Reservation { pool: self, slot }),
-            ledger::Reserve::Compare(candidates) => Reserve::Compare(candidates),
-            ledger::Reserve::Refused(refusal) => return Err(refusal),
         })
     }
 
@@ -156,22 +139,24 @@ impl<H, W: Wake> Pool<H, W> {
 
     // --- returning -------------------------------------------------------------------------------------------
 
-    /// Takes a lent connection out of its borrower's hands; `close` says that it is not to be kept.
+    /// Takes a lent connection out of its borrower's hands. It is named by its address, by what it is filed under, or
+    /// by both, which must then agree; `close` says that it is not to be kept.
     ///
     /// # Errors
-    /// [`Refusal::Closed`], [`Refusal::Unkeyed`] and [`Refusal::WrongKey`].
-    pub fn begin_return(&self, returned: &Returned<'_, H>, close: bool) -> Result<Return<'_, H, W>, Refusal> {
-        Ok(match self.edit(|ledger| ledger.begin_return(returned, close)) {
-            ledger::Return::Begun { slot, connection, keep } => {
-                Return::Begun(Returning { pool: self, slot, connection, keep })
-            }
-            ledger::Return::Compare(candidates) => Return::Compare(candidates),
-            ledger::Return::Refused(refusal) => return Err(refusal),
-        })
+    /// [`No::Compare`], [`Refusal::Closed`], [`Refusal::Unkeyed`] and [`Refusal::WrongKey`].
+    pub fn begin_return(
+        &self,
+        address: Option<usize>,
+        filed: Option<&Want<H>>,
+        close: bool,
+    ) -> Result<Returning<'_, H, W>, No<H>> {
+        let ledger::Return { slot, connection, wanted } =
+            self.edit(|ledger| ledger.begin_return(address, filed, close))?;
+        Ok(Returning { pool: self, slot, connection, wanted })
     }
 
-    pub(crate) fn returning(&self, (slot, connection): (SlotId, Arc<H>)) -> Returning<'_, H, W> {
-        Returning { pool: self, slot, connection, keep: false }
+    pub(crate) fn discarding(&self, (slot, connection): (SlotId, Arc<H>)) -> Returning<'_, H, W> {
+        Returning { pool: self, slot, connection, wanted: false }
     }
 
     // --- limits and the end ----------------------------------------------------------------------------------
@@ -183,16 +168,18 @@ impl<H, W: Wake> Pool<H, W> {
 
     /// Sets the limit. Idle connections above it are given to be closed; each frees its slot when it is dropped.
     pub fn set_maxconn(&self, maxconn: usize) -> Vec<Returning<'_, H, W>> {
-        let retired = self.edit(|ledger| ledger.set_maxconn(maxconn));
-        retired.into_iter().map(|retired| self.returning(retired)).collect()
+        let discarded = self.edit(|ledger| ledger.set_maxconn(maxconn));
+        discarded.into_iter().map(|discarded| self.discarding(discarded)).collect()
     }
 
-    /// Closes the pool, wakes all who wait, and gives every connection, idle ones first, to be closed.
+    /// Closes the pool, wakes all who wait, and gives every connection, to be closed: idle ones first, then lent ones,
+    /// each as listed. They stay in the books.
     ///
     /// # Errors
     /// [`Refusal::Closed`].
     pub fn close(&self) -> Result<Vec<Arc<H>>, Refusal> {
-        self.edit(Ledger::close)
+        let (idle, lent) = self.edit(|ledger| ledger.close().map(|()| (ledger.idle(), ledger.lent())))?;
+        Ok(idle.into_iter().chain(in_order(lent).into_iter().map(|(_, connection)| connection)).collect())
     }
 
     /// Marks the pool as closed or open, and touches no connection.
@@ -234,7 +221,7 @@ impl<H, W: Wake> Pool<H, W> {
 
     /// Lists the loans, the oldest first.
     pub fn lent(&self) -> Vec<(LoanKey<H>, Arc<H>)> {
-        self.edit(|ledger| ledger.lent())
+        in_order(self.edit(|ledger| ledger.lent()))
     }
 
     /// Replaces the list of idle connections, if its addresses still are `seen`; `false` if they are not.
@@ -243,19 +230,20 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit(|ledger| ledger.replace_idle(seen, wanted))
     }
 
-    /// Enters a loan that was made elsewhere. It takes the place of one under the same key.
+    /// Enters a loan that was made elsewhere. It takes the place of one under the same key, or fulfils the reservation
+    /// that was made for it.
     ///
     /// # Errors
-    /// Candidates to compare first.
-    pub fn enter_loan(&self, want: &Want<'_, H>, address: usize, connection: Arc<H>) -> Result<(), Candidates<H>> {
+    /// [`No::Compare`]; [`Refusal::Closed`] where the pool has been closed since the reservation was made.
+    pub fn enter_loan(&self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
         self.edit(|ledger| ledger.enter_loan(want, address, connection))
     }
 
     /// Strikes a loan out of the books, and gives its connection; `None` if there is no such loan.
     ///
     /// # Errors
-    /// Candidates to compare first.
-    pub fn strike_loan(&self, want: &Want<'_, H>) -> Result<Option<Arc<H>>, Candidates<H>> {
+    /// [`No::Compare`].
+    pub fn strike_loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
         self.edit(|ledger| ledger.strike_loan(want))
     }
 
@@ -267,4 +255,10 @@ impl<H, W: Wake> Pool<H, W> {
             ledger.for_each_handle(visit);
         }
     }
+}
+
+/// Puts loans, which the ledger lists as they lie, into the order in which they were made.
+fn in_order<H>(mut loans: Vec<(u64, LoanKey<H>, Arc<H>)>) -> Vec<(LoanKey<H>, Arc<H>)> {
+    loans.sort_unstable_by_key(|&(generation, ..)| generation);
+    loans.into_iter().map(|(_, key, connection)| (key, connection)).collect()
 }

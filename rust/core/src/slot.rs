@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::key::Key;
 
-/// What a slot is used for. `lib.rs` has the diagram; [`State::may_become`] is its table.
+/// What a slot is used for. `lib.rs` has the diagram of the usual moves; [`State::may_become`] has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     /// Nothing: the slot's number is free to be used again.
@@ -31,7 +31,7 @@ impl State {
         match self {
             // To Idle and Lent at once: a subclass keeps its own books and writes into them.
             Vacant => matches!(next, Opening | Idle | Lent),
-            Opening => matches!(next, Idle | Lent | Returning | Vacant),
+            Opening => matches!(next, Idle | Lent | Vacant),
             Idle => matches!(next, Lent | Promised | Returning | Vacant),
             Promised => matches!(next, Lent | Idle | Returning),
             Lent => matches!(next, Idle | Returning | Vacant),

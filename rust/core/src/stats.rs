@@ -7,8 +7,10 @@ use std::time::Instant;
 pub struct Counts {
     /// Connections at rest in the pool.
     pub idle: usize,
-    /// Connections that a borrower holds, or that are promised to a waiter.
+    /// Connections that a borrower holds.
     pub lent: usize,
+    /// Connections that are kept for a waiter who has been woken.
+    pub promised: usize,
     /// Connections being opened, or promised room for one.
     pub opening: usize,
     /// Connections being rolled back or closed.

@@ -8,7 +8,7 @@ use crate::key::Key;
 use crate::slot::{Slot, SlotId, State};
 
 /// The handles that a vacated slot held. The caller drops them after the unlock.
-pub(crate) struct Leavings<H> {
+pub(crate) struct Displaced<H> {
     pub(crate) connection: Option<Arc<H>>,
     pub(crate) key: Key<H>,
 }
@@ -47,7 +47,7 @@ impl<H> Table<H> {
         self.slots.len() - self.counts[State::Vacant as usize]
     }
 
-    /// The last generation given out: whatever is filed from now on has a later one.
+    /// The last generation given out. Whatever is filed from now on has a later one: see [`Table::file`].
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -100,13 +100,6 @@ impl<H> Table<H> {
         (0_u32..).zip(&self.slots).filter(move |(_, slot)| slot.state == state).map(|(index, _)| index)
     }
 
-    /// Lists the slots that are in `state`, in the order in which they came into it.
-    pub(crate) fn in_order(&self, state: State) -> Vec<u32> {
-        let mut indices: Vec<u32> = self.in_state(state).collect();
-        indices.sort_unstable_by_key(|&index| self.get(index).generation);
-        indices
-    }
-
     /// Moves a slot to another state, with a new generation.
     #[inline]
     pub(crate) fn advance(&mut self, index: u32, next: State) {
@@ -143,7 +136,7 @@ impl<H> Table<H> {
 
     /// Empties a slot and gives back what it held.
     #[must_use = "handles are dropped after the unlock, not here"]
-    pub(crate) fn vacate(&mut self, index: u32) -> Leavings<H> {
+    pub(crate) fn vacate(&mut self, index: u32) -> Displaced<H> {
         let key = self.unfile(index);
         let connection = self.slots[index as usize].connection.take();
         if connection.is_some() {
@@ -152,7 +145,7 @@ impl<H> Table<H> {
         self.slots[index as usize].opener = None;
         self.advance(index, State::Vacant);
         self.vacant.push(index);
-        Leavings { connection, key }
+        Displaced { connection, key }
     }
 
     /// Puts a connection into a slot that has none.
@@ -165,14 +158,18 @@ impl<H> Table<H> {
         slot.twin = twin;
     }
 
-    /// Files a slot that has no key under `key`.
+    /// Files a slot that has no key under `key`, with a new generation: who has compared all keys up to the last one
+    /// has not compared this.
     pub(crate) fn file(&mut self, index: u32, key: Key<H>) {
         if let Key::User(key) = &key {
             self.by_hash.insert((key.hash, index));
         }
+        self.generation += 1;
+        let generation = self.generation;
         let slot = &mut self.slots[index as usize];
         debug_assert!(matches!(slot.key, Key::None), "a slot has one key");
         slot.key = key;
+        slot.generation = generation;
     }
 
     /// Takes a slot's key away and gives it back.

@@ -117,10 +117,12 @@ impl<W> Queue<W> {
         wakes.extend(interested.filter_map(|waiter| waiter.waker.take()));
     }
 
-    /// Forgets everybody and gives all wakers.
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = W> + '_ {
+    /// Forgets everybody, takes all wakers, and gives the slots that were promised and not claimed, in their order.
+    pub(crate) fn dismiss(&mut self, wakes: &mut Vec<W>) -> Vec<SlotId> {
         self.for_room = 0;
-        self.promises.clear();
-        self.waiters.drain(..).filter_map(|waiter| waiter.waker)
+        wakes.extend(self.waiters.drain(..).filter_map(|waiter| waiter.waker));
+        let mut promised: Vec<_> = self.promises.drain().collect();
+        promised.sort_unstable_by_key(|&(waiter, _)| waiter);
+        promised.into_iter().map(|(_, slot)| slot).collect()
     }
 }

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use super::search::Found;
-use crate::key::{Candidates, Key, LoanKey, Want};
+use crate::key::{Key, LoanKey, No, Want};
 use crate::slot::State;
 use crate::stats::{ConnectError, Counts};
 
@@ -14,15 +13,18 @@ impl<H, W> Ledger<H, W> {
         self.idle.iter().filter_map(|&index| self.table.get(index).connection.clone()).collect()
     }
 
-    /// Lists the loans, the oldest first.
-    pub(crate) fn lent(&self) -> Vec<(LoanKey<H>, Arc<H>)> {
-        let lent = self.table.in_order(State::Lent).into_iter().map(|index| self.table.get(index));
-        let loan = |key: &Key<H>| match key {
-            Key::User(key) => Some(LoanKey::User(Arc::clone(&key.handle))),
-            Key::Automatic(number) => Some(LoanKey::Automatic(*number)),
-            Key::None => None,
+    /// Lists the loans, in no order, each with its generation.
+    pub(crate) fn lent(&self) -> Vec<(u64, LoanKey<H>, Arc<H>)> {
+        let loan = |index: u32| {
+            let slot = self.table.get(index);
+            let key = match &slot.key {
+                Key::User(key) => LoanKey::User(Arc::clone(&key.handle)),
+                Key::Automatic(number) => LoanKey::Automatic(*number),
+                Key::None => return None,
+            };
+            Some((slot.generation, key, slot.connection.clone()?))
         };
-        lent.filter_map(|slot| Some((loan(&slot.key)?, slot.connection.clone()?))).collect()
+        self.table.in_state(State::Lent).filter_map(loan).collect()
     }
 
     /// Replaces the list of idle connections, if it still is what the editor saw.
@@ -44,56 +46,36 @@ impl<H, W> Ledger<H, W> {
             self.idle.push(index);
         }
         for index in old {
-            let leavings = self.table.vacate(index);
-            self.after.drop_later(leavings);
+            self.empty(index);
         }
         self.serve();
         true
     }
 
-    /// Enters a loan that was made elsewhere. It takes the place of one under the same key.
-    pub(crate) fn enter_loan(
-        &mut self,
-        want: &Want<'_, H>,
-        address: usize,
-        connection: Arc<H>,
-    ) -> Result<(), Candidates<H>> {
-        match self.find_wanted(want) {
-            Found::Compare(candidates) => {
-                self.after.handles.push(connection);
-                return Err(candidates);
+    /// Enters a loan that was made elsewhere. It takes the place of one under the same key, or fulfils the reservation
+    /// for it, unless the pool has been closed since that was made.
+    pub(crate) fn enter_loan(&mut self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
+        if let Some(index) = self.find(want)? {
+            if self.table.get(index).state == State::Opening {
+                return Ok(self.fulfil(self.table.id(index), address, connection)?);
             }
-            Found::Slot(index) if self.table.get(index).state == State::Opening => {
-                let slot = self.table.id(index);
-                // Closed or not, the books say what they are told to say.
-                let _ = self.fulfil(slot, address, &connection);
-                self.after.handles.push(connection);
-                return Ok(());
-            }
-            Found::Slot(index) => {
-                let leavings = self.table.vacate(index);
-                self.after.drop_later(leavings);
-            }
-            Found::Nothing => {}
+            self.empty(index);
         }
         let index = self.table.occupy(State::Lent);
-        self.table.attach(index, address, connection);
-        self.table.file(index, want.to_key());
+        self.table.attach(index, address, Arc::clone(connection));
+        self.file(index, want);
         self.nudge(want.hash());
         Ok(())
     }
 
-    /// Strikes a loan out of the books, and gives its key and connection.
-    pub(crate) fn strike_loan(&mut self, want: &Want<'_, H>) -> Result<Option<Arc<H>>, Candidates<H>> {
-        match self.find_wanted(want) {
-            Found::Compare(candidates) => Err(candidates),
-            Found::Slot(index) if self.table.get(index).state == State::Lent => {
-                let connection = self.table.get(index).connection.clone();
-                self.vacate(index);
-                Ok(connection)
-            }
-            Found::Slot(_) | Found::Nothing => Ok(None),
-        }
+    /// Strikes a loan out of the books, and gives its connection.
+    pub(crate) fn strike_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+        let filed = self.find(want)?;
+        Ok(filed.filter(|&index| self.table.get(index).state == State::Lent).and_then(|index| {
+            let connection = self.table.get(index).connection.clone();
+            self.vacate(index);
+            connection
+        }))
     }
 
     pub(crate) fn last_number(&self) -> u64 {
@@ -111,7 +93,8 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             idle: self.table.count(State::Idle),
-            lent: self.table.count(State::Lent) + self.table.count(State::Promised),
+            lent: self.table.count(State::Lent),
+            promised: self.table.count(State::Promised),
             opening: self.table.count(State::Opening),
             returning: self.table.count(State::Returning),
             waiting: self.queue.len(),

@@ -3,60 +3,48 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use super::search::Found;
 use crate::error::Refusal;
-use crate::key::{Ask, Candidates};
+use crate::key::{No, Want};
 use crate::slot::{SlotId, State};
 
-/// How a connection that comes back is named.
-#[derive(Debug)]
-pub enum Returned<'a, H> {
-    /// By the address of the connection object alone.
-    Connection(usize),
-    /// By an automatic number, and by the connection's address if it was given.
-    Number(u64, Option<usize>),
-    /// By a user's key, and by the connection's address if it was given.
-    Key(&'a Ask<H>, Option<usize>),
-}
-
-/// The answer to somebody who returns a connection.
-pub(crate) enum Return<H> {
-    /// It is yours to look at; `keep` says whether there is a use for it.
-    Begun { slot: SlotId, connection: Arc<H>, keep: bool },
-    /// Compare these with the key, then ask again.
-    Compare(Candidates<H>),
-    /// No.
-    Refused(Refusal),
+/// A connection on its way back.
+pub(crate) struct Return<H> {
+    pub(crate) slot: SlotId,
+    pub(crate) connection: Arc<H>,
+    /// Whether there is a use for it if it is well.
+    pub(crate) wanted: bool,
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Takes a lent connection out of its borrower's hands.
-    pub(crate) fn begin_return(&mut self, returned: &Returned<'_, H>, close: bool) -> Return<H> {
+    /// Takes a lent connection, named by its address, by what it is filed under, or by both, out of its borrower's
+    /// hands.
+    pub(crate) fn begin_return(
+        &mut self,
+        address: Option<usize>,
+        filed: Option<&Want<H>>,
+        close: bool,
+    ) -> Result<Return<H>, No<H>> {
         if self.closed {
-            return Return::Refused(Refusal::Closed);
+            return Err(Refusal::Closed.into());
         }
-        let (filed, address) = match *returned {
-            Returned::Connection(address) => (self.table.lent_at(address), Some(address)),
-            Returned::Number(number, address) => (self.numbered(number), address),
-            Returned::Key(ask, address) => match self.find(ask) {
-                Found::Compare(candidates) => return Return::Compare(candidates),
-                Found::Slot(index) => (Some(index), address),
-                Found::Nothing => (None, address),
-            },
+        let lent_here = address.and_then(|address| self.table.lent_at(address));
+        let index = match filed {
+            Some(want) => self.find(want)?.filter(|&index| {
+                let slot = self.table.get(index);
+                slot.state == State::Lent && address.is_none_or(|address| slot.address == address)
+            }),
+            None => lent_here,
         };
-        let lent = |&index: &u32| self.table.get(index).state == State::Lent;
-        let fits = |&index: &u32| address.is_none_or(|address| self.table.get(index).address == address);
-        let Some(index) = filed.filter(lent).filter(fits) else {
-            let known = address.is_some_and(|address| self.table.lent_at(address).is_some());
-            return Return::Refused(if known { Refusal::WrongKey } else { Refusal::Unkeyed });
+        let Some(index) = index else {
+            return Err(if lent_here.is_some() { Refusal::WrongKey } else { Refusal::Unkeyed }.into());
         };
         let Some(connection) = self.table.get(index).connection.clone() else {
-            return Return::Refused(Refusal::Unkeyed);
+            return Err(Refusal::Unkeyed.into());
         };
-        let keep = !close && self.has_use_for_another();
+        let wanted = !close && self.has_use_for_another();
         self.unfile(index);
         self.table.advance(index, State::Returning);
-        Return::Begun { slot: self.table.id(index), connection, keep }
+        Ok(Return { slot: self.table.id(index), connection, wanted })
     }
 
     /// Takes a clean connection back for good. `false`: there is no use for it, close it and discard it.
@@ -65,7 +53,7 @@ impl<H, W> Ledger<H, W> {
         if self.closed || !self.has_use_for_another() {
             return false;
         }
-        self.rest(index);
+        self.make_idle(index);
         true
     }
 

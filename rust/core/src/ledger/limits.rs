@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::Ledger;
 use crate::error::Refusal;
-use crate::key::Key;
 use crate::slot::{SlotId, State};
 
 impl<H, W> Ledger<H, W> {
@@ -15,11 +14,12 @@ impl<H, W> Ledger<H, W> {
     /// Sets the limit. Idle connections above it, the oldest first, are given back to be closed.
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<(SlotId, Arc<H>)> {
         self.maxconn = maxconn;
+        // Those that are being returned will not be kept above the limit, and need no room made for them here.
         let surplus = self.table.occupied().saturating_sub(maxconn + self.table.count(State::Returning));
-        let retired: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
-        let retired = retired.into_iter().filter_map(|index| self.retire(index)).collect();
+        let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
+        let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index)).collect();
         self.serve();
-        retired
+        discarded
     }
 
     /// Opens or closes the pool without touching what is in it.
@@ -30,14 +30,13 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Closes the pool and gives every connection to be closed: idle ones first, then lent ones, each as listed.
-    pub(crate) fn close(&mut self) -> Result<Vec<Arc<H>>, Refusal> {
+    /// Closes the pool; whoever does so sees to its connections.
+    pub(crate) fn close(&mut self) -> Result<(), Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
         self.set_closed(true);
-        let lent = self.lent().into_iter().map(|(_, connection)| connection);
-        Ok(self.idle().into_iter().chain(lent).collect())
+        Ok(())
     }
 
     /// Empties the pool and opens it. What was in it is dropped; who waits, asks anew.
@@ -45,9 +44,8 @@ impl<H, W> Ledger<H, W> {
         self.dismiss_waiters();
         self.idle.clear();
         for state in [State::Opening, State::Idle, State::Lent, State::Returning] {
-            for index in self.table.in_order(state) {
-                let leavings = self.table.vacate(index);
-                self.after.drop_later(leavings);
+            for index in self.table.in_state(state).collect::<Vec<_>>() {
+                self.empty(index);
             }
         }
         self.closed = false;
@@ -55,20 +53,16 @@ impl<H, W> Ledger<H, W> {
         self.connect_error = None;
     }
 
+    /// Wakes all who wait, to find out what has happened. What they were promised is idle, or free, again.
     fn dismiss_waiters(&mut self) {
-        self.after.wakes.extend(self.queue.drain());
-        for index in self.table.in_order(State::Promised) {
-            self.table.advance(index, State::Idle);
-            self.idle.push(index);
-        }
-        // Room that was promised and will not be claimed: nobody has filed it yet.
-        let unclaimed = |&index: &u32| {
-            let slot = self.table.get(index);
-            matches!(slot.key, Key::None) && slot.opener.is_none()
-        };
-        for index in self.table.in_state(State::Opening).filter(unclaimed).collect::<Vec<_>>() {
-            let leavings = self.table.vacate(index);
-            self.after.drop_later(leavings);
+        let promised = self.queue.dismiss(&mut self.after.wakes);
+        for index in promised.into_iter().filter_map(|slot| self.table.find(slot)).collect::<Vec<_>>() {
+            if self.table.get(index).state == State::Promised {
+                self.table.advance(index, State::Idle);
+                self.idle.push(index);
+            } else {
+                self.empty(index);
+            }
         }
     }
 }

@@ -11,17 +11,16 @@ mod open;
 mod search;
 
 pub use self::borrow::Busy;
-pub(crate) use self::borrow::{CheckOut, Place};
+pub(crate) use self::borrow::CheckOut;
 pub(crate) use self::give_back::Return;
-pub use self::give_back::Returned;
 pub(crate) use self::open::Reserve;
 
 use std::sync::Arc;
 
-use crate::key::Key;
+use crate::key::{Key, Want};
 use crate::slot::{SlotId, State};
 use crate::stats::ConnectError;
-use crate::table::{Leavings, Table};
+use crate::table::{Displaced, Table};
 use crate::wait::Queue;
 
 /// What is to be done once the mutex is free.
@@ -40,7 +39,7 @@ impl<H, W> Default for After<H, W> {
 }
 
 impl<H, W> After<H, W> {
-    fn drop_later(&mut self, Leavings { connection, key }: Leavings<H>) {
+    fn drop_later(&mut self, Displaced { connection, key }: Displaced<H>) {
         self.handles.extend(connection);
         self.drop_key_later(key);
     }
@@ -63,6 +62,8 @@ pub(crate) struct Ledger<H, W> {
     closed: bool,
     /// The last automatic number given out.
     last_number: u64,
+    /// The highest automatic number that a slot was ever filed under.
+    last_filed: u64,
     /// The slot that was lent last. Most loans are short, so it is the likeliest to come back next.
     last_lent: u32,
     /// Why the last connect that failed did so.
@@ -80,6 +81,7 @@ impl<H, W> Ledger<H, W> {
             maxconn: 0,
             closed: false,
             last_number: 0,
+            last_filed: 0,
             last_lent: 0,
             connect_error: None,
             after: After::default(),
@@ -88,12 +90,13 @@ impl<H, W> Ledger<H, W> {
 
     /// Lends the connection that came back last. `None` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn lend(&mut self) -> Option<Arc<H>> {
+    pub(crate) fn lend_idle(&mut self) -> Option<Arc<H>> {
         if self.closed {
             return None;
         }
         let index = self.idle.pop()?;
         self.last_number += 1;
+        self.last_filed = self.last_filed.max(self.last_number);
         self.table.advance(index, State::Lent);
         self.table.refile(index, Key::Automatic(self.last_number));
         self.last_lent = index;
@@ -102,7 +105,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Takes back a connection that is clean. `false` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn keep(&mut self, address: usize) -> bool {
+    pub(crate) fn keep_clean(&mut self, address: usize) -> bool {
         let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
         let slot = self.table.get(index);
         let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_));
@@ -133,6 +136,17 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
+    /// Files a slot under what is wanted, and notes who opens it if there is nothing in it yet.
+    fn file(&mut self, index: u32, want: &Want<H>) {
+        self.table.file(index, want.to_key());
+        if let Want::Any(number) | Want::Number(number) = want {
+            self.last_filed = self.last_filed.max(*number);
+        }
+        if self.table.get(index).state == State::Opening {
+            self.table.set_opener(index, want.caller());
+        }
+    }
+
     fn unfile(&mut self, index: u32) {
         let key = self.table.unfile(index);
         self.after.drop_key_later(key);
@@ -148,29 +162,26 @@ impl<H, W> Ledger<H, W> {
     /// Frees a slot, and serves who waits for it.
     fn vacate(&mut self, index: u32) {
         let hash = self.hash_at(index);
-        let leavings = self.table.vacate(index);
-        self.after.drop_later(leavings);
+        self.empty(index);
         self.nudge(hash);
         self.serve();
     }
 
-    /// Lays a connection to rest, and serves who waits for it.
-    fn rest(&mut self, index: u32) {
+    /// Frees a slot; whoever calls this sees to those who wait.
+    fn empty(&mut self, index: u32) {
+        let displaced = self.table.vacate(index);
+        self.after.drop_later(displaced);
+    }
+
+    /// Makes a slot idle, and serves who waits for it.
+    fn make_idle(&mut self, index: u32) {
         self.table.advance(index, State::Idle);
         self.idle.push(index);
         self.serve();
     }
 
-    /// Lays a connection to rest if there is a use for it; gives it back to be closed if there is none.
-    fn rest_or_retire(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
-        if self.closed || self.has_use_for_another() {
-            self.rest(index);
-            return None;
-        }
-        self.retire(index)
-    }
-
-    fn retire(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
+    /// Takes a connection that nobody has a use for out of the pool, to be closed before its slot is free.
+    fn begin_discard(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some((self.table.id(index), connection))

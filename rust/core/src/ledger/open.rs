@@ -3,62 +3,47 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use super::search::Found;
 use crate::error::Refusal;
-use crate::key::{Candidates, Key, Want};
+use crate::key::{Key, No, Want};
 use crate::slot::{SlotId, State};
 use crate::stats::ConnectError;
 
 /// The answer to somebody who asks for a slot to open a connection in.
-pub(crate) enum Reserve<H> {
+pub(crate) enum Reserve {
     /// The slot is reserved already, by a caller further up who waits for just this.
     Pending(SlotId),
     /// A new reservation.
     New(SlotId),
-    /// Compare these with the key, then ask again.
-    Compare(Candidates<H>),
-    /// No.
-    Refused(Refusal),
 }
 
 impl<H, W> Ledger<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
-    pub(crate) fn reserve(&mut self, want: Option<&Want<'_, H>>) -> Reserve<H> {
+    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>) -> Result<Reserve, No<H>> {
         if self.closed {
-            return Reserve::Refused(Refusal::Closed);
+            return Err(Refusal::Closed.into());
         }
-        if let Some(want) = want {
-            match self.find_wanted(want) {
-                Found::Compare(candidates) => return Reserve::Compare(candidates),
-                Found::Slot(index) if self.table.get(index).state == State::Opening => {
-                    return Reserve::Pending(self.table.id(index));
-                }
-                // One is lent under this key already: the new one is filed beside it, and both can be returned.
-                Found::Slot(_) | Found::Nothing => {}
-            }
+        let filed = want.map_or(Ok(None), |want| self.find(want))?;
+        // Where one is lent under this key already, the new one is filed beside it, and both can be returned.
+        if let Some(index) = filed.filter(|&index| self.table.get(index).state == State::Opening) {
+            return Ok(Reserve::Pending(self.table.id(index)));
         }
         if !self.has_room() {
-            return Reserve::Refused(Refusal::Exhausted);
+            return Err(Refusal::Exhausted.into());
         }
         let index = self.table.occupy(State::Opening);
         if let Some(want) = want {
-            self.table.file(index, want.to_key());
-            self.table.set_opener(index, want.caller());
+            self.file(index, want);
         }
-        Reserve::New(self.table.id(index))
+        Ok(Reserve::New(self.table.id(index)))
     }
 
     /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
-        let reserved = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Opening);
-        let Some(index) = reserved else { return Err(Refusal::Closed) };
-        if self.closed {
-            return Err(Refusal::Closed);
-        }
+        let index = self.opening(slot).filter(|_| !self.closed).ok_or(Refusal::Closed)?;
         self.table.attach(index, address, Arc::clone(connection));
         self.table.set_opener(index, None);
         if matches!(self.table.get(index).key, Key::None) {
-            self.rest(index);
+            self.make_idle(index);
         } else {
             self.table.advance(index, State::Lent);
             let hash = self.hash_at(index);
@@ -72,8 +57,12 @@ impl<H, W> Ledger<H, W> {
         if why.is_some() {
             self.connect_error = why;
         }
-        if let Some(index) = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Opening) {
+        if let Some(index) = self.opening(slot) {
             self.vacate(index);
         }
+    }
+
+    fn opening(&self, slot: SlotId) -> Option<u32> {
+        self.table.find(slot).filter(|&index| self.table.get(index).state == State::Opening)
     }
 }

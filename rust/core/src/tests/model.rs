@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
-use super::props::{Bell, Thing, World, compare, no};
-use crate::{Ask, Busy, CheckOut, Refusal, Reservation, Return, Returned, Returning, Waiter, Want};
+use super::props::{Bell, Thing, World, compare, no, refusal, settle};
+use crate::{Busy, Candidates, CheckOut, No, Refusal, Reservation, Returning, Waiter, Want};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -17,6 +17,15 @@ enum Step {
     Borrow {
         key: Option<u32>,
         wait: bool,
+    },
+    /// Begin to borrow under a key, and stop where keys are to be compared.
+    Pause {
+        key: u32,
+        wait: bool,
+    },
+    /// The nth caller that has stopped there compares, and goes on.
+    Resume {
+        nth: usize,
     },
     /// The nth reservation is fulfilled, or fails.
     Open {
@@ -53,6 +62,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (prop_oneof![2 => Just(None), 3 => (0..4_u32).prop_map(Some)], any::<bool>())
             .prop_map(|(key, wait)| Step::Borrow { key, wait }),
+        4 => (0..4_u32, any::<bool>()).prop_map(|(key, wait)| Step::Pause { key, wait }),
+        4 => nth.clone().prop_map(|nth| Step::Resume { nth }),
         5 => (nth.clone(), prop::bool::weighted(0.2)).prop_map(|(nth, fail)| Step::Open { nth, fail }),
         6 => (nth.clone(), prop::bool::weighted(0.2), any::<bool>())
             .prop_map(|(nth, close, fast)| Step::Return { nth, close, fast }),
@@ -139,7 +150,16 @@ struct Duel<'w> {
     reservations: Vec<(Reservation<'w, Thing, Bell>, Option<u32>)>,
     returning: Vec<(Returning<'w, Thing, Bell>, u32)>,
     waiting: Vec<Waiting<'w>>,
+    comparing: Vec<Comparing>,
     next: u32,
+}
+
+/// A caller that has been given candidates and has not compared them yet.
+struct Comparing {
+    key: u32,
+    want: Want<Thing>,
+    candidates: Candidates<Thing>,
+    wait: bool,
 }
 
 /// What a borrower got, in the model's terms.
@@ -154,7 +174,7 @@ enum Got {
 impl<'w> Duel<'w> {
     fn new(world: &'w World, minconn: usize, maxconn: usize) -> Self {
         let model = Model { minconn, maxconn, ..Model::default() };
-        Self { world, model, reservations: vec![], returning: vec![], waiting: vec![], next: 100 }
+        Self { world, model, reservations: vec![], returning: vec![], waiting: vec![], comparing: vec![], next: 100 }
     }
 
     /// What the model answers to a borrower that holds `promise`, if any.
@@ -191,38 +211,39 @@ impl<'w> Duel<'w> {
         Got::Reserved
     }
 
-    /// Asks the real pool, comparing keys where it wants them compared.
-    fn ask(&mut self, key: Option<u32>, waiter: Option<usize>, wait: bool) -> Got {
-        let world = self.world;
-        // Each call is another caller's.
+    /// What the real pool is asked for; each call is another caller's.
+    fn want(&mut self, key: Option<u32>) -> Want<Thing> {
         self.next += 1;
-        let mut ask: Option<Ask<Thing>> = key.map(|key| world.ask(key, u64::from(self.next)));
-        let number = world.pool.next_number();
+        key.map_or_else(|| self.world.any(), |key| self.world.ask(key, u64::from(self.next)))
+    }
+
+    /// Asks the real pool, comparing keys where it wants them compared.
+    fn ask(&mut self, key: Option<u32>, want: &mut Want<Thing>, waiter: Option<usize>, willing: bool) -> Got {
+        let world = self.world;
         let at = waiter.and_then(|waiter| self.waiting.iter().position(|waiting| waiting.number == waiter));
-        loop {
-            let wanted = ask.as_ref().map_or(Want::Any(number), Want::Key);
-            let place = at.map(|at| &self.waiting[at].waiter);
-            let bell = wait.then(|| world.bell());
-            match world.pool.check_out(&wanted, place, bell) {
-                Ok(CheckOut::Lent(connection)) => return Got::Lent(connection.name),
-                Ok(CheckOut::Reserved(reservation)) => {
-                    self.reservations.push((reservation, key));
-                    return Got::Reserved;
-                }
-                Ok(CheckOut::Compare(candidates)) => {
-                    compare(ask.as_mut().expect("only keys are compared"), &candidates);
-                }
-                Ok(CheckOut::Busy(busy, joined)) => {
-                    if let Some(waiter) = joined.filter(|_| busy == Busy::Full) {
-                        let number = self.next as usize;
-                        self.next += 1;
-                        self.model.queue.push_back(number);
-                        self.waiting.push(Waiting { number, key, waiter });
-                    }
-                    return Got::Busy(busy);
-                }
-                Err(refusal) => return Got::Refused(refusal),
+        let place = at.map(|at| &self.waiting[at].waiter);
+        let answer = settle(want, |want| world.pool.check_out(want, place, willing.then(|| world.bell())));
+        self.note(key, answer)
+    }
+
+    /// Keeps what came with an answer, and tells it in the model's terms.
+    fn note(&mut self, key: Option<u32>, answer: Result<CheckOut<'w, Thing, Bell>, Refusal>) -> Got {
+        match answer {
+            Ok(CheckOut::Lent(connection)) => Got::Lent(connection.name),
+            Ok(CheckOut::Reserved(reservation)) => {
+                self.reservations.push((reservation, key));
+                Got::Reserved
             }
+            Ok(CheckOut::Busy(busy, joined)) => {
+                if let Some(waiter) = joined.filter(|_| busy == Busy::Full) {
+                    let number = self.next as usize;
+                    self.next += 1;
+                    self.model.queue.push_back(number);
+                    self.waiting.push(Waiting { number, key, waiter });
+                }
+                Got::Busy(busy)
+            }
+            Err(refusal) => Got::Refused(refusal),
         }
     }
 
@@ -231,12 +252,31 @@ impl<'w> Duel<'w> {
             Step::Borrow { key, wait } => {
                 let expected = self.expected(key, None);
                 if key.is_none()
-                    && let Some(connection) = self.world.pool.lend()
+                    && let Some(connection) = self.world.pool.lend_idle()
                 {
                     assert_eq!(expected, Got::Lent(connection.name));
                 } else {
-                    assert_eq!(expected, self.ask(key, None, wait));
+                    let mut want = self.want(key);
+                    assert_eq!(expected, self.ask(key, &mut want, None, wait));
                 }
+            }
+            Step::Pause { key, wait } => {
+                let want = self.want(Some(key));
+                match self.world.pool.check_out(&want, None, wait.then(|| self.world.bell())) {
+                    Err(No::Compare(candidates)) => {
+                        self.comparing.push(Comparing { key, want, candidates, wait });
+                    }
+                    answer => {
+                        let expected = self.expected(Some(key), None);
+                        assert_eq!(expected, self.note(Some(key), answer.map_err(refusal)));
+                    }
+                }
+            }
+            Step::Resume { nth } if !self.comparing.is_empty() => {
+                let Comparing { key, mut want, candidates, wait } = self.comparing.remove(nth % self.comparing.len());
+                compare(&mut want, &candidates);
+                let expected = self.expected(Some(key), None);
+                assert_eq!(expected, self.ask(Some(key), &mut want, None, wait));
             }
             Step::Open { nth, fail } if !self.reservations.is_empty() => {
                 let (reservation, key) = self.reservations.remove(nth % self.reservations.len());
@@ -275,7 +315,8 @@ impl<'w> Duel<'w> {
             Step::Claim { nth } if !self.waiting.is_empty() => {
                 let Waiting { number, key, .. } = self.waiting[nth % self.waiting.len()];
                 let expected = self.expected(key, Some(number));
-                assert_eq!(expected, self.ask(key, Some(number), false));
+                let mut want = self.want(key);
+                assert_eq!(expected, self.ask(key, &mut want, Some(number), false));
                 if !matches!(expected, Got::Busy(_)) {
                     self.leave(number);
                 }
@@ -287,15 +328,7 @@ impl<'w> Duel<'w> {
                 self.world.pool.set_minconn(minconn);
                 self.model.minconn = minconn;
             }
-            Step::SetMaxconn(maxconn) => {
-                let surplus = self.model.occupied().saturating_sub(maxconn + self.model.returning);
-                let retired = self.model.idle.drain(..surplus.min(self.model.idle.len())).collect::<Vec<_>>();
-                let given = self.world.pool.set_maxconn(maxconn);
-                assert_eq!(given.iter().map(|given| given.connection().name).collect::<Vec<_>>(), retired);
-                self.model.maxconn = maxconn;
-                drop(given);
-                self.model.serve();
-            }
+            Step::SetMaxconn(maxconn) => self.set_maxconn(maxconn),
             Step::Close => {
                 let closing = self.world.pool.close();
                 assert_eq!(closing.is_err(), self.model.closed);
@@ -305,9 +338,23 @@ impl<'w> Duel<'w> {
                 self.world.pool.set_closed(false);
                 self.model.closed = false;
             }
-            Step::Open { .. } | Step::Return { .. } | Step::Finish { .. } | Step::Claim { .. } | Step::Leave { .. } => {
-            }
+            Step::Resume { .. }
+            | Step::Open { .. }
+            | Step::Return { .. }
+            | Step::Finish { .. }
+            | Step::Claim { .. }
+            | Step::Leave { .. } => {}
         }
+    }
+
+    fn set_maxconn(&mut self, maxconn: usize) {
+        let surplus = self.model.occupied().saturating_sub(maxconn + self.model.returning);
+        let retired = self.model.idle.drain(..surplus.min(self.model.idle.len())).collect::<Vec<_>>();
+        let given = self.world.pool.set_maxconn(maxconn);
+        assert_eq!(given.iter().map(|given| given.connection().name).collect::<Vec<_>>(), retired);
+        self.model.maxconn = maxconn;
+        drop(given);
+        self.model.serve();
     }
 
     fn give_back(&mut self, key: Option<u32>, connection: u32, close: bool, fast: bool) {
@@ -322,14 +369,13 @@ impl<'w> Duel<'w> {
                 return;
             }
         }
-        match self.world.pool.begin_return(&Returned::Connection(connection as usize), close) {
-            Ok(Return::Begun(returning)) => {
+        match self.world.pool.begin_return(Some(connection as usize), None, close).map_err(refusal) {
+            Ok(returning) => {
                 assert_eq!(returning.wanted(), wanted);
                 self.returning.push((returning, connection));
                 self.model.lent.remove(at);
                 self.model.returning += 1;
             }
-            Ok(Return::Compare(_)) => panic!("there is nothing to compare"),
             Err(refusal) => assert!(refusal == Refusal::Closed && self.model.closed),
         }
     }
@@ -362,7 +408,7 @@ impl<'w> Duel<'w> {
         assert_eq!(self.world.lent(), model.lent.iter().map(|&(_, connection)| connection).collect::<Vec<_>>());
         let promised = |what: fn(&Promise) -> bool| model.promised.iter().filter(|(_, promise)| what(promise)).count();
         let room = promised(|promise| *promise == Promise::Room);
-        assert_eq!(counts.lent, model.lent.len() + model.promised.len() - room);
+        assert_eq!((counts.lent, counts.promised), (model.lent.len(), model.promised.len() - room));
         assert_eq!(counts.opening, model.opening.len() + room);
         assert_eq!((counts.returning, counts.waiting), (model.returning, model.queue.len()));
         let free = !model.idle.is_empty() || model.occupied() < model.maxconn;

@@ -4,9 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
-use crate::{
-    Ask, Busy, CheckOut, ConnectError, Pool, Refusal, Reservation, Return, Returned, Returning, UserKey, Waiter, Want,
-};
+use crate::{Ask, Busy, CheckOut, ConnectError, No, Pool, Refusal, Reservation, Returning, UserKey, Waiter, Want};
 
 pub(super) type TestPool = Pool<Thing, Bell>;
 
@@ -81,29 +79,29 @@ impl World {
 
     /// Gives a clean connection back by the fast path; says whether that was taken.
     pub(super) fn keep(&self, name: u32) -> bool {
-        self.pool.keep(name as usize)
+        self.pool.keep_clean(name as usize)
     }
 
     pub(super) fn bell(&self) -> Bell {
         Bell { rung: Arc::default(), pool: Arc::downgrade(&self.pool) }
     }
 
-    pub(super) fn any(&self) -> Want<'static, Thing> {
+    pub(super) fn any(&self) -> Want<Thing> {
         Want::Any(self.pool.next_number())
     }
 
     /// Asks for a key by value, through a new object each time. Keys of the same parity have the same hash.
-    pub(super) fn ask(&self, key: u32, caller: u64) -> Ask<Thing> {
+    pub(super) fn ask(&self, key: u32, caller: u64) -> Want<Thing> {
         let place = usize::try_from(self.places.fetch_add(1, Ordering::SeqCst)).expect("64 bits");
-        Ask::new(
+        Want::Key(Ask::new(
             UserKey { hash: isize::try_from(key % 2).expect("small"), address: place, handle: self.thing(key) },
             caller,
-        )
+        ))
     }
 
     /// Borrows, and expects a connection.
     pub(super) fn borrow(&self) -> u32 {
-        if let Some(connection) = self.pool.lend() {
+        if let Some(connection) = self.pool.lend_idle() {
             return connection.name;
         }
         match self.check_out(&self.any()) {
@@ -112,7 +110,7 @@ impl World {
         }
     }
 
-    pub(super) fn check_out(&self, want: &Want<'_, Thing>) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
+    pub(super) fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, Bell>, No<Thing>> {
         self.pool.check_out(want, None, None)
     }
 
@@ -138,7 +136,7 @@ impl World {
     }
 
     /// Joins the queue, and expects the pool to be full.
-    pub(super) fn join(&self, want: &Want<'_, Thing>, bell: &Bell) -> Waiter<'_, Thing, Bell> {
+    pub(super) fn join(&self, want: &Want<Thing>, bell: &Bell) -> Waiter<'_, Thing, Bell> {
         match self.pool.check_out(want, None, Some(bell.clone())) {
             Ok(CheckOut::Busy(Busy::Full, Some(waiter))) => waiter,
             other => panic!("it did not wait: {}", show(&other)),
@@ -146,7 +144,7 @@ impl World {
     }
 
     /// Claims what a waiter was promised, and expects a connection.
-    pub(super) fn claim(&self, want: &Want<'_, Thing>, waiter: &Waiter<'_, Thing, Bell>) -> u32 {
+    pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, Bell>) -> u32 {
         match self.pool.check_out(want, Some(waiter), None) {
             Ok(CheckOut::Lent(connection)) => connection.name,
             other => panic!("nothing was promised: {}", show(&other)),
@@ -155,10 +153,7 @@ impl World {
 
     /// Begins to return a connection by its name.
     pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, Bell>, Refusal> {
-        match self.pool.begin_return(&Returned::Connection(name as usize), false)? {
-            Return::Begun(returning) => Ok(returning),
-            Return::Compare(_) => panic!("there is nothing to compare"),
-        }
+        self.pool.begin_return(Some(name as usize), None, false).map_err(refusal)
     }
 
     /// Returns a clean connection; says whether it was kept.
@@ -179,8 +174,32 @@ impl World {
     }
 }
 
-/// Compares the candidates by value and notes the outcome, as the binding does with Python's `==`.
-pub(super) fn compare(ask: &mut Ask<Thing>, candidates: &crate::Candidates<Thing>) {
+/// Expects a refusal.
+#[expect(clippy::needless_pass_by_value, reason = "it takes what an error is")]
+pub(super) fn refusal(no: No<Thing>) -> Refusal {
+    match no {
+        No::Refused(refusal) => refusal,
+        No::Compare(_) => panic!("there is something to compare"),
+    }
+}
+
+/// Asks until there is an answer or a refusal, as the binding does with Python's `==`.
+pub(super) fn settle<T>(
+    want: &mut Want<Thing>,
+    mut ask: impl FnMut(&Want<Thing>) -> Result<T, No<Thing>>,
+) -> Result<T, Refusal> {
+    loop {
+        match ask(want) {
+            Ok(answer) => return Ok(answer),
+            Err(No::Refused(refusal)) => return Err(refusal),
+            Err(No::Compare(candidates)) => compare(want, &candidates),
+        }
+    }
+}
+
+/// Compares the candidates by value and notes the outcome.
+pub(super) fn compare(want: &mut Want<Thing>, candidates: &crate::Candidates<Thing>) {
+    let Want::Key(ask) = want else { panic!("only keys are compared") };
     let ours = ask.key().handle.name;
     match candidates.list.iter().find(|candidate| candidate.key.name == ours) {
         Some(candidate) => ask.matched(candidate),
@@ -188,13 +207,12 @@ pub(super) fn compare(ask: &mut Ask<Thing>, candidates: &crate::Candidates<Thing
     }
 }
 
-pub(super) fn show(answer: &Result<CheckOut<'_, Thing, Bell>, Refusal>) -> String {
+pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, Bell>, E>) -> String {
     match answer {
         Ok(CheckOut::Lent(connection)) => format!("lent {}", connection.name),
         Ok(CheckOut::Reserved(_)) => "reserved".to_owned(),
-        Ok(CheckOut::Compare(_)) => "compare".to_owned(),
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
-        Err(refusal) => format!("{refusal:?}"),
+        Err(no) => format!("{no:?}"),
     }
 }
 

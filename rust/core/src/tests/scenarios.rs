@@ -1,7 +1,7 @@
 //! One thing that can go wrong a test.
 
-use super::props::{Bell, Thing, World, compare, no, show};
-use crate::{Busy, CheckOut, Counts, LoanKey, Refusal, Reserve, Return, Returned, Want};
+use super::props::{Bell, Thing, World, compare, no, refusal, settle, show};
+use crate::{Busy, CheckOut, Counts, LoanKey, No, Refusal, Reserve, Want};
 
 fn counts(world: &World) -> (usize, usize, usize, usize, usize) {
     let Counts { idle, lent, opening, returning, waiting, .. } = world.pool.counts();
@@ -98,7 +98,7 @@ fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
     let waiter = world.join(&want, &bell);
     assert!(world.give_back(1), "kept for the waiter, although minconn is 0");
     assert_eq!(bell.rung(), 1);
-    assert!(world.pool.lend().is_none());
+    assert!(world.pool.lend_idle().is_none());
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert_eq!(world.claim(&want, &waiter), 1);
 }
@@ -215,7 +215,7 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
     let closing = world.pool.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 1, 3, 4]);
     assert!(world.pool.close().is_err_and(|refusal| refusal == Refusal::Closed));
-    assert!(world.pool.lend().is_none());
+    assert!(world.pool.lend_idle().is_none());
     assert!(world.begin_return(3).is_err_and(|refusal| refusal == Refusal::Closed));
     assert!(!world.keep(3));
 }
@@ -228,7 +228,7 @@ fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
     let waiter = world.join(&want, &bell);
     world.pool.close().expect("it is open");
     assert_eq!(bell.rung(), 1);
-    assert!(world.pool.check_out(&want, Some(&waiter), None).is_err_and(|refusal| refusal == Refusal::Closed));
+    assert!(world.pool.check_out(&want, Some(&waiter), None).is_err_and(|no| refusal(no) == Refusal::Closed));
 }
 
 #[test]
@@ -253,15 +253,9 @@ fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() 
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
-/// Borrows under a key until the ledger stops asking for comparisons.
+/// Borrows under a key, comparing where that is asked for.
 fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
-    let mut ask = world.ask(key, caller);
-    loop {
-        match world.check_out(&Want::Key(&ask))? {
-            CheckOut::Compare(candidates) => compare(&mut ask, &candidates),
-            answer => return Ok(answer),
-        }
-    }
+    settle(&mut world.ask(key, caller), |want| world.check_out(want))
 }
 
 fn open_by_key(world: &World, key: u32, name: u32) {
@@ -285,18 +279,41 @@ fn an_equal_key_gets_the_same_connection_and_a_key_with_the_same_hash_another() 
 fn a_comparison_that_was_overtaken_is_made_again() {
     let world = World::new(2, 2);
     open_by_key(&world, 1, 10);
-    let mut ask = world.ask(3, 0);
-    let Ok(CheckOut::Compare(candidates)) = world.check_out(&Want::Key(&ask)) else { panic!("hashes are equal") };
-    compare(&mut ask, &candidates);
+    let mut want = world.ask(3, 0);
+    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("hashes are equal") };
+    compare(&mut want, &candidates);
     // Meanwhile the very key that is asked for is lent.
     open_by_key(&world, 3, 30);
-    let Ok(CheckOut::Compare(candidates)) = world.check_out(&Want::Key(&ask)) else { panic!("3 is new") };
+    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("3 is new") };
     assert_eq!(candidates.list.len(), 1, "1 has been compared");
-    compare(&mut ask, &candidates);
+    compare(&mut want, &candidates);
     // Meanwhile it is returned and lent under another key: the match is stale.
     assert!(world.give_back(30));
     assert!(matches!(by_key(&world, 4, 0), Ok(CheckOut::Lent(_))));
-    assert!(matches!(world.check_out(&Want::Key(&ask)), Ok(CheckOut::Compare(_) | CheckOut::Busy(Busy::Full, None))));
+    assert!(matches!(world.check_out(&want), Ok(CheckOut::Busy(Busy::Full, None))));
+}
+
+#[test]
+fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
+    let world = World::new(0, 2);
+    open_by_key(&world, 1, 10);
+    let opening = world.reserve();
+    let (bell, mut queued) = (world.bell(), world.ask(3, 1));
+    let CheckOut::Busy(Busy::Full, Some(waiter)) =
+        settle(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()))).expect("open")
+    else {
+        panic!("the pool is full")
+    };
+    drop(opening);
+    // Room is promised, and not filed yet. Another caller compares all there is with the same key.
+    let mut late = world.ask(3, 2);
+    let Err(No::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
+    compare(&mut late, &candidates);
+    drop(world.pool.set_maxconn(9));
+    let claimed = settle(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None));
+    assert!(matches!(claimed, Ok(CheckOut::Reserved(_))), "{}", show(&claimed));
+    let answer = settle(&mut late, |want| world.check_out(want));
+    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::KeyOpening, None))), "{}", show(&answer));
 }
 
 #[test]
@@ -304,15 +321,9 @@ fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
     let world = World::new(0, 5);
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
-    let mut ask = world.ask(2, 2);
     let bell = world.bell();
-    let waiter = loop {
-        match world.pool.check_out(&Want::Key(&ask), None, Some(bell.clone())) {
-            Ok(CheckOut::Compare(candidates)) => compare(&mut ask, &candidates),
-            Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) => break waiter,
-            other => panic!("{}", show(&other)),
-        }
-    };
+    let answer = settle(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone())));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&reservation, 20).expect("open");
     assert_eq!(bell.rung(), 1);
     drop(waiter);
@@ -332,31 +343,16 @@ fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place(
     let world = World::new(0, 1);
     world.open([1]);
     let bells = [world.bell(), world.bell(), world.bell()];
-    let (first, second, third) = (world.ask(2, 1), world.ask(2, 2), world.ask(4, 3));
-    let waiters = [&first, &second, &third]
-        .map(Want::Key)
-        .iter()
-        .zip(&bells)
-        .map(|(want, bell)| world.join(want, bell))
-        .collect::<Vec<_>>();
+    let [first, mut second, mut third] = [(2, 1), (2, 2), (4, 3)].map(|(key, caller)| world.ask(key, caller));
+    let waiters = [world.join(&first, &bells[0]), world.join(&second, &bells[1]), world.join(&third, &bells[2])];
     assert!(world.give_back(1));
-    assert_eq!(world.claim(&Want::Key(&first), &waiters[0]), 1);
+    assert_eq!(world.claim(&first, &waiters[0]), 1);
     assert_eq!([bells[1].rung(), bells[2].rung()], [1, 1], "same hash: each must look");
-    let mut second = second;
-    let Ok(CheckOut::Compare(candidates)) = world.pool.check_out(&Want::Key(&second), Some(&waiters[1]), None) else {
-        panic!("hashes are equal")
-    };
-    compare(&mut second, &candidates);
-    assert_eq!(world.claim(&Want::Key(&second), &waiters[1]), 1, "the same key, the same connection");
-    let mut third = third;
+    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None));
+    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
     let again = world.bell();
-    loop {
-        match world.pool.check_out(&Want::Key(&third), Some(&waiters[2]), Some(again.clone())) {
-            Ok(CheckOut::Compare(candidates)) => compare(&mut third, &candidates),
-            Ok(CheckOut::Busy(Busy::Full, None)) => break,
-            other => panic!("{}", show(&other)),
-        }
-    }
+    let answer = settle(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone())));
+    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
     assert_eq!(world.pool.counts().waiting, 2, "nobody has left the queue yet");
     drop(waiters);
     assert_eq!(world.pool.counts().waiting, 0);
@@ -368,20 +364,13 @@ fn a_wrong_or_swapped_key_changes_nothing() {
     open_by_key(&world, 1, 10);
     open_by_key(&world, 2, 20);
     let before = counts(&world);
-    let mut swapped = world.ask(2, 0);
-    let refusal = loop {
-        match world.pool.begin_return(&Returned::Key(&swapped, Some(10)), false) {
-            Ok(Return::Compare(candidates)) => compare(&mut swapped, &candidates),
-            Ok(Return::Begun(_)) => panic!("10 is lent under 1"),
-            Err(refusal) => break refusal,
-        }
-    };
-    assert_eq!((refusal, counts(&world)), (Refusal::WrongKey, before));
+    let swapped = settle(&mut world.ask(2, 0), |want| world.pool.begin_return(Some(10), Some(want), false));
+    assert!(swapped.is_err_and(|refusal| refusal == Refusal::WrongKey), "10 is lent under 1");
     for (number, address, expected) in
         [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
     {
-        let answer = world.pool.begin_return(&Returned::Number(number, address), false);
-        assert!(answer.is_err_and(|refusal| refusal == expected));
+        let answer = world.pool.begin_return(address, Some(&Want::Number(number)), false);
+        assert!(answer.is_err_and(|no| refusal(no) == expected));
     }
     assert_eq!(counts(&world), before);
 }
@@ -391,9 +380,7 @@ fn a_key_alone_returns_what_is_lent_under_it() {
     let world = World::new(2, 2);
     world.open([10]);
     let Some((LoanKey::Automatic(number), _)) = world.pool.lent().pop() else { panic!("lent by number") };
-    let Ok(Return::Begun(returning)) = world.pool.begin_return(&Returned::Number(number, None), false) else {
-        panic!("it is lent")
-    };
+    let Ok(returning) = world.pool.begin_return(None, Some(&Want::Number(number)), false) else { panic!("it is lent") };
     assert!(returning.wanted() && returning.keep());
     assert_eq!(world.idle(), [10]);
 }
@@ -411,9 +398,9 @@ fn one_object_lent_twice_is_returned_twice() {
 #[test]
 fn a_reservation_of_a_caller_further_up_is_found_by_its_key() {
     let world = World::new(0, 2);
-    let ask = world.ask(2, 1);
-    let Ok(CheckOut::Reserved(above)) = world.check_out(&Want::Key(&ask)) else { panic!("there is room") };
-    let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&Want::Key(&ask))) else { panic!("it is pending") };
+    let want = world.ask(2, 1);
+    let Ok(CheckOut::Reserved(above)) = world.check_out(&want) else { panic!("there is room") };
+    let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want)) else { panic!("it is pending") };
     assert_eq!(slot, above.slot());
     let Ok(Reserve::New(_)) = world.pool.reserve(None) else { panic!("there is room for one more") };
 }
@@ -424,7 +411,7 @@ fn a_reservation_without_a_key_becomes_an_idle_connection() {
     let Ok(Reserve::New(reservation)) = world.pool.reserve(None) else { panic!("there is room") };
     world.fulfil(&reservation, 1).expect("open");
     assert_eq!(world.idle(), [1]);
-    assert!(world.pool.reserve(None).is_err_and(|refusal| refusal == Refusal::Exhausted));
+    assert!(world.pool.reserve(None).is_err_and(|no| refusal(no) == Refusal::Exhausted));
 }
 
 #[test]
@@ -441,7 +428,7 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
 #[test]
 fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
     let world = World::new(0, 1);
-    world.pool.enter_loan(&Want::Number(7), 1, world.thing(1)).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(7), 1, &world.thing(1)).expect("nothing to compare");
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     let struck = world.pool.strike_loan(&Want::Number(7)).expect("nothing to compare");
     assert_eq!(struck.map(|connection| connection.name), Some(1));

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use crate::{CheckOut, Pool, Return, Returned, Wake, Want};
+use crate::{CheckOut, Pool, Wake, Want};
 
 /// A waker that a thread sleeps on.
 #[derive(Clone, Default)]
@@ -28,7 +28,7 @@ impl Doorbell {
 }
 
 fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
-    if let Some(connection) = pool.lend() {
+    if let Some(connection) = pool.lend_idle() {
         return *connection;
     }
     let want = Want::Any(pool.next_number());
@@ -46,7 +46,6 @@ fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
                 waiter = joined.or(waiter);
                 bell.wait();
             }
-            CheckOut::Compare(_) => unreachable!("no keys"),
         }
     }
 }
@@ -72,13 +71,11 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
                     assert!(out.fetch_add(1, Ordering::SeqCst) < MAXCONN, "above the limit");
                     out.fetch_sub(1, Ordering::SeqCst);
                     holders[name].fetch_sub(1, Ordering::SeqCst);
-                    if (loan + thread) % 3 > 0 && pool.keep(name) {
+                    if (loan + thread) % 3 > 0 && pool.keep_clean(name) {
                         continue;
                     }
                     let close = (loan + thread) % 7 == 0;
-                    let Ok(Return::Begun(returning)) = pool.begin_return(&Returned::Connection(name), close) else {
-                        panic!("it is lent")
-                    };
+                    let Ok(returning) = pool.begin_return(Some(name), None, close) else { panic!("it is lent") };
                     let _kept = returning.wanted() && returning.keep();
                 }
             });

@@ -8,23 +8,27 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyEllipsis;
 
-/// How long a borrower waits for room.
+/// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Patience {
-    /// Not at all: it is refused at once.
-    Zero,
-    /// So long.
-    Limited(Duration),
-    /// For ever.
-    Endless,
+pub(crate) struct Timeout(pub(crate) f64);
+
+impl Timeout {
+    /// Refuses at once.
+    pub(crate) const ZERO: Self = Self(0.0);
+
+    /// Gives the end of a wait that begins at `start`; `None` where it does not end by itself.
+    pub(crate) fn deadline(self, start: Instant) -> Option<Instant> {
+        // A time that is beyond Duration or Instant is longer than anybody will wait.
+        start.checked_add(Duration::try_from_secs_f64(self.0).ok()?)
+    }
 }
 
-impl<'py> FromPyObject<'_, 'py> for Patience {
+impl<'py> FromPyObject<'_, 'py> for Timeout {
     type Error = PyErr;
 
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if given.is_none() {
-            return Ok(Self::Endless);
+            return Ok(Self(f64::INFINITY));
         }
         let seconds: f64 = match given.extract() {
             Ok(seconds) => seconds,
@@ -40,46 +44,26 @@ impl<'py> FromPyObject<'_, 'py> for Patience {
             let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", given.repr()?);
             return Err(PyValueError::new_err(text));
         }
-        Ok(Self::from_seconds(seconds))
+        Ok(Self(seconds))
     }
 }
 
-impl Patience {
-    /// Waits so many seconds, which are 0 or more.
-    pub(crate) fn from_seconds(seconds: f64) -> Self {
-        match Duration::try_from_secs_f64(seconds) {
-            Ok(Duration::ZERO) => Self::Zero,
-            Ok(limit) => Self::Limited(limit),
-            // A time that no Duration holds is longer than anybody will wait.
-            Err(_) => Self::Endless,
-        }
-    }
-
-    /// Gives the seconds.
-    pub(crate) fn seconds(self) -> f64 {
-        match self {
-            Self::Zero => 0.0,
-            Self::Limited(limit) => limit.as_secs_f64(),
-            Self::Endless => f64::INFINITY,
-        }
-    }
-}
-
-/// A `timeout=` argument: `...`, the default, means the pool's own.
-pub(crate) enum Timeout<'py> {
-    Unset,
+/// A `timeout=` argument.
+pub(crate) enum Given<'py> {
+    /// `...`, the default: the pool's own.
+    Nothing,
     /// What it means, and the object itself, to be passed on to a hook that is overridden.
-    Given(Patience, Bound<'py, PyAny>),
+    This(Timeout, Bound<'py, PyAny>),
 }
 
-impl<'py> FromPyObject<'_, 'py> for Timeout<'py> {
+impl<'py> FromPyObject<'_, 'py> for Given<'py> {
     type Error = PyErr;
 
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if given.is_instance_of::<PyEllipsis>() {
-            return Ok(Self::Unset);
+            return Ok(Self::Nothing);
         }
-        Ok(Self::Given(given.extract()?, given.to_owned()))
+        Ok(Self::This(given.extract()?, given.to_owned()))
     }
 }
 
