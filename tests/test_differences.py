@@ -118,6 +118,8 @@ def test_a_connection_that_cannot_be_looked_at_frees_its_slot(
     except (ValueError, KeyboardInterrupt) as raised:
         assert raised is error  # noqa: PT017  whether an Exception is raised or logged is not asked here
     server.calm()
+    # Whoever gets the slot must not be one too many for the server.
+    assert connection.closed or connection in pool._pool
     assert dict(pool._used) == {}
     assert_whole(pool)
 

@@ -30,6 +30,7 @@ from typing import Any
 
 import psycopg2
 import psycopg2.pool
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -44,6 +45,9 @@ from psycopg2.pool import PoolError
 
 import pgpool_rs.pool
 from fakes import INTRANS, FakeServer
+
+# The thorough profile takes minutes.
+pytestmark = pytest.mark.timeout(1800)
 
 MILLION = 1_000_000
 

@@ -137,3 +137,20 @@ def test_waiters_and_newcomers_are_refused_also_while_something_is_still_being_o
     with pytest.raises(PoolClosed):
         opening.result()
     assert server.open == 0
+
+
+def test_a_connection_that_a_hook_has_filed_by_itself_is_closed_if_the_pool_was_closed_meanwhile(
+    server: FakeServer,
+) -> None:
+    class Pool(ThreadedConnectionPool):
+        def _connect(self, key: Any = None) -> Any:
+            connection = psycopg2.connect()
+            self.closeall()
+            self._used[key] = connection
+            self._rused[id(connection)] = key
+            return connection
+
+    pool = Pool(0, 1)
+    with pytest.raises(PoolClosed):
+        pool.getconn("key")
+    assert server.open == 0

@@ -230,11 +230,11 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit(|ledger| ledger.replace_idle(seen, wanted))
     }
 
-    /// Enters a loan that was made elsewhere. It takes the place of one under the same key, or fulfils the reservation
-    /// that was made for it.
+    /// Enters a loan that was made elsewhere, in an open pool or a closed one. It takes the place of one under the same
+    /// key, or fulfils the reservation that was made for it.
     ///
     /// # Errors
-    /// [`No::Compare`]; [`Refusal::Closed`] where the pool has been closed since the reservation was made.
+    /// [`No::Compare`].
     pub fn enter_loan(&self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
         self.edit(|ledger| ledger.enter_loan(want, address, connection))
     }

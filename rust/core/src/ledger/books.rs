@@ -52,12 +52,13 @@ impl<H, W> Ledger<H, W> {
         true
     }
 
-    /// Enters a loan that was made elsewhere. It takes the place of one under the same key, or fulfils the reservation
-    /// for it, unless the pool has been closed since that was made.
+    /// Enters a loan that was made elsewhere, in an open pool or a closed one. It takes the place of one under the same
+    /// key, or fulfils the reservation that was made for it.
     pub(crate) fn enter_loan(&mut self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
         if let Some(index) = self.find(want)? {
             if self.table.get(index).state == State::Opening {
-                return Ok(self.fulfil(self.table.id(index), address, connection)?);
+                self.fill(index, address, connection);
+                return Ok(());
             }
             self.empty(index);
         }

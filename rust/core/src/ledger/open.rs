@@ -40,6 +40,12 @@ impl<H, W> Ledger<H, W> {
     /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
         let index = self.opening(slot).filter(|_| !self.closed).ok_or(Refusal::Closed)?;
+        self.fill(index, address, connection);
+        Ok(())
+    }
+
+    /// Puts a connection into a slot that is reserved for it.
+    pub(super) fn fill(&mut self, index: u32, address: usize, connection: &Arc<H>) {
         self.table.attach(index, address, Arc::clone(connection));
         self.table.set_opener(index, None);
         if matches!(self.table.get(index).key, Key::None) {
@@ -49,7 +55,6 @@ impl<H, W> Ledger<H, W> {
             let hash = self.hash_at(index);
             self.nudge(hash);
         }
-        Ok(())
     }
 
     /// Gives a reservation's room back, unless it has been spent.
