@@ -16,6 +16,9 @@ import pgpool_rs.pool
 from fakes import FakeServer
 from throwaway_postgres import ThrowawayPostgres
 
+# So that their assertions, too, say what was compared.
+pytest.register_assert_rewrite("side_by_side", "support")
+
 MODULES = {"psycopg2": psycopg2.pool, "pgpool_rs": pgpool_rs.pool}
 CLASSES = ("SimpleConnectionPool", "ThreadedConnectionPool")
 

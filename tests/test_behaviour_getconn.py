@@ -214,7 +214,7 @@ def test_no_argument_besides_the_key_is_taken_by_position(pool_class: Any, serve
 
 def test_a_call_from_c_without_a_vector_of_arguments_is_answered(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 2)
-    lent = []
+    lent: list[Any] = []
     with pytest.raises(PoolError, match="exhausted"):
         lent.extend(iter(pool.getconn, None))
     assert len(pool._used) == 2

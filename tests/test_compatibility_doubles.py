@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
-import inspect
-import pickle
-import typing
-import weakref
 from types import ModuleType
 from typing import Any
 from unittest import mock
@@ -17,7 +11,6 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-import pgpool_rs
 from fakes import INTRANS, FakeServer
 
 # --- Connections that are none ------------------------------------------------------------------------------------
@@ -338,70 +331,3 @@ def test_a_mock_wraps_a_method_of_the_instance(pool_class: Any, server: FakeServ
         connection = pool.getconn("key")
     spy.assert_called_once_with("key")
     pool.putconn(connection)
-
-
-# --- Everything else that is done to an object --------------------------------------------------------------------
-
-
-def test_pools_can_be_held_weakly(pool_class: Any, server: FakeServer) -> None:
-    pools: weakref.WeakSet[Any] = weakref.WeakSet()
-    pool = pool_class(1, 1)
-    pools.add(pool)
-    ended: list[bool] = []
-    weakref.finalize(pool, ended.append, True)
-    assert list(pools) == [pool]
-    del pool
-    assert (len(pools), ended) == (0, [True])
-
-
-def test_our_pools_cannot_be_pickled_or_copied(our_class: Any, server: FakeServer) -> None:
-    pool = our_class(1, 1)
-    for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError):
-            attempt(pool)
-
-
-def test_the_classes_stand_in_annotations(pool_class: Any) -> None:
-    assert pool_class | None == typing.Optional[pool_class]  # noqa: UP045  that is the question
-
-    def connect(pool: pool_class | None = None) -> Any:
-        return pool
-
-    assert inspect.signature(connect).parameters["pool"].default is None
-
-
-def test_isinstance_holds_where_other_libraries_ask(our_class: Any, server: FakeServer) -> None:
-    """As procrastinate asks for psycopg2.pool.AbstractConnectionPool."""
-    assert isinstance(our_class(0, 1), psycopg2.pool.AbstractConnectionPool)
-    assert issubclass(our_class, getattr(psycopg2.pool, our_class.__name__))
-
-
-def test_getconn_may_be_run_in_another_thread_by_asyncio(server: FakeServer) -> None:
-    pool = pgpool_rs.ThreadedConnectionPool(1, 2, timeout=30)
-
-    async def use() -> None:
-        connection = await asyncio.to_thread(pool.getconn)
-        await asyncio.to_thread(pool.putconn, connection)
-
-    async def crowd() -> None:
-        # Fewer than asyncio has threads: the returns run in the same ones as those who wait.
-        await asyncio.gather(*[use() for _ in range(4)])
-
-    asyncio.run(crowd())
-    assert server.peak <= 2
-    assert len(pool._pool) == 1
-
-
-def test_the_public_names_are_those_of_both_modules() -> None:
-    names = (
-        "AbstractConnectionPool",
-        "SimpleConnectionPool",
-        "ThreadedConnectionPool",
-        "PoolError",
-        "PoolClosed",
-        "PoolExhausted",
-        "PoolTimeout",
-    )
-    for name in names:
-        assert getattr(pgpool_rs, name) is getattr(pgpool_rs.pool, name)
-    assert issubclass(pgpool_rs.PoolTimeout, pgpool_rs.PoolExhausted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from typing import Any
 
@@ -127,14 +128,17 @@ def says(text: str, word: str, number: int) -> bool:
     return bool(re.search(rf"\b{number} {word}\b|\b{word}[=: ]+{number}\b", text))
 
 
+UNREACHABLE = psycopg2.OperationalError('connection to server at "db", port 5432 failed: No route to host')
+
+
 def test_the_message_says_the_last_connect_error(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 1)
-    server.fail("connect", psycopg2.OperationalError("first"), psycopg2.OperationalError("no route to host"))
+    server.fail("connect", psycopg2.OperationalError("first"), UNREACHABLE)
     for _ in range(2):
         with pytest.raises(psycopg2.OperationalError):
             pool.getconn()
     pool.getconn()
-    with pytest.raises(PoolTimeout, match="no route to host"):
+    with pytest.raises(PoolTimeout, match=str(UNREACHABLE)):
         pool.getconn(timeout=0.01)
 
 
@@ -203,3 +207,25 @@ def test_a_simple_pool_given_a_timeout_says_why_not(server: FakeServer, timeout:
     with pytest.raises(TypeError, match=r"SimpleConnectionPool.*thread"):
         pool.getconn(timeout=timeout)
     assert server.log == []
+
+
+def test_a_promise_that_comes_as_the_time_runs_out_is_taken(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+
+    class TooLate:
+        """A lock that is released just when nobody waits for it any more."""
+
+        def acquire(self, _blocking: bool = True, timeout: float = -1) -> bool:
+            if timeout >= 0:
+                pool.putconn(connection)
+                return False
+            return True
+
+        def release(self) -> None:
+            pass
+
+    monkeypatch.setattr(threading, "Lock", TooLate)
+    assert pool.getconn(timeout=60) is connection

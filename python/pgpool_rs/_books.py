@@ -175,10 +175,9 @@ class Used(_Loans):
         return [*self._rest.items(), *_core.lent(self._pool)]
 
     def __getitem__(self, key: Any) -> Any:
-        # An equal key of the same kind, automatic or a user's, comes before one of the other kind.
-        automatic = isinstance(key, AutomaticKey)
-        pairs = sorted(self._pairs(), key=lambda pair: isinstance(pair[0], AutomaticKey) is automatic)
-        return dict(pairs)[key]
+        connection = _core.loan(self._pool, key)
+        # A program may read a number that it was shown as a key of its own.
+        return super().__getitem__(key) if connection is None else connection
 
     def __setitem__(self, key: Any, connection: Any) -> None:
         self._rest.pop(key, None)
@@ -204,9 +203,13 @@ class Rused(_Loans):
     def _pairs(self) -> list[tuple[Any, Any]]:
         return [*self._rest.items(), *((id(connection), key) for key, connection in _core.lent(self._pool))]
 
+    def __getitem__(self, ident: int) -> Any:
+        key = _core.key_of(self._pool, ident)
+        return self._rest[ident] if key is None else key[0]
+
     def __setitem__(self, ident: int, key: Any) -> None:
         # A loan that is in the ledger has its key there.
-        if not any(id(connection) == ident for _, connection in _core.lent(self._pool)):
+        if _core.key_of(self._pool, ident) is None:
             self._rest[ident] = key
 
     def __delitem__(self, ident: int) -> None:

@@ -41,6 +41,24 @@ pub(crate) fn count_lent(pool: &Bound<'_, AbstractPool>) -> usize {
     pool.get().pool.counts().lent
 }
 
+/// Find the connection that is lent under `key`; None if nothing is.
+#[pyfunction]
+pub(crate) fn loan(pool: &Bound<'_, AbstractPool>, key: &Bound<'_, PyAny>) -> PyResult<Option<Handle>> {
+    let found = settle(pool.py(), &mut under(key)?, |want| pool.get().pool.loan(want))?;
+    Ok(found.map(|connection| connection.clone_ref(pool.py())))
+}
+
+/// Find the key under which the connection with this `id()` is lent, as a tuple of one; None if it is not lent.
+#[pyfunction]
+pub(crate) fn key_of<'py>(
+    pool: &Bound<'py, AbstractPool>,
+    ident: &Bound<'py, PyAny>,
+) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
+    // What is no address is no connection's.
+    let key = ident.extract().ok().and_then(|ident| pool.get().pool.key_of(ident));
+    key.map(|key| Ok((loan_key(pool.py(), &key)?,))).transpose()
+}
+
 /// Enter a loan that was made elsewhere, in the place of one under the same key.
 #[pyfunction]
 pub(crate) fn enter_loan(

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use crate::connection::{self, Handle, address};
 use crate::error::{Error, class_name, describe};
-use crate::filing::{settle, settle_maybe, to_key, under};
+use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::discard;
 use crate::pool::AbstractPool;
 use crate::timeout::{Bell, Timeout, Waker};
@@ -61,7 +61,7 @@ fn file(slf: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result
     Ok(match key {
         Some(key) => under(key)?,
         None if pool.hooks().getkey => under(&slf.call_method0(intern!(slf.py(), "_getkey"))?)?,
-        None => Want::Any(pool.pool.next_number()),
+        None => Want::Any(pool.pool.next_number(), caller(slf.py())?),
     })
 }
 
@@ -76,6 +76,7 @@ fn open(
         Ok(connection) => connection,
         Err(error) => {
             reservation.fail(connect_error(py, &error));
+            take_back(slf, want);
             return Err(error.into());
         }
     };
@@ -85,6 +86,18 @@ fn open(
     }
     // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
     Ok(connection.unbind())
+}
+
+/// Closes what a hook has opened and filed before it failed, so that its slot is not lost.
+fn take_back(slf: &Bound<'_, AbstractPool>, want: &Want<Handle>) {
+    let py = slf.py();
+    let filed = to_key(py, want).and_then(|key| under(&key)).map_err(Error::from);
+    let begun = filed
+        .and_then(|mut filed| settle(py, &mut filed, |filed| slf.get().pool.begin_return(None, Some(filed), true)));
+    // Most often nothing is filed, and the error that the hook has raised is the one to be heard.
+    if let Ok(returning) = begun {
+        drop(connection::close(returning.connection().bind(py)));
+    }
 }
 
 /// Closes a connection that was being opened while the pool was closed. Its room is given back after that.
@@ -121,13 +134,14 @@ pub(crate) fn connect<'py>(
     Ok(connection)
 }
 
-/// Says why a connect failed, for those who wait. Only what the server or the network said is repeated: the text of
-/// any other error may quote the connection string.
+/// Says why a connect failed, for those who wait. Only what libpq says of a host that it has found is repeated: any other
+/// text may quote the connection string, or what a wrong one made of a password.
 fn connect_error(py: Python<'_>, error: &PyErr) -> ConnectError {
     let operational = || py.import("psycopg2")?.getattr("OperationalError");
-    let public = operational().is_ok_and(|class| error.is_instance(py, &class));
-    let text = if public { describe(py, error) } else { class_name(py, error) };
-    ConnectError { text, at: Instant::now() }
+    let operational = operational().is_ok_and(|class| error.is_instance(py, &class));
+    let text = describe(py, error);
+    let public = operational && text.contains(": connection to server ");
+    ConnectError { text: if public { text } else { class_name(py, error) }, at: Instant::now() }
 }
 
 fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error {

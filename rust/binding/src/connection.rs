@@ -6,7 +6,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyInt, PyTuple};
+use pyo3::types::{PyDict, PyInt, PyTuple, PyType};
 
 use crate::error::{describe, is_plain, warn};
 
@@ -33,6 +33,25 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAn
     let kwargs = PyDict::new(py);
     kwargs.update(pool.getattr(intern!(py, "_kwargs"))?.cast()?)?;
     connect.call(args, Some(&kwargs))
+}
+
+/// Says whether the type's `get_transaction_status` speaks for its connections: the type has the method by itself, and,
+/// being one of psycopg2's, has no other idea of when a connection is closed or clean.
+pub(crate) fn is_plain_type(class: &Bound<'_, PyType>) -> PyResult<bool> {
+    let py = class.py();
+    if !class.hasattr(intern!(py, "get_transaction_status"))? {
+        return Ok(false);
+    }
+    let psycopg2s = py.import(intern!(py, "psycopg2.extensions"))?.getattr(intern!(py, "connection"))?;
+    if !class.is_subclass(&psycopg2s)? {
+        return Ok(true);
+    }
+    for name in ["closed", "info", "get_transaction_status"] {
+        if !class.getattr(name)?.is(&psycopg2s.getattr(name)?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Asks the one question of the fast path. Only an open connection in no transaction answers with the integer 0;

@@ -37,28 +37,58 @@ impl From<Error> for PyErr {
         match error {
             Error::Refused(refusal) => {
                 let class = match refusal {
-                    Refusal::Closed => "PoolClosed",
-                    Refusal::Exhausted => "PoolExhausted",
-                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Reentrant => "PoolError",
+                    Refusal::Closed => &POOL_CLOSED,
+                    Refusal::Exhausted => &POOL_EXHAUSTED,
+                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Reentrant => &POOL_ERROR,
                 };
-                ours(class, refusal.to_string())
+                class.error(refusal.to_string())
             }
             Error::WrongKey(key) => {
-                ours("PoolError", format!("trying to put connection with key {key}, but it is lent under another key"))
+                POOL_ERROR.error(format!("trying to put connection with key {key}, but it is lent under another key"))
             }
-            Error::NotLent(key) => ours("PoolError", format!("{}: nothing is lent under key {key}", Refusal::Unkeyed)),
-            Error::TimedOut(text) => ours("PoolTimeout", text),
+            Error::NotLent(key) => POOL_ERROR.error(format!("{}: nothing is lent under key {key}", Refusal::Unkeyed)),
+            Error::TimedOut(text) => POOL_TIMEOUT.error(text),
             Error::Raised(error) => error,
         }
     }
 }
 
-/// Makes one of the exceptions of `pgpool_rs.errors`.
-fn ours(class: &str, text: String) -> PyErr {
-    Python::attach(|py| {
-        let class = || py.import("pgpool_rs.errors")?.getattr(class)?.cast_into::<PyType>().map_err(PyErr::from);
-        class().map_or_else(|error| error, |class| PyErr::from_type(class, text))
-    })
+/// One of the exceptions of `pgpool_rs.errors`.
+struct Class {
+    name: &'static str,
+    object: PyOnceLock<Py<PyType>>,
+}
+
+static POOL_ERROR: Class = Class::named("PoolError");
+static POOL_CLOSED: Class = Class::named("PoolClosed");
+static POOL_EXHAUSTED: Class = Class::named("PoolExhausted");
+static POOL_TIMEOUT: Class = Class::named("PoolTimeout");
+static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+impl Class {
+    const fn named(name: &'static str) -> Self {
+        Self { name, object: PyOnceLock::new() }
+    }
+
+    fn error(&self, text: String) -> PyErr {
+        Python::attach(|py| {
+            let class = self.object.import(py, "pgpool_rs.errors", self.name);
+            class.map_or_else(|error| error, |class| PyErr::from_type(class.clone(), text))
+        })
+    }
+}
+
+/// Looks up what is needed to raise and to log, which cannot be done any more when the interpreter ends.
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    for class in [&POOL_ERROR, &POOL_CLOSED, &POOL_EXHAUSTED, &POOL_TIMEOUT] {
+        class.object.import(py, "pgpool_rs.errors", class.name)?;
+    }
+    logger(py).map(drop)
+}
+
+fn logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    let get = || Ok::<_, PyErr>(py.import("logging")?.call_method1("getLogger", ("pgpool_rs",))?.unbind());
+    Ok(LOGGER.get_or_try_init(py, get)?.bind(py))
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.
@@ -82,9 +112,5 @@ pub(crate) fn describe(py: Python<'_>, error: &PyErr) -> String {
 
 /// Logs a warning on the logger `pgpool_rs`.
 pub(crate) fn warn(py: Python<'_>, text: &str) -> PyResult<()> {
-    static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let logger = LOGGER.get_or_try_init(py, || {
-        Ok::<_, PyErr>(py.import("logging")?.call_method1("getLogger", ("pgpool_rs",))?.unbind())
-    })?;
-    logger.call_method1(py, "warning", ("%s", text)).map(drop)
+    logger(py)?.call_method1("warning", ("%s", text)).map(drop)
 }

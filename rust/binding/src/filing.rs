@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pgpool_core::{Ask, Candidates, LoanKey, No, UserKey, Want};
+use pgpool_core::{Ask, Caller, Candidates, LoanKey, No, UserKey, Want};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -22,22 +22,25 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
     automatic_key(py)?.call1((number,))
 }
 
+/// Tells who is calling. Looked up now: gevent puts another function in its place, which tells greenlets apart.
+pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
+    py.import(intern!(py, "threading"))?.call_method0(intern!(py, "get_ident"))?.extract()
+}
+
 /// Files under `key`, hashing it. An unhashable key is a `TypeError`.
 pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     let py = key.py();
     if key.get_type().is(automatic_key(py)?) {
-        return Ok(Want::Number(key.extract()?));
+        return Ok(Want::Number(key.extract()?, caller(py)?));
     }
-    // Looked up now: gevent puts another one in its place, by which greenlets are told apart.
-    let caller = py.import(intern!(py, "threading"))?.call_method0(intern!(py, "get_ident"))?.extract()?;
     let handle = Arc::new(key.clone().unbind());
-    Ok(Want::Key(Ask::new(UserKey { hash: key.hash()?, address: address(key), handle }, caller)))
+    Ok(Want::Key(Ask::new(UserKey { hash: key.hash()?, address: address(key), handle }, caller(py)?)))
 }
 
 /// Gives the key as Python code is to see it.
 pub(crate) fn to_key<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Bound<'py, PyAny>> {
     match want {
-        Want::Any(number) | Want::Number(number) => number_to_key(py, *number),
+        Want::Any(number, _) | Want::Number(number, _) => number_to_key(py, *number),
         Want::Key(ask) => Ok(ask.key().handle.bind(py).clone()),
     }
 }
@@ -74,7 +77,7 @@ pub(crate) fn settle_maybe<T>(
     match want {
         Some(want) => settle(py, want, |want| ask(Some(want))),
         // Without a key there is nothing to compare, so any will do.
-        None => settle(py, &mut Want::Any(0), |_| ask(None)),
+        None => settle(py, &mut Want::Any(0, 0), |_| ask(None)),
     }
 }
 

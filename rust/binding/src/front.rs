@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -14,7 +14,7 @@ use pyo3::types::PyType;
 
 use crate::connection::{address, is_clean};
 use crate::error::is_plain;
-use crate::pool::AbstractPool;
+use crate::pool::{AbstractPool, HOOKS};
 use crate::threaded::ThreadedPool;
 
 /// The methods behind the door.
@@ -23,6 +23,14 @@ const GETCONN: usize = 0;
 const PUTCONN: usize = 1;
 const ABSTRACT_GETCONN: usize = 2;
 const ABSTRACT_PUTCONN: usize = 3;
+
+/// The hooks as they were before anybody could override or patch one.
+static ORIGINALS: [PyOnceLock<Py<PyAny>>; 3] = [const { PyOnceLock::new() }; 3];
+
+/// Says whether what a class has under the name of a hook is the hook itself.
+pub(crate) fn is_original(hook: usize, found: &Bound<'_, PyAny>) -> bool {
+    ORIGINALS[hook].get(found.py()).is_some_and(|original| original.is(found))
+}
 
 /// Put the door in front of a pool class's own methods; a decorator.
 ///
@@ -36,6 +44,9 @@ pub(crate) fn front_door(pool_class: Bound<'_, PyType>) -> PyResult<Bound<'_, Py
     } else if pool_class.is_subclass_of::<AbstractPool>()? {
         door(&pool_class, ABSTRACT_GETCONN, "_getconn", getconn::<ABSTRACT_GETCONN>)?;
         door(&pool_class, ABSTRACT_PUTCONN, "_putconn", putconn::<ABSTRACT_PUTCONN>)?;
+        for (original, name) in ORIGINALS.iter().zip(HOOKS) {
+            let _ = original.set(pool_class.py(), pool_class.getattr(name)?.unbind());
+        }
     } else {
         return Err(PyTypeError::new_err(format!("{pool_class} is no pool")));
     }
@@ -55,9 +66,8 @@ fn door(class: &Bound<'_, PyType>, method: usize, name: &str, entry: ffi::PyCFun
         ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
         ml_doc: doc.into_raw(),
     }));
-    METHODS[method]
-        .set(py, behind.unbind())
-        .map_err(|_| PyRuntimeError::new_err("the door of this method is taken"))?;
+    // Where the module is made again, the same method stands behind another door.
+    let _ = METHODS[method].set(py, behind.unbind());
     // SAFETY: `definition` and what it points to are leaked and outlive the descriptor; `entry` has the type that its
     // flags announce; the class is a type object. The descriptor checks that `self` is an instance of the class.
     let descriptor = unsafe {
@@ -105,7 +115,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
             let connection = Borrowed::from_ptr(py, *args);
             if !(METHOD == PUTCONN && pool.get().hooks().putconn) {
-                match is_clean(&connection) {
+                match pool.get().is_plain(&connection).and_then(|plain| Ok(plain && is_clean(&connection)?)) {
                     Ok(true) if pool.get().pool.keep_clean(address(&connection)) => return py.None().into_ptr(),
                     Ok(_) => {}
                     Err(error) => return interrupted(METHOD, slf, args, error),
@@ -125,21 +135,22 @@ unsafe fn interrupted(
     args: *const *mut ffi::PyObject,
     error: PyErr,
 ) -> *mut ffi::PyObject {
-    Python::attach(|py| {
+    // SAFETY: as for the caller, which was given one argument and no names. Not `Python::attach`, which would refuse
+    // while the interpreter ends.
+    unsafe {
+        let py = Python::assume_attached();
         if is_plain(py, &error) {
             drop(error);
-            // SAFETY: as for the caller, which was given one argument and no names.
-            return unsafe { go_through(method, slf, args, 1, std::ptr::null_mut()) };
+            return go_through(method, slf, args, 1, std::ptr::null_mut());
         }
-        // SAFETY: both are alive while the caller runs.
-        let (pool, connection) = unsafe { (Borrowed::from_ptr(py, slf), Borrowed::from_ptr(py, *args)) };
+        let (pool, connection) = (Borrowed::from_ptr(py, slf), Borrowed::from_ptr(py, *args));
         if let Some(behind) = METHODS[method].get(py) {
             // That of the return has no say any more.
             drop(behind.call1(py, (pool, connection, py.None(), true)));
         }
         error.restore(py);
         std::ptr::null_mut()
-    })
+    }
 }
 
 /// Calls the method behind the door with the arguments as they came.

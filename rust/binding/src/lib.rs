@@ -35,7 +35,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
-    use super::books::{count_lent, enter_loan, idle, lent, replace_idle, strike_loan};
+    use super::books::{count_lent, enter_loan, idle, key_of, lent, loan, replace_idle, strike_loan};
     #[pymodule_export]
     use super::front::front_door;
     #[pymodule_export]

@@ -5,7 +5,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::IntoPyDict;
+use pyo3::types::{IntoPyDict, PyTuple};
 
 use crate::connection;
 use crate::error::{describe, is_plain, warn};
@@ -17,6 +17,8 @@ pub(crate) struct Loan {
     pool: Option<Py<PyAny>>,
     key: Option<Py<PyAny>>,
     timeout: Option<Py<PyAny>>,
+    /// Set before the pool is asked, so that nobody enters a second time meanwhile.
+    entered: bool,
     connection: Option<Py<PyAny>>,
 }
 
@@ -26,12 +28,26 @@ impl Loan {
             Given::Nothing => None,
             Given::This(_, timeout) => Some(timeout.unbind()),
         };
-        Self { pool: Some(pool), key, timeout, connection: None }
+        Self { pool: Some(pool), key, timeout, entered: false, connection: None }
     }
 
     fn pool<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let gone = || PyRuntimeError::new_err("this loan has been taken apart by the garbage collector");
         Ok(self.pool.as_ref().ok_or_else(gone)?.bind(py).clone())
+    }
+
+    /// Calls the pool's `getconn` with what was given to `connection`, and nothing else.
+    fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        // No borrow of `slf` is held while Python code runs.
+        let (pool, key, timeout) = {
+            let loan = slf.try_borrow()?;
+            let given = |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.clone_ref(py));
+            (loan.pool(py)?, given(&loan.key), given(&loan.timeout))
+        };
+        let args = PyTuple::new(py, key)?;
+        let kwargs = timeout.map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
+        pool.call_method(intern!(py, "getconn"), args, kwargs.as_ref())
     }
 }
 
@@ -39,21 +55,15 @@ impl Loan {
 impl Loan {
     /// Borrow the connection.
     fn __enter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        // No borrow of `slf` is held while Python code runs.
-        let (pool, key, kwargs) = {
-            let loan = slf.borrow();
-            if loan.connection.is_some() {
-                return Err(PyRuntimeError::new_err(
-                    "this loan has been entered already; ask the pool for another one",
-                ));
-            }
-            let timeout = loan.timeout.as_ref().map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
-            (loan.pool(py)?, loan.key.as_ref().map(|key| key.clone_ref(py)), timeout)
-        };
-        let connection = pool.call_method(intern!(py, "getconn"), (key,), kwargs.as_ref())?;
-        slf.borrow_mut().connection = Some(connection.clone().unbind());
-        Ok(connection.unbind())
+        if std::mem::replace(&mut slf.try_borrow_mut()?.entered, true) {
+            return Err(PyRuntimeError::new_err("this loan has been entered already; ask the pool for another one"));
+        }
+        let lent = Self::get(slf);
+        let mut loan = slf.try_borrow_mut()?;
+        loan.entered = lent.is_ok();
+        let connection = lent?.unbind();
+        loan.connection = Some(connection.clone_ref(slf.py()));
+        Ok(connection)
     }
 
     /// Commit, or roll back if the block raised, and return the connection whatever happens.
@@ -65,8 +75,8 @@ impl Loan {
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let py = slf.py();
-        let pool = slf.borrow().pool(py)?;
-        let lent = slf.borrow_mut().connection.take();
+        let pool = slf.try_borrow()?.pool(py)?;
+        let lent = slf.try_borrow_mut()?.connection.take();
         let connection = lent.ok_or_else(|| PyRuntimeError::new_err("this loan was never entered"))?.into_bound(py);
         let failed = exc_type.is_some();
         let ended = match failed {
@@ -75,6 +85,7 @@ impl Loan {
             true => connection::rollback(&connection),
         };
         let returned = pool.call_method1(intern!(py, "putconn"), (connection,)).map(drop);
+        slf.try_borrow_mut()?.entered = false;
         if failed {
             // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.
             ended.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;

@@ -1,5 +1,6 @@
 //! The class that `AbstractConnectionPool` inherits.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use pgpool_core::{Pool, Refusal};
@@ -7,12 +8,13 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyTuple, PyType};
 
 use crate::borrow::{borrow, connect};
 use crate::connection::{self, Handle};
-use crate::error::{Error, is_plain};
+use crate::error::{Error, is_plain, prepare};
 use crate::filing::number_to_key;
+use crate::front::is_original;
 use crate::give_back::{discard, give_back};
 use crate::loan::Loan;
 use crate::threaded::ThreadedPool;
@@ -26,9 +28,14 @@ pub(crate) struct AbstractPool {
     hooks: AtomicU8,
     /// How long a borrower waits unless it says otherwise, as the bits of its seconds.
     timeout: AtomicU64,
+    /// The type of this pool's connections, once it has been found to be a plain one.
+    plain: OnceLock<Py<PyType>>,
 }
 
-/// Hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden.
+/// The hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden.
+pub(crate) const HOOKS: [&str; 3] = ["_getkey", "_getconn", "_putconn"];
+
+/// Which of them are.
 #[derive(Clone, Copy)]
 pub(crate) struct Hooks {
     pub(crate) getkey: bool,
@@ -51,13 +58,40 @@ impl<'py> FromPyObject<'_, 'py> for Truth {
 impl AbstractPool {
     pub(crate) fn new() -> Self {
         // Until `_find_hooks` has looked, any of them may be overridden.
-        Self { pool: Pool::default(), hooks: AtomicU8::new(u8::MAX), timeout: AtomicU64::new(0) }
+        Self {
+            pool: Pool::default(),
+            hooks: AtomicU8::new(u8::MAX),
+            timeout: AtomicU64::new(0),
+            plain: OnceLock::new(),
+        }
     }
 
     #[inline]
     pub(crate) fn hooks(&self) -> Hooks {
         let bits = self.hooks.load(Ordering::Relaxed);
         Hooks { getkey: bits & 1 != 0, getconn: bits & 2 != 0, putconn: bits & 4 != 0 }
+    }
+
+    /// Says whether `get_transaction_status` speaks for a connection. It does if its type has the method by itself, and,
+    /// being one of psycopg2's, has no other idea of when it is closed or clean.
+    #[inline]
+    pub(crate) fn is_plain(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let known = self.plain.get();
+        if known.is_some_and(|plain| plain.as_ptr().cast() == connection.get_type_ptr()) {
+            return Ok(true);
+        }
+        self.find_out(connection)
+    }
+
+    #[cold]
+    fn find_out(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let class = connection.get_type();
+        let plain = connection::is_plain_type(&class)?;
+        if plain {
+            // A pool with connections of several types has one that is faster than the others.
+            let _ = self.plain.set(class.unbind());
+        }
+        Ok(plain)
     }
 
     pub(crate) fn ensure_open(&self) -> Result<(), Refusal> {
@@ -88,9 +122,11 @@ impl AbstractPool {
     }
 
     /// Empties the ledger, sets the limits and opens minconn connections; closes them again if one fails.
-    fn _start(slf: &Bound<'_, Self>, minconn: usize, maxconn: usize) -> PyResult<()> {
+    fn _start(slf: &Bound<'_, Self>, minconn: &Bound<'_, PyAny>, maxconn: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let pool = &slf.get().pool;
+        let (minconn, maxconn) = (size("minconn", minconn)?, size("maxconn", maxconn)?);
+        prepare(py)?;
         pool.reset();
         pool.set_minconn(minconn);
         drop(pool.set_maxconn(maxconn));
@@ -113,12 +149,11 @@ impl AbstractPool {
 
     /// Finds out which of the hooks that stand on the fast path are overridden.
     fn _find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let own = slf.py().import("pgpool_rs.pool")?.getattr("AbstractConnectionPool")?;
         let class = slf.get_type();
         let attributes = slf.getattr("__dict__")?;
         let mut bits = 0;
-        for (bit, name) in ["_getkey", "_getconn", "_putconn"].into_iter().enumerate() {
-            if attributes.contains(name)? || !class.getattr(name)?.is(&own.getattr(name)?) {
+        for (bit, name) in HOOKS.into_iter().enumerate() {
+            if attributes.contains(name)? || !is_original(bit, &class.getattr(name)?) {
                 bits |= 1 << bit;
             }
         }
@@ -264,7 +299,7 @@ impl AbstractPool {
     // --- garbage collection ----------------------------------------------------------------------------------
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut result = Ok(());
+        let mut result = self.plain.get().map_or(Ok(()), |plain| visit.call(plain));
         self.pool.try_visit(|handle| {
             if result.is_ok() {
                 result = visit.call(handle);
@@ -284,5 +319,6 @@ fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
     if number.lt(0)? {
         return Err(PyValueError::new_err(format!("{name} must be 0 or more, not {number}")));
     }
-    number.extract()
+    // More than can be counted is as good as no limit.
+    Ok(number.extract().unwrap_or(usize::MAX))
 }

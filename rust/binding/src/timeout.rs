@@ -33,7 +33,13 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         let seconds: f64 = match given.extract() {
             Ok(seconds) => seconds,
             // An integer beyond all floats.
-            Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) && given.gt(0)? => f64::INFINITY,
+            Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => {
+                if given.gt(0)? {
+                    f64::INFINITY
+                } else {
+                    f64::NEG_INFINITY
+                }
+            }
             Err(error) if error.is_instance_of::<PyTypeError>(given.py()) => {
                 let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
                 return Err(PyTypeError::new_err(text));

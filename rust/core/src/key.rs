@@ -16,6 +16,24 @@ pub(crate) enum Key<H> {
     User(UserKey<H>),
 }
 
+impl<H> Key<H> {
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        match self {
+            Key::None => None,
+            Key::Automatic(number) => Some(Mark::Number(*number)),
+            Key::User(key) => Some(Mark::Hash(key.hash)),
+        }
+    }
+
+    pub(crate) fn to_loan_key(&self) -> Option<LoanKey<H>> {
+        match self {
+            Key::None => None,
+            Key::Automatic(number) => Some(LoanKey::Automatic(*number)),
+            Key::User(key) => Some(LoanKey::User(Arc::clone(&key.handle))),
+        }
+    }
+}
+
 /// A user's key: its hash, which the ledger may compare, and its handle, which it may not.
 #[derive(Debug)]
 pub struct UserKey<H> {
@@ -49,17 +67,16 @@ pub enum LoanKey<H> {
 #[derive(Debug)]
 pub struct Ask<H> {
     pub(crate) key: UserKey<H>,
-    /// Who asks, so that a caller that would wait for itself is told.
-    pub(crate) caller: u64,
+    pub(crate) caller: Caller,
     pub(crate) matched: Option<SlotId>,
     /// Every slot that was filed up to this generation has been compared and is not it.
     pub(crate) seen: u64,
 }
 
 impl<H> Ask<H> {
-    /// Asks for `key` on behalf of `caller`, a number that no two running callers share.
+    /// Asks for `key` on behalf of `caller`.
     #[must_use]
-    pub fn new(key: UserKey<H>, caller: u64) -> Self {
+    pub fn new(key: UserKey<H>, caller: Caller) -> Self {
         Self { key, caller, matched: None, seen: 0 }
     }
 
@@ -97,35 +114,45 @@ pub struct Candidates<H> {
     pub(crate) seen: u64,
 }
 
+/// Who asks: a number that no two running callers share. A caller that would wait for itself is told so.
+pub type Caller = u64;
+
 /// What a connection is wanted for, or filed under.
 #[derive(Debug)]
 pub enum Want<H> {
     /// A fresh automatic number, which [`crate::Pool::next_number`] has just given out.
-    Any(u64),
+    Any(u64, Caller),
     /// An automatic number that was given out before.
-    Number(u64),
+    Number(u64, Caller),
     /// A user's key.
     Key(Ask<H>),
 }
 
+/// What can be said of a key without comparing it. Keys that are equal have equal marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Number(u64),
+    Hash(isize),
+}
+
 impl<H> Want<H> {
-    pub(crate) fn hash(&self) -> Option<isize> {
+    pub(crate) fn mark(&self) -> Mark {
         match self {
-            Want::Key(ask) => Some(ask.key.hash),
-            Want::Any(_) | Want::Number(_) => None,
+            Want::Any(number, _) | Want::Number(number, _) => Mark::Number(*number),
+            Want::Key(ask) => Mark::Hash(ask.key.hash),
         }
     }
 
-    pub(crate) fn caller(&self) -> Option<u64> {
+    pub(crate) fn caller(&self) -> Caller {
         match self {
-            Want::Key(ask) => Some(ask.caller),
-            Want::Any(_) | Want::Number(_) => None,
+            Want::Any(_, caller) | Want::Number(_, caller) => *caller,
+            Want::Key(ask) => ask.caller,
         }
     }
 
     pub(crate) fn to_key(&self) -> Key<H> {
         match self {
-            Want::Any(number) | Want::Number(number) => Key::Automatic(*number),
+            Want::Any(number, _) | Want::Number(number, _) => Key::Automatic(*number),
             Want::Key(ask) => Key::User(ask.key.clone()),
         }
     }

@@ -56,7 +56,7 @@ mod wait;
 
 pub use error::Refusal;
 pub use guards::{Reservation, Returning, Waiter};
-pub use key::{Ask, Candidate, Candidates, LoanKey, No, UserKey, Want};
+pub use key::{Ask, Caller, Candidate, Candidates, LoanKey, No, UserKey, Want};
 pub use ledger::Busy;
 pub use pool::{CheckOut, Pool, Reserve};
 pub use slot::SlotId;

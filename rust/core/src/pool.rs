@@ -132,7 +132,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// Puts an opened connection into the slot that is reserved for it.
     ///
     /// # Errors
-    /// [`Refusal::Closed`]: the pool was closed, or made anew, meanwhile. The connection is yours to close.
+    /// [`Refusal::Closed`]: the pool was closed, or made anew, meanwhile. [`Refusal::Exhausted`]: it was to be idle, and
+    /// maxconn was lowered meanwhile. The connection is yours to close.
     pub fn fulfil(&self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
         self.edit(|ledger| ledger.fulfil(slot, address, connection))
     }
@@ -237,6 +238,19 @@ impl<H, W: Wake> Pool<H, W> {
     /// [`No::Compare`].
     pub fn enter_loan(&self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
         self.edit(|ledger| ledger.enter_loan(want, address, connection))
+    }
+
+    /// Finds the connection that is lent under a key.
+    ///
+    /// # Errors
+    /// [`No::Compare`].
+    pub fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+        self.edit(|ledger| ledger.loan(want))
+    }
+
+    /// Finds the key under which the connection at `address` is lent.
+    pub fn key_of(&self, address: usize) -> Option<LoanKey<H>> {
+        self.edit(|ledger| ledger.key_of(address))
     }
 
     /// Strikes a loan out of the books, and gives its connection; `None` if there is no such loan.

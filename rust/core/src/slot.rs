@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::key::Key;
+use crate::key::{Caller, Key};
 
 /// What a slot is used for. `lib.rs` has the diagram of the usual moves; [`State::may_become`] has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +60,10 @@ pub(crate) struct Slot<H> {
     pub(crate) connection: Option<Arc<H>>,
     /// What it is filed under while it is opening or lent.
     pub(crate) key: Key<H>,
-    /// Who opens it, while it is opening for a user's key.
-    pub(crate) opener: Option<u64>,
+    /// Who opens it, while it is being opened for a borrower.
+    pub(crate) opener: Option<Caller>,
+    /// The loan whose place it takes when it is filled, if one was made under the same key before.
+    pub(crate) replaces: Option<SlotId>,
     /// Another slot with the very same connection object. A mocked `connect` gives one object again and again.
     pub(crate) twin: Option<u32>,
 }

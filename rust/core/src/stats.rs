@@ -15,7 +15,7 @@ pub struct Counts {
     pub opening: usize,
     /// Connections being rolled back or closed.
     pub returning: usize,
-    /// Callers in the queue.
+    /// Callers that wait, for room or for a key that another caller is opening.
     pub waiting: usize,
     /// A returned connection is kept while fewer than this are idle.
     pub minconn: usize,

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use crate::key::Key;
+use crate::key::{Caller, Key};
 use crate::slot::{Slot, SlotId, State};
 
 /// The handles that a vacated slot held. The caller drops them after the unlock.
@@ -124,6 +124,7 @@ impl<H> Table<H> {
                 connection: None,
                 key: Key::None,
                 opener: None,
+                replaces: None,
                 twin: None,
             });
             self.counts[State::Vacant as usize] += 1;
@@ -143,6 +144,7 @@ impl<H> Table<H> {
             self.unlink(index);
         }
         self.slots[index as usize].opener = None;
+        self.slots[index as usize].replaces = None;
         self.advance(index, State::Vacant);
         self.vacant.push(index);
         Displaced { connection, key }
@@ -191,8 +193,12 @@ impl<H> Table<H> {
         std::mem::forget(displaced);
     }
 
-    pub(crate) fn set_opener(&mut self, index: u32, opener: Option<u64>) {
+    pub(crate) fn set_opener(&mut self, index: u32, opener: Option<Caller>) {
         self.slots[index as usize].opener = opener;
+    }
+
+    pub(crate) fn set_replaces(&mut self, index: u32, replaces: Option<SlotId>) {
+        self.slots[index as usize].replaces = replaces;
     }
 
     /// Takes a slot out of its chain of twins.

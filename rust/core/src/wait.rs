@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::key::Mark;
 use crate::slot::SlotId;
 
 /// Wakes one waiter.
@@ -26,8 +27,8 @@ enum Reason {
 struct Waiter<W> {
     id: WaiterId,
     reason: Reason,
-    /// The hash of the key that it wants, if it wants a certain one.
-    hash: Option<isize>,
+    /// What it wants.
+    mark: Mark,
     /// Gone once it has been woken; it brings a new one when it goes back to waiting.
     waker: Option<W>,
 }
@@ -54,20 +55,20 @@ impl<W> Queue<W> {
     }
 
     /// Gives a place at the end of the queue.
-    pub(crate) fn join(&mut self, hash: Option<isize>, waker: W) -> WaiterId {
+    pub(crate) fn join(&mut self, mark: Mark, waker: W) -> WaiterId {
         self.for_room += 1;
-        self.push(Reason::Room, hash, waker)
+        self.push(Reason::Room, mark, waker)
     }
 
-    /// Lets a caller wait for the key with this hash that somebody else is opening.
-    pub(crate) fn follow(&mut self, hash: Option<isize>, waker: W) -> WaiterId {
-        self.push(Reason::Key, hash, waker)
+    /// Lets a caller wait for a key that somebody else is opening.
+    pub(crate) fn follow(&mut self, mark: Mark, waker: W) -> WaiterId {
+        self.push(Reason::Key, mark, waker)
     }
 
-    fn push(&mut self, reason: Reason, hash: Option<isize>, waker: W) -> WaiterId {
+    fn push(&mut self, reason: Reason, mark: Mark, waker: W) -> WaiterId {
         let id = WaiterId(self.next);
         self.next += 1;
-        self.waiters.push_back(Waiter { id, reason, hash, waker: Some(waker) });
+        self.waiters.push_back(Waiter { id, reason, mark, waker: Some(waker) });
         id
     }
 
@@ -111,10 +112,23 @@ impl<W> Queue<W> {
         waiter.waker
     }
 
-    /// Takes the wakers of all who want a key with this hash; they keep their places.
-    pub(crate) fn nudge(&mut self, hash: isize, wakes: &mut Vec<W>) {
-        let interested = self.waiters.iter_mut().filter(|waiter| waiter.hash == Some(hash));
+    /// Takes the wakers of all who may want the same; they keep their places.
+    pub(crate) fn nudge(&mut self, mark: Mark, wakes: &mut Vec<W>) {
+        let interested = self.waiters.iter_mut().filter(|waiter| waiter.mark == mark);
         wakes.extend(interested.filter_map(|waiter| waiter.waker.take()));
+    }
+
+    /// Gives those who waited for a key that has not come to be the places in the queue that are due to them.
+    pub(crate) fn admit(&mut self, mark: Mark) {
+        for waiter in self.waiters.iter_mut().filter(|waiter| waiter.mark == mark && waiter.reason == Reason::Key) {
+            waiter.reason = Reason::Room;
+            self.for_room += 1;
+        }
+    }
+
+    /// Counts all who wait, be it for room or for a key.
+    pub(crate) fn count(&self) -> usize {
+        self.waiters.len()
     }
 
     /// Forgets everybody, takes all wakers, and gives the slots that were promised and not claimed, in their order.

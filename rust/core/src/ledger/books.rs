@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{Key, LoanKey, No, Want};
+use crate::key::{LoanKey, No, Want};
 use crate::slot::State;
 use crate::stats::{ConnectError, Counts};
 
@@ -17,12 +17,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn lent(&self) -> Vec<(u64, LoanKey<H>, Arc<H>)> {
         let loan = |index: u32| {
             let slot = self.table.get(index);
-            let key = match &slot.key {
-                Key::User(key) => LoanKey::User(Arc::clone(&key.handle)),
-                Key::Automatic(number) => LoanKey::Automatic(*number),
-                Key::None => return None,
-            };
-            Some((slot.generation, key, slot.connection.clone()?))
+            Some((slot.generation, slot.key.to_loan_key()?, slot.connection.clone()?))
         };
         self.table.in_state(State::Lent).filter_map(loan).collect()
     }
@@ -65,8 +60,19 @@ impl<H, W> Ledger<H, W> {
         let index = self.table.occupy(State::Lent);
         self.table.attach(index, address, Arc::clone(connection));
         self.file(index, want);
-        self.nudge(want.hash());
+        self.nudge(Some(want.mark()));
         Ok(())
+    }
+
+    /// Finds the connection that is lent under a key.
+    pub(crate) fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+        let filed = self.find(want)?.map(|index| self.table.get(index));
+        Ok(filed.filter(|slot| slot.state == State::Lent).and_then(|slot| slot.connection.clone()))
+    }
+
+    /// Finds the key under which the connection at `address` is lent.
+    pub(crate) fn key_of(&self, address: usize) -> Option<LoanKey<H>> {
+        self.table.lent_at(address).and_then(|index| self.table.get(index).key.to_loan_key())
     }
 
     /// Strikes a loan out of the books, and gives its connection.
@@ -98,7 +104,7 @@ impl<H, W> Ledger<H, W> {
             promised: self.table.count(State::Promised),
             opening: self.table.count(State::Opening),
             returning: self.table.count(State::Returning),
-            waiting: self.queue.len(),
+            waiting: self.queue.count(),
             minconn: self.minconn,
             maxconn: self.maxconn,
             closed: self.closed,

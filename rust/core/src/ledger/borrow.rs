@@ -59,15 +59,12 @@ impl<H, W> Ledger<H, W> {
             let slot = self.table.get(index);
             return match &slot.connection {
                 Some(connection) => Ok(CheckOut::Lent(Arc::clone(connection))),
-                None if slot.opener.is_some() && slot.opener == want.caller() => Err(Refusal::Reentrant.into()),
+                None if slot.opener == Some(want.caller()) => Err(Refusal::Reentrant.into()),
                 None => Ok(self.wait(Busy::KeyOpening, want, waiter, waker)),
             };
         }
         if let Some(index) = waiter.and_then(|waiter| self.claim(waiter)) {
             return Ok(self.hand_out(index, want));
-        }
-        if waiter.is_some_and(|waiter| self.queue.has_place(waiter)) {
-            return Ok(self.wait(Busy::Full, want, waiter, waker));
         }
         if let Some(index) = self.idle.pop() {
             return Ok(self.hand_out(index, want));
@@ -84,7 +81,7 @@ impl<H, W> Ledger<H, W> {
         self.file(index, want);
         if let Some(connection) = self.table.get(index).connection.clone() {
             self.table.advance(index, State::Lent);
-            self.nudge(want.hash());
+            self.nudge(Some(want.mark()));
             CheckOut::Lent(connection)
         } else {
             CheckOut::Reserved(self.table.id(index))
@@ -100,8 +97,8 @@ impl<H, W> Ledger<H, W> {
         }
         // A newcomer, or one whose key did not come to be: to the end of the queue.
         let joined = waker.take().map(|waker| match busy {
-            Busy::Full => self.queue.join(want.hash(), waker),
-            Busy::KeyOpening => self.queue.follow(want.hash(), waker),
+            Busy::Full => self.queue.join(want.mark(), waker),
+            Busy::KeyOpening => self.queue.follow(want.mark(), waker),
         });
         CheckOut::Busy(busy, joined)
     }

@@ -15,7 +15,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<(SlotId, Arc<H>)> {
         self.maxconn = maxconn;
         // Those that are being returned will not be kept above the limit, and need no room made for them here.
-        let surplus = self.table.occupied().saturating_sub(maxconn + self.table.count(State::Returning));
+        let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
         let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index)).collect();
         self.serve();

@@ -17,7 +17,7 @@ pub(crate) use self::open::Reserve;
 
 use std::sync::Arc;
 
-use crate::key::{Key, Want};
+use crate::key::{Key, Mark, Want};
 use crate::slot::{SlotId, State};
 use crate::stats::ConnectError;
 use crate::table::{Displaced, Table};
@@ -129,21 +129,14 @@ impl<H, W> Ledger<H, W> {
         wanted && self.table.occupied() <= self.maxconn
     }
 
-    fn hash_at(&self, index: u32) -> Option<isize> {
-        match &self.table.get(index).key {
-            Key::User(key) => Some(key.hash),
-            Key::Automatic(_) | Key::None => None,
-        }
-    }
-
     /// Files a slot under what is wanted, and notes who opens it if there is nothing in it yet.
     fn file(&mut self, index: u32, want: &Want<H>) {
         self.table.file(index, want.to_key());
-        if let Want::Any(number) | Want::Number(number) = want {
-            self.last_filed = self.last_filed.max(*number);
+        if let Mark::Number(number) = want.mark() {
+            self.last_filed = self.last_filed.max(number);
         }
         if self.table.get(index).state == State::Opening {
-            self.table.set_opener(index, want.caller());
+            self.table.set_opener(index, Some(want.caller()));
         }
     }
 
@@ -152,18 +145,21 @@ impl<H, W> Ledger<H, W> {
         self.after.drop_key_later(key);
     }
 
-    /// Wakes those who want a key with this hash: what they asked for may be there now, or never come.
-    fn nudge(&mut self, hash: Option<isize>) {
-        if let Some(hash) = hash {
-            self.queue.nudge(hash, &mut self.after.wakes);
+    /// Wakes those who may want the same: what they asked for may be there now, or never come.
+    fn nudge(&mut self, mark: Option<Mark>) {
+        if let Some(mark) = mark {
+            self.queue.nudge(mark, &mut self.after.wakes);
         }
     }
 
     /// Frees a slot, and serves who waits for it.
     fn vacate(&mut self, index: u32) {
-        let hash = self.hash_at(index);
+        let mark = self.table.get(index).key.mark();
         self.empty(index);
-        self.nudge(hash);
+        if let Some(mark) = mark {
+            self.queue.admit(mark);
+        }
+        self.nudge(mark);
         self.serve();
     }
 

@@ -23,8 +23,8 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed.into());
         }
         let filed = want.map_or(Ok(None), |want| self.find(want))?;
-        // Where one is lent under this key already, the new one is filed beside it, and both can be returned.
-        if let Some(index) = filed.filter(|&index| self.table.get(index).state == State::Opening) {
+        let own = |&index: &u32| self.table.get(index).opener.is_some_and(|o| want.is_some_and(|w| w.caller() == o));
+        if let Some(index) = filed.filter(own) {
             return Ok(Reserve::Pending(self.table.id(index)));
         }
         if !self.has_room() {
@@ -33,6 +33,9 @@ impl<H, W> Ledger<H, W> {
         let index = self.table.occupy(State::Opening);
         if let Some(want) = want {
             self.file(index, want);
+            // Where one is lent under this key already, the new one takes its place, as in a dict.
+            let lent = filed.filter(|&filed| self.table.get(filed).state == State::Lent);
+            self.table.set_replaces(index, lent.map(|lent| self.table.id(lent)));
         }
         Ok(Reserve::New(self.table.id(index)))
     }
@@ -40,6 +43,9 @@ impl<H, W> Ledger<H, W> {
     /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
         let index = self.opening(slot).filter(|_| !self.closed).ok_or(Refusal::Closed)?;
+        if matches!(self.table.get(index).key, Key::None) && self.table.occupied() > self.maxconn {
+            return Err(Refusal::Exhausted);
+        }
         self.fill(index, address, connection);
         Ok(())
     }
@@ -48,12 +54,15 @@ impl<H, W> Ledger<H, W> {
     pub(super) fn fill(&mut self, index: u32, address: usize, connection: &Arc<H>) {
         self.table.attach(index, address, Arc::clone(connection));
         self.table.set_opener(index, None);
+        let replaced = self.table.get(index).replaces.and_then(|slot| self.table.find(slot));
         if matches!(self.table.get(index).key, Key::None) {
             self.make_idle(index);
         } else {
             self.table.advance(index, State::Lent);
-            let hash = self.hash_at(index);
-            self.nudge(hash);
+            self.nudge(self.table.get(index).key.mark());
+            if let Some(replaced) = replaced {
+                self.vacate(replaced);
+            }
         }
     }
 

@@ -10,8 +10,8 @@ impl<H, W> Ledger<H, W> {
     /// Finds the slot that is filed under what is wanted, lent or being opened.
     pub(super) fn find(&self, want: &Want<H>) -> Result<Option<u32>, No<H>> {
         match want {
-            Want::Any(_) => Ok(None),
-            Want::Number(number) => Ok(self.numbered(*number)),
+            Want::Any(..) => Ok(None),
+            Want::Number(number, _) => Ok(self.numbered(*number)),
             Want::Key(ask) => self.keyed(ask),
         }
     }

@@ -87,7 +87,7 @@ impl World {
     }
 
     pub(super) fn any(&self) -> Want<Thing> {
-        Want::Any(self.pool.next_number())
+        Want::Any(self.pool.next_number(), 0)
     }
 
     /// Asks for a key by value, through a new object each time. Keys of the same parity have the same hash.

@@ -369,7 +369,7 @@ fn a_wrong_or_swapped_key_changes_nothing() {
     for (number, address, expected) in
         [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
     {
-        let answer = world.pool.begin_return(address, Some(&Want::Number(number)), false);
+        let answer = world.pool.begin_return(address, Some(&Want::Number(number, 0)), false);
         assert!(answer.is_err_and(|no| refusal(no) == expected));
     }
     assert_eq!(counts(&world), before);
@@ -380,7 +380,9 @@ fn a_key_alone_returns_what_is_lent_under_it() {
     let world = World::new(2, 2);
     world.open([10]);
     let Some((LoanKey::Automatic(number), _)) = world.pool.lent().pop() else { panic!("lent by number") };
-    let Ok(returning) = world.pool.begin_return(None, Some(&Want::Number(number)), false) else { panic!("it is lent") };
+    let Ok(returning) = world.pool.begin_return(None, Some(&Want::Number(number, 0)), false) else {
+        panic!("it is lent")
+    };
     assert!(returning.wanted() && returning.keep());
     assert_eq!(world.idle(), [10]);
 }
@@ -428,11 +430,11 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
 #[test]
 fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
     let world = World::new(0, 1);
-    world.pool.enter_loan(&Want::Number(7), 1, &world.thing(1)).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(7, 0), 1, &world.thing(1)).expect("nothing to compare");
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
-    let struck = world.pool.strike_loan(&Want::Number(7)).expect("nothing to compare");
+    let struck = world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare");
     assert_eq!(struck.map(|connection| connection.name), Some(1));
-    assert!(world.pool.strike_loan(&Want::Number(7)).expect("nothing to compare").is_none());
+    assert!(world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare").is_none());
     world.open([2]);
 }
 
@@ -467,4 +469,107 @@ fn the_collector_sees_every_handle_and_is_never_blocked() {
     world.pool.try_visit(|thing| seen.push(thing.name));
     seen.sort_unstable();
     assert_eq!(seen, [2, 10, 20]);
+}
+
+#[test]
+fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later() {
+    let world = World::new(0, 1);
+    let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
+    let (bells, mut follower) = ([world.bell(), world.bell()], world.ask(2, 2));
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone())));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
+    let later = world.any();
+    let _second = world.join(&later, &bells[1]);
+    assert_eq!(world.pool.counts().waiting, 2);
+    opening.fail(no("no"));
+    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None));
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+}
+
+#[test]
+fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener() {
+    let world = World::new(0, 2);
+    let Ok(CheckOut::Reserved(opening)) = world.check_out(&Want::Number(7, 1)) else { panic!("there is room") };
+    let again = world.check_out(&Want::Number(7, 1));
+    assert!(again.is_err_and(|no| refusal(no) == Refusal::Reentrant));
+    let bell = world.bell();
+    let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(bell.clone()));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_waiter))) = answer else { panic!("{}", show(&answer)) };
+    world.fulfil(&opening, 70).expect("open");
+    assert_eq!(bell.rung(), 1);
+    assert!(matches!(world.check_out(&Want::Number(7, 2)), Ok(CheckOut::Lent(connection)) if connection.name == 70));
+}
+
+#[test]
+fn a_reservation_is_not_filled_by_another_caller() {
+    let world = World::new(0, 2);
+    let Ok(CheckOut::Reserved(_above)) = world.check_out(&world.ask(2, 1)) else { panic!("there is room") };
+    let answer = settle(&mut world.ask(2, 9), |want| world.pool.reserve(Some(want)));
+    assert!(matches!(answer, Ok(Reserve::New(_))));
+}
+
+#[test]
+fn a_second_connection_under_a_key_takes_the_place_of_the_first() {
+    let world = World::new(0, 2);
+    open_by_key(&world, 2, 20);
+    let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want)));
+    let Ok(Reserve::New(reservation)) = answer else { panic!("there is room") };
+    world.fulfil(&reservation, 21).expect("open");
+    assert_eq!(world.lent(), [21]);
+    assert!(world.begin_return(20).is_err_and(|refusal| refusal == Refusal::Unkeyed));
+    let found = settle(&mut world.ask(2, 1), |want| world.pool.loan(want));
+    assert_eq!(found.expect("open").map(|connection| connection.name), Some(21));
+}
+
+#[test]
+fn a_connection_that_was_to_be_idle_is_refused_where_maxconn_was_lowered_meanwhile() {
+    let world = World::new(1, 1);
+    let Ok(Reserve::New(reservation)) = world.pool.reserve(None) else { panic!("there is room") };
+    drop(world.pool.set_maxconn(0));
+    assert_eq!(world.fulfil(&reservation, 1), Err(Refusal::Exhausted));
+    drop(reservation);
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+}
+
+#[test]
+fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
+    let world = World::new(2, 2);
+    world.open([1, 2]);
+    assert!(world.give_back(1));
+    let returning = world.begin_return(2).expect("lent");
+    assert!(world.pool.set_maxconn(usize::MAX).is_empty());
+    assert!(returning.keep());
+    assert_eq!(world.idle(), [1, 2]);
+}
+
+#[test]
+fn of_two_loans_of_one_object_the_later_is_returned_first() {
+    let world = World::new(0, 2);
+    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5)).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(3, 0), 5, &world.thing(5)).expect("nothing to compare");
+    assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(3))));
+    drop(world.begin_return(5).expect("lent"));
+    assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(7))));
+}
+
+#[test]
+fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
+    let world = World::new(0, 1);
+    world.open([1]);
+    let bell = world.bell();
+    let _waiter = world.join(&world.ask(2, 1), &bell);
+    settle(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20))).expect("open");
+    assert_eq!(bell.rung(), 1);
+}
+
+#[test]
+fn a_pool_made_anew_is_open_and_remembers_nothing() {
+    let world = World::new(0, 1);
+    world.reserve().fail(no("no"));
+    world.pool.close().expect("it is open");
+    world.pool.reset();
+    assert_eq!((world.pool.counts().closed, world.pool.last_number()), (false, 0));
+    assert!(world.pool.connect_error().is_none());
+    world.open([1]);
 }

@@ -31,7 +31,7 @@ fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
     if let Some(connection) = pool.lend_idle() {
         return *connection;
     }
-    let want = Want::Any(pool.next_number());
+    let want = Want::Any(pool.next_number(), 0);
     let bell = Doorbell::default();
     let mut waiter = None;
     loop {
