@@ -88,19 +88,23 @@ class SideBySide(Comparison):
 
     # --- lending ---
 
-    def getconn(self, key_of: Callable[[Side], Any]) -> None:
+    def getconn(self, *keys_of: Callable[[Side], Any]) -> None:
         """Borrow on both sides, with psycopg2.pool's limit made strict (difference 5)."""
         pool = self.left.pool
         limit = pool.maxconn
         pool.maxconn = max(limit, len(pool._used))
-        self.agree(lambda side: side.pool.getconn(key_of(side)))
+        self.agree(lambda side: side.pool.getconn(*[key_of(side) for key_of in keys_of]))
         pool.maxconn = limit
 
     @rule(times=st.integers(1, 4))
     def borrow(self, times: int) -> None:
         for _ in range(times):
-            self.getconn(lambda side: None)
+            self.getconn()
             self.the_books_are_equal()
+
+    @rule()
+    def borrow_under_the_key_none(self) -> None:
+        self.getconn(lambda _: None)
 
     @rule(key=keys)
     def borrow_under_a_key(self, key: Any) -> None:
@@ -152,15 +156,21 @@ class SideBySide(Comparison):
         return stops[0] if stops else ("returned", None)
 
     @precondition(lambda self: self.lent)
-    @rule(which=anything, times=st.integers(1, 3), close=close_flags)
-    def give_back(self, which: int, times: int, close: bool) -> None:
+    @rule(which=anything, times=st.integers(1, 3))
+    def give_back(self, which: int, times: int) -> None:
         for _ in range(min(times, len(self.lent))):
-            self.putconn(
-                self.lent[which % len(self.lent)],
-                lambda connection: self.left.pool.putconn(connection, close=close),
-                lambda connection: self.right.pool.putconn(connection, close=close),
-            )
+            number = self.lent[which % len(self.lent)]
+            self.putconn(number, self.left.pool.putconn, self.right.pool.putconn)
             self.the_books_are_equal()
+
+    @precondition(lambda self: self.lent)
+    @rule(which=anything, close=close_flags)
+    def give_back_and_say_whether_to_close(self, which: int, close: bool) -> None:
+        self.putconn(
+            self.lent[which % len(self.lent)],
+            lambda connection: self.left.pool.putconn(connection, close=close),
+            lambda connection: self.right.pool.putconn(connection, close=close),
+        )
 
     @precondition(lambda self: self.lent)
     @rule(which=anything, close=close_flags)
@@ -237,7 +247,8 @@ class SideBySide(Comparison):
         elif what == "foreign":
             things = [FakeServer().connect() for _ in things]
         if key is None or self.right.pool.closed:
-            self.agree(lambda side: side.pool.putconn(things[side is self.right], key, close))
+            more = () if key is None and not close else (key, close)
+            self.agree(lambda side: side.pool.putconn(things[side is self.right], *more))
         elif what != "none":
             self.refused(PoolError, lambda: self.right.pool.putconn(things[1], key, close))  # difference 2
 

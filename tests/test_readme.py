@@ -22,8 +22,9 @@ pool.closeall()
 """
 
 
-def test_the_readme_has_blocks_to_run() -> None:
+def test_the_readme_has_blocks_to_run_and_no_blanks_to_fill() -> None:
     assert len(BLOCKS) >= 5
+    assert not re.search(r"\b[A-Z]+_[A-Z]+\b(?<!DATABASE_URL)", README.read_text())
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
