@@ -23,8 +23,8 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed.into());
         }
         let filed = want.map_or(Ok(None), |want| self.find(want))?;
-        let own = |&index: &u32| self.table.get(index).opener.is_some_and(|o| want.is_some_and(|w| w.caller() == o));
-        if let Some(index) = filed.filter(own) {
+        let opens_it = |&index: &u32| want.is_some_and(|want| self.table.get(index).opener == Some(want.caller()));
+        if let Some(index) = filed.filter(opens_it) {
             return Ok(Reserve::Pending(self.table.id(index)));
         }
         if !self.has_room() {

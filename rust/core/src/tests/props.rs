@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
-use crate::{Ask, Busy, CheckOut, ConnectError, No, Pool, Refusal, Reservation, Returning, UserKey, Waiter, Want};
+use crate::{
+    Ask, Busy, CheckOut, ConnectError, Counts, No, Pool, Refusal, Reservation, Returning, UserKey, Waiter, Want,
+};
 
 pub(super) type TestPool = Pool<Thing, Bell>;
 
@@ -219,4 +221,10 @@ pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, Bell>
 /// Why a connect failed.
 pub(super) fn no(text: &str) -> ConnectError {
     ConnectError { text: text.to_owned(), at: Instant::now() }
+}
+
+/// Counts what is idle, lent, being opened, being returned, and waited for.
+pub(super) fn counts(world: &World) -> (usize, usize, usize, usize, usize) {
+    let Counts { idle, lent, opening, returning, waiting, .. } = world.pool.counts();
+    (idle, lent, opening, returning, waiting)
 }

@@ -1,12 +1,7 @@
-//! One thing that can go wrong a test.
+//! Loans, waiters, limits and closing: one thing that can go wrong a test.
 
-use super::props::{Bell, Thing, World, compare, no, refusal, settle, show};
-use crate::{Busy, CheckOut, Counts, LoanKey, No, Refusal, Reserve, Want};
-
-fn counts(world: &World) -> (usize, usize, usize, usize, usize) {
-    let Counts { idle, lent, opening, returning, waiting, .. } = world.pool.counts();
-    (idle, lent, opening, returning, waiting)
-}
+use super::props::{Bell, World, counts, no, refusal};
+use crate::{Busy, CheckOut, Refusal};
 
 #[test]
 fn the_last_connection_that_came_back_is_lent_first() {
@@ -253,140 +248,6 @@ fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() 
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
-/// Borrows under a key, comparing where that is asked for.
-fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
-    settle(&mut world.ask(key, caller), |want| world.check_out(want))
-}
-
-fn open_by_key(world: &World, key: u32, name: u32) {
-    let Ok(CheckOut::Reserved(reservation)) = by_key(world, key, 0) else { panic!("no room") };
-    world.fulfil(&reservation, name).expect("open");
-}
-
-#[test]
-fn an_equal_key_gets_the_same_connection_and_a_key_with_the_same_hash_another() {
-    let world = World::new(0, 3);
-    open_by_key(&world, 1, 10);
-    open_by_key(&world, 3, 30);
-    for (key, name) in [(1, 10), (3, 30)] {
-        let answer = by_key(&world, key, 0);
-        assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == name), "{}", show(&answer));
-    }
-    assert!(matches!(by_key(&world, 5, 0), Ok(CheckOut::Reserved(_))));
-}
-
-#[test]
-fn a_comparison_that_was_overtaken_is_made_again() {
-    let world = World::new(2, 2);
-    open_by_key(&world, 1, 10);
-    let mut want = world.ask(3, 0);
-    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("hashes are equal") };
-    compare(&mut want, &candidates);
-    // Meanwhile the very key that is asked for is lent.
-    open_by_key(&world, 3, 30);
-    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("3 is new") };
-    assert_eq!(candidates.list.len(), 1, "1 has been compared");
-    compare(&mut want, &candidates);
-    // Meanwhile it is returned and lent under another key: the match is stale.
-    assert!(world.give_back(30));
-    assert!(matches!(by_key(&world, 4, 0), Ok(CheckOut::Lent(_))));
-    assert!(matches!(world.check_out(&want), Ok(CheckOut::Busy(Busy::Full, None))));
-}
-
-#[test]
-fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
-    let world = World::new(0, 2);
-    open_by_key(&world, 1, 10);
-    let opening = world.reserve();
-    let (bell, mut queued) = (world.bell(), world.ask(3, 1));
-    let CheckOut::Busy(Busy::Full, Some(waiter)) =
-        settle(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()))).expect("open")
-    else {
-        panic!("the pool is full")
-    };
-    drop(opening);
-    // Room is promised, and not filed yet. Another caller compares all there is with the same key.
-    let mut late = world.ask(3, 2);
-    let Err(No::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
-    compare(&mut late, &candidates);
-    drop(world.pool.set_maxconn(9));
-    let claimed = settle(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None));
-    assert!(matches!(claimed, Ok(CheckOut::Reserved(_))), "{}", show(&claimed));
-    let answer = settle(&mut late, |want| world.check_out(want));
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::KeyOpening, None))), "{}", show(&answer));
-}
-
-#[test]
-fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
-    let world = World::new(0, 5);
-    let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
-    let bell = world.bell();
-    let answer = settle(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone())));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    world.fulfil(&reservation, 20).expect("open");
-    assert_eq!(bell.rung(), 1);
-    drop(waiter);
-    assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Lent(connection)) if connection.name == 20));
-    assert_eq!(world.lent(), [20]);
-}
-
-#[test]
-fn a_caller_that_would_wait_for_itself_is_refused() {
-    let world = World::new(0, 5);
-    let _reservation = by_key(&world, 2, 1);
-    assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant));
-}
-
-#[test]
-fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let bells = [world.bell(), world.bell(), world.bell()];
-    let [first, mut second, mut third] = [(2, 1), (2, 2), (4, 3)].map(|(key, caller)| world.ask(key, caller));
-    let waiters = [world.join(&first, &bells[0]), world.join(&second, &bells[1]), world.join(&third, &bells[2])];
-    assert!(world.give_back(1));
-    assert_eq!(world.claim(&first, &waiters[0]), 1);
-    assert_eq!([bells[1].rung(), bells[2].rung()], [1, 1], "same hash: each must look");
-    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None));
-    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
-    let again = world.bell();
-    let answer = settle(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone())));
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
-    assert_eq!(world.pool.counts().waiting, 2, "nobody has left the queue yet");
-    drop(waiters);
-    assert_eq!(world.pool.counts().waiting, 0);
-}
-
-#[test]
-fn a_wrong_or_swapped_key_changes_nothing() {
-    let world = World::new(2, 2);
-    open_by_key(&world, 1, 10);
-    open_by_key(&world, 2, 20);
-    let before = counts(&world);
-    let swapped = settle(&mut world.ask(2, 0), |want| world.pool.begin_return(Some(10), Some(want), false));
-    assert!(swapped.is_err_and(|refusal| refusal == Refusal::WrongKey), "10 is lent under 1");
-    for (number, address, expected) in
-        [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
-    {
-        let answer = world.pool.begin_return(address, Some(&Want::Number(number, 0)), false);
-        assert!(answer.is_err_and(|no| refusal(no) == expected));
-    }
-    assert_eq!(counts(&world), before);
-}
-
-#[test]
-fn a_key_alone_returns_what_is_lent_under_it() {
-    let world = World::new(2, 2);
-    world.open([10]);
-    let Some((LoanKey::Automatic(number), _)) = world.pool.lent().pop() else { panic!("lent by number") };
-    let Ok(returning) = world.pool.begin_return(None, Some(&Want::Number(number, 0)), false) else {
-        panic!("it is lent")
-    };
-    assert!(returning.wanted() && returning.keep());
-    assert_eq!(world.idle(), [10]);
-}
-
 #[test]
 fn one_object_lent_twice_is_returned_twice() {
     let world = World::new(2, 2);
@@ -395,47 +256,6 @@ fn one_object_lent_twice_is_returned_twice() {
     assert!(world.begin_return(5).is_err());
     assert_eq!(world.idle(), [5, 5]);
     assert_eq!([world.borrow(), world.borrow()], [5, 5]);
-}
-
-#[test]
-fn a_reservation_of_a_caller_further_up_is_found_by_its_key() {
-    let world = World::new(0, 2);
-    let want = world.ask(2, 1);
-    let Ok(CheckOut::Reserved(above)) = world.check_out(&want) else { panic!("there is room") };
-    let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want)) else { panic!("it is pending") };
-    assert_eq!(slot, above.slot());
-    let Ok(Reserve::New(_)) = world.pool.reserve(None) else { panic!("there is room for one more") };
-}
-
-#[test]
-fn a_reservation_without_a_key_becomes_an_idle_connection() {
-    let world = World::new(0, 1);
-    let Ok(Reserve::New(reservation)) = world.pool.reserve(None) else { panic!("there is room") };
-    world.fulfil(&reservation, 1).expect("open");
-    assert_eq!(world.idle(), [1]);
-    assert!(world.pool.reserve(None).is_err_and(|no| refusal(no) == Refusal::Exhausted));
-}
-
-#[test]
-fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
-    let world = World::new(2, 3);
-    world.open([1, 2]);
-    assert!(world.give_back(1) && world.give_back(2));
-    assert!(!world.pool.replace_idle(&[1], vec![]));
-    assert!(world.pool.replace_idle(&[1, 2], vec![(3, world.thing(3)), (1, world.thing(1))]));
-    assert_eq!(world.idle(), [3, 1]);
-    assert_eq!(world.borrow(), 1);
-}
-
-#[test]
-fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
-    let world = World::new(0, 1);
-    world.pool.enter_loan(&Want::Number(7, 0), 1, &world.thing(1)).expect("nothing to compare");
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
-    let struck = world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare");
-    assert_eq!(struck.map(|connection| connection.name), Some(1));
-    assert!(world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare").is_none());
-    world.open([2]);
 }
 
 #[test]
@@ -461,78 +281,6 @@ fn a_connection_that_is_let_go_has_no_handle_left() {
 }
 
 #[test]
-fn the_collector_sees_every_handle_and_is_never_blocked() {
-    let world = World::new(1, 2);
-    open_by_key(&world, 2, 20);
-    world.open([10]);
-    let mut seen = Vec::new();
-    world.pool.try_visit(|thing| seen.push(thing.name));
-    seen.sort_unstable();
-    assert_eq!(seen, [2, 10, 20]);
-}
-
-#[test]
-fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later() {
-    let world = World::new(0, 1);
-    let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    let (bells, mut follower) = ([world.bell(), world.bell()], world.ask(2, 2));
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone())));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
-    let later = world.any();
-    let _second = world.join(&later, &bells[1]);
-    assert_eq!(world.pool.counts().waiting, 2);
-    opening.fail(no("no"));
-    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None));
-    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
-}
-
-#[test]
-fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener() {
-    let world = World::new(0, 2);
-    let Ok(CheckOut::Reserved(opening)) = world.check_out(&Want::Number(7, 1)) else { panic!("there is room") };
-    let again = world.check_out(&Want::Number(7, 1));
-    assert!(again.is_err_and(|no| refusal(no) == Refusal::Reentrant));
-    let bell = world.bell();
-    let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(bell.clone()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_waiter))) = answer else { panic!("{}", show(&answer)) };
-    world.fulfil(&opening, 70).expect("open");
-    assert_eq!(bell.rung(), 1);
-    assert!(matches!(world.check_out(&Want::Number(7, 2)), Ok(CheckOut::Lent(connection)) if connection.name == 70));
-}
-
-#[test]
-fn a_reservation_is_not_filled_by_another_caller() {
-    let world = World::new(0, 2);
-    let Ok(CheckOut::Reserved(_above)) = world.check_out(&world.ask(2, 1)) else { panic!("there is room") };
-    let answer = settle(&mut world.ask(2, 9), |want| world.pool.reserve(Some(want)));
-    assert!(matches!(answer, Ok(Reserve::New(_))));
-}
-
-#[test]
-fn a_second_connection_under_a_key_takes_the_place_of_the_first() {
-    let world = World::new(0, 2);
-    open_by_key(&world, 2, 20);
-    let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want)));
-    let Ok(Reserve::New(reservation)) = answer else { panic!("there is room") };
-    world.fulfil(&reservation, 21).expect("open");
-    assert_eq!(world.lent(), [21]);
-    assert!(world.begin_return(20).is_err_and(|refusal| refusal == Refusal::Unkeyed));
-    let found = settle(&mut world.ask(2, 1), |want| world.pool.loan(want));
-    assert_eq!(found.expect("open").map(|connection| connection.name), Some(21));
-}
-
-#[test]
-fn a_connection_that_was_to_be_idle_is_refused_where_maxconn_was_lowered_meanwhile() {
-    let world = World::new(1, 1);
-    let Ok(Reserve::New(reservation)) = world.pool.reserve(None) else { panic!("there is room") };
-    drop(world.pool.set_maxconn(0));
-    assert_eq!(world.fulfil(&reservation, 1), Err(Refusal::Exhausted));
-    drop(reservation);
-    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
-}
-
-#[test]
 fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
     let world = World::new(2, 2);
     world.open([1, 2]);
@@ -541,26 +289,6 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
     assert!(world.pool.set_maxconn(usize::MAX).is_empty());
     assert!(returning.keep());
     assert_eq!(world.idle(), [1, 2]);
-}
-
-#[test]
-fn of_two_loans_of_one_object_the_later_is_returned_first() {
-    let world = World::new(0, 2);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5)).expect("nothing to compare");
-    world.pool.enter_loan(&Want::Number(3, 0), 5, &world.thing(5)).expect("nothing to compare");
-    assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(3))));
-    drop(world.begin_return(5).expect("lent"));
-    assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(7))));
-}
-
-#[test]
-fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let bell = world.bell();
-    let _waiter = world.join(&world.ask(2, 1), &bell);
-    settle(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20))).expect("open");
-    assert_eq!(bell.rung(), 1);
 }
 
 #[test]
