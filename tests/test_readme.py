@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from throwaway_postgres import ThrowawayPostgres
-
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
 
@@ -28,11 +26,11 @@ def test_the_readme_has_blocks_to_run_and_no_blanks_to_fill() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_a_block_of_the_readme_runs(number: int, server_url: str) -> None:
+def test_a_block_of_the_readme_runs(number: int, dsn: str) -> None:
     block = BLOCKS[number] + (REQUEST if "def application" in BLOCKS[number] else "")
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", block],
-        env={"DATABASE_URL": server_url},
+        env={"DATABASE_URL": dsn},
         capture_output=True,
         text=True,
         timeout=60,
@@ -42,9 +40,3 @@ def test_a_block_of_the_readme_runs(number: int, server_url: str) -> None:
     # Where a line says what is printed, it is.
     for said in re.findall(r"print\(.*\)  # (.*?)(?: ?\.\.\.)?$", block, re.MULTILINE):
         assert re.sub(r"\d\.\d\d", "0.05", ran.stdout).find(said) >= 0, ran.stdout
-
-
-@pytest.fixture(scope="module")
-def server_url() -> object:
-    with ThrowawayPostgres() as server:
-        yield f"postgresql://postgres@127.0.0.1:{server.port}/postgres"
