@@ -75,8 +75,10 @@ fn open(
     let connection = match slf.call_method1(intern!(py, "_connect"), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
-            reservation.fail(connect_error(py, &error));
-            take_back(slf, want);
+            // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
+            if let Some(filed) = reservation.fail(connect_error(py, &error)) {
+                drop(connection::close(filed.connection().bind(py)));
+            }
             return Err(error.into());
         }
     };
@@ -86,18 +88,6 @@ fn open(
     }
     // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
     Ok(connection.unbind())
-}
-
-/// Closes what a hook has opened and filed before it failed, so that its slot is not lost.
-fn take_back(slf: &Bound<'_, AbstractPool>, want: &Want<Handle>) {
-    let py = slf.py();
-    let filed = to_key(py, want).and_then(|key| under(&key)).map_err(Error::from);
-    let begun = filed
-        .and_then(|mut filed| settle(py, &mut filed, |filed| slf.get().pool.begin_return(None, Some(filed), true)));
-    // Most often nothing is filed, and the error that the hook has raised is the one to be heard.
-    if let Ok(returning) = begun {
-        drop(connection::close(returning.connection().bind(py)));
-    }
 }
 
 /// Closes a connection that was being opened while the pool was closed. Its room is given back after that.
@@ -121,7 +111,7 @@ pub(crate) fn connect<'py>(
         Ok(connection) => connection,
         Err(error) => {
             if let Some(own) = own {
-                own.fail(connect_error(py, &error));
+                drop(own.fail(connect_error(py, &error)));
             }
             return Err(error.into());
         }

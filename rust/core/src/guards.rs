@@ -7,30 +7,33 @@ use crate::slot::SlotId;
 use crate::stats::ConnectError;
 use crate::wait::{WaiterId, Wake};
 
-/// The right to open one connection. Dropped unspent, it gives the room back.
+/// The right to open one connection. Dropped unspent, it gives the room back; dropped spent, it lets others who want the
+/// same key have the connection.
 #[must_use = "dropping a reservation gives its room back"]
 pub struct Reservation<'p, H, W: Wake> {
     pub(crate) pool: &'p Pool<H, W>,
     pub(crate) slot: SlotId,
 }
 
-impl<H, W: Wake> Reservation<'_, H, W> {
+impl<'p, H, W: Wake> Reservation<'p, H, W> {
     /// Names the reserved slot, for [`Pool::fulfil`].
     #[must_use]
     pub fn slot(&self) -> SlotId {
         self.slot
     }
 
-    /// Gives the room back, unless it has been spent, and remembers why the connect failed.
-    pub fn fail(self, why: ConnectError) {
+    /// Gives the room back and remembers why the connect failed. A connection that had been filed all the same is given
+    /// to be closed.
+    #[must_use = "a connection that comes out is to be closed"]
+    pub fn fail(self, why: ConnectError) -> Option<Returning<'p, H, W>> {
         let why = Arc::new(why);
-        self.pool.edit(|ledger| ledger.fail(self.slot, Some(why)));
+        self.pool.edit(|ledger| ledger.fail(self.slot, why)).map(|filed| self.pool.discarding(filed))
     }
 }
 
 impl<H, W: Wake> Drop for Reservation<'_, H, W> {
     fn drop(&mut self) {
-        self.pool.edit(|ledger| ledger.fail(self.slot, None));
+        self.pool.edit(|ledger| ledger.finish(self.slot));
     }
 }
 

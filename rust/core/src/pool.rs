@@ -132,8 +132,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// Puts an opened connection into the slot that is reserved for it.
     ///
     /// # Errors
-    /// [`Refusal::Closed`]: the pool was closed, or made anew, meanwhile. [`Refusal::Exhausted`]: it was to be idle, and
-    /// maxconn was lowered meanwhile. The connection is yours to close.
+    /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: there is no room any more, since
+    /// somebody else has filled the slot, or maxconn was lowered. The connection is yours to close.
     pub fn fulfil(&self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
         self.edit(|ledger| ledger.fulfil(slot, address, connection))
     }

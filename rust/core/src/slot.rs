@@ -34,7 +34,8 @@ impl State {
             Opening => matches!(next, Idle | Lent | Vacant),
             Idle => matches!(next, Lent | Promised | Returning | Vacant),
             Promised => matches!(next, Lent | Idle | Returning),
-            Lent => matches!(next, Idle | Returning | Vacant),
+            // Opening again: a hook that connects a second time.
+            Lent => matches!(next, Idle | Returning | Vacant | Opening),
             Returning => matches!(next, Idle | Vacant),
         }
     }
@@ -60,8 +61,10 @@ pub(crate) struct Slot<H> {
     pub(crate) connection: Option<Arc<H>>,
     /// What it is filed under while it is opening or lent.
     pub(crate) key: Key<H>,
-    /// Who opens it, while it is being opened for a borrower.
+    /// Who opens it for a key, until that is done: a hook may go on after the connection has been filed.
     pub(crate) opener: Option<Caller>,
+    /// While there is an opener, the generation that its reservation knows the slot by.
+    pub(crate) reserved: u64,
     /// The loan whose place it takes when it is filled, if one was made under the same key before.
     pub(crate) replaces: Option<SlotId>,
     /// Another slot with the very same connection object. A mocked `connect` gives one object again and again.

@@ -22,6 +22,8 @@ pub(crate) struct Table<H> {
     generation: u64,
     by_address: HashMap<usize, u32, BuildHasherDefault<AddressHasher>>,
     by_hash: BTreeSet<(isize, u32)>,
+    /// How many slots have a twin.
+    twins: usize,
 }
 
 impl<H> Table<H> {
@@ -33,6 +35,7 @@ impl<H> Table<H> {
             generation: 0,
             by_address: HashMap::default(),
             by_hash: BTreeSet::new(),
+            twins: 0,
         }
     }
 
@@ -79,7 +82,7 @@ impl<H> Table<H> {
     #[inline]
     pub(crate) fn only_at(&self, address: usize, guess: u32) -> Option<u32> {
         let guessed = self.slots.get(guess as usize);
-        if guessed.is_some_and(|slot| slot.address == address && slot.connection.is_some() && slot.twin.is_none()) {
+        if self.twins == 0 && guessed.is_some_and(|slot| slot.address == address && slot.connection.is_some()) {
             return Some(guess);
         }
         let index = *self.by_address.get(&address)?;
@@ -124,6 +127,7 @@ impl<H> Table<H> {
                 connection: None,
                 key: Key::None,
                 opener: None,
+                reserved: 0,
                 replaces: None,
                 twin: None,
             });
@@ -139,11 +143,8 @@ impl<H> Table<H> {
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn vacate(&mut self, index: u32) -> Displaced<H> {
         let key = self.unfile(index);
-        let connection = self.slots[index as usize].connection.take();
-        if connection.is_some() {
-            self.unlink(index);
-        }
-        self.slots[index as usize].opener = None;
+        let connection = self.detach(index);
+        self.clear_opener(index);
         self.slots[index as usize].replaces = None;
         self.advance(index, State::Vacant);
         self.vacant.push(index);
@@ -153,6 +154,7 @@ impl<H> Table<H> {
     /// Puts a connection into a slot that has none.
     pub(crate) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
         let twin = self.by_address.insert(address, index);
+        self.twins += usize::from(twin.is_some());
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.connection.is_none(), "a slot holds one connection");
         slot.address = address;
@@ -193,8 +195,33 @@ impl<H> Table<H> {
         std::mem::forget(displaced);
     }
 
-    pub(crate) fn set_opener(&mut self, index: u32, opener: Option<Caller>) {
-        self.slots[index as usize].opener = opener;
+    /// Notes who opens the slot, and that its reservation knows it by its present generation.
+    pub(crate) fn set_opener(&mut self, index: u32, opener: Caller) {
+        let slot = &mut self.slots[index as usize];
+        slot.opener = Some(opener);
+        slot.reserved = slot.generation;
+    }
+
+    /// Notes that whoever opened the slot has finished with it.
+    pub(crate) fn clear_opener(&mut self, index: u32) {
+        self.slots[index as usize].opener = None;
+    }
+
+    /// Finds the slot that a reservation was made for, whether it is still open or has been filled since.
+    pub(crate) fn reserved(&self, id: SlotId) -> Option<u32> {
+        let slot = self.slots.get(id.index as usize)?;
+        let reserved = slot.opener.is_some() && slot.reserved == id.generation;
+        if reserved { Some(id.index) } else { self.find(id).filter(|_| slot.state == State::Opening) }
+    }
+
+    /// Takes the connection out of its slot, to make room for another one there.
+    #[must_use = "handles are dropped after the unlock, not here"]
+    pub(crate) fn detach(&mut self, index: u32) -> Option<Arc<H>> {
+        let connection = self.slots[index as usize].connection.take();
+        if connection.is_some() {
+            self.unlink(index);
+        }
+        connection
     }
 
     pub(crate) fn set_replaces(&mut self, index: u32, replaces: Option<SlotId>) {
@@ -204,6 +231,8 @@ impl<H> Table<H> {
     /// Takes a slot out of its chain of twins.
     fn unlink(&mut self, index: u32) {
         let Slot { address, twin, .. } = self.slots[index as usize];
+        let chain = self.at(address).count();
+        self.twins -= usize::from(chain > 1);
         self.slots[index as usize].twin = None;
         let before = self.at(address).find(|&other| self.get(other).twin == Some(index));
         match (before, twin) {

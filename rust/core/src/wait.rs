@@ -11,9 +11,12 @@ pub trait Wake {
     fn wake(&self);
 }
 
-/// Names a waiter, in the order of arrival.
+/// Names a waiter, in the order of arrival. One that waits for something else than before keeps its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct WaiterId(u64);
+pub(crate) struct WaiterId {
+    turn: u64,
+    serial: u64,
+}
 
 /// Why a waiter waits, which decides what wakes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,21 +57,23 @@ impl<W> Queue<W> {
         self.for_room
     }
 
-    /// Gives a place at the end of the queue.
-    pub(crate) fn join(&mut self, mark: Mark, waker: W) -> WaiterId {
+    /// Gives a place in the queue: at the end, or where the caller's turn is if it has waited before.
+    pub(crate) fn join(&mut self, before: Option<WaiterId>, mark: Mark, waker: W) -> WaiterId {
         self.for_room += 1;
-        self.push(Reason::Room, mark, waker)
+        self.insert(before, Reason::Room, mark, waker)
     }
 
     /// Lets a caller wait for a key that somebody else is opening.
-    pub(crate) fn follow(&mut self, mark: Mark, waker: W) -> WaiterId {
-        self.push(Reason::Key, mark, waker)
+    pub(crate) fn follow(&mut self, before: Option<WaiterId>, mark: Mark, waker: W) -> WaiterId {
+        self.insert(before, Reason::Key, mark, waker)
     }
 
-    fn push(&mut self, reason: Reason, mark: Mark, waker: W) -> WaiterId {
-        let id = WaiterId(self.next);
+    fn insert(&mut self, before: Option<WaiterId>, reason: Reason, mark: Mark, waker: W) -> WaiterId {
+        let serial = self.next;
         self.next += 1;
-        self.waiters.push_back(Waiter { id, reason, mark, waker: Some(waker) });
+        let id = WaiterId { turn: before.map_or(serial, |before| before.turn), serial };
+        let at = self.waiters.partition_point(|waiter| waiter.id < id);
+        self.waiters.insert(at, Waiter { id, reason, mark, waker: Some(waker) });
         id
     }
 

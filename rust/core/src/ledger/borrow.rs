@@ -57,10 +57,12 @@ impl<H, W> Ledger<H, W> {
         }
         if let Some(index) = self.find(want)? {
             let slot = self.table.get(index);
+            let own = slot.opener.is_none_or(|opener| opener == want.caller());
             return match &slot.connection {
-                Some(connection) => Ok(CheckOut::Lent(Arc::clone(connection))),
-                None if slot.opener == Some(want.caller()) => Err(Refusal::Reentrant.into()),
-                None => Ok(self.wait(Busy::KeyOpening, want, waiter, waker)),
+                Some(connection) if own => Ok(CheckOut::Lent(Arc::clone(connection))),
+                None if own => Err(Refusal::Reentrant.into()),
+                // Even if there is a connection: who opens it has not finished with it.
+                _ => Ok(self.wait(Busy::KeyOpening, want, waiter, waker)),
             };
         }
         if let Some(index) = waiter.and_then(|waiter| self.claim(waiter)) {
@@ -95,10 +97,9 @@ impl<H, W> Ledger<H, W> {
         {
             return CheckOut::Busy(busy, Some(waiter));
         }
-        // A newcomer, or one whose key did not come to be: to the end of the queue.
         let joined = waker.take().map(|waker| match busy {
-            Busy::Full => self.queue.join(want.mark(), waker),
-            Busy::KeyOpening => self.queue.follow(want.mark(), waker),
+            Busy::Full => self.queue.join(waiter, want.mark(), waker),
+            Busy::KeyOpening => self.queue.follow(waiter, want.mark(), waker),
         });
         CheckOut::Busy(busy, joined)
     }

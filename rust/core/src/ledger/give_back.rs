@@ -42,7 +42,7 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Unkeyed.into());
         };
         let wanted = !close && self.has_use_for_another();
-        self.unfile(index);
+        self.withdraw(index);
         self.table.advance(index, State::Returning);
         Ok(Return { slot: self.table.id(index), connection, wanted })
     }

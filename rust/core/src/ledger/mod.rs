@@ -108,8 +108,8 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn keep_clean(&mut self, address: usize) -> bool {
         let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
         let slot = self.table.get(index);
-        let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_));
-        if !plain || self.closed || self.queue.len() > 0 || !self.has_use_for_another() {
+        let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
+        if !plain || self.closed || self.queue.count() > 0 || !self.has_use_for_another() {
             return false;
         }
         self.table.refile(index, Key::None);
@@ -136,13 +136,25 @@ impl<H, W> Ledger<H, W> {
             self.last_filed = self.last_filed.max(number);
         }
         if self.table.get(index).state == State::Opening {
-            self.table.set_opener(index, Some(want.caller()));
+            self.table.set_opener(index, want.caller());
         }
     }
 
-    fn unfile(&mut self, index: u32) {
+    /// Takes a loan's key away. Who waits for that key waits for a connection of its own from now on.
+    fn withdraw(&mut self, index: u32) {
+        let mark = self.table.get(index).key.mark();
         let key = self.table.unfile(index);
         self.after.drop_key_later(key);
+        self.table.clear_opener(index);
+        self.disappoint(mark);
+    }
+
+    /// Gives those who wait for a key that is not there any more the places in the queue that are due to them.
+    fn disappoint(&mut self, mark: Option<Mark>) {
+        if let Some(mark) = mark {
+            self.queue.admit(mark);
+        }
+        self.nudge(mark);
     }
 
     /// Wakes those who may want the same: what they asked for may be there now, or never come.
@@ -156,10 +168,7 @@ impl<H, W> Ledger<H, W> {
     fn vacate(&mut self, index: u32) {
         let mark = self.table.get(index).key.mark();
         self.empty(index);
-        if let Some(mark) = mark {
-            self.queue.admit(mark);
-        }
-        self.nudge(mark);
+        self.disappoint(mark);
         self.serve();
     }
 

@@ -23,8 +23,14 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed.into());
         }
         let filed = want.map_or(Ok(None), |want| self.find(want))?;
-        let opens_it = |&index: &u32| want.is_some_and(|want| self.table.get(index).opener == Some(want.caller()));
-        if let Some(index) = filed.filter(opens_it) {
+        if let (Some(index), Some(want)) = (filed, want)
+            && self.fills_in(index, want)
+        {
+            if let Some(connection) = self.table.detach(index) {
+                // The hook connects once more. What it had is replaced, as in a dict.
+                self.after.handles.push(connection);
+                self.table.advance(index, State::Opening);
+            }
             return Ok(Reserve::Pending(self.table.id(index)));
         }
         if !self.has_room() {
@@ -40,9 +46,24 @@ impl<H, W> Ledger<H, W> {
         Ok(Reserve::New(self.table.id(index)))
     }
 
+    /// Says whether who asks does so for the opener of this slot: it is the opener; or it is another thread, that a
+    /// hook has handed its work to. Only the hook can know an automatic number; whoever names a user's key may mean
+    /// another connection, if there is room for one.
+    fn fills_in(&self, index: u32, want: &Want<H>) -> bool {
+        let slot = self.table.get(index);
+        slot.opener.is_some_and(|opener| {
+            let opening = slot.state == State::Opening;
+            opener == want.caller() || opening && (matches!(want, Want::Number(..)) || !self.has_room())
+        })
+    }
+
     /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
-        let index = self.opening(slot).filter(|_| !self.closed).ok_or(Refusal::Closed)?;
+        if self.closed {
+            return Err(Refusal::Closed);
+        }
+        let opening = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Opening);
+        let index = opening.ok_or(Refusal::Exhausted)?;
         if matches!(self.table.get(index).key, Key::None) && self.table.occupied() > self.maxconn {
             return Err(Refusal::Exhausted);
         }
@@ -50,33 +71,40 @@ impl<H, W> Ledger<H, W> {
         Ok(())
     }
 
-    /// Puts a connection into a slot that is reserved for it.
+    /// Puts a connection into a slot that is reserved for it. Others get it when its opener has finished.
     pub(super) fn fill(&mut self, index: u32, address: usize, connection: &Arc<H>) {
         self.table.attach(index, address, Arc::clone(connection));
-        self.table.set_opener(index, None);
         let replaced = self.table.get(index).replaces.and_then(|slot| self.table.find(slot));
         if matches!(self.table.get(index).key, Key::None) {
             self.make_idle(index);
         } else {
             self.table.advance(index, State::Lent);
-            self.nudge(self.table.get(index).key.mark());
             if let Some(replaced) = replaced {
                 self.vacate(replaced);
             }
         }
     }
 
-    /// Gives a reservation's room back, unless it has been spent.
-    pub(crate) fn fail(&mut self, slot: SlotId, why: Option<Arc<ConnectError>>) {
-        if why.is_some() {
-            self.connect_error = why;
-        }
-        if let Some(index) = self.opening(slot) {
+    /// Ends a reservation: one that was fulfilled is a loan like any other now, one that was not gives its room back.
+    pub(crate) fn finish(&mut self, slot: SlotId) {
+        let Some(index) = self.table.reserved(slot) else { return };
+        if self.table.get(index).state == State::Opening {
             self.vacate(index);
+        } else {
+            self.table.clear_opener(index);
+            self.nudge(self.table.get(index).key.mark());
         }
     }
 
-    fn opening(&self, slot: SlotId) -> Option<u32> {
-        self.table.find(slot).filter(|&index| self.table.get(index).state == State::Opening)
+    /// Ends a reservation whose opener has failed. A connection that it had filed all the same is given to be closed.
+    pub(crate) fn fail(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<(SlotId, Arc<H>)> {
+        self.connect_error = Some(why);
+        let index = self.table.reserved(slot)?;
+        if self.table.get(index).state == State::Opening {
+            self.vacate(index);
+            return None;
+        }
+        self.withdraw(index);
+        self.begin_discard(index)
     }
 }

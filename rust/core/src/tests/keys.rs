@@ -75,6 +75,7 @@ fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
     let answer = settle(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone())));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&reservation, 20).expect("open");
+    drop(reservation);
     assert_eq!(bell.rung(), 1);
     drop(waiter);
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Lent(connection)) if connection.name == 20));
@@ -199,7 +200,7 @@ fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later
     let later = world.any();
     let _second = world.join(&later, &bells[1]);
     assert_eq!(world.pool.counts().waiting, 2);
-    opening.fail(no("no"));
+    drop(opening.fail(no("no")));
     assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
     let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
@@ -215,6 +216,8 @@ fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener(
     let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(bell.clone()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&opening, 70).expect("open");
+    assert_eq!(bell.rung(), 0, "its opener has not finished with it");
+    drop(opening);
     assert_eq!(bell.rung(), 1);
     assert!(matches!(world.check_out(&Want::Number(7, 2)), Ok(CheckOut::Lent(connection)) if connection.name == 70));
 }
@@ -268,4 +271,69 @@ fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
     let _waiter = world.join(&world.ask(2, 1), &bell);
     settle(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20))).expect("open");
     assert_eq!(bell.rung(), 1);
+}
+
+#[test]
+fn a_connection_is_its_openers_until_the_opener_has_finished() {
+    let world = World::new(0, 3);
+    let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
+    world.fulfil(&opening, 20).expect("open");
+    assert!(matches!(by_key(&world, 2, 1), Ok(CheckOut::Lent(_))), "the opener itself has it");
+    assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
+    drop(opening);
+    assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Lent(connection)) if connection.name == 20));
+}
+
+#[test]
+fn what_was_filed_before_the_opener_failed_is_given_to_be_closed_and_nothing_else() {
+    let world = World::new(0, 1);
+    let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
+    world.fulfil(&opening, 20).expect("open");
+    let filed = opening.fail(no("late")).expect("it was filed");
+    assert_eq!((filed.connection().name, counts(&world)), (20, (0, 0, 0, 1, 0)));
+    drop(filed);
+    let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
+    assert!(opening.fail(no("at once")).is_none());
+    open_by_key(&world, 2, 21);
+    assert_eq!(world.lent(), [21]);
+}
+
+#[test]
+fn an_opener_that_connects_again_needs_no_more_room() {
+    let world = World::new(0, 1);
+    let want = world.ask(2, 1);
+    let Ok(CheckOut::Reserved(opening)) = world.check_out(&want) else { panic!("there is room") };
+    for name in [20, 21] {
+        let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want)) else { panic!("it is pending") };
+        world.pool.fulfil(slot, name as usize, &world.thing(name)).expect("open");
+    }
+    drop(opening);
+    assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
+    drop(world.begin_return(21).expect("lent"));
+}
+
+#[test]
+fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
+    let world = World::new(1, 1);
+    let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
+    let (mut follower, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone())));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
+    let later = world.any();
+    let _second = world.join(&later, &bells[1]);
+    world.fulfil(&opening, 20).expect("open");
+    drop(opening);
+    // Before the follower has come to look, the connection is returned.
+    assert!(world.give_back(20));
+    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None));
+    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
+}
+
+#[test]
+fn a_guess_does_not_choose_between_two_slots_of_one_object() {
+    let world = World::new(2, 2);
+    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5)).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5)).expect("nothing to compare");
+    assert!(!world.pool.keep_clean(5), "which of the two is for the slow path to say");
 }

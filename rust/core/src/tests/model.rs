@@ -284,7 +284,7 @@ impl<'w> Duel<'w> {
                 let connection = self.next;
                 self.next += 1;
                 if fail {
-                    reservation.fail(no("it did not work"));
+                    drop(reservation.fail(no("it did not work")));
                 } else {
                     let fulfilled = self.world.fulfil(&reservation, connection);
                     assert_eq!(fulfilled.is_err(), self.model.closed);

@@ -29,7 +29,7 @@ fn no_more_than_maxconn_are_opened_however_slow_connects_are() {
 fn a_reservation_that_is_dropped_unspent_gives_its_room_back() {
     let world = World::new(0, 1);
     drop(world.reserve());
-    world.reserve().fail(no("the server is down"));
+    drop(world.reserve().fail(no("the server is down")));
     assert_eq!(world.pool.connect_error().expect("there was one").text, "the server is down");
     world.open([1]);
 }
@@ -50,7 +50,7 @@ fn a_spent_reservation_is_not_followed_to_the_next_user_of_its_slot() {
     world.fulfil(&reservation, 1).expect("open");
     drop(world.begin_return(1).expect("lent"));
     let next = world.reserve();
-    assert_eq!(world.fulfil(&reservation, 9), Err(Refusal::Closed));
+    assert_eq!(world.fulfil(&reservation, 9), Err(Refusal::Exhausted));
     drop(reservation);
     assert_eq!(counts(&world), (0, 0, 1, 0, 0));
     drop(next);
@@ -156,7 +156,7 @@ fn a_failed_connect_lets_the_first_waiter_try() {
     let reservation = world.reserve();
     let (bell, want) = (world.bell(), world.any());
     let waiter = world.join(&want, &bell);
-    reservation.fail(no("no"));
+    drop(reservation.fail(no("no")));
     assert_eq!(bell.rung(), 1);
     let Ok(CheckOut::Reserved(room)) = world.pool.check_out(&want, Some(&waiter), None) else {
         panic!("room was promised")
@@ -294,7 +294,7 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
 #[test]
 fn a_pool_made_anew_is_open_and_remembers_nothing() {
     let world = World::new(0, 1);
-    world.reserve().fail(no("no"));
+    drop(world.reserve().fail(no("no")));
     world.pool.close().expect("it is open");
     world.pool.reset();
     assert_eq!((world.pool.counts().closed, world.pool.last_number()), (false, 0));
