@@ -83,6 +83,53 @@ def test_an_automatic_key_that_another_thread_opens_is_waited_for(server: FakeSe
 
 
 @pytest.mark.parametrize("key", [None, "key"])
+def test_a_connect_hook_may_hand_its_work_to_another_thread(server: FakeServer, key: object) -> None:
+    class Pool(ThreadedConnectionPool):
+        def _connect(self, key: Any = None) -> Any:
+            return Task(super()._connect, key).result()
+
+    pool: Any = Pool(0, 1)
+    connection = pool.getconn(key)
+    assert list(pool._used.values()) == [connection]
+    pool.putconn(connection)
+    assert_whole(pool)
+
+
+def test_a_connection_is_shared_only_when_its_connect_hook_has_finished_with_it(server: FakeServer) -> None:
+    class Pool(ThreadedConnectionPool):
+        def _connect(self, key: Any = None) -> Any:
+            connection: Any = super()._connect(key)
+            connection.cursor()
+            other = Task(lambda: getattr(self.getconn(key), "configured", False))
+            wait_for_waiters(self, 1)
+            connection.configured = True
+            self.other = other
+            return connection
+
+    pool: Any = Pool(0, 2)
+    pool.getconn("key")
+    assert pool.other.result() is True
+
+
+def test_a_failed_connect_does_not_touch_what_another_thread_opened_under_the_key_afterwards(
+    server: FakeServer,
+) -> None:
+    pool: Any = ThreadedConnectionPool(0, 2)
+    server.fail("connect", psycopg2.OperationalError("down"))
+    with server.hold("connect") as gate:
+        failing = Task(pool.getconn, "key")
+        gate.wait_for()
+        followed = Task(pool.getconn, "key")
+        wait_for_waiters(pool, 1)
+    with pytest.raises(psycopg2.OperationalError):
+        failing.result()
+    connection = followed.result()
+    assert not connection.closed
+    pool.putconn(connection)
+    assert_whole(pool)
+
+
+@pytest.mark.parametrize("key", [None, "key"])
 def test_a_connect_hook_that_asks_for_its_own_key_is_refused_and_does_not_hang(server: FakeServer, key: object) -> None:
     class Pool(ThreadedConnectionPool):
         def _connect(self, key: Any = None) -> Any:
