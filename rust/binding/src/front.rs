@@ -1,8 +1,8 @@
 //! The front door: what a web worker does ten thousand times a second, and nothing else.
 //!
 //! `pool.getconn()` with an idle connection and `pool.putconn(conn)` with a clean one are answered here, on the C API
-//! itself, in about half the time that a generated wrapper takes to unpack arguments it was not given. Whatever else
-//! is asked goes through to the methods in `pool` and `threaded`, which know everything and would also answer this.
+//! itself, for the pair in little more than half the time that it takes through generated wrappers, which unpack
+//! arguments that they were not given. Whatever else is asked goes through to the methods in `pool` and `threaded`, which know everything and would also answer this.
 
 use std::ffi::CString;
 
@@ -162,8 +162,8 @@ unsafe fn go_through(
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: as for the callers; `args` is read only where it has something; the new vector holds borrowed pointers that live as long as the call. Every method
-    // was found before the door was put in front of it.
+    // SAFETY: as for the callers; `args` is read only where it has something; the new vector holds borrowed pointers that
+    // live as long as the call. Every method was found before the door was put in front of it.
     unsafe {
         let py = Python::assume_attached();
         let Some(behind) = METHODS[method].get(py) else { return std::ptr::null_mut() };

@@ -68,14 +68,15 @@ impl<H, W> Ledger<H, W> {
         if let Some(index) = waiter.and_then(|waiter| self.claim(waiter)) {
             return Ok(self.hand_out(index, want));
         }
-        if let Some(index) = self.idle.pop() {
-            return Ok(self.hand_out(index, want));
-        }
-        if self.has_room() {
-            let index = self.table.occupy(State::Opening);
-            return Ok(self.hand_out(index, want));
-        }
-        Ok(self.wait(Busy::Full, want, waiter, waker))
+        let free = self.idle.pop().or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
+        let Some(index) = free else {
+            return Ok(self.wait(Busy::Full, want, waiter, waker));
+        };
+        debug_assert!(
+            waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
+            "nobody waits while something is free"
+        );
+        Ok(self.hand_out(index, want))
     }
 
     /// Files a slot for its borrower: with a connection it is lent, without one it is a reservation.

@@ -41,8 +41,8 @@ impl<H, W> Ledger<H, W> {
         let Some(connection) = self.table.get(index).connection.clone() else {
             return Err(Refusal::Unkeyed.into());
         };
-        let wanted = !close && self.has_use_for_another();
         self.withdraw(index);
+        let wanted = !close && self.has_use_for_another();
         self.table.advance(index, State::Returning);
         Ok(Return { slot: self.table.id(index), connection, wanted })
     }

@@ -149,12 +149,14 @@ impl<H, W> Ledger<H, W> {
         self.disappoint(mark);
     }
 
-    /// Gives those who wait for a key that is not there any more the places in the queue that are due to them.
+    /// Gives those who wait for a key that is not there any more the places in the queue that are due to them, and
+    /// serves who waits.
     fn disappoint(&mut self, mark: Option<Mark>) {
         if let Some(mark) = mark {
             self.queue.admit(mark);
         }
         self.nudge(mark);
+        self.serve();
     }
 
     /// Wakes those who may want the same: what they asked for may be there now, or never come.
@@ -169,7 +171,6 @@ impl<H, W> Ledger<H, W> {
         let mark = self.table.get(index).key.mark();
         self.empty(index);
         self.disappoint(mark);
-        self.serve();
     }
 
     /// Frees a slot; whoever calls this sees to those who wait.

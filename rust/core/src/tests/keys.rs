@@ -1,7 +1,7 @@
 //! Keys, and the books that other people's code edits: one thing that can go wrong a test.
 
 use super::props::{Bell, Thing, World, compare, counts, no, refusal, settle, show};
-use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reserve, Want};
+use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reserve, Waiter, Want};
 
 /// Borrows under a key, comparing where that is asked for.
 fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
@@ -336,4 +336,49 @@ fn a_guess_does_not_choose_between_two_slots_of_one_object() {
     world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5)).expect("nothing to compare");
     world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5)).expect("nothing to compare");
     assert!(!world.pool.keep_clean(5), "which of the two is for the slow path to say");
+}
+
+/// Opens a key, lets another caller wait for it, and finishes the opening. Gives the waiter, and its want and bell.
+fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Bell) {
+    let Ok(CheckOut::Reserved(opening)) = by_key(world, 2, 1) else { panic!("there is room") };
+    let (mut want, bell) = (world.ask(2, 2), world.bell());
+    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone())));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    world.fulfil(&opening, 20).expect("open");
+    drop(opening);
+    (want, waiter, bell)
+}
+
+#[test]
+fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newcomer_can_take_it() {
+    let world = World::new(0, 2);
+    let (mut want, waiter, bell) = followed(&world);
+    let _returning = world.begin_return(20).expect("lent");
+    assert_eq!(bell.rung(), 1);
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is promised");
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None));
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+}
+
+#[test]
+fn who_waited_for_a_key_that_is_returned_has_a_use_for_its_connection() {
+    let world = World::new(0, 1);
+    let (mut want, waiter, _bell) = followed(&world);
+    let returning = world.begin_return(20).expect("lent");
+    assert!(returning.wanted() && returning.keep());
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None));
+    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
+}
+
+#[test]
+fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() {
+    let world = World::new(0, 2);
+    let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
+    let (mut want, bell) = (world.ask(2, 2), world.bell());
+    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone())));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    drop(opening);
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None));
+    let Ok(CheckOut::Reserved(_room)) = answer else { panic!("{}", show(&answer)) };
+    assert_eq!(world.pool.counts().waiting, 0, "although it has not given up its waiter yet");
 }
