@@ -5,10 +5,14 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import distribution
+from inspect import signature
 from pathlib import Path
 
+from pgpool_rs import AbstractConnectionPool
+
 # Options are new, keyword-only, and not in psycopg2.pool's stub.
-NEW_KEYWORDS = re.compile(r'stub does not have parameter "timeout"')
+OPTIONS = set(signature(AbstractConnectionPool.__init__).parameters) - {"self", "minconn", "maxconn", "args", "kwargs"}
+NEW_KEYWORDS = re.compile(rf'stub does not have parameter "({"|".join(OPTIONS)})"')
 
 
 def complaints(module: str, stubs: Path) -> set[str]:

@@ -14,15 +14,22 @@ except ModuleNotFoundError as error:
         "or pgpool-rs[c] (psycopg2, compiled here); not both"
     ) from error
 
-from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout
+from pgpool_rs._core import check_socket
+from pgpool_rs._loans import LoanInfo
+from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
+from pgpool_rs.health import check_query
 from pgpool_rs.pool import AbstractConnectionPool, SimpleConnectionPool, ThreadedConnectionPool
 
 __all__ = [
     "AbstractConnectionPool",
+    "LoanInfo",
     "PoolClosed",
     "PoolError",
     "PoolExhausted",
     "PoolTimeout",
     "SimpleConnectionPool",
     "ThreadedConnectionPool",
+    "TooManyRequests",
+    "check_query",
+    "check_socket",
 ]

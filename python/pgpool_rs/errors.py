@@ -2,7 +2,7 @@
 
 from psycopg2.pool import PoolError
 
-__all__ = ["PoolClosed", "PoolError", "PoolExhausted", "PoolTimeout"]
+__all__ = ["PoolClosed", "PoolError", "PoolExhausted", "PoolTimeout", "TooManyRequests"]
 
 
 class PoolClosed(PoolError):
@@ -15,3 +15,7 @@ class PoolExhausted(PoolError):
 
 class PoolTimeout(PoolExhausted):
     """No connection came free within `timeout` seconds; the message says what was going on meanwhile."""
+
+
+class TooManyRequests(PoolExhausted):
+    """As many callers wait for a connection as `max_waiting` allows."""

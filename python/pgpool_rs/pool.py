@@ -7,7 +7,7 @@ code expects to find.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import psycopg2.pool
 from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
@@ -15,12 +15,17 @@ from psycopg2.pool import PoolError
 
 from pgpool_rs import _core
 from pgpool_rs._books import Books
-from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout
+from pgpool_rs._core import check_socket
+from pgpool_rs._locks import renewed_by_fork
+from pgpool_rs._options import Options
+from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from types import EllipsisType
 
     from _typeshed import ConvertibleToInt
+    from typing_extensions import Self
 
     from pgpool_rs._books import Idle, Rused, Used
 
@@ -32,11 +37,23 @@ __all__ = [
     "PoolTimeout",
     "SimpleConnectionPool",
     "ThreadedConnectionPool",
+    "TooManyRequests",
 ]
 
 # The hooks that psycopg2.pool calls on every loan. Whether one is overridden is found out beforehand, so that a
 # pool without hooks does not look for them on every loan.
 _HOOKS_OF_A_LOAN = frozenset({"_getkey", "_getconn", "_putconn"})
+
+
+class _Name:
+    """The pool's name, unless a subclass has something else under this name."""
+
+    @overload
+    def __get__(self, pool: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, pool: AbstractConnectionPool, owner: type) -> str: ...
+    def __get__(self, pool: AbstractConnectionPool | None, owner: type) -> Self | str:
+        return self if pool is None else pool._get_name()
 
 
 @_core.front_door
@@ -47,27 +64,92 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
     own through `_pool`, `_used` and `_rused`, as with psycopg2.pool.
     """
 
-    def __init__(self, minconn: ConvertibleToInt, maxconn: ConvertibleToInt, *args: Any, **kwargs: Any) -> None:
+    name = _Name()
+
+    def __init__(
+        self,
+        minconn: ConvertibleToInt,
+        maxconn: ConvertibleToInt,
+        *args: Any,
+        timeout: float | EllipsisType | None = ...,
+        max_waiting: int | EllipsisType = ...,
+        name: str | None = None,
+        check: Callable[[Any], object] | None = check_socket,
+        check_after: float = 0.5,
+        max_idle: float | None = 0,
+        max_lifetime: float | None = None,
+        configure: Callable[[Any], object] | None = None,
+        reset: Callable[[Any], object] | Literal["discard"] | None = None,
+        connect: Callable[..., Any] | None = None,
+        open_workers: int = 1,
+        background: bool = False,
+        leak_after: float | None = None,
+        reclaim: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
+
+        docs/options.md says when to use which option. All times are in seconds.
 
         :param minconn: how many connections are opened now, and how many idle ones are kept later on.
         :param maxconn: how many connections there are at most; with 0, every request is refused.
-        :raises ValueError: a size is negative, or `minconn` is greater than `maxconn`.
+        :param timeout: how long `getconn` waits for a connection where all are lent. 0, the default, refuses at once,
+            as psycopg2.pool does; None waits for ever. Those who wait are served in the order in which they came.
+            Only `ThreadedConnectionPool` waits.
+        :param max_waiting: how many callers may wait; one more gets `TooManyRequests`. 0 is no bound.
+        :param name: what the log calls the pool: it is written to the logger `pgpool_rs.<name>`.
+        :param check: what is asked of an idle connection before it is lent: a callable that raises if the connection is
+            dead. `check_socket` costs no round trip, `check_query` costs one; None asks nothing.
+        :param check_after: a connection that has been idle for less is lent without a check.
+        :param max_idle: how long a connection above `minconn` is kept unused. 0 closes it on its return; None keeps it.
+        :param max_lifetime: how old a connection may become, less up to a tenth. None is no limit.
+        :param configure: called with each new connection. If it raises, or leaves a transaction open, the connection is
+            closed and the connect has failed.
+        :param reset: called with each connection that comes back, once it is in no transaction; "discard" runs DISCARD
+            ALL. If it raises, or leaves a transaction open, the connection is closed.
+        :param connect: called in place of `psycopg2.connect`, with the same arguments.
+        :param open_workers: how many of the first `minconn` connections are opened at the same time.
+        :param background: whether `putconn` leaves what takes the network, rollbacks and closes, to the housekeeping.
+        :param leak_after: a loan that lasts this long is logged, with the stack that borrowed it. None watches none.
+        :param reclaim: whether a connection that was borrowed without a key, and forgotten, gives its slot back.
+        :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or an option is out of its range.
+        :raises TypeError: an option has a wrong type, or is not for this class.
         :raises psycopg2.Error: a connection could not be opened. Those that had been opened are closed.
         """
         minconn = int(minconn)
         maxconn = int(maxconn)
         if not 0 <= minconn <= maxconn:
             raise ValueError(f"a pool needs 0 <= minconn <= maxconn, not minconn={minconn} and maxconn={maxconn}")
-        if "timeout" in kwargs:
-            raise TypeError(
-                f"{type(self).__name__} takes no timeout: it serves one thread, which would wait for itself; "
-                "use ThreadedConnectionPool"
-            )
+        waits = isinstance(self, _core.ThreadedConnectionPool)
+        for option, value in (("timeout", timeout), ("max_waiting", max_waiting)):
+            if not waits and value is not ...:
+                raise TypeError(
+                    f"{type(self).__name__} takes no {option}: it serves one thread, which would wait for itself; "
+                    "use ThreadedConnectionPool"
+                )
+        options = Options.checked(
+            timeout=0 if timeout is ... else timeout,
+            max_waiting=0 if max_waiting is ... else max_waiting,
+            name=name,
+            check=check,
+            check_after=check_after,
+            max_idle=max_idle,
+            max_lifetime=max_lifetime,
+            configure=configure,
+            reset=reset,
+            connect=connect,
+            open_workers=open_workers,
+            background=background,
+            leak_after=leak_after,
+            reclaim=reclaim,
+        )
         self.__dict__.pop("_live_books", None)
         self._args = args
         self._kwargs = kwargs
-        self._start(minconn, maxconn)
+        self._start(minconn, maxconn, options)
+        if waits:
+            # For subclasses that take it. This pool needs it for nothing.
+            self._lock = renewed_by_fork(threading.Lock())
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -135,21 +217,3 @@ class ThreadedConnectionPool(
 
     Whoever borrows a connection must return it with `putconn`, or borrow it with `connection()`, which does so.
     """
-
-    def __init__(
-        self, minconn: ConvertibleToInt, maxconn: ConvertibleToInt, *args: Any, timeout: float | None = 0, **kwargs: Any
-    ) -> None:
-        """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
-
-        :param minconn: how many connections are opened now, and how many idle ones are kept later on.
-        :param maxconn: how many connections there are at most; with 0, every request is refused.
-        :param timeout: how many seconds `getconn` waits for a connection where all are lent. 0 refuses at once, as
-            psycopg2.pool does; None waits for ever. Those who wait are served in the order in which they came.
-        :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or `timeout` is negative.
-        :raises TypeError: `timeout` is not a number.
-        :raises psycopg2.Error: a connection could not be opened. Those that had been opened are closed.
-        """
-        self._set_timeout(timeout)
-        AbstractConnectionPool.__init__(self, minconn, maxconn, *args, **kwargs)
-        # For subclasses that take it. This pool needs it for nothing.
-        self._lock = threading.Lock()

@@ -10,8 +10,8 @@ use crate::pool::AbstractPool;
 
 /// List the idle connections, the next to be lent last.
 #[pyfunction]
-pub(crate) fn idle(pool: &Bound<'_, AbstractPool>) -> Vec<Handle> {
-    pool.get().pool.idle().iter().map(|connection| connection.clone_ref(pool.py())).collect()
+pub(crate) fn idle<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    pool.get().pool().idle().iter().map(|connection| connection.object(pool.py())).collect()
 }
 
 /// Replace the list of idle connections if it still is `seen`; return whether it was.
@@ -23,29 +23,39 @@ pub(crate) fn replace_idle(
     wanted: Vec<Bound<'_, PyAny>>,
 ) -> bool {
     let seen: Vec<_> = seen.iter().map(address).collect();
-    let wanted = wanted.iter().map(|connection| (address(connection), Arc::new(connection.clone().unbind())));
-    pool.get().pool.replace_idle(&seen, wanted.collect())
+    let wanted =
+        wanted.iter().map(|connection| (address(connection), Arc::new(Handle::Object(connection.clone().unbind()))));
+    pool.get().pool().replace_idle(&seen, wanted.collect())
 }
 
 /// List the loans as (key, connection), the oldest first.
 #[pyfunction]
-pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<'py, PyAny>, Handle)>> {
+pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
     let py = pool.py();
-    let lent = pool.get().pool.lent();
-    lent.iter().map(|(key, connection)| Ok((loan_key(py, key)?, connection.clone_ref(py)))).collect()
+    let mut shown = Vec::new();
+    for (key, connection) in pool.get().pool().lent() {
+        // One that its borrower has forgotten is on its way out of the books.
+        if let Some(connection) = connection.living(py)? {
+            shown.push((loan_key(py, &key)?, connection));
+        }
+    }
+    Ok(shown)
 }
 
 /// Count the loans.
 #[pyfunction]
 pub(crate) fn count_lent(pool: &Bound<'_, AbstractPool>) -> usize {
-    pool.get().pool.counts().lent
+    pool.get().pool().counts().lent
 }
 
 /// Find the connection that is lent under `key`; None if nothing is.
 #[pyfunction]
-pub(crate) fn loan(pool: &Bound<'_, AbstractPool>, key: &Bound<'_, PyAny>) -> PyResult<Option<Handle>> {
-    let found = settle(pool.py(), &mut under(key)?, |want| pool.get().pool.loan(want))?;
-    Ok(found.map(|connection| connection.clone_ref(pool.py())))
+pub(crate) fn loan<'py>(
+    pool: &Bound<'py, AbstractPool>,
+    key: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let found = settle(pool.py(), &mut under(key)?, |want| pool.get().pool().loan(want))?;
+    found.map_or(Ok(None), |connection| connection.living(pool.py()))
 }
 
 /// Find the key under which the connection with this `id()` is lent, as a tuple of one; None if it is not lent.
@@ -55,7 +65,7 @@ pub(crate) fn key_of<'py>(
     ident: &Bound<'py, PyAny>,
 ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
     // What is no address is no connection's.
-    let key = ident.extract().ok().and_then(|ident| pool.get().pool.key_of(ident));
+    let key = ident.extract().ok().and_then(|ident| pool.get().pool().key_of(ident));
     key.map(|key| Ok((loan_key(pool.py(), &key)?,))).transpose()
 }
 
@@ -66,14 +76,17 @@ pub(crate) fn enter_loan(
     key: &Bound<'_, PyAny>,
     connection: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let handle = Arc::new(connection.clone().unbind());
+    let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     let place = address(connection);
-    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().pool.enter_loan(want, place, &handle))?)
+    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().pool().enter_loan(want, place, &handle))?)
 }
 
 /// Strike a loan out of the books; return its connection, or None if nothing is lent under `key`.
 #[pyfunction]
-pub(crate) fn strike_loan(pool: &Bound<'_, AbstractPool>, key: &Bound<'_, PyAny>) -> PyResult<Option<Handle>> {
-    let struck = settle(pool.py(), &mut under(key)?, |want| pool.get().pool.strike_loan(want))?;
-    Ok(struck.map(|connection| connection.clone_ref(pool.py())))
+pub(crate) fn strike_loan<'py>(
+    pool: &Bound<'py, AbstractPool>,
+    key: &Bound<'py, PyAny>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let struck = settle(pool.py(), &mut under(key)?, |want| pool.get().pool().strike_loan(want))?;
+    struck.map_or(Ok(None), |connection| connection.living(pool.py()))
 }

@@ -4,16 +4,20 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgpool_core::{Busy, CheckOut, ConnectError, Refusal, Reservation, Reserve, Waiter, Want};
+use pgpool_core::{Busy, CheckOut, ConnectError, Refusal, Reservation, Reserve, Span, Waiter, Want};
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::check;
 use crate::connection::{self, Handle, address};
 use crate::error::{Error, class_name, describe};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::discard;
+use crate::give_back::{discard, finish, give_back};
+use crate::log::{Level, log, report};
 use crate::pool::AbstractPool;
+use crate::system::now;
 use crate::timeout::{Bell, Timeout, Waker};
+use crate::watch;
 
 /// Lends a connection: an idle one, a new one, or, where the pool is full and `timeout` allows, one to come.
 pub(crate) fn borrow(
@@ -21,34 +25,71 @@ pub(crate) fn borrow(
     key: Option<&Bound<'_, PyAny>>,
     timeout: Timeout,
 ) -> Result<Py<PyAny>, Error> {
+    let pool = slf.get().pool();
+    pool.begin_request()?;
+    let mut wait = None;
+    let found = seek(slf, key, timeout, &mut wait);
+    let waited = wait.map(|began: Instant| Span::from_secs_f64(began.elapsed().as_secs_f64()));
+    if waited.is_some() || found.is_err() {
+        pool.end_request(waited, found.is_err());
+    }
+    let connection = found?;
+    if slf.get().watches() {
+        watch::begin(slf, &connection).inspect_err(|_| {
+            // The error that stopped us is the one to be heard.
+            let _ = give_back(slf, Some(&connection), None, true);
+        })?;
+    }
+    Ok(connection.unbind())
+}
+
+/// Finds a connection. Notes when it began to `wait`, if it did.
+fn seek<'py>(
+    slf: &Bound<'py, AbstractPool>,
+    key: Option<&Bound<'py, PyAny>>,
+    timeout: Timeout,
+    wait: &mut Option<Instant>,
+) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
-    let pool = &slf.get().pool;
+    let pool = slf.get().pool();
     let mut want = file(slf, key)?;
-    let mut place = Place { py, waiter: None };
+    let mut place = Place { slf, waiter: None };
     let mut bell = None;
     let mut expired = false;
     let asked = Instant::now();
     loop {
-        let answer = settle(py, &mut want, |want| {
+        let mut answer = settle(py, &mut want, |want| {
             let waker = if expired { None } else { bell.as_ref().map(Bell::waker) };
-            pool.check_out(want, place.waiter.as_ref(), waker)
+            pool.check_out(want, place.waiter.as_ref(), waker, now())
         })?;
+        while let CheckOut::Doubtful(checking) = answer {
+            answer = check::lend(slf, checking)?;
+        }
         let (busy, joined) = match answer {
-            CheckOut::Lent(connection) => return Ok(connection.clone_ref(py)),
+            CheckOut::Lent(connection) => return Ok(connection.object(py)?),
             CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
+            CheckOut::Errand(returning) => {
+                finish(slf, returning)?;
+                continue;
+            }
             CheckOut::Busy(busy, joined) => (busy, joined),
+            CheckOut::Doubtful(_) => continue,
         };
         place.take(joined);
         let deadline = match (busy, timeout) {
-            (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
-            // Not a wait for room: the connection is on its way, and its opener has no time limit either.
-            (Busy::KeyOpening, Timeout::ZERO) => None,
+            (Busy::Crowded, _) => return Err(crowded(slf)),
+            (Busy::Full, Timeout::ZERO) if place.waiter.is_none() => return Err(Refusal::Exhausted.into()),
+            // Not a wait for room: the connection is on its way, and whoever brings it has no time limit either.
+            (_, Timeout::ZERO) => None,
             _ if expired => return Err(timed_out(slf, busy, asked)),
             _ => timeout.deadline(asked),
         };
         match &bell {
             None => bell = Some(Bell::new(py)?),
-            Some(bell) => expired = !bell.wait(deadline)?,
+            Some(bell) => {
+                wait.get_or_insert_with(Instant::now);
+                expired = !bell.wait(deadline)?;
+            }
         }
     }
 }
@@ -57,42 +98,41 @@ pub(crate) fn borrow(
 /// automatic key is used up even if the call then fails.
 fn file(slf: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<Want<Handle>, Error> {
     let pool = slf.get();
-    pool.ensure_open()?;
     Ok(match key {
         Some(key) => under(key)?,
         None if pool.hooks().getkey => under(&slf.call_method0(intern!(slf.py(), "_getkey"))?)?,
-        None => Want::Any(pool.pool.next_number(), caller(slf.py())?),
+        None => Want::Any(pool.pool().next_number(), caller(slf.py())?),
     })
 }
 
 /// Opens a connection through `self._connect`, which a subclass may have overridden, and which does the filing.
-fn open(
-    slf: &Bound<'_, AbstractPool>,
+fn open<'py>(
+    slf: &Bound<'py, AbstractPool>,
     want: &Want<Handle>,
     reservation: Reservation<'_, Handle, Waker>,
-) -> Result<Py<PyAny>, Error> {
+) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
     let connection = match slf.call_method1(intern!(py, "_connect"), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
             // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
             if let Some(filed) = reservation.fail(connect_error(py, &error)) {
-                drop(connection::close(filed.connection().bind(py)));
+                drop(filed.connection().object(py).and_then(|connection| connection::close(&connection)));
             }
             return Err(error.into());
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {
-        close_late(&connection)?;
+        close_late(slf, &connection)?;
         return Err(refusal.into());
     }
     // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
-    Ok(connection.unbind())
+    Ok(connection)
 }
 
 /// Closes a connection that was being opened while the pool was closed. Its room is given back after that.
-fn close_late(connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection::close(connection).or_else(|error| connection::report(connection.py(), "close()", error))
+fn close_late(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    connection::close(connection).or_else(|error| report(slf, "close() failed", error))
 }
 
 /// Does what `_connect` does: opens a connection and files it under `key`, or lays it into the pool without one.
@@ -101,26 +141,48 @@ pub(crate) fn connect<'py>(
     key: Option<&Bound<'py, PyAny>>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
-    let pool = &slf.get().pool;
+    let pool = slf.get().pool();
     let mut want = key.map(under).transpose()?;
     let (slot, own) = match settle_maybe(py, &mut want, |want| pool.reserve(want))? {
         Reserve::Pending(slot) => (slot, None),
         Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
     };
-    let connection = match connection::connect(slf) {
+    let began = Instant::now();
+    let established = establish(slf);
+    pool.note_connect(Span::from_secs_f64(began.elapsed().as_secs_f64()), established.is_err());
+    let connection = match established {
         Ok(connection) => connection,
         Err(error) => {
+            let why = connect_error(py, &error);
+            let text = why.text.clone();
             if let Some(own) = own {
-                drop(own.fail(connect_error(py, &error)));
+                drop(own.fail(why));
             }
+            log(slf, Level::Warning, || format!("connect failed: {text}"))?;
             return Err(error.into());
         }
     };
-    let handle = Arc::new(connection.clone().unbind());
-    if let Err(refusal) = pool.fulfil(slot, address(&connection), &handle) {
-        close_late(&connection)?;
+    let handle = Arc::new(Handle::Object(connection.clone().unbind()));
+    if let Err(refusal) = pool.fulfil(slot, address(&connection), &handle, now()) {
+        close_late(slf, &connection)?;
         return Err(refusal.into());
     }
+    Ok(connection)
+}
+
+/// Opens a connection and prepares it for use. One that cannot be prepared is closed.
+fn establish<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Bound<'py, PyAny>> {
+    let options = slf.get().options();
+    let connection = connection::connect(slf, options.connect.as_ref())?;
+    let configured = match &options.configure {
+        Some(configure) => connection::leave_clean(&connection, configure.bind(slf.py()), "configure"),
+        None => Ok(()),
+    };
+    let configured = configured.and_then(|()| log(slf, Level::Debug, || "connection opened".to_owned()));
+    configured.inspect_err(|_| {
+        // The error that stopped us is the one to be heard.
+        let _ = connection::close(&connection);
+    })?;
     Ok(connection)
 }
 
@@ -134,29 +196,37 @@ fn connect_error(py: Python<'_>, error: &PyErr) -> ConnectError {
     ConnectError { text: if public { text } else { class_name(py, error) }, at: Instant::now() }
 }
 
+fn crowded(slf: &Bound<'_, AbstractPool>) -> Error {
+    let waiting = slf.get().pool().counts().waiting;
+    let text = format!("connection pool exhausted: {waiting} callers wait for a connection, and no more may");
+    match log(slf, Level::Info, || text.clone()) {
+        Ok(()) => Error::Crowded(text),
+        Err(error) => error.into(),
+    }
+}
+
 fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error {
-    let pool = &slf.get().pool;
+    let pool = slf.get().pool();
     let counts = pool.counts();
     let waited = asked.elapsed().as_secs_f64();
-    let mut text = match busy {
-        Busy::Full => {
-            format!("connection pool exhausted: waited {waited:.2} s for one of {} connections", counts.maxconn)
-        }
-        Busy::KeyOpening => {
-            format!("connection not opened: waited {waited:.2} s for the one that another caller opens under this key")
-        }
+    let mut text = if busy == Busy::KeyOpening {
+        format!("connection not opened: waited {waited:.2} s for the one that another caller opens under this key")
+    } else {
+        format!("connection pool exhausted: waited {waited:.2} s for one of {} connections", counts.maxconn)
     };
-    let lent = counts.lent + counts.promised;
+    let lent = counts.lent + counts.promised + counts.checking;
     let _ = write!(text, " (lent {lent}, opening {}, waiting {})", counts.opening, counts.waiting);
-    if let Some(ConnectError { text: why, at }) = pool.connect_error().as_deref() {
-        let _ = write!(text, "; last connect error, {:.1} s ago: {why}", at.elapsed().as_secs_f64());
+    text.push_str(&slf.get().last_connect_error());
+    // Not a warning: under load that would be one for each request, and the caller is told.
+    match log(slf, Level::Info, || text.clone()) {
+        Ok(()) => Error::TimedOut(text),
+        Err(error) => error.into(),
     }
-    Error::TimedOut(text)
 }
 
 /// A borrower's place among those who wait, given up properly however the wait ends.
 struct Place<'py, 'p> {
-    py: Python<'py>,
+    slf: &'p Bound<'py, AbstractPool>,
     waiter: Option<Waiter<'p, Handle, Waker>>,
 }
 
@@ -171,9 +241,9 @@ impl<'p> Place<'_, 'p> {
 
     fn give_up(&mut self) {
         if let Some(surplus) = self.waiter.take().and_then(Waiter::leave)
-            && let Err(error) = discard(self.py, surplus)
+            && let Err(error) = discard(self.slf, surplus)
         {
-            error.write_unraisable(self.py, None);
+            error.write_unraisable(self.slf.py(), None);
         }
     }
 }

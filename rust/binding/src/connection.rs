@@ -3,15 +3,44 @@
 //! Items need not be psycopg2 connections: proxies of tracing libraries, wrappers and mocks are lent too. Nothing
 //! but what stands here is needed of one.
 
+use pyo3::exceptions::PyReferenceError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyTuple, PyType};
 
-use crate::error::{describe, is_plain, warn};
+use crate::error::psycopg2_error;
 
-/// A connection or a key, as the ledger keeps it.
-pub(crate) type Handle = Py<PyAny>;
+/// A connection, a key or a note, as the ledger keeps it.
+pub(crate) enum Handle {
+    /// The object itself.
+    Object(Py<PyAny>),
+    /// A weak reference to a lent connection, which lives only as long as its borrower wants it.
+    Weak(Py<PyAny>),
+}
+
+impl Handle {
+    /// Gives the object.
+    pub(crate) fn object<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let gone = || PyReferenceError::new_err("the connection is gone: its borrower forgot it");
+        self.living(py)?.ok_or_else(gone)
+    }
+
+    /// Gives the object if there still is one.
+    pub(crate) fn living<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match self {
+            Self::Object(object) => Ok(Some(object.bind(py).clone())),
+            Self::Weak(reference) => Ok(Some(reference.bind(py).call0()?).filter(|object| !object.is_none())),
+        }
+    }
+
+    /// What a garbage collector has to know of.
+    pub(crate) fn held(&self) -> &Py<PyAny> {
+        match self {
+            Self::Object(object) | Self::Weak(object) => object,
+        }
+    }
+}
 
 /// Where an object lives: what `id()` gives.
 pub(crate) fn address(object: &Bound<'_, PyAny>) -> usize {
@@ -24,10 +53,14 @@ const IDLE: u8 = 0;
 /// The connection is bad.
 const UNKNOWN: u8 = 4;
 
-/// Opens a connection as psycopg2.pool does: `psycopg2.connect`, looked up now, with the pool's live arguments.
-pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+/// Opens a connection as psycopg2.pool does: with the pool's live arguments, by `psycopg2.connect`, looked up now, unless
+/// there is a function to be used `instead`.
+pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
     let py = pool.py();
-    let connect = py.import(intern!(py, "psycopg2"))?.getattr(intern!(py, "connect"))?;
+    let connect = match instead {
+        Some(connect) => connect.bind(py).clone(),
+        None => py.import(intern!(py, "psycopg2"))?.getattr(intern!(py, "connect"))?,
+    };
     let args = pool.getattr(intern!(py, "_args"))?;
     let args = PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
     let kwargs = PyDict::new(py);
@@ -74,15 +107,29 @@ pub(crate) enum Look {
     InTransaction,
     /// Not of any use.
     Broken,
-    /// Closed.
-    Closed,
+    /// Closed: by somebody, or because it had failed.
+    Closed(Closed),
 }
+
+/// How a connection came to be closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// Somebody called `close()`.
+    Properly,
+    /// psycopg2 found it broken.
+    Broken,
+}
+
+/// What `closed` says of a connection that psycopg2 found broken.
+/// <https://www.psycopg.org/docs/connection.html#connection.closed>
+const CLOSED_BROKEN: u8 = 2;
 
 /// Looks at a returned connection, asking what psycopg2.pool asks, in its order.
 pub(crate) fn look_at(connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     let py = connection.py();
-    if connection.getattr(intern!(py, "closed"))?.is_truthy()? {
-        return Ok(Look::Closed);
+    let closed = connection.getattr(intern!(py, "closed"))?;
+    if closed.is_truthy()? {
+        return Ok(Look::Closed(if closed.eq(CLOSED_BROKEN)? { Closed::Broken } else { Closed::Properly }));
     }
     let status = connection.getattr(intern!(py, "info"))?.getattr(intern!(py, "transaction_status"))?;
     Ok(if status.eq(UNKNOWN)? {
@@ -92,6 +139,19 @@ pub(crate) fn look_at(connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     } else {
         Look::InTransaction
     })
+}
+
+/// Calls a user's function with a connection, which it must leave open and in no transaction.
+pub(crate) fn leave_clean(connection: &Bound<'_, PyAny>, function: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
+    function.call1((connection,))?;
+    let left = match look_at(connection)? {
+        Look::Clean => return Ok(()),
+        Look::InTransaction => "in a transaction",
+        Look::Broken | Look::Closed(Closed::Broken) => "broken",
+        Look::Closed(Closed::Properly) => "closed",
+    };
+    let text = format!("connection discarded: {name} left it {left}");
+    Err(psycopg2_error(connection.py(), "ProgrammingError", &text))
 }
 
 pub(crate) fn rollback(connection: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -111,13 +171,4 @@ pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> bool {
     let flag = connection.getattr(intern!(connection.py(), "async_"));
     // Exactly an integer: a mock's attribute is as true as it is meaningless.
     flag.is_ok_and(|flag| flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract::<i32>().is_ok_and(|on| on != 0)))
-}
-
-/// Reports what went wrong with a connection that the pool has let go: a line in the log for an `Exception`, and the
-/// error itself for anything stronger.
-pub(crate) fn report(py: Python<'_>, what: &str, error: PyErr) -> PyResult<()> {
-    if !is_plain(py, &error) {
-        return Err(error);
-    }
-    warn(py, &format!("{what} failed; the connection was dropped and its slot is free: {}", describe(py, &error)))
 }

@@ -14,6 +14,8 @@ pub(crate) enum Error {
     WrongKey(String),
     /// What is lent under this key was to come back, and nothing is.
     NotLent(String),
+    /// As many wait as may.
+    Crowded(String),
     /// A waiter's time is over; the text says how long it waited and what it saw.
     TimedOut(String),
     /// Python code that we called raised.
@@ -47,6 +49,7 @@ impl From<Error> for PyErr {
                 POOL_ERROR.error(format!("trying to put connection with key {key}, but it is lent under another key"))
             }
             Error::NotLent(key) => POOL_ERROR.error(format!("{}: nothing is lent under key {key}", Refusal::Unkeyed)),
+            Error::Crowded(text) => TOO_MANY_REQUESTS.error(text),
             Error::TimedOut(text) => POOL_TIMEOUT.error(text),
             Error::Raised(error) => error,
         }
@@ -63,7 +66,7 @@ static POOL_ERROR: Class = Class::named("PoolError");
 static POOL_CLOSED: Class = Class::named("PoolClosed");
 static POOL_EXHAUSTED: Class = Class::named("PoolExhausted");
 static POOL_TIMEOUT: Class = Class::named("PoolTimeout");
-static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+static TOO_MANY_REQUESTS: Class = Class::named("TooManyRequests");
 
 impl Class {
     const fn named(name: &'static str) -> Self {
@@ -80,15 +83,20 @@ impl Class {
 
 /// Looks up what is needed to raise and to log, which cannot be done any more when the interpreter ends.
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    for class in [&POOL_ERROR, &POOL_CLOSED, &POOL_EXHAUSTED, &POOL_TIMEOUT] {
+    for class in [&POOL_ERROR, &POOL_CLOSED, &POOL_EXHAUSTED, &POOL_TIMEOUT, &TOO_MANY_REQUESTS] {
         class.object.import(py, "pgpool_rs.errors", class.name)?;
     }
-    logger(py).map(drop)
+    for module in ["pgpool_rs._secrets", "pgpool_rs._loans", "pgpool_rs._housekeeping"] {
+        py.import(module)?;
+    }
+    Ok(())
 }
 
-fn logger(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    let get = || Ok::<_, PyErr>(py.import("logging")?.call_method1("getLogger", ("pgpool_rs",))?.unbind());
-    Ok(LOGGER.get_or_try_init(py, get)?.bind(py))
+/// Makes one of psycopg2's exceptions.
+pub(crate) fn psycopg2_error(py: Python<'_>, class: &str, text: &str) -> PyErr {
+    let class = py.import("psycopg2").and_then(|psycopg2| psycopg2.getattr(class));
+    let class = class.and_then(|class| Ok(class.cast_into::<PyType>()?));
+    class.map_or_else(|error| error, |class| PyErr::from_type(class, text.to_owned()))
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.
@@ -108,9 +116,4 @@ pub(crate) fn describe(py: Python<'_>, error: &PyErr) -> String {
         class_name(py, error),
         error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string()).trim()
     )
-}
-
-/// Logs a warning on the logger `pgpool_rs`.
-pub(crate) fn warn(py: Python<'_>, text: &str) -> PyResult<()> {
-    logger(py)?.call_method1("warning", ("%s", text)).map(drop)
 }

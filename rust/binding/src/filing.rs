@@ -33,7 +33,7 @@ pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     if key.get_type().is(automatic_key(py)?) {
         return Ok(Want::Number(key.extract()?, caller(py)?));
     }
-    let handle = Arc::new(key.clone().unbind());
+    let handle = Arc::new(Handle::Object(key.clone().unbind()));
     Ok(Want::Key(Ask::new(UserKey { hash: key.hash()?, address: address(key), handle }, caller(py)?)))
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
 pub(crate) fn to_key<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Bound<'py, PyAny>> {
     match want {
         Want::Any(number, _) | Want::Number(number, _) => number_to_key(py, *number),
-        Want::Key(ask) => Ok(ask.key().handle.bind(py).clone()),
+        Want::Key(ask) => ask.key().handle.object(py),
     }
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn to_key<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Boun
 pub(crate) fn loan_key<'py>(py: Python<'py>, key: &LoanKey<Handle>) -> PyResult<Bound<'py, PyAny>> {
     match key {
         LoanKey::Automatic(number) => number_to_key(py, *number),
-        LoanKey::User(handle) => Ok(handle.bind(py).clone()),
+        LoanKey::User(handle) => handle.object(py),
     }
 }
 
@@ -84,9 +84,9 @@ pub(crate) fn settle_maybe<T>(
 /// Compares the candidates with our key, as a dict would, and notes the outcome.
 fn compare(py: Python<'_>, want: &mut Want<Handle>, candidates: &Candidates<Handle>) -> PyResult<()> {
     let Want::Key(ask) = want else { return Ok(()) };
-    let ours = Arc::clone(&ask.key().handle);
+    let ours = ask.key().handle.object(py)?;
     for candidate in &candidates.list {
-        if candidate.key.bind(py).eq(ours.bind(py))? {
+        if candidate.key.object(py)?.eq(&ours)? {
             ask.matched(candidate);
             return Ok(());
         }

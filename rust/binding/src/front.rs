@@ -14,7 +14,8 @@ use pyo3::types::PyType;
 
 use crate::connection::{address, is_clean};
 use crate::error::is_plain;
-use crate::pool::{AbstractPool, HOOKS};
+use crate::pool::{AbstractPool, Detours, HOOKS};
+use crate::system::{now, thread_ident};
 use crate::threaded::ThreadedPool;
 
 /// The methods behind the door.
@@ -77,6 +78,18 @@ fn door(class: &Bound<'_, PyType>, method: usize, name: &str, entry: ffi::PyCFun
     class.setattr(name, descriptor)
 }
 
+/// What keeps `getconn()` from being answered here.
+const fn getconn_detours(method: usize) -> u64 {
+    let hook = if method == GETCONN { Detours::GETCONN } else { 0 };
+    hook | Detours::GETKEY | Detours::LOANS
+}
+
+/// What keeps `putconn(conn)` from being answered here.
+const fn putconn_detours(method: usize) -> u64 {
+    let hook = if method == PUTCONN { Detours::PUTCONN } else { 0 };
+    hook | Detours::RETURNS
+}
+
 /// `getconn()`: lends what came back last.
 unsafe extern "C" fn getconn<const METHOD: usize>(
     slf: *mut ffi::PyObject,
@@ -90,11 +103,11 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
         if count == 0 && names.is_null() {
             let py = Python::assume_attached();
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
-            let hooks = pool.get().hooks();
-            if !(hooks.getkey || (METHOD == GETCONN && hooks.getconn))
-                && let Some(connection) = pool.get().pool.lend_idle()
+            if let Some(ledger) = pool.get().pool_unless(const { getconn_detours(METHOD) })
+                && let Some(connection) = ledger.lend_idle(thread_ident(), now())
             {
-                return connection.clone_ref(py).into_ptr();
+                // An idle connection is held as itself.
+                return connection.held().clone_ref(py).into_ptr();
             }
         }
         go_through(METHOD, slf, args, count, names)
@@ -114,9 +127,9 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
             let py = Python::assume_attached();
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
             let connection = Borrowed::from_ptr(py, *args);
-            if !(METHOD == PUTCONN && pool.get().hooks().putconn) {
+            if let Some(ledger) = pool.get().pool_unless(const { putconn_detours(METHOD) }) {
                 match pool.get().is_plain(&connection).and_then(|plain| Ok(plain && is_clean(&connection)?)) {
-                    Ok(true) if pool.get().pool.keep_clean(address(&connection)) => return py.None().into_ptr(),
+                    Ok(true) if ledger.keep_clean(address(&connection), now()) => return py.None().into_ptr(),
                     Ok(_) => {}
                     Err(error) => return interrupted(METHOD, slf, args, error),
                 }

@@ -1,13 +1,21 @@
 //! putconn, step by step.
 
-use pgpool_core::{Refusal, Returning};
+use std::sync::Arc;
+
+use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
 
-use crate::connection::{self, Handle, Look, address};
+use crate::connection::{self, Closed, Handle, Look, address};
 use crate::error::{Error, is_plain};
 use crate::filing::{settle_maybe, under};
+use crate::log::{log_closed, report};
 use crate::pool::AbstractPool;
+use crate::system::now;
 use crate::timeout::Waker;
+use crate::watch;
+
+/// What is said of a connection whose rollback or close failed.
+const DROPPED: &str = "failed; the connection was dropped and its slot is free";
 
 /// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
 pub(crate) fn give_back(
@@ -16,32 +24,79 @@ pub(crate) fn give_back(
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<(), Error> {
-    let py = slf.py();
-    let returning = begin(slf, connection, key, close)?;
-    if !returning.wanted() {
-        return Ok(discard(py, returning)?);
+    let mut returning = begin(slf, connection, key, close)?;
+    let options = slf.get().options();
+    if options.reclaim {
+        let object = returning.connection().object(slf.py())?;
+        returning.replace_handle(Arc::new(Handle::Object(object.unbind())));
     }
-    let connection = returning.connection().bind(py).clone();
-    let clean = match connection::look_at(&connection) {
-        Ok(Look::Clean) => Ok(()),
-        Ok(Look::InTransaction) => connection::rollback(&connection),
-        Ok(Look::Broken) => return Ok(discard(py, returning)?),
-        Ok(Look::Closed) => return Ok(()),
+    if let Some(lent_for) = returning.overdue() {
+        watch::log_late(slf, lent_for.as_secs_f64())?;
+    }
+    if options.background && is_slow(slf, &returning)? {
+        returning.leave();
+        return Ok(());
+    }
+    finish(slf, returning)
+}
+
+/// Says whether what is left to do for a return takes the network.
+fn is_slow(slf: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Waker>) -> PyResult<bool> {
+    if returning.closing().is_some() {
+        return Ok(true);
+    }
+    Ok(match connection::look_at(&returning.connection().object(slf.py())?)? {
+        Look::Clean => slf.get().options().reset.is_some(),
+        Look::InTransaction => true,
+        Look::Broken | Look::Closed(_) => false,
+    })
+}
+
+/// Finishes a return: makes the connection clean and lays it into the pool, or closes it.
+pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle, Waker>) -> Result<(), Error> {
+    let py = slf.py();
+    if returning.closing().is_some() {
+        return Ok(discard(slf, returning)?);
+    }
+    let connection = returning.connection().object(py)?;
+    let look = match connection::look_at(&connection) {
+        Ok(look) => look,
         Err(error) => {
             // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
-            close_whatever_it_says(py, returning);
+            drop(close_whatever_it_says(py, returning));
             return Err(error.into());
         }
     };
-    match clean {
-        Ok(()) if returning.keep() => Ok(()),
-        Ok(()) => Ok(discard(py, returning)?),
-        Err(error) => {
+    let cleaned = match look {
+        Look::Clean => Ok(()),
+        Look::InTransaction => connection::rollback(&connection).map_err(|error| ("rollback()", error)),
+        Look::Broken => {
+            returning.condemn(Reason::Lost);
+            return Ok(discard(slf, returning)?);
+        }
+        Look::Closed(how) => {
+            let reason = if how == Closed::Broken { Reason::Lost } else { Reason::ByBorrower };
+            returning.condemn(reason);
+            drop(returning);
+            return Ok(log_closed(slf, reason)?);
+        }
+    };
+    match cleaned.and_then(|()| reset(slf, &connection).map_err(|error| ("reset", error))) {
+        Ok(()) if returning.keep(now()) => Ok(()),
+        Ok(()) => Ok(discard(slf, returning)?),
+        Err((what, error)) => {
             let closing = close_whatever_it_says(py, returning);
             let stronger = closing.filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
-            Ok(connection::report(py, "rollback()", stronger.unwrap_or(error))?)
+            Ok(report(slf, &format!("{what} {DROPPED}"), stronger.unwrap_or(error))?)
         }
     }
+}
+
+/// Calls `reset`, if there is one, which must leave the connection open and in no transaction.
+fn reset(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    let options = slf.get().options();
+    let Some(reset) = options.reset.as_ref().filter(|_| !connection::is_async(connection)) else { return Ok(()) };
+    connection::leave_clean(connection, reset.bind(slf.py()), "reset")
 }
 
 /// Takes the connection out of its borrower's hands.
@@ -55,7 +110,7 @@ fn begin<'p>(
     pool.ensure_open()?;
     let place = connection.map(address);
     let mut filed = key.map(under).transpose()?;
-    let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.pool.begin_return(place, filed, close));
+    let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.pool().begin_return(place, filed, close, now()));
     match (begun, key) {
         (Err(Error::Refused(Refusal::WrongKey)), Some(key)) => Err(Error::WrongKey(key.repr()?.to_string())),
         (Err(Error::Refused(Refusal::Unkeyed)), Some(key)) if connection.is_none() => {
@@ -66,16 +121,17 @@ fn begin<'p>(
 }
 
 /// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
-pub(crate) fn discard(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
-    match close_whatever_it_says(py, returning) {
-        Some(error) => connection::report(py, "close()", error),
-        None => Ok(()),
+pub(crate) fn discard(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
+    let reason = returning.closing().unwrap_or(Reason::Unclean);
+    match close_whatever_it_says(slf.py(), returning) {
+        Some(error) => report(slf, &format!("close() {DROPPED}"), error),
+        None => log_closed(slf, reason),
     }
 }
 
 /// Closes a connection, frees its slot, and gives the error of the first, if any.
 fn close_whatever_it_says(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
-    let closed = connection::close(returning.connection().bind(py));
+    let closed = returning.connection().object(py).and_then(|connection| connection::close(&connection));
     drop(returning);
     closed.err()
 }

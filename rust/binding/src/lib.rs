@@ -9,6 +9,13 @@
 //! | `give_back`  | putconn, step by step                                              |
 //! | `loan`       | `with pool.connection() as conn`                                   |
 //! | `connection` | everything that is ever asked of a connection                      |
+//! | `check`      | finding out whether a connection is well                           |
+//! | `maintain`   | housekeeping, step by step                                         |
+//! | `watch`      | keeping an eye on loans                                            |
+//! | `stats`      | statistics, as Python sees them                                    |
+//! | `options`    | the options of a pool                                              |
+//! | `log`        | what a pool says of itself                                         |
+//! | `system`     | the clock, forks, sockets                                          |
 //! | `filing`     | keys: hashing them, comparing them                                 |
 //! | `timeout`    | timeouts, and waiting on a Python lock                             |
 //! | `books`      | what `_pool`, `_used` and `_rused` are made of                     |
@@ -18,6 +25,7 @@
 
 mod books;
 mod borrow;
+mod check;
 mod connection;
 mod error;
 mod filing;
@@ -25,17 +33,28 @@ mod filing;
 mod front;
 mod give_back;
 mod loan;
+mod log;
+mod maintain;
+mod options;
 mod pool;
+mod stats;
+#[expect(unsafe_code, reason = "it calls the C library; each block says why it may")]
+mod system;
 mod threaded;
 mod timeout;
+mod watch;
 
 use pyo3::prelude::*;
 
 /// The part of `pgpool_rs` that is written in Rust. Its classes are inherited by those in `pgpool_rs.pool`.
 #[pymodule(gil_used = false)]
 mod _core {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use super::books::{count_lent, enter_loan, idle, key_of, lent, loan, replace_idle, strike_loan};
+    #[pymodule_export]
+    use super::check::check_socket;
     #[pymodule_export]
     use super::front::front_door;
     #[pymodule_export]
@@ -43,5 +62,12 @@ mod _core {
     #[pymodule_export]
     use super::pool::AbstractPool;
     #[pymodule_export]
+    use super::system::advance_clock;
+    #[pymodule_export]
     use super::threaded::ThreadedPool;
+
+    #[pymodule_init]
+    fn init(_module: &Bound<'_, PyModule>) {
+        super::system::notice_forks();
+    }
 }

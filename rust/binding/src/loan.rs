@@ -7,8 +7,12 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyTuple};
 
+use crate::check::learn;
 use crate::connection;
-use crate::error::{describe, is_plain, warn};
+use crate::error::{describe, is_plain};
+use crate::log::{Level, log};
+use crate::pool::AbstractPool;
+use crate::system;
 use crate::timeout::Given;
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`.
@@ -19,6 +23,8 @@ pub(crate) struct Loan {
     timeout: Option<Py<PyAny>>,
     /// Set before the pool is asked, so that nobody enters a second time meanwhile.
     entered: bool,
+    /// The process that the connection was lent in.
+    process: u64,
     connection: Option<Py<PyAny>>,
 }
 
@@ -28,7 +34,7 @@ impl Loan {
             Given::Nothing => None,
             Given::This(_, timeout) => Some(timeout.unbind()),
         };
-        Self { pool: Some(pool), key, timeout, entered: false, connection: None }
+        Self { pool: Some(pool), key, timeout, entered: false, process: 0, connection: None }
     }
 
     fn pool<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -51,6 +57,12 @@ impl Loan {
     }
 }
 
+/// Says in the log that the end of a block has failed, where the block's own exception is the one to be heard.
+fn unreturned(pool: &Bound<'_, PyAny>, error: &PyErr) -> PyResult<()> {
+    let pool = pool.cast::<AbstractPool>()?;
+    log(pool, Level::Warning, || format!("a connection could not be returned: {}", describe(pool.py(), error)))
+}
+
 #[pymethods]
 impl Loan {
     /// Borrow the connection.
@@ -62,23 +74,34 @@ impl Loan {
         let mut loan = slf.try_borrow_mut()?;
         loan.entered = lent.is_ok();
         let connection = lent?.unbind();
+        loan.process = system::process();
         loan.connection = Some(connection.clone_ref(slf.py()));
         Ok(connection)
     }
 
     /// Commit, or roll back if the block raised, and return the connection whatever happens.
-    #[pyo3(signature = (exc_type, _exc_value, _traceback))]
+    #[pyo3(signature = (exc_type, exc_value, _traceback))]
     fn __exit__(
         slf: &Bound<'_, Self>,
         exc_type: Option<&Bound<'_, PyAny>>,
-        _exc_value: Option<&Bound<'_, PyAny>>,
+        exc_value: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
         let py = slf.py();
         let pool = slf.try_borrow()?.pool(py)?;
         let lent = slf.try_borrow_mut()?.connection.take();
         let connection = lent.ok_or_else(|| PyRuntimeError::new_err("this loan was never entered"))?.into_bound(py);
+        let mut loan = slf.try_borrow_mut()?;
+        if loan.process != system::process() {
+            // A fork since then: the connection is the parent's, who goes on using it.
+            loan.entered = false;
+            return Ok(false);
+        }
+        drop(loan);
         let failed = exc_type.is_some();
+        if let Some(error) = exc_value {
+            learn(&pool, &connection, error).or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
+        }
         let ended = match failed {
             _ if connection::is_async(&connection) => Ok(()),
             false => connection::commit(&connection),
@@ -89,13 +112,7 @@ impl Loan {
         if failed {
             // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.
             ended.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
-            returned.or_else(|error| {
-                if is_plain(py, &error) {
-                    warn(py, &format!("a connection could not be returned: {}", describe(py, &error)))
-                } else {
-                    Err(error)
-                }
-            })?;
+            returned.or_else(|error| if is_plain(py, &error) { unreturned(&pool, &error) } else { Err(error) })?;
         } else {
             ended.and(returned)?;
         }

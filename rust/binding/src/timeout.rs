@@ -6,7 +6,7 @@ use pgpool_core::Wake;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyEllipsis;
+use pyo3::types::{PyEllipsis, PyWeakrefReference};
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -86,7 +86,7 @@ impl<'py> Bell<'py> {
 
     /// Makes the waker that the ledger keeps.
     pub(crate) fn waker(&self) -> Waker {
-        Waker(self.0.clone().unbind())
+        Waker::Bell(self.0.clone().unbind())
     }
 
     /// Waits for the bell until `deadline`; `false` if it did not ring. Signal handlers run meanwhile.
@@ -100,16 +100,31 @@ impl<'py> Bell<'py> {
     }
 }
 
-/// Rings a [`Bell`].
-pub(crate) struct Waker(Py<PyAny>);
+/// Wakes somebody.
+pub(crate) enum Waker {
+    /// The one who waits at this [`Bell`].
+    Bell(Py<PyAny>),
+    /// The housekeeping, for the pool that this is a weak reference to.
+    Keeper(Py<PyWeakrefReference>),
+}
 
 impl Wake for Waker {
     fn wake(&self) {
         // Nobody is left to wake where the interpreter is gone.
         Python::try_attach(|py| {
-            if let Err(error) = self.0.call_method0(py, intern!(py, "release")) {
-                error.write_unraisable(py, Some(self.0.bind(py)));
+            let woken = match self {
+                Self::Bell(lock) => lock.call_method0(py, intern!(py, "release")).map(drop),
+                // It is called at any moment, from a weak reference's callback for instance: no thread is started here.
+                Self::Keeper(pool) => pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool, "poke_quietly")),
+            };
+            if let Err(error) = woken {
+                error.write_unraisable(py, None);
             }
         });
     }
+}
+
+/// Tells the housekeeping that there is something to do for a pool.
+pub(crate) fn poke(pool: &Bound<'_, PyAny>, how: &str) -> PyResult<()> {
+    pool.py().import(intern!(pool.py(), "pgpool_rs._housekeeping"))?.call_method1(how, (pool,)).map(drop)
 }

@@ -52,13 +52,15 @@ mod table;
 #[cfg(test)]
 #[expect(clippy::expect_used, clippy::panic, reason = "a test that panics has failed")]
 mod tests;
+mod time;
 mod wait;
 
 pub use error::Refusal;
-pub use guards::{Reservation, Returning, Waiter};
+pub use guards::{Checking, Refill, Reservation, Returning, Waiter};
 pub use key::{Ask, Caller, Candidate, Candidates, LoanKey, No, UserKey, Want};
-pub use ledger::Busy;
-pub use pool::{CheckOut, Pool, Reserve};
+pub use ledger::{Busy, Doubt, Policy};
+pub use pool::{CheckOut, Chore, Pool, Reserve};
 pub use slot::SlotId;
-pub use stats::{ConnectError, Counts};
+pub use stats::{ConnectError, Counts, LoanReport, Reason, Stats};
+pub use time::{Moment, Span};
 pub use wait::Wake;

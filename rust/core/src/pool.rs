@@ -1,15 +1,16 @@
 //! The mutex round the ledger.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::Refusal;
-use crate::guards::{Reservation, Returning, Waiter};
-use crate::key::{LoanKey, No, Want};
-use crate::ledger::{self, After, Busy, Ledger};
+use crate::guards::{Checking, Refill, Reservation, Returning, Waiter};
+use crate::key::{Caller, LoanKey, No, Want};
+use crate::ledger::{self, After, Busy, Ledger, Policy};
 use crate::slot::SlotId;
-use crate::stats::{ConnectError, Counts};
+use crate::stats::{ConnectError, Counts, LoanReport, Stats};
 use crate::sync::Mutex;
-use crate::wait::Wake;
+use crate::time::{Moment, Span};
+use crate::wait::{WaiterId, Wake};
 
 /// A pool's ledger, shared between threads.
 ///
@@ -20,6 +21,8 @@ pub struct Pool<H, W: Wake> {
     /// called, no code of the caller's runs. [`Pool::edit`] and the two fast paths are all that lock it; for the garbage
     /// collector alone, [`Pool::try_visit`] looks in.
     ledger: Mutex<Ledger<H, W>>,
+    /// Woken, each time, when there is something for the housekeeping to do.
+    keeper: OnceLock<W>,
 }
 
 /// The answer to a borrower.
@@ -27,8 +30,12 @@ pub struct Pool<H, W: Wake> {
 pub enum CheckOut<'p, H, W: Wake> {
     /// Here it is.
     Lent(Arc<H>),
+    /// Check this one first, or close it: it may have died, or its time is over.
+    Doubtful(Checking<'p, H, W>),
     /// There is room: open a connection and fulfil this.
     Reserved(Reservation<'p, H, W>),
+    /// Finish this return, which was left to the housekeeping; then ask again.
+    Errand(Returning<'p, H, W>),
     /// Nothing yet. A waiter that comes with it takes the place of the one that was brought, if any.
     Busy(Busy, Option<Waiter<'p, H, W>>),
 }
@@ -42,20 +49,41 @@ pub enum Reserve<'p, H, W: Wake> {
     New(Reservation<'p, H, W>),
 }
 
-impl<H, W: Wake> Default for Pool<H, W> {
-    fn default() -> Self {
-        Self { ledger: Mutex::new(Ledger::new()) }
-    }
+/// What is to be done that no caller waits for.
+#[must_use]
+pub enum Chore<'p, H, W: Wake> {
+    /// Finish this return, or close the connection if it says why.
+    Return(Returning<'p, H, W>),
+    /// Report this loan, which lasts too long.
+    Report(LoanReport<H>),
+    /// Open one more connection, to lie idle.
+    Open(Refill<'p, H, W>),
+    /// Nothing, until then.
+    Rest(Moment),
 }
 
 impl<H, W: Wake> Pool<H, W> {
+    /// Makes a pool that has room for nothing yet. The seed is for what is left to chance.
+    pub fn new(seed: u64) -> Self {
+        Self { ledger: Mutex::new(Ledger::new(seed)), keeper: OnceLock::new() }
+    }
+
+    /// Edits the ledger, having told it the time.
+    pub(crate) fn edit_at<R>(&self, now: Moment, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
+        self.edit(|ledger| {
+            // Two callers may have read the clock in one order and come here in the other.
+            ledger.now = ledger.now.max(now);
+            edit(ledger)
+        })
+    }
+
     /// Edits the ledger under the lock; then, without it, wakes who is to be woken and drops what was displaced.
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        let After { wakes, handles, wakers } = std::mem::take(&mut ledger.after);
+        let After { wakes, handles, wakers, chores } = std::mem::take(&mut ledger.after);
         drop(ledger);
-        for waker in &wakes {
+        for waker in wakes.iter().chain(self.keeper.get().filter(|_| chores)) {
             waker.wake();
         }
         drop((wakes, handles, wakers));
@@ -74,8 +102,8 @@ impl<H, W: Wake> Pool<H, W> {
     ///
     /// `None` decides nothing: go on with [`Pool::next_number`] and [`Pool::check_out`].
     #[inline]
-    pub fn lend_idle(&self) -> Option<Arc<H>> {
-        self.ledger.lock().lend_idle()
+    pub fn lend_idle(&self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
+        self.ledger.lock().lend_idle(borrower, now)
     }
 
     /// Takes back a lent connection that is open and in no transaction, by its address.
@@ -83,8 +111,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// `false` decides nothing: the connection is still lent; go on with [`Pool::begin_return`].
     #[inline]
     #[must_use = "where it is false, the connection is still lent"]
-    pub fn keep_clean(&self, address: usize) -> bool {
-        self.ledger.lock().keep_clean(address)
+    pub fn keep_clean(&self, address: usize, now: Moment) -> bool {
+        self.ledger.lock().keep_clean(address, now)
     }
 
     // --- borrowing and opening -------------------------------------------------------------------------------
@@ -106,16 +134,25 @@ impl<H, W: Wake> Pool<H, W> {
         want: &Want<H>,
         waiter: Option<&Waiter<'_, H, W>>,
         waker: Option<W>,
+        now: Moment,
     ) -> Result<CheckOut<'_, H, W>, No<H>> {
         let known = waiter.map(|waiter| waiter.id);
-        Ok(match self.edit(|ledger| ledger.check_out(want, known, waker))? {
+        Ok(self.checked_out(self.edit_at(now, |ledger| ledger.check_out(want, known, waker))?, known))
+    }
+
+    pub(crate) fn checked_out(&self, answer: ledger::CheckOut<H>, known: Option<WaiterId>) -> CheckOut<'_, H, W> {
+        match answer {
             ledger::CheckOut::Lent(connection) => CheckOut::Lent(connection),
+            ledger::CheckOut::Doubtful(slot, connection, doubt) => {
+                CheckOut::Doubtful(Checking { pool: self, slot, connection, doubt })
+            }
             ledger::CheckOut::Reserved(slot) => CheckOut::Reserved(Reservation { pool: self, slot }),
+            ledger::CheckOut::Errand(errand) => CheckOut::Errand(self.returning(errand)),
             ledger::CheckOut::Busy(busy, id) => {
                 let joined = id.filter(|&id| known != Some(id));
                 CheckOut::Busy(busy, joined.map(|id| Waiter { pool: self, id }))
             }
-        })
+        }
     }
 
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
@@ -134,8 +171,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// # Errors
     /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: there is no room any more, since
     /// somebody else has filled the slot, or maxconn was lowered. The connection is yours to close.
-    pub fn fulfil(&self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
-        self.edit(|ledger| ledger.fulfil(slot, address, connection))
+    pub fn fulfil(&self, slot: SlotId, address: usize, connection: &Arc<H>, now: Moment) -> Result<(), Refusal> {
+        self.edit_at(now, |ledger| ledger.fulfil(slot, address, connection))
     }
 
     // --- returning -------------------------------------------------------------------------------------------
@@ -150,17 +187,128 @@ impl<H, W: Wake> Pool<H, W> {
         address: Option<usize>,
         filed: Option<&Want<H>>,
         close: bool,
+        now: Moment,
     ) -> Result<Returning<'_, H, W>, No<H>> {
-        let ledger::Return { slot, connection, wanted } =
-            self.edit(|ledger| ledger.begin_return(address, filed, close))?;
-        Ok(Returning { pool: self, slot, connection, wanted })
+        Ok(self.returning(self.edit_at(now, |ledger| ledger.begin_return(address, filed, close))?))
     }
 
-    pub(crate) fn discarding(&self, (slot, connection): (SlotId, Arc<H>)) -> Returning<'_, H, W> {
-        Returning { pool: self, slot, connection, wanted: false }
+    pub(crate) fn returning(&self, begun: ledger::Return<H>) -> Returning<'_, H, W> {
+        let ledger::Return { slot, connection, closing, overdue } = begun;
+        Returning { pool: self, slot, connection, closing, overdue, left: false }
+    }
+
+    // --- health ----------------------------------------------------------------------------------------------
+
+    /// Marks the lent connection at `address` as dead, and, if `older`, marks all that were opened before it for
+    /// replacement.
+    pub fn condemn(&self, address: usize, older: bool) {
+        self.edit(|ledger| ledger.condemn(address, older));
+    }
+
+    /// Marks every connection for replacement, and gives those that are idle, to be closed.
+    pub fn drain(&self) -> Vec<Returning<'_, H, W>> {
+        self.edit(Ledger::drain).into_iter().map(|drained| self.returning(drained)).collect()
+    }
+
+    /// Names the slots that are idle, for [`Pool::begin_idle_check`].
+    pub fn idle_slots(&self) -> Vec<SlotId> {
+        self.edit(|ledger| ledger.idle_slots())
+    }
+
+    /// Takes an idle connection out of the pool to look at it; nothing, if it has been lent since.
+    pub fn begin_idle_check(&self, slot: SlotId, now: Moment) -> Option<Checking<'_, H, W>> {
+        let (slot, connection, doubt) = self.edit_at(now, |ledger| ledger.begin_idle_check(slot))?;
+        Some(Checking { pool: self, slot, connection, doubt })
+    }
+
+    // --- housekeeping ----------------------------------------------------------------------------------------
+
+    /// Names who is woken, from now on, when there are chores. It wakes somebody who takes them with [`Pool::chore`].
+    pub fn set_keeper(&self, keeper: W) {
+        // A pool that is made anew in the same place has the same keeper.
+        let _ = self.keeper.set(keeper);
+    }
+
+    /// Tells what is to be done next.
+    pub fn chore(&self, now: Moment) -> Chore<'_, H, W> {
+        match self.edit_at(now, Ledger::chore) {
+            ledger::Chore::Return(begun) => Chore::Return(self.returning(begun)),
+            ledger::Chore::Report(report) => Chore::Report(report),
+            ledger::Chore::Open => Chore::Open(Refill { pool: self, failed: false }),
+            ledger::Chore::Rest(until) => Chore::Rest(until),
+        }
+    }
+
+    /// Lets what is missing be opened without a pause, though the last connect has failed.
+    pub fn hurry_refill(&self) {
+        self.edit(Ledger::hurry_refill);
+    }
+
+    // --- loans -----------------------------------------------------------------------------------------------
+
+    /// Reports all loans, each with its connection, the oldest first.
+    pub fn loans(&self, now: Moment) -> Vec<(LoanReport<H>, Arc<H>)> {
+        let mut loans = self.edit_at(now, |ledger| ledger.loans());
+        loans.sort_unstable_by_key(|&(generation, ..)| generation);
+        loans.into_iter().map(|(_, report, connection)| (report, connection)).collect()
+    }
+
+    /// Notes something of the loan of the connection at `address`, for its reports. The first note stays.
+    pub fn annotate(&self, address: usize, note: Arc<H>) {
+        self.edit(|ledger| ledger.annotate(address, note));
+    }
+
+    /// Names the loan of the connection at `address`, if it is lent without a user's key.
+    pub fn unkeyed_loan(&self, address: usize) -> Option<SlotId> {
+        self.edit(|ledger| ledger.unkeyed_loan(address))
+    }
+
+    /// Puts another handle of the same connection into its slot: a weak one for as long as it is lent, for instance.
+    pub fn replace_handle(&self, slot: SlotId, handle: Arc<H>) {
+        self.edit(|ledger| ledger.replace_handle(slot, handle));
+    }
+
+    /// Frees the slot of a loan whose connection is gone, and reports the loan; nothing, if it has come back since.
+    pub fn reclaim(&self, slot: SlotId, now: Moment) -> Option<LoanReport<H>> {
+        self.edit_at(now, |ledger| ledger.reclaim(slot))
+    }
+
+    // --- counting --------------------------------------------------------------------------------------------
+
+    /// Counts a request.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`].
+    pub fn begin_request(&self) -> Result<(), Refusal> {
+        self.edit(Ledger::begin_request)
+    }
+
+    /// Notes how long a request had to wait, if it had to, and whether it failed.
+    pub fn end_request(&self, waited: Option<Span>, failed: bool) {
+        self.edit(|ledger| ledger.end_request(waited, failed));
+    }
+
+    /// Notes how long a connect took, and whether it failed.
+    pub fn note_connect(&self, took: Span, failed: bool) {
+        self.edit(|ledger| ledger.note_connect(took, failed));
+    }
+
+    /// Tells what has happened, and what there is now.
+    pub fn stats(&self) -> (Stats, Counts) {
+        self.edit(|ledger| (ledger.stats(), ledger.counts()))
+    }
+
+    /// As [`Pool::stats`]; what has happened is counted from zero from now on.
+    pub fn take_stats(&self) -> (Stats, Counts) {
+        self.edit(|ledger| (ledger.take_stats(), ledger.counts()))
     }
 
     // --- limits and the end ----------------------------------------------------------------------------------
+
+    /// Sets how long connections are trusted and kept.
+    pub fn set_policy(&self, policy: Policy) {
+        self.edit(|ledger| ledger.set_policy(policy));
+    }
 
     /// Sets how many idle connections are kept, from the next return on.
     pub fn set_minconn(&self, minconn: usize) {
@@ -170,17 +318,28 @@ impl<H, W: Wake> Pool<H, W> {
     /// Sets the limit. Idle connections above it are given to be closed; each frees its slot when it is dropped.
     pub fn set_maxconn(&self, maxconn: usize) -> Vec<Returning<'_, H, W>> {
         let discarded = self.edit(|ledger| ledger.set_maxconn(maxconn));
-        discarded.into_iter().map(|discarded| self.discarding(discarded)).collect()
+        discarded.into_iter().map(|discarded| self.returning(discarded)).collect()
     }
 
-    /// Closes the pool, wakes all who wait, and gives every connection, to be closed: idle ones first, then lent ones,
-    /// each as listed. They stay in the books.
+    /// Sets both limits at once. What is above them is given to be closed.
+    pub fn resize(&self, minconn: usize, maxconn: usize) -> Vec<Returning<'_, H, W>> {
+        let discarded = self.edit(|ledger| {
+            ledger.set_minconn(minconn);
+            ledger.set_maxconn(maxconn)
+        });
+        discarded.into_iter().map(|discarded| self.returning(discarded)).collect()
+    }
+
+    /// Closes the pool, wakes all who wait, and gives every connection, to be closed: those that nobody has begun to
+    /// return, idle ones, then lent ones, each as listed. The latter two stay in the books.
     ///
     /// # Errors
     /// [`Refusal::Closed`].
     pub fn close(&self) -> Result<Vec<Arc<H>>, Refusal> {
-        let (idle, lent) = self.edit(|ledger| ledger.close().map(|()| (ledger.idle(), ledger.lent())))?;
-        Ok(idle.into_iter().chain(in_order(lent).into_iter().map(|(_, connection)| connection)).collect())
+        let (unreturned, idle, lent) =
+            self.edit(|ledger| ledger.close().map(|unreturned| (unreturned, ledger.idle(), ledger.lent())))?;
+        let lent = in_order(lent).into_iter().map(|(_, connection)| connection);
+        Ok(unreturned.into_iter().chain(idle).chain(lent).collect())
     }
 
     /// Marks the pool as closed or open, and touches no connection.
@@ -191,6 +350,12 @@ impl<H, W: Wake> Pool<H, W> {
     /// Empties the pool and opens it; its connections are dropped, not closed. Who waits, asks anew.
     pub fn reset(&self) {
         self.edit(Ledger::reset);
+    }
+
+    /// Empties the pool if it was filled in another process than this one, whose connections these are. They are dropped,
+    /// not closed.
+    pub fn enter_process(&self, process: u64) {
+        self.edit(|ledger| ledger.enter_process(process));
     }
 
     // --- looking in, and other people's book-keeping ---------------------------------------------------------

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::key::{Caller, Key};
+use crate::stats::Reason;
+use crate::time::Moment;
 
 /// What a slot is used for. `lib.rs` has the diagram of the usual moves; [`State::may_become`] has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,23 +19,27 @@ pub(crate) enum State {
     Promised,
     /// A borrower has its connection.
     Lent,
+    /// Its connection is being looked at, before it is lent or left in peace.
+    Checking,
     /// Its connection is being rolled back or closed.
     Returning,
 }
 
 impl State {
     /// How many states there are.
-    pub(crate) const COUNT: usize = 6;
+    pub(crate) const COUNT: usize = 7;
 
     /// Says whether a slot in this state may come to be in `next`.
     pub(crate) fn may_become(self, next: Self) -> bool {
-        use State::{Idle, Lent, Opening, Promised, Returning, Vacant};
+        use State::{Checking, Idle, Lent, Opening, Promised, Returning, Vacant};
         match self {
             // To Idle and Lent at once: a subclass keeps its own books and writes into them.
             Vacant => matches!(next, Opening | Idle | Lent),
             Opening => matches!(next, Idle | Lent | Vacant),
-            Idle => matches!(next, Lent | Promised | Returning | Vacant),
-            Promised => matches!(next, Lent | Idle | Returning),
+            Idle => matches!(next, Lent | Promised | Checking | Returning | Vacant),
+            Promised => matches!(next, Lent | Idle | Checking | Returning),
+            // Opening: it was dead, and its room is used for another.
+            Checking => matches!(next, Lent | Idle | Opening | Vacant),
             // Opening again: a hook that connects a second time.
             Lent => matches!(next, Idle | Returning | Vacant | Opening),
             Returning => matches!(next, Idle | Vacant),
@@ -69,4 +75,36 @@ pub(crate) struct Slot<H> {
     pub(crate) replaces: Option<SlotId>,
     /// Another slot with the very same connection object. A mocked `connect` gives one object again and again.
     pub(crate) twin: Option<u32>,
+    /// Since when it has been idle or lent.
+    pub(crate) since: Moment,
+    /// What is to be thought of its connection.
+    pub(crate) health: Health,
+    /// Who borrowed it last.
+    pub(crate) borrower: Caller,
+    /// What was noted of the loan when it was made.
+    pub(crate) note: Option<Arc<H>>,
+    /// Whether the loan has been reported as one that lasts too long.
+    pub(crate) overdue: bool,
+    /// Whether its return was left to the housekeeping.
+    pub(crate) background: bool,
+}
+
+/// How far a connection is to be trusted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Health {
+    /// The generation in which its opening began.
+    pub(crate) born: u64,
+    /// Until when it may be lent unseen.
+    pub(crate) fresh_until: Moment,
+    /// From when on it is to be replaced, and why.
+    pub(crate) replace_at: Moment,
+    pub(crate) why: Reason,
+    /// Whether another one has died since this was last known to be well.
+    pub(crate) suspect: bool,
+}
+
+impl Health {
+    /// That of a slot without a connection: it is nobody's to trust.
+    pub(crate) const NONE: Self =
+        Self { born: 0, fresh_until: Moment::START, replace_at: Moment::NEVER, why: Reason::Lifetime, suspect: false };
 }

@@ -1,6 +1,10 @@
 //! What the ledger tells of itself.
 
+use std::sync::Arc;
 use std::time::Instant;
+
+use crate::key::{Caller, LoanKey};
+use crate::time::Span;
 
 /// Slots by state, waiters, and limits, all read at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub struct Counts {
     pub promised: usize,
     /// Connections being opened, or promised room for one.
     pub opening: usize,
+    /// Connections being checked.
+    pub checking: usize,
     /// Connections being rolled back or closed.
     pub returning: usize,
     /// Callers that wait, for room or for a key that another caller is opening.
@@ -23,6 +29,110 @@ pub struct Counts {
     pub maxconn: usize,
     /// Whether the pool is closed.
     pub closed: bool,
+}
+
+impl Counts {
+    /// Counts the connections that are open.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.idle + self.lent + self.promised + self.checking + self.returning
+    }
+}
+
+/// Why a connection was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its borrower asked for that.
+    Requested,
+    /// There was no use for it any more.
+    Surplus,
+    /// It had been idle for `max_idle`.
+    Idle,
+    /// It was as old as a connection may become.
+    Lifetime,
+    /// It was marked for replacement.
+    Drained,
+    /// It was found dead.
+    Lost,
+    /// It could not be made clean.
+    Unclean,
+    /// It came back closed.
+    ByBorrower,
+    /// Its borrower had forgotten it.
+    Reclaimed,
+    /// The pool was closed.
+    WithPool,
+    /// It had just been opened, and there was no place for it any more.
+    Unplaced,
+}
+
+impl Reason {
+    /// All of them, in the order of [`Stats::closed`].
+    pub const ALL: [Self; 11] = [
+        Self::Requested,
+        Self::Surplus,
+        Self::Idle,
+        Self::Lifetime,
+        Self::Drained,
+        Self::Lost,
+        Self::Unclean,
+        Self::ByBorrower,
+        Self::Reclaimed,
+        Self::WithPool,
+        Self::Unplaced,
+    ];
+}
+
+/// What has happened since the pool was made, or since this was last taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests for a connection.
+    pub requests_num: u64,
+    /// Those of them that had to wait.
+    pub requests_queued: u64,
+    /// How long they waited, all together.
+    pub requests_wait: Span,
+    /// Requests that ended with an error.
+    pub requests_errors: u64,
+    /// How long connections were lent, all together.
+    pub usage: Span,
+    /// Connections that came back broken, or could not be made clean.
+    pub returns_bad: u64,
+    /// Connects that were tried.
+    pub connections_num: u64,
+    /// How long they took, all together.
+    pub connections_time: Span,
+    /// Connects that failed.
+    pub connections_errors: u64,
+    /// Connections that were found dead.
+    pub connections_lost: u64,
+    /// Checks that failed.
+    pub checks_failed: u64,
+    /// Loans that were held for longer than `leak_after`.
+    pub leaks: u64,
+    /// Loans whose borrower had forgotten them.
+    pub reclaimed: u64,
+    /// Connections that were closed, by reason.
+    pub closed: [u64; Reason::ALL.len()],
+}
+
+impl Stats {
+    pub(crate) fn count_closed(&mut self, reason: Reason) {
+        self.closed[reason as usize] += 1;
+    }
+}
+
+/// What is known of a loan.
+#[derive(Debug)]
+pub struct LoanReport<H> {
+    /// What it is filed under.
+    pub key: LoanKey<H>,
+    /// How long it has been lent.
+    pub age: Span,
+    /// Who borrowed it.
+    pub borrower: Caller,
+    /// What was noted when it was borrowed.
+    pub note: Option<Arc<H>>,
 }
 
 /// Why a connect failed.

@@ -5,12 +5,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crate::key::{Caller, Key};
-use crate::slot::{Slot, SlotId, State};
+use crate::slot::{Health, Slot, SlotId, State};
+use crate::time::Moment;
 
 /// The handles that a vacated slot held. The caller drops them after the unlock.
 pub(crate) struct Displaced<H> {
     pub(crate) connection: Option<Arc<H>>,
     pub(crate) key: Key<H>,
+    pub(crate) note: Option<Arc<H>>,
 }
 
 /// All slots, counted by state.
@@ -60,6 +62,11 @@ impl<H> Table<H> {
         &self.slots[index as usize]
     }
 
+    #[inline]
+    pub(crate) fn get_mut(&mut self, index: u32) -> &mut Slot<H> {
+        &mut self.slots[index as usize]
+    }
+
     pub(crate) fn id(&self, index: u32) -> SlotId {
         SlotId { index, generation: self.get(index).generation }
     }
@@ -103,6 +110,11 @@ impl<H> Table<H> {
         (0_u32..).zip(&self.slots).filter(move |(_, slot)| slot.state == state).map(|(index, _)| index)
     }
 
+    /// Goes through the slots that have a connection.
+    pub(crate) fn connected_mut(&mut self) -> impl Iterator<Item = &mut Slot<H>> + '_ {
+        self.slots.iter_mut().filter(|slot| slot.connection.is_some())
+    }
+
     /// Moves a slot to another state, with a new generation.
     #[inline]
     pub(crate) fn advance(&mut self, index: u32, next: State) {
@@ -130,12 +142,20 @@ impl<H> Table<H> {
                 reserved: 0,
                 replaces: None,
                 twin: None,
+                since: Moment::START,
+                health: Health::NONE,
+                borrower: 0,
+                note: None,
+                overdue: false,
+                background: false,
             });
             self.counts[State::Vacant as usize] += 1;
             // More than four thousand million slots do not fit into memory.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         };
         self.advance(index, state);
+        let slot = &mut self.slots[index as usize];
+        slot.health = Health { born: slot.generation, ..Health::NONE };
         index
     }
 
@@ -145,10 +165,13 @@ impl<H> Table<H> {
         let key = self.unfile(index);
         let connection = self.detach(index);
         self.clear_opener(index);
-        self.slots[index as usize].replaces = None;
         self.advance(index, State::Vacant);
+        let slot = &mut self.slots[index as usize];
+        slot.replaces = None;
+        slot.overdue = false;
+        let note = slot.note.take();
         self.vacant.push(index);
-        Displaced { connection, key }
+        Displaced { connection, key, note }
     }
 
     /// Puts a connection into a slot that has none.
@@ -250,6 +273,9 @@ impl<H> Table<H> {
             }
             if let Key::User(key) = &slot.key {
                 visit(&key.handle);
+            }
+            if let Some(note) = &slot.note {
+                visit(note);
             }
         }
     }

@@ -35,7 +35,8 @@ impl<H, W> Ledger<H, W> {
                 old.remove(at)
             } else {
                 let index = self.table.occupy(State::Idle);
-                self.table.attach(index, address, connection);
+                self.attach(index, address, connection);
+                self.lay_down(index, self.now);
                 index
             };
             self.idle.push(index);
@@ -58,7 +59,8 @@ impl<H, W> Ledger<H, W> {
             self.empty(index);
         }
         let index = self.table.occupy(State::Lent);
-        self.table.attach(index, address, Arc::clone(connection));
+        self.attach(index, address, Arc::clone(connection));
+        self.table.get_mut(index).since = self.now;
         self.file(index, want);
         self.nudge(Some(want.mark()));
         Ok(())
@@ -103,6 +105,7 @@ impl<H, W> Ledger<H, W> {
             lent: self.table.count(State::Lent),
             promised: self.table.count(State::Promised),
             opening: self.table.count(State::Opening),
+            checking: self.table.count(State::Checking),
             returning: self.table.count(State::Returning),
             waiting: self.queue.count(),
             minconn: self.minconn,

@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
-use super::Ledger;
+use super::{Doubt, Ledger, Return};
 use crate::error::Refusal;
 use crate::key::{No, Want};
 use crate::slot::{SlotId, State};
+use crate::stats::Reason;
 use crate::wait::WaiterId;
 
 /// The answer to a borrower.
 pub(crate) enum CheckOut<H> {
     /// Here it is.
     Lent(Arc<H>),
+    /// Look at this one first, or put it away.
+    Doubtful(SlotId, Arc<H>, Doubt),
     /// Open one, in this slot.
     Reserved(SlotId),
+    /// Finish this return, which was left to the housekeeping, and ask again.
+    Errand(Return<H>),
     /// Wait; or not, if no waker was offered.
     Busy(Busy, Option<WaiterId>),
 }
@@ -25,6 +30,10 @@ pub enum Busy {
     Full,
     /// Another caller is opening the connection for this very key.
     KeyOpening,
+    /// Every slot is taken, but the housekeeping is returning one for each who waits, and one more.
+    Returning,
+    /// Every slot is taken, and as many wait as may.
+    Crowded,
 }
 
 impl<H, W> Ledger<H, W> {
@@ -59,8 +68,8 @@ impl<H, W> Ledger<H, W> {
             let slot = self.table.get(index);
             let own = slot.opener.is_none_or(|opener| opener == want.caller());
             return match &slot.connection {
-                Some(connection) if own => Ok(CheckOut::Lent(Arc::clone(connection))),
-                None if own => Err(Refusal::Reentrant.into()),
+                Some(connection) if own && slot.state == State::Lent => Ok(CheckOut::Lent(Arc::clone(connection))),
+                _ if own => Err(Refusal::Reentrant.into()),
                 // Even if there is a connection: who opens it has not finished with it.
                 _ => Ok(self.wait(Busy::KeyOpening, want, waiter, waker)),
             };
@@ -70,7 +79,11 @@ impl<H, W> Ledger<H, W> {
         }
         let free = self.idle.pop().or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
         let Some(index) = free else {
-            return Ok(self.wait(Busy::Full, want, waiter, waker));
+            if let Some(errand) = self.next_errand() {
+                return Ok(CheckOut::Errand(errand));
+            }
+            let coming = self.background > self.queue.len();
+            return Ok(self.wait(if coming { Busy::Returning } else { Busy::Full }, want, waiter, waker));
         };
         debug_assert!(
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
@@ -79,16 +92,30 @@ impl<H, W> Ledger<H, W> {
         Ok(self.hand_out(index, want))
     }
 
-    /// Files a slot for its borrower: with a connection it is lent, without one it is a reservation.
+    /// Files a slot for its borrower.
     fn hand_out(&mut self, index: u32, want: &Want<H>) -> CheckOut<H> {
         self.file(index, want);
-        if let Some(connection) = self.table.get(index).connection.clone() {
-            self.table.advance(index, State::Lent);
-            self.nudge(Some(want.mark()));
-            CheckOut::Lent(connection)
-        } else {
-            CheckOut::Reserved(self.table.id(index))
+        self.lend(index)
+    }
+
+    /// Lends a slot that has been filed: with a connection that is fresh it is lent, without one it is a reservation.
+    pub(super) fn lend(&mut self, index: u32) -> CheckOut<H> {
+        let Some(connection) = self.table.get(index).connection.clone() else {
+            return CheckOut::Reserved(self.table.id(index));
+        };
+        if self.now < self.table.get(index).health.fresh_until {
+            self.begin_loan(index);
+            return CheckOut::Lent(connection);
         }
+        let doubt = self.begin_check(index);
+        CheckOut::Doubtful(self.table.id(index), connection, doubt)
+    }
+
+    /// Makes a filed slot's connection its borrower's.
+    pub(super) fn begin_loan(&mut self, index: u32) {
+        self.table.advance(index, State::Lent);
+        self.table.get_mut(index).since = self.now;
+        self.nudge(self.table.get(index).key.mark());
     }
 
     fn wait(&mut self, busy: Busy, want: &Want<H>, waiter: Option<WaiterId>, waker: &mut Option<W>) -> CheckOut<H> {
@@ -98,9 +125,13 @@ impl<H, W> Ledger<H, W> {
         {
             return CheckOut::Busy(busy, Some(waiter));
         }
+        let newcomer = busy != Busy::KeyOpening && waiter.is_none();
+        if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.len() >= limit.get()) {
+            return CheckOut::Busy(Busy::Crowded, None);
+        }
         let joined = waker.take().map(|waker| match busy {
-            Busy::Full => self.queue.join(waiter, want.mark(), waker),
             Busy::KeyOpening => self.queue.follow(waiter, want.mark(), waker),
+            Busy::Full | Busy::Returning | Busy::Crowded => self.queue.join(waiter, want.mark(), waker),
         });
         CheckOut::Busy(busy, joined)
     }
@@ -112,7 +143,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Lets a waiter go, and hands on what it was promised. What nobody has a use for is given back to be closed.
-    pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<(SlotId, Arc<H>)> {
+    pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<Return<H>> {
         let waker = self.queue.remove(waiter);
         self.after.wakers.extend(waker);
         let index = self.claim(waiter)?;
@@ -124,6 +155,6 @@ impl<H, W> Ledger<H, W> {
             self.make_idle(index);
             return None;
         }
-        self.begin_discard(index)
+        self.begin_discard(index, Reason::Surplus)
     }
 }

@@ -6,13 +6,17 @@ use super::Ledger;
 use crate::error::Refusal;
 use crate::key::{No, Want};
 use crate::slot::{SlotId, State};
+use crate::stats::Reason;
+use crate::time::Span;
 
 /// A connection on its way back.
 pub(crate) struct Return<H> {
     pub(crate) slot: SlotId,
     pub(crate) connection: Arc<H>,
-    /// Whether there is a use for it if it is well.
-    pub(crate) wanted: bool,
+    /// Why it is to be closed; nothing, if there is a use for it as long as it is well.
+    pub(crate) closing: Option<Reason>,
+    /// How long it was lent, if that was reported as too long.
+    pub(crate) overdue: Option<Span>,
 }
 
 impl<H, W> Ledger<H, W> {
@@ -38,29 +42,51 @@ impl<H, W> Ledger<H, W> {
         let Some(index) = index else {
             return Err(if lent_here.is_some() { Refusal::WrongKey } else { Refusal::Unkeyed }.into());
         };
-        let Some(connection) = self.table.get(index).connection.clone() else {
+        let slot = self.table.get(index);
+        let Some(connection) = slot.connection.clone() else {
             return Err(Refusal::Unkeyed.into());
         };
+        let (health, lent_for) = (slot.health, self.now.since(slot.since));
+        let overdue = slot.overdue.then_some(lent_for);
+        self.stats.usage.add(lent_for);
         self.withdraw(index);
-        let wanted = !close && self.has_use_for_another();
+        let closing = if close {
+            Some(Reason::Requested)
+        } else if self.now >= health.replace_at {
+            Some(health.why)
+        } else {
+            (!self.has_use_for_another()).then_some(Reason::Surplus)
+        };
         self.table.advance(index, State::Returning);
-        Ok(Return { slot: self.table.id(index), connection, wanted })
+        Ok(Return { slot: self.table.id(index), connection, closing, overdue })
     }
 
-    /// Takes a clean connection back for good. `false`: there is no use for it, close it and discard it.
-    pub(crate) fn keep_returned(&mut self, slot: SlotId) -> bool {
-        let Some(index) = self.table.find(slot) else { return false };
-        if self.closed || !self.has_use_for_another() {
-            return false;
+    /// Takes a clean connection back for good; or says why it is to be closed and discarded.
+    pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), Reason> {
+        let index = self.table.find(slot).ok_or(Reason::Drained)?;
+        let health = self.table.get(index).health;
+        if self.closed {
+            return Err(Reason::WithPool);
+        }
+        if self.now >= health.replace_at {
+            return Err(health.why);
+        }
+        if !self.has_use_for_another() {
+            return Err(Reason::Surplus);
         }
         self.make_idle(index);
-        true
+        Ok(())
     }
 
     /// Gives up a connection that is being returned, and frees its slot.
-    pub(crate) fn discard(&mut self, slot: SlotId) {
+    pub(crate) fn discard(&mut self, slot: SlotId, reason: Reason) {
         if let Some(index) = self.table.find(slot) {
+            self.stats.count_closed(reason);
+            self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
             self.vacate(index);
+            if reason == Reason::Lost {
+                self.lose();
+            }
         }
     }
 }

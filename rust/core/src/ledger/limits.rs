@@ -1,24 +1,64 @@
 //! Limits, closing, and beginning anew.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::Ledger;
+use super::chores::Refill;
+use super::{Ledger, Return};
 use crate::error::Refusal;
-use crate::slot::{SlotId, State};
+use crate::slot::State;
+use crate::stats::{Reason, Stats};
+use crate::time::Span;
+
+/// How long connections are trusted and kept, and how many callers may wait. Without it, a pool does as psycopg2.pool.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// A connection that has been idle for less is lent without a check.
+    pub check_after: Span,
+    /// How long an idle connection is kept above minconn; with no time at all, none is kept on its return.
+    pub max_idle: Span,
+    /// How old a connection may become, less up to a tenth.
+    pub max_lifetime: Span,
+    /// A loan that lasts this long is reported.
+    pub leak_after: Span,
+    /// How many callers may wait; nothing is no limit.
+    pub max_waiting: Option<NonZeroUsize>,
+    /// Whether somebody does the chores: the pool then asks for it where there are any.
+    pub kept: bool,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            check_after: Span::FOREVER,
+            max_idle: Span::ZERO,
+            max_lifetime: Span::FOREVER,
+            leak_after: Span::FOREVER,
+            max_waiting: None,
+            kept: false,
+        }
+    }
+}
 
 impl<H, W> Ledger<H, W> {
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     pub(crate) fn set_minconn(&mut self, minconn: usize) {
         self.minconn = minconn;
+        self.after.chores |= self.wants_refill();
     }
 
     /// Sets the limit. Idle connections above it, the oldest first, are given back to be closed.
-    pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<(SlotId, Arc<H>)> {
+    pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<Return<H>> {
         self.maxconn = maxconn;
         // Those that are being returned will not be kept above the limit, and need no room made for them here.
         let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
-        let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index)).collect();
+        let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, Reason::Surplus)).collect();
         self.serve();
+        self.after.chores |= self.wants_refill();
         discarded
     }
 
@@ -30,27 +70,49 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Closes the pool; whoever does so sees to its connections.
-    pub(crate) fn close(&mut self) -> Result<(), Refusal> {
+    /// Closes the pool; whoever does so sees to its connections. Those whose return nobody has begun are given out.
+    pub(crate) fn close(&mut self) -> Result<Vec<Arc<H>>, Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
         self.set_closed(true);
-        Ok(())
+        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand()).collect();
+        for errand in &unreturned {
+            self.discard(errand.slot, Reason::WithPool);
+        }
+        for _ in 0..self.table.count(State::Idle) + self.table.count(State::Lent) {
+            self.stats.count_closed(Reason::WithPool);
+        }
+        Ok(unreturned.into_iter().map(|errand| errand.connection).collect())
     }
 
     /// Empties the pool and opens it. What was in it is dropped; who waits, asks anew.
     pub(crate) fn reset(&mut self) {
         self.dismiss_waiters();
         self.idle.clear();
-        for state in [State::Opening, State::Idle, State::Lent, State::Returning] {
+        for state in [State::Opening, State::Idle, State::Lent, State::Checking, State::Returning] {
             for index in self.table.in_state(state).collect::<Vec<_>>() {
                 self.empty(index);
             }
         }
+        self.errands.clear();
         self.closed = false;
         self.last_number = 0;
         self.connect_error = None;
+        self.refill = Refill::default();
+        self.stats = Stats::default();
+        self.after.chores = false;
+    }
+
+    /// Empties the pool if it comes from another process than this one.
+    pub(crate) fn enter_process(&mut self, process: u64) {
+        if self.process != process {
+            self.process = process;
+            let closed = self.closed;
+            self.reset();
+            self.closed = closed;
+            self.after.chores |= self.policy.kept && !closed;
+        }
     }
 
     /// Wakes all who wait, to find out what has happened. What they were promised is idle, or free, again.

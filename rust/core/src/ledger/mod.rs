@@ -5,22 +5,30 @@
 
 mod books;
 mod borrow;
+mod chores;
 mod give_back;
+mod health;
 mod limits;
 mod open;
 mod search;
+mod tally;
 
 pub use self::borrow::Busy;
 pub(crate) use self::borrow::CheckOut;
+pub(crate) use self::chores::{Chore, Errand};
 pub(crate) use self::give_back::Return;
+pub use self::health::Doubt;
+pub use self::limits::Policy;
 pub(crate) use self::open::Reserve;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::key::{Key, Mark, Want};
-use crate::slot::{SlotId, State};
-use crate::stats::ConnectError;
+use crate::key::{Caller, Key, Mark, Want};
+use crate::slot::State;
+use crate::stats::{ConnectError, Reason, Stats};
 use crate::table::{Displaced, Table};
+use crate::time::{Dice, Moment, Span};
 use crate::wait::Queue;
 
 /// What is to be done once the mutex is free.
@@ -30,17 +38,20 @@ pub(crate) struct After<H, W> {
     /// To be dropped, and nothing else.
     pub(crate) handles: Vec<Arc<H>>,
     pub(crate) wakers: Vec<W>,
+    /// Whether there is something for the housekeeping to do.
+    pub(crate) chores: bool,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        Self { wakes: Vec::new(), handles: Vec::new(), wakers: Vec::new() }
+        Self { wakes: Vec::new(), handles: Vec::new(), wakers: Vec::new(), chores: false }
     }
 }
 
 impl<H, W> After<H, W> {
-    fn drop_later(&mut self, Displaced { connection, key }: Displaced<H>) {
+    fn drop_later(&mut self, Displaced { connection, key, note }: Displaced<H>) {
         self.handles.extend(connection);
+        self.handles.extend(note);
         self.drop_key_later(key);
     }
 
@@ -60,6 +71,20 @@ pub(crate) struct Ledger<H, W> {
     minconn: usize,
     maxconn: usize,
     closed: bool,
+    policy: Policy,
+    /// The time, as it was told last.
+    pub(crate) now: Moment,
+    /// Connections whose return was left to the housekeeping, which has not begun with them.
+    errands: VecDeque<Errand>,
+    /// How many connections the housekeeping is to return, or is returning now.
+    background: usize,
+    refill: chores::Refill,
+    /// Connections that were opened up to this generation are to be replaced.
+    drained: u64,
+    dice: Dice,
+    stats: Stats,
+    /// Which process this pool is used in.
+    process: u64,
     /// The last automatic number given out.
     last_number: u64,
     /// The highest automatic number that a slot was ever filed under.
@@ -72,7 +97,7 @@ pub(crate) struct Ledger<H, W> {
 }
 
 impl<H, W> Ledger<H, W> {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             table: Table::new(),
             idle: Vec::new(),
@@ -80,6 +105,15 @@ impl<H, W> Ledger<H, W> {
             minconn: 0,
             maxconn: 0,
             closed: false,
+            policy: Policy::default(),
+            now: Moment::START,
+            errands: VecDeque::new(),
+            background: 0,
+            refill: chores::Refill::default(),
+            drained: 0,
+            dice: Dice::new(seed),
+            stats: Stats::default(),
+            process: 0,
             last_number: 0,
             last_filed: 0,
             last_lent: 0,
@@ -90,30 +124,38 @@ impl<H, W> Ledger<H, W> {
 
     /// Lends the connection that came back last. `None` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn lend_idle(&mut self) -> Option<Arc<H>> {
-        if self.closed {
+    pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
+        let &index = self.idle.last()?;
+        if self.closed || now >= self.table.get(index).health.fresh_until {
             return None;
         }
-        let index = self.idle.pop()?;
+        self.idle.pop();
         self.last_number += 1;
         self.last_filed = self.last_filed.max(self.last_number);
+        self.stats.requests_num += 1;
         self.table.advance(index, State::Lent);
         self.table.refile(index, Key::Automatic(self.last_number));
         self.last_lent = index;
-        self.table.get(index).connection.clone()
+        let slot = self.table.get_mut(index);
+        slot.since = now;
+        slot.borrower = borrower;
+        slot.connection.clone()
     }
 
     /// Takes back a connection that is clean. `false` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn keep_clean(&mut self, address: usize) -> bool {
+    pub(crate) fn keep_clean(&mut self, address: usize, now: Moment) -> bool {
         let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
         let slot = self.table.get(index);
         let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
-        if !plain || self.closed || self.queue.count() > 0 || !self.has_use_for_another() {
+        let lasting = now < slot.health.replace_at && slot.note.is_none();
+        if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.has_use_for_another() {
             return false;
         }
+        self.stats.usage.add(now.since(slot.since));
         self.table.refile(index, Key::None);
         self.table.advance(index, State::Idle);
+        self.lay_down(index, now);
         self.idle.push(index);
         true
     }
@@ -125,13 +167,14 @@ impl<H, W> Ledger<H, W> {
     /// Says whether a connection that comes back has a use: for one who waits, or to be one of minconn idle ones.
     #[inline]
     fn has_use_for_another(&self) -> bool {
-        let wanted = self.queue.len() > 0 || self.idle.len() < self.minconn;
+        let wanted = self.queue.len() > 0 || self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
         wanted && self.table.occupied() <= self.maxconn
     }
 
     /// Files a slot under what is wanted, and notes who opens it if there is nothing in it yet.
     fn file(&mut self, index: u32, want: &Want<H>) {
         self.table.file(index, want.to_key());
+        self.table.get_mut(index).borrower = want.caller();
         if let Mark::Number(number) = want.mark() {
             self.last_filed = self.last_filed.max(number);
         }
@@ -146,6 +189,9 @@ impl<H, W> Ledger<H, W> {
         let key = self.table.unfile(index);
         self.after.drop_key_later(key);
         self.table.clear_opener(index);
+        self.table.get_mut(index).overdue = false;
+        let note = self.table.get_mut(index).note.take();
+        self.after.handles.extend(note);
         self.disappoint(mark);
     }
 
@@ -175,22 +221,26 @@ impl<H, W> Ledger<H, W> {
 
     /// Frees a slot; whoever calls this sees to those who wait.
     fn empty(&mut self, index: u32) {
+        self.end_errand(index);
         let displaced = self.table.vacate(index);
         self.after.drop_later(displaced);
+        self.after.chores |= self.wants_refill();
     }
 
     /// Makes a slot idle, and serves who waits for it.
     fn make_idle(&mut self, index: u32) {
+        self.end_errand(index);
         self.table.advance(index, State::Idle);
+        self.lay_down(index, self.now);
         self.idle.push(index);
         self.serve();
     }
 
     /// Takes a connection that nobody has a use for out of the pool, to be closed before its slot is free.
-    fn begin_discard(&mut self, index: u32) -> Option<(SlotId, Arc<H>)> {
+    fn begin_discard(&mut self, index: u32, reason: Reason) -> Option<Return<H>> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
-        Some((self.table.id(index), connection))
+        Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
     }
 
     /// Promises what is free to those who wait, in their order. After it, nothing is free or nobody waits.

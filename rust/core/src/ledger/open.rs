@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::Ledger;
+use super::{Ledger, Return};
 use crate::error::Refusal;
 use crate::key::{Key, No, Want};
 use crate::slot::{SlotId, State};
-use crate::stats::ConnectError;
+use crate::stats::{ConnectError, Reason};
 
 /// The answer to somebody who asks for a slot to open a connection in.
 pub(crate) enum Reserve {
@@ -29,6 +29,7 @@ impl<H, W> Ledger<H, W> {
             if let Some(connection) = self.table.detach(index) {
                 // The hook connects once more. What it had is replaced, as in a dict.
                 self.after.handles.push(connection);
+                self.stats.count_closed(Reason::Unplaced);
                 self.table.advance(index, State::Opening);
             }
             return Ok(Reserve::Pending(self.table.id(index)));
@@ -53,12 +54,21 @@ impl<H, W> Ledger<H, W> {
         let slot = self.table.get(index);
         slot.opener.is_some_and(|opener| {
             let opening = slot.state == State::Opening;
-            opener == want.caller() || opening && (matches!(want, Want::Number(..)) || !self.has_room())
+            opener == want.caller() && slot.state != State::Checking
+                || opening && (matches!(want, Want::Number(..)) || !self.has_room())
         })
     }
 
     /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
+        let placed = self.place(slot, address, connection);
+        if placed.is_err() {
+            self.stats.count_closed(Reason::Unplaced);
+        }
+        placed
+    }
+
+    fn place(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
@@ -73,12 +83,13 @@ impl<H, W> Ledger<H, W> {
 
     /// Puts a connection into a slot that is reserved for it. Others get it when its opener has finished.
     pub(super) fn fill(&mut self, index: u32, address: usize, connection: &Arc<H>) {
-        self.table.attach(index, address, Arc::clone(connection));
+        self.attach(index, address, Arc::clone(connection));
         let replaced = self.table.get(index).replaces.and_then(|slot| self.table.find(slot));
         if matches!(self.table.get(index).key, Key::None) {
             self.make_idle(index);
         } else {
             self.table.advance(index, State::Lent);
+            self.table.get_mut(index).since = self.now;
             if let Some(replaced) = replaced {
                 self.vacate(replaced);
             }
@@ -97,7 +108,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Ends a reservation whose opener has failed. A connection that it had filed all the same is given to be closed.
-    pub(crate) fn fail(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<(SlotId, Arc<H>)> {
+    pub(crate) fn fail(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<Return<H>> {
         self.connect_error = Some(why);
         let index = self.table.reserved(slot)?;
         if self.table.get(index).state == State::Opening {
@@ -105,6 +116,6 @@ impl<H, W> Ledger<H, W> {
             return None;
         }
         self.withdraw(index);
-        self.begin_discard(index)
+        self.begin_discard(index, Reason::Unplaced)
     }
 }

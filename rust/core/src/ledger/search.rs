@@ -7,7 +7,7 @@ use crate::key::{Ask, Candidate, Candidates, Key, No, Want};
 use crate::slot::State;
 
 impl<H, W> Ledger<H, W> {
-    /// Finds the slot that is filed under what is wanted, lent or being opened.
+    /// Finds the slot that is filed under what is wanted: lent, or on its way to be.
     pub(super) fn find(&self, want: &Want<H>) -> Result<Option<u32>, No<H>> {
         match want {
             Want::Any(..) => Ok(None),
@@ -22,7 +22,10 @@ impl<H, W> Ledger<H, W> {
             return None;
         }
         let filed = |&index: &u32| matches!(self.table.get(index).key, Key::Automatic(filed) if filed == number);
-        self.table.in_state(State::Lent).chain(self.table.in_state(State::Opening)).find(filed)
+        [State::Lent, State::Opening, State::Checking]
+            .into_iter()
+            .flat_map(|state| self.table.in_state(state))
+            .find(filed)
     }
 
     fn keyed(&self, ask: &Ask<H>) -> Result<Option<u32>, No<H>> {

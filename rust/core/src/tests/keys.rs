@@ -1,12 +1,7 @@
 //! Keys, and the books that other people's code edits: one thing that can go wrong a test.
 
-use super::props::{Bell, Thing, World, compare, counts, no, refusal, settle, show};
+use super::props::{Bell, Thing, World, by_key, compare, counts, no, refusal, settle, show};
 use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reserve, Waiter, Want};
-
-/// Borrows under a key, comparing where that is asked for.
-fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
-    settle(&mut world.ask(key, caller), |want| world.check_out(want))
-}
 
 fn open_by_key(world: &World, key: u32, name: u32) {
     let Ok(CheckOut::Reserved(reservation)) = by_key(world, key, 0) else { panic!("no room") };
@@ -50,7 +45,7 @@ fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
     let opening = world.reserve();
     let (bell, mut queued) = (world.bell(), world.ask(3, 1));
     let CheckOut::Busy(Busy::Full, Some(waiter)) =
-        settle(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()))).expect("open")
+        settle(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now())).expect("open")
     else {
         panic!("the pool is full")
     };
@@ -60,7 +55,7 @@ fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
     let Err(No::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
     compare(&mut late, &candidates);
     drop(world.pool.set_maxconn(9));
-    let claimed = settle(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None));
+    let claimed = settle(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     assert!(matches!(claimed, Ok(CheckOut::Reserved(_))), "{}", show(&claimed));
     let answer = settle(&mut late, |want| world.check_out(want));
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::KeyOpening, None))), "{}", show(&answer));
@@ -72,7 +67,7 @@ fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
     let bell = world.bell();
-    let answer = settle(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone())));
+    let answer = settle(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&reservation, 20).expect("open");
     drop(reservation);
@@ -99,10 +94,11 @@ fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place(
     assert!(world.give_back(1));
     assert_eq!(world.claim(&first, &waiters[0]), 1);
     assert_eq!([bells[1].rung(), bells[2].rung()], [1, 1], "same hash: each must look");
-    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None));
+    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
     let again = world.bell();
-    let answer = settle(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone())));
+    let answer =
+        settle(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone()), world.now()));
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
     assert_eq!(world.pool.counts().waiting, 2, "nobody has left the queue yet");
     drop(waiters);
@@ -115,12 +111,13 @@ fn a_wrong_or_swapped_key_changes_nothing() {
     open_by_key(&world, 1, 10);
     open_by_key(&world, 2, 20);
     let before = counts(&world);
-    let swapped = settle(&mut world.ask(2, 0), |want| world.pool.begin_return(Some(10), Some(want), false));
+    let swapped =
+        settle(&mut world.ask(2, 0), |want| world.pool.begin_return(Some(10), Some(want), false, world.now()));
     assert!(swapped.is_err_and(|refusal| refusal == Refusal::WrongKey), "10 is lent under 1");
     for (number, address, expected) in
         [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
     {
-        let answer = world.pool.begin_return(address, Some(&Want::Number(number, 0)), false);
+        let answer = world.pool.begin_return(address, Some(&Want::Number(number, 0)), false, world.now());
         assert!(answer.is_err_and(|no| refusal(no) == expected));
     }
     assert_eq!(counts(&world), before);
@@ -131,10 +128,10 @@ fn a_key_alone_returns_what_is_lent_under_it() {
     let world = World::new(2, 2);
     world.open([10]);
     let Some((LoanKey::Automatic(number), _)) = world.pool.lent().pop() else { panic!("lent by number") };
-    let Ok(returning) = world.pool.begin_return(None, Some(&Want::Number(number, 0)), false) else {
+    let Ok(mut returning) = world.pool.begin_return(None, Some(&Want::Number(number, 0)), false, world.now()) else {
         panic!("it is lent")
     };
-    assert!(returning.wanted() && returning.keep());
+    assert!(returning.closing().is_none() && returning.keep(world.now()));
     assert_eq!(world.idle(), [10]);
 }
 
@@ -195,14 +192,14 @@ fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (bells, mut follower) = ([world.bell(), world.bell()], world.ask(2, 2));
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone())));
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
     let later = world.any();
     let _second = world.join(&later, &bells[1]);
     assert_eq!(world.pool.counts().waiting, 2);
     drop(opening.fail(no("no")));
     assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None));
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -213,7 +210,7 @@ fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener(
     let again = world.check_out(&Want::Number(7, 1));
     assert!(again.is_err_and(|no| refusal(no) == Refusal::Reentrant));
     let bell = world.bell();
-    let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(bell.clone()));
+    let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(bell.clone()), world.now());
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&opening, 70).expect("open");
     assert_eq!(bell.rung(), 0, "its opener has not finished with it");
@@ -305,7 +302,7 @@ fn an_opener_that_connects_again_needs_no_more_room() {
     let Ok(CheckOut::Reserved(opening)) = world.check_out(&want) else { panic!("there is room") };
     for name in [20, 21] {
         let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want)) else { panic!("it is pending") };
-        world.pool.fulfil(slot, name as usize, &world.thing(name)).expect("open");
+        world.pool.fulfil(slot, name as usize, &world.thing(name), world.now()).expect("open");
     }
     drop(opening);
     assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
@@ -317,7 +314,7 @@ fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
     let world = World::new(1, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut follower, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone())));
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
     let later = world.any();
     let _second = world.join(&later, &bells[1]);
@@ -326,7 +323,7 @@ fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
     // Before the follower has come to look, the connection is returned.
     assert!(world.give_back(20));
     assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None));
+    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
@@ -335,14 +332,14 @@ fn a_guess_does_not_choose_between_two_slots_of_one_object() {
     let world = World::new(2, 2);
     world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5)).expect("nothing to compare");
     world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5)).expect("nothing to compare");
-    assert!(!world.pool.keep_clean(5), "which of the two is for the slow path to say");
+    assert!(!world.pool.keep_clean(5, world.now()), "which of the two is for the slow path to say");
 }
 
 /// Opens a key, lets another caller wait for it, and finishes the opening. Gives the waiter, and its want and bell.
 fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Bell) {
     let Ok(CheckOut::Reserved(opening)) = by_key(world, 2, 1) else { panic!("there is room") };
     let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone())));
+    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&opening, 20).expect("open");
     drop(opening);
@@ -356,7 +353,7 @@ fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newc
     let _returning = world.begin_return(20).expect("lent");
     assert_eq!(bell.rung(), 1);
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is promised");
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None));
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -364,9 +361,9 @@ fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newc
 fn who_waited_for_a_key_that_is_returned_has_a_use_for_its_connection() {
     let world = World::new(0, 1);
     let (mut want, waiter, _bell) = followed(&world);
-    let returning = world.begin_return(20).expect("lent");
-    assert!(returning.wanted() && returning.keep());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None));
+    let mut returning = world.begin_return(20).expect("lent");
+    assert!(returning.closing().is_none() && returning.keep(world.now()));
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
@@ -375,10 +372,10 @@ fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() 
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone())));
+    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     drop(opening);
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None));
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     let Ok(CheckOut::Reserved(_room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(world.pool.counts().waiting, 0, "although it has not given up its waiter yet");
 }

@@ -1,5 +1,8 @@
 //! Tests of the core, without Python, without a clock and, but for one file, without threads.
 
+mod chores;
+mod counting;
+mod health;
 mod keys;
 mod model;
 mod props;

@@ -222,7 +222,8 @@ impl<'w> Duel<'w> {
         let world = self.world;
         let at = waiter.and_then(|waiter| self.waiting.iter().position(|waiting| waiting.number == waiter));
         let place = at.map(|at| &self.waiting[at].waiter);
-        let answer = settle(want, |want| world.pool.check_out(want, place, willing.then(|| world.bell())));
+        let answer =
+            settle(want, |want| world.pool.check_out(want, place, willing.then(|| world.bell()), self.world.now()));
         self.note(key, answer)
     }
 
@@ -234,6 +235,7 @@ impl<'w> Duel<'w> {
                 self.reservations.push((reservation, key));
                 Got::Reserved
             }
+            Ok(CheckOut::Doubtful(_) | CheckOut::Errand(_)) => panic!("this pool checks nothing and leaves nothing"),
             Ok(CheckOut::Busy(busy, joined)) => {
                 if let Some(waiter) = joined.filter(|_| busy == Busy::Full) {
                     let number = self.next as usize;
@@ -252,7 +254,7 @@ impl<'w> Duel<'w> {
             Step::Borrow { key, wait } => {
                 let expected = self.expected(key, None);
                 if key.is_none()
-                    && let Some(connection) = self.world.pool.lend_idle()
+                    && let Some(connection) = self.world.pool.lend_idle(0, self.world.now())
                 {
                     assert_eq!(expected, Got::Lent(connection.name));
                 } else {
@@ -262,7 +264,7 @@ impl<'w> Duel<'w> {
             }
             Step::Pause { key, wait } => {
                 let want = self.want(Some(key));
-                match self.world.pool.check_out(&want, None, wait.then(|| self.world.bell())) {
+                match self.world.pool.check_out(&want, None, wait.then(|| self.world.bell()), self.world.now()) {
                     Err(No::Compare(candidates)) => {
                         self.comparing.push(Comparing { key, want, candidates, wait });
                     }
@@ -301,9 +303,9 @@ impl<'w> Duel<'w> {
                 self.give_back(key, connection, close, fast);
             }
             Step::Finish { nth, keep } if !self.returning.is_empty() => {
-                let (returning, connection) = self.returning.remove(nth % self.returning.len());
+                let (mut returning, connection) = self.returning.remove(nth % self.returning.len());
                 let wanted = !self.model.closed && self.model.wants_another();
-                let kept = keep && returning.keep();
+                let kept = keep && returning.keep(self.world.now());
                 assert_eq!(kept, keep && wanted);
                 drop(returning);
                 self.model.returning -= 1;
@@ -369,9 +371,9 @@ impl<'w> Duel<'w> {
                 return;
             }
         }
-        match self.world.pool.begin_return(Some(connection as usize), None, close).map_err(refusal) {
+        match self.world.pool.begin_return(Some(connection as usize), None, close, self.world.now()).map_err(refusal) {
             Ok(returning) => {
-                assert_eq!(returning.wanted(), wanted);
+                assert_eq!(returning.closing().is_none(), wanted);
                 self.returning.push((returning, connection));
                 self.model.lent.remove(at);
                 self.model.returning += 1;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use crate::{
-    Ask, Busy, CheckOut, ConnectError, Counts, No, Pool, Refusal, Reservation, Returning, UserKey, Waiter, Want,
+    Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, Moment, No, Policy, Pool, Reason, Refill, Refusal,
+    Reservation, Reserve, Returning, Span, UserKey, Waiter, Want,
 };
 
 pub(super) type TestPool = Pool<Thing, Bell>;
@@ -65,14 +66,38 @@ pub(super) struct World {
     /// The names of the things that were dropped, in order.
     pub(super) dropped: Arc<Mutex<Vec<u32>>>,
     places: AtomicU64,
+    clock: AtomicU64,
 }
 
 impl World {
     pub(super) fn new(minconn: usize, maxconn: usize) -> Self {
-        let pool = Arc::new(TestPool::default());
+        let pool = Arc::new(TestPool::new(1));
         pool.set_minconn(minconn);
         drop(pool.set_maxconn(maxconn));
-        Self { pool, dropped: Arc::default(), places: AtomicU64::new(1 << 32) }
+        Self { pool, dropped: Arc::default(), places: AtomicU64::new(1 << 32), clock: AtomicU64::new(1_000_000) }
+    }
+
+    pub(super) fn with(minconn: usize, maxconn: usize, policy: Policy) -> Self {
+        let world = Self::new(minconn, maxconn);
+        world.pool.set_policy(policy);
+        world
+    }
+
+    /// Appoints a keeper, who hears this bell.
+    pub(super) fn keeper(&self) -> Bell {
+        let bell = self.bell();
+        self.pool.set_keeper(bell.clone());
+        bell
+    }
+
+    /// Tells the time.
+    pub(super) fn now(&self) -> Moment {
+        Moment::from_nanos(self.clock.load(Ordering::SeqCst))
+    }
+
+    /// Lets this many seconds pass.
+    pub(super) fn pass(&self, seconds: f64) {
+        self.clock.fetch_add(Span::from_secs_f64(seconds).as_nanos(), Ordering::SeqCst);
     }
 
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
@@ -81,7 +106,7 @@ impl World {
 
     /// Gives a clean connection back by the fast path; says whether that was taken.
     pub(super) fn keep(&self, name: u32) -> bool {
-        self.pool.keep_clean(name as usize)
+        self.pool.keep_clean(name as usize, self.now())
     }
 
     pub(super) fn bell(&self) -> Bell {
@@ -103,7 +128,7 @@ impl World {
 
     /// Borrows, and expects a connection.
     pub(super) fn borrow(&self) -> u32 {
-        if let Some(connection) = self.pool.lend_idle() {
+        if let Some(connection) = self.pool.lend_idle(0, self.now()) {
             return connection.name;
         }
         match self.check_out(&self.any()) {
@@ -113,7 +138,7 @@ impl World {
     }
 
     pub(super) fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, Bell>, No<Thing>> {
-        self.pool.check_out(want, None, None)
+        self.pool.check_out(want, None, None, self.now())
     }
 
     /// Borrows, and expects room to open a connection.
@@ -126,7 +151,7 @@ impl World {
 
     /// Fulfils a reservation with a connection of this name.
     pub(super) fn fulfil(&self, reservation: &Reservation<'_, Thing, Bell>, name: u32) -> Result<(), Refusal> {
-        self.pool.fulfil(reservation.slot(), name as usize, &self.thing(name))
+        self.pool.fulfil(reservation.slot(), name as usize, &self.thing(name), self.now())
     }
 
     /// Opens connections with these names, and lends them.
@@ -139,7 +164,7 @@ impl World {
 
     /// Joins the queue, and expects the pool to be full.
     pub(super) fn join(&self, want: &Want<Thing>, bell: &Bell) -> Waiter<'_, Thing, Bell> {
-        match self.pool.check_out(want, None, Some(bell.clone())) {
+        match self.pool.check_out(want, None, Some(bell.clone()), self.now()) {
             Ok(CheckOut::Busy(Busy::Full, Some(waiter))) => waiter,
             other => panic!("it did not wait: {}", show(&other)),
         }
@@ -147,15 +172,21 @@ impl World {
 
     /// Claims what a waiter was promised, and expects a connection.
     pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, Bell>) -> u32 {
-        match self.pool.check_out(want, Some(waiter), None) {
+        match self.pool.check_out(want, Some(waiter), None, self.now()) {
             Ok(CheckOut::Lent(connection)) => connection.name,
             other => panic!("nothing was promised: {}", show(&other)),
         }
     }
 
+    /// Borrows, and expects a connection that is to be looked at first.
+    pub(super) fn doubtful(&self) -> Checking<'_, Thing, Bell> {
+        assert!(self.pool.lend_idle(0, self.now()).is_none(), "the fast path lends nothing doubtful");
+        doubtful(self.check_out(&self.any()))
+    }
+
     /// Begins to return a connection by its name.
     pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, Bell>, Refusal> {
-        self.pool.begin_return(Some(name as usize), None, false).map_err(refusal)
+        self.pool.begin_return(Some(name as usize), None, false, self.now()).map_err(refusal)
     }
 
     /// Returns a clean connection; says whether it was kept.
@@ -163,8 +194,51 @@ impl World {
         if self.keep(name) {
             return true;
         }
-        let returning = self.begin_return(name).expect("it is lent");
-        returning.wanted() && returning.keep()
+        let mut returning = self.begin_return(name).expect("it is lent");
+        returning.closing().is_none() && returning.keep(self.now())
+    }
+
+    /// Leaves the return of these connections to the housekeeping.
+    pub(super) fn leave(&self, names: impl IntoIterator<Item = u32>) {
+        for name in names {
+            self.begin_return(name).expect("it is lent").leave();
+        }
+    }
+
+    /// Does the chores, and expects that there are none. Tells in how many seconds there may be one.
+    pub(super) fn rest(&self) -> f64 {
+        match self.pool.chore(self.now()) {
+            Chore::Rest(Moment::NEVER) => f64::INFINITY,
+            Chore::Rest(until) => until.since(self.now()).as_secs_f64(),
+            other => panic!("there is something to do: {}", show_chore(&other)),
+        }
+    }
+
+    /// Does the chores, and expects a connection that is to be returned or closed.
+    pub(super) fn take_return(&self) -> Returning<'_, Thing, Bell> {
+        match self.pool.chore(self.now()) {
+            Chore::Return(returning) => returning,
+            other => panic!("nothing is to be returned: {}", show_chore(&other)),
+        }
+    }
+
+    /// Does the chores, and expects a connection that is to be opened.
+    pub(super) fn take_refill(&self) -> Refill<'_, Thing, Bell> {
+        match self.pool.chore(self.now()) {
+            Chore::Open(refill) => refill,
+            other => panic!("nothing is to be opened: {}", show_chore(&other)),
+        }
+    }
+
+    /// Opens a connection that lies idle, as the housekeeping does.
+    pub(super) fn open_idle(&self, name: u32) {
+        let Ok(Reserve::New(reservation)) = self.pool.reserve(None) else { panic!("there is no room") };
+        self.fulfil(&reservation, name).expect("the pool is open");
+    }
+
+    /// Counts the connections that were closed for this reason.
+    pub(super) fn closed(&self, reason: Reason) -> u64 {
+        self.pool.stats().0.closed[reason as usize]
     }
 
     pub(super) fn idle(&self) -> Vec<u32> {
@@ -174,6 +248,11 @@ impl World {
     pub(super) fn lent(&self) -> Vec<u32> {
         self.pool.lent().iter().map(|(_, connection)| connection.name).collect()
     }
+}
+
+/// Borrows under a key, comparing where that is asked for.
+pub(super) fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
+    settle(&mut world.ask(key, caller), |want| world.check_out(want))
 }
 
 /// Expects a refusal.
@@ -212,10 +291,36 @@ pub(super) fn compare(want: &mut Want<Thing>, candidates: &crate::Candidates<Thi
 pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, Bell>, E>) -> String {
     match answer {
         Ok(CheckOut::Lent(connection)) => format!("lent {}", connection.name),
+        Ok(CheckOut::Doubtful(checking)) => format!("{:?} {}", checking.doubt(), checking.connection().name),
         Ok(CheckOut::Reserved(_)) => "reserved".to_owned(),
+        Ok(CheckOut::Errand(returning)) => format!("return {} first", returning.connection().name),
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
         Err(no) => format!("{no:?}"),
     }
+}
+
+fn show_chore(chore: &Chore<'_, Thing, Bell>) -> String {
+    match chore {
+        Chore::Return(returning) => format!("return {}, {:?}", returning.connection().name, returning.closing()),
+        Chore::Report(loan) => format!("report a loan that has lasted for {} s", loan.age.as_secs_f64()),
+        Chore::Open(_) => "open one".to_owned(),
+        Chore::Rest(until) => format!("rest until {until:?}"),
+    }
+}
+
+/// Expects a connection that is to be looked at first.
+pub(super) fn doubtful<'w, E: std::fmt::Debug>(
+    answer: Result<CheckOut<'w, Thing, Bell>, E>,
+) -> Checking<'w, Thing, Bell> {
+    match answer {
+        Ok(CheckOut::Doubtful(checking)) => checking,
+        other => panic!("there is no doubt: {}", show(&other)),
+    }
+}
+
+/// A span of this many seconds.
+pub(super) fn seconds(seconds: f64) -> Span {
+    Span::from_secs_f64(seconds)
 }
 
 /// Why a connect failed.

@@ -70,7 +70,7 @@ fn a_slot_is_taken_until_its_connection_is_closed() {
     let world = World::new(0, 1);
     world.open([1]);
     let returning = world.begin_return(1).expect("lent");
-    assert!(!returning.wanted());
+    assert!(!returning.closing().is_none());
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     drop(returning);
     world.open([2]);
@@ -93,7 +93,7 @@ fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
     let waiter = world.join(&want, &bell);
     assert!(world.give_back(1), "kept for the waiter, although minconn is 0");
     assert_eq!(bell.rung(), 1);
-    assert!(world.pool.lend_idle().is_none());
+    assert!(world.pool.lend_idle(0, world.now()).is_none());
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert_eq!(world.claim(&want, &waiter), 1);
 }
@@ -158,7 +158,7 @@ fn a_failed_connect_lets_the_first_waiter_try() {
     let waiter = world.join(&want, &bell);
     drop(reservation.fail(no("no")));
     assert_eq!(bell.rung(), 1);
-    let Ok(CheckOut::Reserved(room)) = world.pool.check_out(&want, Some(&waiter), None) else {
+    let Ok(CheckOut::Reserved(room)) = world.pool.check_out(&want, Some(&waiter), None, world.now()) else {
         panic!("room was promised")
     };
     drop(waiter);
@@ -210,7 +210,7 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
     let closing = world.pool.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 1, 3, 4]);
     assert!(world.pool.close().is_err_and(|refusal| refusal == Refusal::Closed));
-    assert!(world.pool.lend_idle().is_none());
+    assert!(world.pool.lend_idle(0, world.now()).is_none());
     assert!(world.begin_return(3).is_err_and(|refusal| refusal == Refusal::Closed));
     assert!(!world.keep(3));
 }
@@ -223,7 +223,9 @@ fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
     let waiter = world.join(&want, &bell);
     world.pool.close().expect("it is open");
     assert_eq!(bell.rung(), 1);
-    assert!(world.pool.check_out(&want, Some(&waiter), None).is_err_and(|no| refusal(no) == Refusal::Closed));
+    assert!(
+        world.pool.check_out(&want, Some(&waiter), None, world.now()).is_err_and(|no| refusal(no) == Refusal::Closed)
+    );
 }
 
 #[test]
@@ -239,10 +241,10 @@ fn a_connection_that_was_promised_is_closed_with_the_pool() {
 fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() {
     let world = World::new(2, 2);
     world.open([1]);
-    let returning = world.begin_return(1).expect("lent");
+    let mut returning = world.begin_return(1).expect("lent");
     let reservation = world.reserve();
     assert!(world.pool.close().expect("it is open").is_empty());
-    assert!(!returning.keep());
+    assert!(!returning.keep(world.now()));
     assert_eq!(world.fulfil(&reservation, 2), Err(Refusal::Closed));
     drop((returning, reservation));
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -263,10 +265,10 @@ fn a_pool_made_anew_forgets_and_stale_guards_do_no_harm() {
     let world = World::new(2, 3);
     world.open([1, 2]);
     let reservation = world.reserve();
-    let returning = world.begin_return(1).expect("lent");
+    let mut returning = world.begin_return(1).expect("lent");
     world.pool.reset();
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
-    assert!(!returning.keep());
+    assert!(!returning.keep(world.now()));
     drop((returning, reservation));
     world.open([4, 5, 6]);
     assert_eq!(counts(&world), (0, 3, 0, 0, 0));
@@ -285,9 +287,9 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
     let world = World::new(2, 2);
     world.open([1, 2]);
     assert!(world.give_back(1));
-    let returning = world.begin_return(2).expect("lent");
+    let mut returning = world.begin_return(2).expect("lent");
     assert!(world.pool.set_maxconn(usize::MAX).is_empty());
-    assert!(returning.keep());
+    assert!(returning.keep(world.now()));
     assert_eq!(world.idle(), [1, 2]);
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use crate::{CheckOut, Pool, Wake, Want};
+use crate::{CheckOut, Moment, Pool, Wake, Want};
 
 /// A waker that a thread sleeps on.
 #[derive(Clone, Default)]
@@ -28,20 +28,21 @@ impl Doorbell {
 }
 
 fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
-    if let Some(connection) = pool.lend_idle() {
+    if let Some(connection) = pool.lend_idle(0, Moment::START) {
         return *connection;
     }
     let want = Want::Any(pool.next_number(), 0);
     let bell = Doorbell::default();
     let mut waiter = None;
     loop {
-        match pool.check_out(&want, waiter.as_ref(), Some(bell.clone())).expect("the pool is open") {
+        match pool.check_out(&want, waiter.as_ref(), Some(bell.clone()), Moment::START).expect("the pool is open") {
             CheckOut::Lent(connection) => return *connection,
             CheckOut::Reserved(reservation) => {
                 let name = names.fetch_add(1, Ordering::SeqCst);
-                pool.fulfil(reservation.slot(), name, &Arc::new(name)).expect("the pool is open");
+                pool.fulfil(reservation.slot(), name, &Arc::new(name), Moment::START).expect("the pool is open");
                 return name;
             }
+            CheckOut::Doubtful(_) | CheckOut::Errand(_) => panic!("this pool checks nothing and leaves nothing"),
             CheckOut::Busy(_, joined) => {
                 waiter = joined.or(waiter);
                 bell.wait();
@@ -55,7 +56,7 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
     const THREADS: usize = 8;
     const LOANS: usize = 3000;
     const MAXCONN: usize = 3;
-    let pool = Pool::<usize, Doorbell>::default();
+    let pool = Pool::<usize, Doorbell>::new(1);
     pool.set_minconn(2);
     drop(pool.set_maxconn(MAXCONN));
     let names = AtomicUsize::new(1);
@@ -71,12 +72,14 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
                     assert!(out.fetch_add(1, Ordering::SeqCst) < MAXCONN, "above the limit");
                     out.fetch_sub(1, Ordering::SeqCst);
                     holders[name].fetch_sub(1, Ordering::SeqCst);
-                    if (loan + thread) % 3 > 0 && pool.keep_clean(name) {
+                    if (loan + thread) % 3 > 0 && pool.keep_clean(name, Moment::START) {
                         continue;
                     }
                     let close = (loan + thread) % 7 == 0;
-                    let Ok(returning) = pool.begin_return(Some(name), None, close) else { panic!("it is lent") };
-                    let _kept = returning.wanted() && returning.keep();
+                    let Ok(mut returning) = pool.begin_return(Some(name), None, close, Moment::START) else {
+                        panic!("it is lent")
+                    };
+                    let _kept = returning.closing().is_none() && returning.keep(Moment::START);
                 }
             });
         }

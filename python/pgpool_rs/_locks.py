@@ -1,0 +1,28 @@
+"""Locks that are free in the child of a fork, whoever held them in the parent."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import threading
+
+_locks: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
+
+
+def renewed_by_fork(lock: threading.Lock) -> threading.Lock:
+    """Return the lock, which will be free in every child. gevent's and eventlet's look after themselves."""
+    if hasattr(lock, "_at_fork_reinit"):
+        _locks.add(lock)
+    return lock
+
+
+def _renew() -> None:
+    for lock in _locks:
+        # What CPython does to the locks of its own modules.
+        lock._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_renew)

@@ -1,0 +1,92 @@
+"""A pool's options: their defaults, what is allowed for each, and the form in which Rust reads them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pgpool_rs import _values
+from pgpool_rs._core import check_socket
+from pgpool_rs.health import discard_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The pools of this process that were given no name.
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a pool was told, checked. Times are in seconds; infinity stands for None."""
+
+    name: str
+    timeout: float
+    max_waiting: int
+    # A callable's repr may show a password: functools.partial shows all of its arguments.
+    check: Callable[[Any], object] | None = field(repr=False)
+    check_after: float
+    max_idle: float
+    max_lifetime: float
+    configure: Callable[[Any], object] | None = field(repr=False)
+    reset: Callable[[Any], object] | None = field(repr=False)
+    connect: Callable[..., Any] | None = field(repr=False)
+    open_workers: int
+    background: bool
+    leak_after: float
+    reclaim: bool
+
+    @property
+    def kept(self) -> bool:
+        """Tell whether the pool needs the housekeeping thread."""
+        return (
+            self.background
+            or self.max_idle > 0
+            or min(self.max_lifetime, self.leak_after) < math.inf
+            or (self.check is not None and self.check is not check_socket)
+        )
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        timeout: object = 0,
+        max_waiting: object = 0,
+        name: object = None,
+        check: object = check_socket,
+        check_after: object = 0.5,
+        max_idle: object = 0,
+        max_lifetime: object = None,
+        configure: object = None,
+        reset: object = None,
+        connect: object = None,
+        open_workers: object = 1,
+        background: object = False,
+        leak_after: object = None,
+        reclaim: object = False,
+    ) -> Options:
+        """Take the options as a pool's constructor has them.
+
+        :raises TypeError: a value has a wrong type.
+        :raises ValueError: a value is out of range. Either message names the option and the value.
+        """
+        return cls(
+            timeout=_values.seconds("timeout", timeout, none="to wait for ever"),
+            max_waiting=_values.count("max_waiting", max_waiting, least=0, note=" (no bound)"),
+            check=_values.callback("check", check),
+            check_after=_values.seconds("check_after", check_after),
+            max_idle=_values.seconds("max_idle", max_idle, none="to keep idle connections for ever"),
+            max_lifetime=_values.seconds("max_lifetime", max_lifetime, none="for no limit", zero=False),
+            configure=_values.callback("configure", configure),
+            reset=_values.callback("reset", reset, discard=discard_all),
+            # Whoever takes it for the connection string shall not find the password in a log.
+            connect=_values.callback("connect", connect, secret=True),
+            open_workers=_values.count("open_workers", open_workers, least=1),
+            background=_values.flag("background", background),
+            leak_after=_values.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
+            reclaim=_values.flag("reclaim", reclaim),
+            # Last, so that a pool that is refused takes no number.
+            name=f"pool-{next(_numbers)}" if name is None else _values.text("name", name),
+        )

@@ -1,0 +1,106 @@
+"""Take passwords out of what is shown: errors of a connect, above all, may quote the connection string."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from psycopg2.extensions import parse_dsn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MASK = "***"
+
+_SECRET_OPTION = re.compile(r"passw(or)?d|secret|scram_|token", re.IGNORECASE)
+_URI = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
+_PORTS = re.compile(r"[\d,\s]*")
+# Characters at which libpq divides a connection string, before it complains of one of the parts.
+_DIVIDERS = re.compile(r"[\s=:/@?&#,'\"\\]+")
+# What is shorter than this is found in half of all words.
+_SHORT = 3
+
+
+def mask(text: str, args: Any, kwargs: Any) -> str:
+    """Return the text with `***` in the place of each secret that is in these arguments of psycopg2.connect.
+
+    A secret is found however it is escaped: as a URI, a connection string, Python or JSON have it. One that is shorter
+    than 3 characters is masked only where it stands by itself. Never raises: where it cannot tell, all of it goes.
+    """
+    try:
+        secrets = {secret for secret in _of_arguments(args, kwargs) if secret}
+        if not secrets:
+            return text
+        # The longest first, since one may be a part of another.
+        patterns = map(_pattern, sorted(secrets, key=len, reverse=True))
+        return re.sub("|".join(patterns), MASK, text)
+    except Exception:  # noqa: BLE001  what cannot be looked through may have anything in it
+        return MASK
+
+
+def _of_arguments(args: Any, kwargs: Any) -> Iterator[str]:
+    if args and isinstance(args[0], str):
+        yield from _of_dsn(args[0])
+    yield from _of_options(kwargs)
+
+
+def _of_options(options: Any) -> Iterator[str]:
+    """Find the secrets among a connection's options, given by name."""
+    for name, value in options.items():
+        if not isinstance(value, str):
+            continue
+        if _SECRET_OPTION.search(name):
+            yield value
+            yield unquote(value)
+        elif name == "dsn" or _URI.match(value):
+            yield from _of_dsn(value)
+        elif name == "port" and not _PORTS.fullmatch(value):
+            # libpq ends the host's name at a colon, a password with a slash in it included.
+            yield from _with_parts(value)
+
+
+def _of_dsn(dsn: str) -> Iterator[str]:
+    """Find the secrets in a connection string."""
+    try:
+        options = parse_dsn(dsn)
+    except Exception:  # noqa: BLE001  nobody knows what is what in it
+        yield from _with_parts(dsn)
+        return
+    yield from _of_options(options)
+    if _URI.match(dsn):
+        # A password with an @ or a / that was not encoded ends there for libpq, which takes the rest for a host.
+        userinfo = dsn.partition("//")[2].partition("?")[0].rpartition("@")[0]
+        password = userinfo.partition(":")[2]
+        if unquote(password) != options.get("password", ""):
+            yield from _with_parts(password)
+
+
+def _with_parts(given: str) -> Iterator[str]:
+    """Give all of a text that libpq may have divided anyhow, and its parts."""
+    for form in (given, unquote(given)):
+        yield form
+        yield from _DIVIDERS.split(form)
+
+
+def _pattern(secret: str) -> str:
+    """Write a pattern that finds a secret, whichever of its characters are escaped."""
+    pattern = "".join(map(_pattern_of_part, re.findall(r"\\+|[^\\]", secret)))
+    return pattern if len(secret) >= _SHORT else rf"(?<!\w){pattern}(?!\w)"
+
+
+def _pattern_of_part(part: str) -> str:
+    """Write a pattern for one character, or for a run of backslashes, which escaping doubles, time and again."""
+    if part[0] == "\\":
+        return r"(?:\\|%5[Cc])+"
+    percent = "".join(f"%{byte:02x}" for byte in part.encode("utf-8", "surrogatepass"))
+    forms = [re.escape(part), f"(?i:{percent})"]
+    if part == " ":
+        forms.append(r"\+")
+    if part in "'\"/":
+        forms.append(r"\\+" + part)
+    # Control characters and what is not ASCII: a backslash and what names them, once or twice.
+    escaped = {ascii(part)[1:-1], json.dumps(part)[1:-1]} - {part, "\\" + part}
+    forms += [r"\\+".join(map(re.escape, form.split("\\"))) for form in escaped]
+    return f"(?:{'|'.join(forms)})"

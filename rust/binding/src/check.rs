@@ -1,0 +1,142 @@
+//! Finding out whether a connection is well.
+
+use pgpool_core::{CheckOut, Checking, Doubt, Reason};
+use pyo3::exceptions::PyAttributeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyInt;
+
+use crate::connection::{self, Handle, Look};
+use crate::error::{Error, is_plain, psycopg2_error};
+use crate::log::{log_closed, report};
+use crate::pool::AbstractPool;
+use crate::system::{Socket, look_at_socket, now};
+use crate::timeout::Waker;
+
+/// Look whether the server has hung up, without a query and without waiting; the default of `check=`.
+///
+/// Costs two system calls at most. What has come in meanwhile is read by the driver: a notification is kept in
+/// `conn.notifies`. An object that has no file descriptor passes.
+///
+/// :raises psycopg2.Error: the connection is closed, or the server has closed it.
+#[pyfunction]
+pub(crate) fn check_socket(conn: &Bound<'_, PyAny>) -> PyResult<()> {
+    for _ in 0..2 {
+        let Some(descriptor) = descriptor(conn)? else { return Ok(()) };
+        match look_at_socket(descriptor) {
+            Socket::Quiet => return Ok(()),
+            Socket::HungUp => return Err(hung_up(conn.py())),
+            // The driver may need two reads to see the end that comes behind a last message.
+            Socket::Readable => drop(conn.call_method0(intern!(conn.py(), "poll"))?),
+        }
+    }
+    match descriptor(conn)?.map(look_at_socket) {
+        Some(Socket::HungUp) => Err(hung_up(conn.py())),
+        Some(Socket::Readable | Socket::Quiet) | None => match connection::look_at(conn)? {
+            Look::Clean | Look::InTransaction => Ok(()),
+            Look::Broken | Look::Closed(_) => Err(hung_up(conn.py())),
+        },
+    }
+}
+
+fn descriptor(conn: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
+    let py = conn.py();
+    let fileno = match conn.getattr(intern!(py, "fileno")) {
+        Err(error) if error.is_instance_of::<PyAttributeError>(py) => return Ok(None),
+        fileno => fileno?.call0()?,
+    };
+    // Exactly an integer: a mock gives anything.
+    Ok(fileno.cast_exact::<PyInt>().ok().map(|number| number.extract()).transpose()?)
+}
+
+fn hung_up(py: Python<'_>) -> PyErr {
+    psycopg2_error(py, "OperationalError", "the server has closed the connection")
+}
+
+/// Asks the pool's check about a connection. A transaction that it leaves open is rolled back.
+fn ask(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    if connection::is_async(connection) {
+        return Ok(());
+    }
+    let options = slf.get().options();
+    // The default looks at the socket and leaves nothing behind. Anything else may.
+    let Some(check) = &options.check else { return check_socket(connection) };
+    check.bind(slf.py()).call1((connection,))?;
+    match connection::look_at(connection)? {
+        Look::Clean => Ok(()),
+        Look::InTransaction => connection::rollback(connection),
+        Look::Broken | Look::Closed(_) => Err(hung_up(slf.py())),
+    }
+}
+
+/// Finds out whether a connection that is held back is well. If not, it is closed, and the reason given.
+pub(crate) fn examine(
+    slf: &Bound<'_, AbstractPool>,
+    checking: &Checking<'_, Handle, Waker>,
+) -> PyResult<Option<Reason>> {
+    let connection = checking.connection().object(slf.py())?;
+    let reason = match checking.doubt() {
+        Doubt::Over(reason) => reason,
+        Doubt::Unseen => match ask(slf, &connection) {
+            Ok(()) => return Ok(None),
+            Err(error) => {
+                let closed = connection::close(&connection);
+                report(slf, "connection lost: its check failed", error)?;
+                closed.or_else(|error| if is_plain(slf.py(), &error) { Ok(()) } else { Err(error) })?;
+                return Ok(Some(Reason::Lost));
+            }
+        },
+    };
+    let closed = connection::close(&connection);
+    closed.or_else(|error| report(slf, "close() failed", error))?;
+    log_closed(slf, reason)?;
+    Ok(Some(reason))
+}
+
+/// Lends a connection that was held back if it is well; closes it and asks for another one if it is not.
+pub(crate) fn lend<'p>(
+    slf: &'p Bound<'_, AbstractPool>,
+    checking: Checking<'p, Handle, Waker>,
+) -> Result<CheckOut<'p, Handle, Waker>, Error> {
+    if let Some(reason) = examine(slf, &checking)? {
+        return Ok(checking.next(reason, now())?);
+    }
+    if let Err(refusal) = checking.lend(now()) {
+        let connection = checking.connection().object(slf.py())?;
+        connection::close(&connection).or_else(|error| report(slf, "close() failed", error))?;
+        checking.discard(Reason::WithPool);
+        return Err(refusal.into());
+    }
+    Ok(CheckOut::Lent(checking.connection().clone()))
+}
+
+/// Lays a connection that was idle and held back into the pool again if it is well, and closes it if it is not.
+pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Handle, Waker>) -> PyResult<()> {
+    if let Some(reason) = examine(slf, &checking)? {
+        checking.discard(reason);
+    } else if checking.put_back(now()).is_err() {
+        let connection = checking.connection().object(slf.py())?;
+        connection::close(&connection).or_else(|error| report(slf, "close() failed", error))?;
+        checking.discard(Reason::WithPool);
+    }
+    Ok(())
+}
+
+/// Learns from an error that ended a `connection()` block whether its connection, and others, are of any use still.
+///
+/// The server says that it ends this session (57P01, 57P02) or lets nobody in now (57P03), the connection has failed (08*),
+/// or it takes no writes (25006), as a primary that has been demoted: then those that are older lead there, too.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = pool.py();
+    let Ok(pool) = pool.cast::<AbstractPool>() else { return Ok(()) };
+    if !error.is_instance(&py.import(intern!(py, "psycopg2"))?.getattr(intern!(py, "Error"))?)? {
+        return Ok(());
+    }
+    let state = error.getattr(intern!(py, "pgcode"))?.extract::<Option<String>>()?.unwrap_or_default();
+    let read_only = state == "25006";
+    if read_only || state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str()) {
+        pool.get().pool().condemn(connection::address(connection), read_only);
+    }
+    Ok(())
+}

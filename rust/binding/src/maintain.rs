@@ -1,0 +1,103 @@
+//! Housekeeping, step by step: what the ledger says is to be done that no caller waits for.
+
+use std::time::{Duration, Instant};
+
+use pgpool_core::{Chore, Moment};
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::check;
+use crate::error::{Error, is_plain};
+use crate::give_back::{discard, finish};
+use crate::log::{Level, log, report};
+use crate::pool::AbstractPool;
+use crate::system::now;
+use crate::watch::describe_loan;
+
+/// Does all that is to be done now, and tells when there will be something again.
+pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+    let pool = slf.get().pool();
+    loop {
+        match pool.chore(now()) {
+            Chore::Return(returning) => {
+                let finished = finish(slf, returning).map_err(PyErr::from);
+                finished.or_else(|error| report(slf, "a connection could not be returned", error))?;
+            }
+            Chore::Report(loan) => {
+                let text = describe_loan(slf.py(), &loan)?;
+                log(slf, Level::Warning, || format!("connection not returned: {text}"))?;
+            }
+            Chore::Open(refill) => {
+                let before = pool.counts().open();
+                match slf.call_method0(intern!(slf.py(), "_connect")) {
+                    Ok(_) if pool.counts().open() > before => {
+                        drop(refill);
+                        log(slf, Level::Info, || "connection replaced: a new one is open".to_owned())?;
+                    }
+                    // An override that opens nothing, or nothing that stays.
+                    Ok(_) => refill.fail(),
+                    Err(error) => {
+                        refill.fail();
+                        if !is_plain(slf.py(), &error) {
+                            return Err(error);
+                        }
+                    }
+                }
+            }
+            Chore::Rest(until) => return Ok(until),
+        }
+    }
+}
+
+/// Does one round by hand: without a pause, though the last connect has failed.
+pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    slf.get().pool().hurry_refill();
+    maintain(slf).map(drop)
+}
+
+/// Checks all idle connections, and replaces those that are missing after that.
+pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let pool = slf.get().pool();
+    for slot in pool.idle_slots() {
+        if let Some(checking) = pool.begin_idle_check(slot, now()) {
+            check::put_back(slf, checking)?;
+        }
+    }
+    maintain_now(slf)
+}
+
+/// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
+pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let drained = slf.get().pool().drain();
+    drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and)?;
+    maintain_now(slf)
+}
+
+/// Waits until `minconn` connections are open, opening those that are missing.
+pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
+    let py = slf.py();
+    let pool = slf.get().pool();
+    pool.hurry_refill();
+    loop {
+        let due = maintain(slf)?;
+        slf.get().ensure_open()?;
+        let counts = pool.counts();
+        if counts.open() >= counts.minconn {
+            return Ok(());
+        }
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            let waited = asked.elapsed().as_secs_f64();
+            return Err(Error::TimedOut(format!(
+                "connection pool not filled: waited {waited:.2} s for {} connections, {} are open{}",
+                counts.minconn,
+                counts.open(),
+                slf.get().last_connect_error(),
+            )));
+        }
+        // Somebody else may be opening the one that is missing.
+        let pause = Duration::from_secs_f64(due.since(now()).as_secs_f64().clamp(0.001, 0.05));
+        let pause = left.map_or(pause, |left| left.min(pause));
+        py.import(intern!(py, "time"))?.call_method1(intern!(py, "sleep"), (pause.as_secs_f64(),))?;
+    }
+}

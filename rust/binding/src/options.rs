@@ -1,0 +1,82 @@
+//! The options of a pool, as `pgpool_rs._options.Options` has checked them.
+
+use std::num::NonZeroUsize;
+
+use pgpool_core::{Policy, Span};
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+
+/// What the binding itself needs of the options. The ledger has the others, as its [`Policy`].
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) name: String,
+    /// Where lines are logged; nothing, until the pool has been made.
+    pub(crate) logger: Option<Py<PyAny>>,
+    pub(crate) connect: Option<Py<PyAny>>,
+    pub(crate) configure: Option<Py<PyAny>>,
+    /// What is asked in place of [`crate::check::check_socket`].
+    pub(crate) check: Option<Py<PyAny>>,
+    pub(crate) reset: Option<Py<PyAny>>,
+    /// Whether slow returns are left to the housekeeping.
+    pub(crate) background: bool,
+    /// Whether it is noted where a connection was borrowed.
+    pub(crate) record: bool,
+    /// Whether a forgotten connection gives its slot back.
+    pub(crate) reclaim: bool,
+}
+
+/// The attributes of the Python object.
+#[derive(FromPyObject)]
+pub(crate) struct Given {
+    name: String,
+    pub(crate) timeout: f64,
+    max_waiting: usize,
+    check: Option<Py<PyAny>>,
+    check_after: f64,
+    max_idle: f64,
+    max_lifetime: f64,
+    configure: Option<Py<PyAny>>,
+    reset: Option<Py<PyAny>>,
+    connect: Option<Py<PyAny>>,
+    pub(crate) open_workers: usize,
+    background: bool,
+    leak_after: f64,
+    reclaim: bool,
+    kept: bool,
+}
+
+impl Given {
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            check_after: if self.check.is_some() { Span::from_secs_f64(self.check_after) } else { Span::FOREVER },
+            max_idle: Span::from_secs_f64(self.max_idle),
+            max_lifetime: Span::from_secs_f64(self.max_lifetime),
+            leak_after: Span::from_secs_f64(self.leak_after),
+            max_waiting: NonZeroUsize::new(self.max_waiting),
+            kept: self.kept,
+        }
+    }
+
+    pub(crate) fn into_options(self, py: Python<'_>) -> PyResult<Options> {
+        let logger = py.import("logging")?.call_method1("getLogger", (format!("pgpool_rs.{}", self.name),))?;
+        let default = py.import("pgpool_rs._core")?.getattr("check_socket")?;
+        Ok(Options {
+            name: self.name,
+            logger: Some(logger.unbind()),
+            connect: self.connect,
+            configure: self.configure,
+            check: self.check.filter(|check| !check.is(&default)),
+            reset: self.reset,
+            background: self.background,
+            record: self.leak_after.is_finite(),
+            reclaim: self.reclaim,
+        })
+    }
+}
+
+impl Options {
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        let Self { logger, connect, configure, check, reset, .. } = self;
+        [logger, connect, configure, check, reset].into_iter().flatten().try_for_each(|handle| visit.call(handle))
+    }
+}

@@ -1,0 +1,58 @@
+//! Statistics, under psycopg_pool's names where it has the same.
+//! <https://www.psycopg.org/psycopg3/docs/advanced/pool.html#pool-stats>
+
+use pgpool_core::{Counts, Reason, Stats};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// Shows the numbers as a dict.
+pub(crate) fn to_dict<'py>(py: Python<'py>, (stats, counts): (Stats, Counts)) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let (size, available) = if counts.closed { (0, 0) } else { (counts.open() + counts.opening, counts.idle) };
+    for (name, number) in [
+        ("pool_min", counts.minconn),
+        ("pool_max", counts.maxconn),
+        ("pool_size", size),
+        ("pool_available", available),
+        ("requests_waiting", counts.waiting),
+    ] {
+        dict.set_item(name, number)?;
+    }
+    for (name, number) in [
+        ("requests_num", stats.requests_num),
+        ("requests_queued", stats.requests_queued),
+        ("requests_wait_ms", stats.requests_wait.as_millis()),
+        ("requests_errors", stats.requests_errors),
+        ("usage_ms", stats.usage.as_millis()),
+        ("returns_bad", stats.returns_bad),
+        ("connections_num", stats.connections_num),
+        ("connections_ms", stats.connections_time.as_millis()),
+        ("connections_errors", stats.connections_errors),
+        ("connections_lost", stats.connections_lost),
+        ("checks_failed", stats.checks_failed),
+        ("leaks", stats.leaks),
+        ("reclaimed", stats.reclaimed),
+    ] {
+        dict.set_item(name, number)?;
+    }
+    for (reason, number) in Reason::ALL.into_iter().zip(stats.closed) {
+        dict.set_item(closed_name(reason), number)?;
+    }
+    Ok(dict)
+}
+
+fn closed_name(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Requested => "closed_requested",
+        Reason::Surplus => "closed_surplus",
+        Reason::Idle => "closed_idle",
+        Reason::Lifetime => "closed_lifetime",
+        Reason::Drained => "closed_drained",
+        Reason::Lost => "closed_lost",
+        Reason::Unclean => "closed_unclean",
+        Reason::ByBorrower => "closed_by_borrower",
+        Reason::Reclaimed => "closed_reclaimed",
+        Reason::WithPool => "closed_with_pool",
+        Reason::Unplaced => "closed_unplaced",
+    }
+}

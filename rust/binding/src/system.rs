@@ -1,0 +1,110 @@
+//! What is asked of the operating system: the time, which process this is, who is running, and whether a socket is
+//! still connected.
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pgpool_core::{Caller, Moment, Span};
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// How far the clock has been put forward by a test, in nanoseconds.
+static AHEAD: AtomicU64 = AtomicU64::new(0);
+
+/// Reads the clock that all ages are measured with. It takes a few nanoseconds and is exact to a few milliseconds.
+#[inline]
+pub(crate) fn now() -> Moment {
+    Moment::from_nanos(monotonic_nanos().wrapping_add(AHEAD.load(Ordering::Relaxed)))
+}
+
+#[cfg(target_os = "linux")]
+#[inline]
+fn monotonic_nanos() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid timespec to write to. The clock exists since Linux 2.6.32; where it did not, the time would
+    // stand still at 0.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &raw mut time) };
+    (time.tv_sec.cast_unsigned()).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.cast_unsigned())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn monotonic_nanos() -> u64 {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static START: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Put the clock forward that all ages are measured with, for tests. Timeouts of waiting are not touched.
+#[pyfunction]
+pub(crate) fn advance_clock(seconds: f64) -> PyResult<()> {
+    let span = Span::from_secs_f64(seconds);
+    if seconds.is_nan() || seconds < 0.0 || seconds > 1e9 {
+        return Err(PyValueError::new_err(format!("seconds must be between 0 and 1e9, not {seconds}")));
+    }
+    AHEAD.fetch_add(span.as_nanos(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// Numbers this process among its ancestors, in steps of [`PROCESS_STEP`].
+static PROCESS: AtomicU64 = AtomicU64::new(0);
+
+/// What is below it is free for other uses.
+pub(crate) const PROCESS_STEP: u64 = 1 << 8;
+
+/// Tells in which process we are: another number than in the process that this one was forked from.
+#[inline]
+pub(crate) fn process() -> u64 {
+    PROCESS.load(Ordering::Relaxed)
+}
+
+/// Has forks noticed from now on: all of them, those too that run no hooks of Python's, as uWSGI's.
+pub(crate) fn notice_forks() {
+    extern "C" fn in_child() {
+        PROCESS.fetch_add(PROCESS_STEP, Ordering::Relaxed);
+    }
+    static ONCE: Once = Once::new();
+    #[cfg(unix)]
+    ONCE.call_once(|| {
+        // SAFETY: the handler is a function that does nothing but add to an atomic, which is safe after a fork; glibc forgets
+        // it if the extension is unloaded. Registering fails only where memory is out, and then no fork would work.
+        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+    });
+}
+
+/// Tells which thread this is, as `threading.get_ident` does where nobody has replaced it.
+#[inline]
+pub(crate) fn thread_ident() -> Caller {
+    // SAFETY: it asks nothing of its caller.
+    Caller::from(unsafe { ffi::PyThread_get_thread_ident() })
+}
+
+/// What can be seen of a socket without reading from it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Socket {
+    /// Nothing has come.
+    Quiet,
+    /// Something is waiting to be read.
+    Readable,
+    /// The other side has closed, or the connection has failed.
+    HungUp,
+}
+
+/// Looks at a socket without waiting.
+pub(crate) fn look_at_socket(descriptor: i32) -> Socket {
+    #[cfg(target_os = "linux")]
+    const PEER_CLOSED: i16 = libc::POLLRDHUP;
+    #[cfg(not(target_os = "linux"))]
+    const PEER_CLOSED: i16 = 0;
+    let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLIN | PEER_CLOSED, revents: 0 };
+    // SAFETY: `poll` is one valid pollfd, and 1 says so. A descriptor that is not open is answered with POLLNVAL.
+    let found = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    if found <= 0 {
+        return Socket::Quiet;
+    }
+    if poll.revents & (PEER_CLOSED | libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {
+        return Socket::HungUp;
+    }
+    Socket::Readable
+}

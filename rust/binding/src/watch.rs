@@ -1,0 +1,95 @@
+//! Keeping an eye on loans: where each was made, what is out now, and what its borrower has forgotten.
+
+use std::sync::Arc;
+
+use pgpool_core::{LoanReport, SlotId};
+use pyo3::exceptions::PyTypeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
+
+use crate::connection::{Handle, address};
+use crate::filing::loan_key;
+use crate::log::{Level, log};
+use crate::pool::AbstractPool;
+use crate::system::now;
+
+/// How many frames of a borrower's stack are recorded, from the innermost out.
+const FRAMES: usize = 16;
+
+/// Does to a new loan what the options ask for.
+pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    let options = slf.get().options();
+    if options.record {
+        let note = record(slf.py())?.into_any().unbind();
+        slf.get().pool().annotate(address(connection), Arc::new(Handle::Object(note)));
+    }
+    if options.reclaim
+        && let Some(slot) = slf.get().pool().unkeyed_loan(address(connection))
+    {
+        let forgotten = Forgotten { pool: PyWeakrefReference::new(slf)?.unbind(), slot };
+        match PyWeakrefReference::new_with(connection, Bound::new(slf.py(), forgotten)?) {
+            Ok(weak) => slf.get().pool().replace_handle(slot, Arc::new(Handle::Weak(weak.into_any().unbind()))),
+            // What cannot be referred to weakly stays with the pool.
+            Err(error) if error.is_instance_of::<PyTypeError>(slf.py()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Records the stack: each frame's code and where it stands in it. Its lines are looked up when somebody asks, and its
+/// variables are not kept alive.
+fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
+    static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let get_frame = GET_FRAME.get_or_try_init(py, || Ok::<_, PyErr>(py.import("sys")?.getattr("_getframe")?.unbind()))?;
+    let innermost = get_frame.bind(py).call0()?.cast_into::<PyFrame>().ok();
+    let mut frames = Vec::with_capacity(2 * FRAMES);
+    for frame in std::iter::successors(innermost, PyFrameMethods::outer).take(FRAMES) {
+        frames.push(frame.code().into_any());
+        frames.push(frame.getattr(intern!(py, "f_lasti"))?);
+    }
+    PyTuple::new(py, frames)
+}
+
+/// Describes a loan in a line of a log, and the lines of its stack.
+pub(crate) fn describe_loan(py: Python<'_>, loan: &LoanReport<Handle>) -> PyResult<String> {
+    py.import("pgpool_rs._loans")?.call_method1("describe", (loan_info(py, loan)?,))?.extract()
+}
+
+/// Shows a loan to Python.
+fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<'py, PyAny>> {
+    let note = loan.note.as_ref().map(|note| note.object(py)).transpose()?;
+    let loans = py.import(intern!(py, "pgpool_rs._loans"))?;
+    loans.call_method1("make", (loan_key(py, &loan.key)?, loan.age.as_secs_f64(), loan.borrower, note))
+}
+
+/// Lists what is lent now, the oldest first.
+pub(crate) fn loans<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    slf.get().pool().loans(now()).iter().map(|(loan, _)| loan_info(slf.py(), loan)).collect()
+}
+
+/// Says in the log that a loan which had been reported has come back.
+pub(crate) fn log_late(slf: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<()> {
+    log(slf, Level::Warning, || format!("connection returned late: it was lent for {seconds:.1} s"))
+}
+
+/// What is called when a lent connection is gone, and nobody has returned it.
+#[pyclass(frozen, module = "pgpool_rs._core")]
+struct Forgotten {
+    pool: Py<PyWeakrefReference>,
+    slot: SlotId,
+}
+
+#[pymethods]
+impl Forgotten {
+    fn __call__(&self, reference: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = reference.py();
+        let pool = self.pool.bind(py).upgrade();
+        let Some(pool) = pool.and_then(|pool| pool.cast_into::<AbstractPool>().ok()) else { return Ok(()) };
+        let Some(loan) = pool.get().pool().reclaim(self.slot, now()) else { return Ok(()) };
+        let text = describe_loan(py, &loan)?;
+        log(&pool, Level::Warning, || format!("connection reclaimed, its borrower forgot it: {text}"))
+    }
+}

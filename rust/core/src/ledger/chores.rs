@@ -1,0 +1,219 @@
+//! Housekeeping: what is to be done that no caller waits for. The ledger says what comes next; somebody does it.
+
+use std::sync::Arc;
+
+use super::{Ledger, Policy, Return};
+use crate::key::Key;
+use crate::slot::{SlotId, State};
+use crate::stats::{LoanReport, Reason};
+use crate::time::{Moment, Span};
+
+/// The first pause after a failed refill, doubled by each further one, and the longest. Short enough for a server that
+/// is back to be noticed within five seconds.
+const FIRST_PAUSE: Span = Span::from_millis(250);
+const LONGEST_PAUSE: Span = Span::from_millis(4_000);
+
+/// A return that was left to the housekeeping.
+#[derive(Clone, Copy)]
+pub(crate) struct Errand {
+    slot: SlotId,
+    closing: Option<Reason>,
+}
+
+/// What comes next.
+pub(crate) enum Chore<H> {
+    /// Finish this return.
+    Return(Return<H>),
+    /// Report this loan.
+    Report(LoanReport<H>),
+    /// Open one more, to lie idle.
+    Open,
+    /// Nothing, until then.
+    Rest(Moment),
+}
+
+/// How the opening of what is missing goes.
+#[derive(Default)]
+pub(crate) struct Refill {
+    /// Whether somebody is at it.
+    busy: bool,
+    /// Not before then.
+    at: Moment,
+    /// The pause after the last failure.
+    pause: Span,
+}
+
+impl<H, W> Ledger<H, W> {
+    /// Tells what is to be done next.
+    pub(crate) fn chore(&mut self) -> Chore<H> {
+        if self.closed {
+            return Chore::Rest(Moment::NEVER);
+        }
+        if let Some(errand) = self.next_errand() {
+            return Chore::Return(errand);
+        }
+        if let Some(outdated) = self.outdated() {
+            return Chore::Return(outdated);
+        }
+        if let Some(report) = self.overdue() {
+            return Chore::Report(report);
+        }
+        if self.lacks_some() && !self.refill.busy && self.now >= self.refill.at {
+            self.refill.busy = true;
+            return Chore::Open;
+        }
+        Chore::Rest(self.next_due())
+    }
+
+    /// Leaves a return to the housekeeping.
+    pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) {
+        if let Some(index) = self.table.find(slot) {
+            self.table.get_mut(index).background = true;
+            self.background += 1;
+            self.errands.push_back(Errand { slot, closing });
+            self.after.chores = true;
+        }
+    }
+
+    /// Takes over the oldest return that was left.
+    pub(super) fn next_errand(&mut self) -> Option<Return<H>> {
+        while let Some(Errand { slot, closing }) = self.errands.pop_front() {
+            let found = self.table.find(slot).and_then(|index| self.table.get(index).connection.clone());
+            if let Some(connection) = found {
+                return Some(Return { slot, connection, closing, overdue: None });
+            }
+        }
+        None
+    }
+
+    /// Notes that a slot's return has ended, if it was left to the housekeeping.
+    pub(super) fn end_errand(&mut self, index: u32) {
+        let slot = self.table.get_mut(index);
+        self.background -= usize::from(std::mem::take(&mut slot.background));
+    }
+
+    /// Takes an idle connection out that is too old, or has been idle for too long.
+    fn outdated(&mut self) -> Option<Return<H>> {
+        let old = self.idle.iter().position(|&index| self.now >= self.table.get(index).health.replace_at);
+        if let Some(at) = old {
+            let index = self.idle.remove(at);
+            return self.begin_discard(index, self.table.get(index).health.why);
+        }
+        if self.idle_end().is_some_and(|end| self.now >= end) {
+            let index = self.idle.remove(0);
+            return self.begin_discard(index, Reason::Idle);
+        }
+        None
+    }
+
+    /// Tells when the connection that has been idle for longest is to be closed. The first `minconn` stay.
+    fn idle_end(&self) -> Option<Moment> {
+        let surplus = self.idle.len() > self.minconn && self.policy.max_idle > Span::ZERO;
+        let oldest = self.idle.first().filter(|_| surplus)?;
+        Some(self.table.get(*oldest).since.after(self.policy.max_idle))
+    }
+
+    /// Finds a loan that lasts too long and has not been reported.
+    fn overdue(&mut self) -> Option<LoanReport<H>> {
+        let late = |&index: &u32| {
+            let slot = self.table.get(index);
+            !slot.overdue && self.now >= slot.since.after(self.policy.leak_after)
+        };
+        let index = self.table.in_state(State::Lent).find(late)?;
+        self.table.get_mut(index).overdue = true;
+        self.stats.leaks += 1;
+        self.report(index)
+    }
+
+    /// Says whether fewer than minconn connections are open or being opened, and there is room for more.
+    fn lacks_some(&self) -> bool {
+        self.table.occupied() < self.minconn && self.has_room()
+    }
+
+    /// Says whether the housekeeping is to be told that something is missing.
+    pub(super) fn wants_refill(&self) -> bool {
+        self.policy.kept && !self.closed && !self.refill.busy && self.lacks_some()
+    }
+
+    /// Ends a refill. After a failed one there is a pause.
+    pub(crate) fn end_refill(&mut self, failed: bool) {
+        self.refill.busy = false;
+        if failed {
+            self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
+            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
+        }
+    }
+
+    /// Lets the next refill be tried at once.
+    pub(crate) fn hurry_refill(&mut self) {
+        self.refill.at = Moment::START;
+        self.refill.pause = Span::ZERO;
+    }
+
+    /// Notes that a server can be reached: what is missing need not wait any longer.
+    pub(super) fn note_reachable(&mut self) {
+        if self.refill.at > Moment::START {
+            self.hurry_refill();
+            self.after.chores |= self.wants_refill();
+        }
+    }
+
+    /// Tells when there may be something to do again. What begins after now ends no sooner than one whole term from
+    /// now, so by then, at the latest, it is time to look.
+    fn next_due(&self) -> Moment {
+        let Policy { max_idle, max_lifetime, leak_after, .. } = self.policy;
+        let terms = [max_idle, max_lifetime.shortened(), leak_after];
+        let looks = terms.into_iter().filter(|&term| term > Span::ZERO).map(|term| self.now.after(term));
+        let ends = self.idle.iter().map(|&index| self.table.get(index).health.replace_at);
+        let reports = self.table.in_state(State::Lent).map(|index| self.table.get(index));
+        let reports = reports.filter(|slot| !slot.overdue).map(|slot| slot.since.after(leak_after));
+        let refill = (self.lacks_some() && !self.refill.busy).then_some(self.refill.at);
+        looks.chain(ends).chain(reports).chain(self.idle_end()).chain(refill).min().unwrap_or(Moment::NEVER)
+    }
+
+    /// Tells what is known of a loan.
+    pub(super) fn report(&self, index: u32) -> Option<LoanReport<H>> {
+        let slot = self.table.get(index);
+        Some(LoanReport {
+            key: slot.key.to_loan_key()?,
+            age: self.now.since(slot.since),
+            borrower: slot.borrower,
+            note: slot.note.clone(),
+        })
+    }
+
+    /// Frees the slot of a loan that its borrower has forgotten: its connection is gone.
+    pub(crate) fn reclaim(&mut self, slot: SlotId) -> Option<LoanReport<H>> {
+        let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)?;
+        let report = self.report(index)?;
+        self.stats.reclaimed += 1;
+        self.stats.count_closed(Reason::Reclaimed);
+        self.stats.usage.add(report.age);
+        self.vacate(index);
+        Some(report)
+    }
+
+    /// Names the loan of the connection at `address`, if it is lent without a user's key.
+    pub(crate) fn unkeyed_loan(&self, address: usize) -> Option<SlotId> {
+        let index = self.table.lent_at(address)?;
+        matches!(self.table.get(index).key, Key::Automatic(_)).then(|| self.table.id(index))
+    }
+
+    /// Puts another handle of the same connection into its slot.
+    pub(crate) fn replace_handle(&mut self, slot: SlotId, handle: Arc<H>) {
+        let displaced = match self.table.find(slot) {
+            Some(index) => self.table.get_mut(index).connection.replace(handle),
+            None => Some(handle),
+        };
+        self.after.handles.extend(displaced);
+    }
+
+    /// Notes something of the loan of the connection at `address`. The first note stays.
+    pub(crate) fn annotate(&mut self, address: usize, note: Arc<H>) {
+        let index = self.table.lent_at(address).filter(|&index| self.table.get(index).note.is_none());
+        match index {
+            Some(index) => self.table.get_mut(index).note = Some(note),
+            None => self.after.handles.push(note),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Which connections are trusted: fresh ones, those that have passed a check, and none for longer than it may live.
+
+use std::sync::Arc;
+
+use super::{CheckOut, Ledger, Return};
+use crate::error::Refusal;
+use crate::slot::{SlotId, State};
+use crate::stats::Reason;
+use crate::time::Moment;
+
+/// What keeps a connection from being lent at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// It may have died: check it.
+    Unseen,
+    /// It is to be replaced, for this reason: close it.
+    Over(Reason),
+}
+
+impl<H, W> Ledger<H, W> {
+    /// Puts a connection into a slot, and lets its life begin.
+    pub(super) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
+        self.table.attach(index, address, connection);
+        let lifetime = self.policy.max_lifetime.jittered(&mut self.dice);
+        let end = self.now.after(lifetime);
+        let health = &mut self.table.get_mut(index).health;
+        health.suspect = false;
+        (health.replace_at, health.why) =
+            if health.born <= self.drained { (Moment::START, Reason::Drained) } else { (end, Reason::Lifetime) };
+    }
+
+    /// Notes that a connection is idle from now on, and how long it may be lent unseen.
+    #[inline]
+    pub(super) fn lay_down(&mut self, index: u32, now: Moment) {
+        let check_after = self.policy.check_after;
+        let slot = self.table.get_mut(index);
+        slot.since = now;
+        let unseen = if slot.health.suspect { Moment::START } else { now.after(check_after) };
+        slot.health.fresh_until = unseen.min(slot.health.replace_at);
+    }
+
+    /// Holds a filed slot back until its connection has been looked at.
+    pub(super) fn begin_check(&mut self, index: u32) -> Doubt {
+        self.table.advance(index, State::Checking);
+        let slot = self.table.get(index);
+        let (health, borrower) = (slot.health, slot.borrower);
+        self.table.set_opener(index, borrower);
+        if self.now >= health.replace_at { Doubt::Over(health.why) } else { Doubt::Unseen }
+    }
+
+    /// Lends a connection that has passed its check. Refused, it is yours to close.
+    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), Refusal> {
+        let index = self.checking(slot)?;
+        self.table.get_mut(index).health.suspect = false;
+        self.table.clear_opener(index);
+        self.begin_loan(index);
+        Ok(())
+    }
+
+    /// Gives the borrower of a connection that has been closed another one, or the room of the old.
+    pub(crate) fn next_after(&mut self, slot: SlotId, reason: Reason) -> Result<CheckOut<H>, Refusal> {
+        let checking = self.checking(slot);
+        self.count_dead(slot, reason);
+        let index = match checking {
+            Ok(index) => index,
+            Err(refusal) => {
+                self.table.find(slot).into_iter().for_each(|index| self.vacate(index));
+                return Err(refusal);
+            }
+        };
+        if let Some(other) = self.idle.pop() {
+            let borrower = self.table.get(index).borrower;
+            let key = self.table.unfile(index);
+            self.table.file(other, key);
+            self.table.get_mut(other).borrower = borrower;
+            let answer = self.lend(other);
+            self.vacate(index);
+            return Ok(answer);
+        }
+        let connection = self.table.detach(index);
+        self.after.handles.extend(connection);
+        self.table.advance(index, State::Opening);
+        let (generation, borrower) = (self.table.get(index).generation, self.table.get(index).borrower);
+        self.table.get_mut(index).health.born = generation;
+        self.table.set_opener(index, borrower);
+        Ok(CheckOut::Reserved(self.table.id(index)))
+    }
+
+    /// Frees the slot of a connection that was to be checked and has been closed instead.
+    pub(crate) fn drop_checked(&mut self, slot: SlotId, reason: Reason) {
+        if let Some(index) = self.table.find(slot) {
+            self.count_dead(slot, reason);
+            self.vacate(index);
+        }
+    }
+
+    /// Names the slots that are idle, those that have been so for longest first.
+    pub(crate) fn idle_slots(&self) -> Vec<SlotId> {
+        self.idle.iter().map(|&index| self.table.id(index)).collect()
+    }
+
+    /// Takes an idle connection out of the pool to look at it, unless it has moved on since.
+    pub(crate) fn begin_idle_check(&mut self, slot: SlotId) -> Option<(SlotId, Arc<H>, Doubt)> {
+        let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Idle)?;
+        self.idle.retain(|&idle| idle != index);
+        let doubt = self.begin_check(index);
+        Some((self.table.id(index), self.table.get(index).connection.clone()?, doubt))
+    }
+
+    /// Lays a connection that has passed its check back into the pool. Refused, it is yours to close.
+    pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Refusal> {
+        let index = self.checking(slot)?;
+        self.table.clear_opener(index);
+        let since = self.table.get(index).since;
+        self.table.get_mut(index).health.suspect = false;
+        self.table.advance(index, State::Idle);
+        self.lay_down(index, self.now);
+        // It has been looked at, not used.
+        self.table.get_mut(index).since = since;
+        self.idle.push(index);
+        self.serve();
+        Ok(())
+    }
+
+    fn checking(&self, slot: SlotId) -> Result<u32, Refusal> {
+        let open = !self.closed;
+        let index = self.table.find(slot).filter(|&index| open && self.table.get(index).state == State::Checking);
+        index.ok_or(Refusal::Closed)
+    }
+
+    fn count_dead(&mut self, slot: SlotId, reason: Reason) {
+        if self.table.find(slot).is_some() {
+            self.stats.count_closed(reason);
+            if reason == Reason::Lost {
+                self.stats.checks_failed += 1;
+                self.lose();
+            }
+        }
+    }
+
+    /// Counts a connection that was found dead. Where one has died others may have, so all are checked again.
+    pub(super) fn lose(&mut self) {
+        self.stats.connections_lost += 1;
+        self.suspect_all();
+    }
+
+    /// Lets no connection be lent unseen that has not been checked since now.
+    pub(super) fn suspect_all(&mut self) {
+        if self.policy.check_after.is_forever() {
+            return;
+        }
+        for slot in self.table.connected_mut() {
+            slot.health.suspect = true;
+            slot.health.fresh_until = Moment::START;
+        }
+    }
+
+    /// Marks the lent connection at `address` as dead, and, if `older`, marks all that were opened before it for
+    /// replacement.
+    pub(crate) fn condemn(&mut self, address: usize, older: bool) {
+        let Some(index) = self.table.lent_at(address) else { return };
+        let born = self.table.get(index).health.born;
+        if older {
+            self.replace_all(born);
+        }
+        let health = &mut self.table.get_mut(index).health;
+        (health.replace_at, health.why) = (Moment::START, Reason::Lost);
+    }
+
+    /// Marks every connection for replacement. Those that are idle are given out to be closed.
+    pub(crate) fn drain(&mut self) -> Vec<Return<H>> {
+        self.drained = self.table.generation();
+        self.replace_all(self.drained);
+        let idle = std::mem::take(&mut self.idle);
+        idle.into_iter().filter_map(|index| self.begin_discard(index, Reason::Drained)).collect()
+    }
+
+    fn replace_all(&mut self, born: u64) {
+        for slot in self.table.connected_mut().filter(|slot| slot.health.born <= born) {
+            slot.health.fresh_until = Moment::START;
+            slot.health.replace_at = Moment::START;
+            slot.health.why = Reason::Drained;
+        }
+        self.after.chores |= self.policy.kept;
+    }
+}

@@ -1,0 +1,434 @@
+//! Which connections are lent unseen, which after a look, and which not at all.
+
+use super::props::{Bell, Thing, World, by_key, counts, doubtful, no, seconds, settle, show};
+use crate::{Busy, CheckOut, Checking, Doubt, Policy, Reason, Refusal, Waiter, Want};
+
+/// A pool that checks what has been idle for half a second, with connections of these names idle.
+fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
+    let world = World::with(minconn, maxconn, Policy { check_after: seconds(0.5), ..Policy::default() });
+    world.open(names.iter().copied());
+    for &name in names {
+        assert!(world.give_back(name));
+    }
+    world
+}
+
+fn looked_at(checking: &Checking<'_, Thing, Bell>) -> (u32, Doubt) {
+    (checking.connection().name, checking.doubt())
+}
+
+/// Asks for a key that somebody else is about to get, and waits.
+fn follow<'w>(world: &'w World, want: &mut Want<Thing>, bell: &Bell) -> Waiter<'w, Thing, Bell> {
+    let answer = settle(want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    waiter
+}
+
+#[test]
+fn what_was_used_a_moment_ago_is_lent_unseen() {
+    let world = checked(1, 1, &[1]);
+    world.pass(0.499);
+    assert_eq!(world.borrow(), 1);
+    world.pass(60.0);
+    assert!(world.give_back(1));
+    world.pass(0.499);
+    assert_eq!(world.borrow(), 1, "it is idleness that counts, not age");
+}
+
+#[test]
+fn what_has_been_idle_for_check_after_is_lent_once_it_has_been_looked_at() {
+    let world = checked(1, 1, &[1]);
+    world.pass(0.5);
+    let checking = world.doubtful();
+    assert_eq!(looked_at(&checking), (1, Doubt::Unseen));
+    assert_eq!((counts(&world), world.pool.counts().checking), ((0, 0, 0, 0, 0), 1));
+    checking.lend(world.now()).expect("the pool is open");
+    drop(checking);
+    assert_eq!(world.lent(), [1]);
+    assert!(world.give_back(1));
+    assert_eq!(world.borrow(), 1);
+}
+
+#[test]
+fn with_a_check_after_of_zero_every_connection_is_looked_at_and_without_a_check_none() {
+    let world = World::with(1, 1, Policy { check_after: seconds(0.0), ..Policy::default() });
+    world.open([1]);
+    assert!(world.give_back(1));
+    drop(world.doubtful());
+    let world = World::new(1, 1);
+    world.open([1]);
+    assert!(world.give_back(1));
+    world.pass(1e9);
+    assert_eq!(world.borrow(), 1);
+}
+
+#[test]
+fn a_dead_connection_gives_way_to_the_next_and_the_last_to_a_new_one() {
+    let world = checked(3, 3, &[1, 2, 3]);
+    world.pass(1.0);
+    let mut answer = world.check_out(&world.any()).map_err(|_| Refusal::Closed);
+    for name in [3, 2, 1] {
+        let checking = doubtful(answer);
+        assert_eq!(looked_at(&checking), (name, Doubt::Unseen));
+        answer = checking.next(Reason::Lost, world.now());
+    }
+    let Ok(CheckOut::Reserved(room)) = answer else { panic!("{}", show(&answer)) };
+    assert_eq!(counts(&world), (0, 0, 1, 0, 0));
+    world.fulfil(&room, 4).expect("the pool is open");
+    drop(room);
+    assert_eq!((world.lent(), world.closed(Reason::Lost)), (vec![4], 3));
+}
+
+#[test]
+fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
+    let world = checked(1, 1, &[1]);
+    world.pass(1.0);
+    let checking = world.doubtful();
+    let bell = world.bell();
+    let _waiter = world.join(&world.any(), &bell);
+    let answer = checking.next(Reason::Lost, world.now());
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+    assert_eq!(bell.rung(), 0, "who came later gets nothing of it");
+    drop(answer);
+    assert_eq!(bell.rung(), 1);
+}
+
+#[test]
+fn after_a_death_all_that_were_open_are_looked_at_and_no_newer_one() {
+    let world = checked(4, 4, &[1, 2, 3]);
+    world.pass(1.0);
+    world.doubtful().lend(world.now()).expect("the pool is open");
+    assert!(world.give_back(3));
+    let lost = world.begin_return(world.borrow()).map(|mut lost| lost.condemn(Reason::Lost));
+    lost.expect("it is lent");
+    world.open_idle(4);
+    assert_eq!(world.borrow(), 4);
+    let second = world.doubtful();
+    second.lend(world.now()).expect("the pool is open");
+    assert!(world.give_back(2));
+    assert_eq!(world.borrow(), 2, "it has passed since then");
+    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+}
+
+#[test]
+fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_loan() {
+    let world = checked(2, 2, &[1, 2]);
+    assert_eq!([world.borrow(), world.borrow()], [2, 1]);
+    world.begin_return(1).expect("it is lent").condemn(Reason::Lost);
+    assert!(world.keep(2), "its borrower was content with it");
+    assert_eq!(looked_at(&world.doubtful()), (2, Doubt::Unseen));
+}
+
+#[test]
+fn a_failed_connect_casts_doubt_on_all_unless_there_is_no_check() {
+    let world = checked(1, 2, &[1]);
+    world.pool.note_connect(seconds(0.1), true);
+    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+    let world = World::new(1, 2);
+    world.open([1]);
+    assert!(world.give_back(1));
+    world.pool.note_connect(seconds(0.1), true);
+    assert_eq!(world.borrow(), 1);
+}
+
+#[test]
+fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
+    let world = checked(1, 1, &[1]);
+    world.pass(1.0);
+    let checking = world.doubtful();
+    let (bell, want) = (world.bell(), world.any());
+    let waiter = world.join(&want, &bell);
+    drop(checking);
+    assert_eq!((bell.rung(), world.closed(Reason::Unclean)), (1, 1));
+    let answer = world.pool.check_out(&want, Some(&waiter), None, world.now());
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+}
+
+#[test]
+fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_connection() {
+    let world = checked(1, 3, &[1]);
+    world.pass(1.0);
+    let checking = doubtful(by_key(&world, 2, 1));
+    assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant), "it would wait for itself");
+    let (mut want, bell) = (world.ask(2, 2), world.bell());
+    let _waiter = follow(&world, &mut want, &bell);
+    checking.lend(world.now()).expect("the pool is open");
+    assert_eq!(bell.rung(), 1);
+    let answer = settle(&mut want, |want| world.check_out(want));
+    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
+}
+
+#[test]
+fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_new_one() {
+    let world = checked(2, 2, &[1, 2]);
+    world.pass(1.0);
+    let dead = doubtful(by_key(&world, 2, 1));
+    let (mut want, bell) = (world.ask(2, 2), world.bell());
+    let _waiter = follow(&world, &mut want, &bell);
+    let next = doubtful(dead.next(Reason::Lost, world.now()));
+    assert_eq!(looked_at(&next), (1, Doubt::Unseen));
+    assert_eq!(bell.rung(), 0);
+    let Ok(CheckOut::Reserved(room)) = next.next(Reason::Lost, world.now()) else { panic!("there is room") };
+    assert!(matches!(by_key(&world, 2, 3), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
+    world.fulfil(&room, 3).expect("the pool is open");
+    drop(room);
+    assert_eq!(bell.rung(), 1);
+    let answer = settle(&mut want, |want| world.check_out(want));
+    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 3), "{}", show(&answer));
+}
+
+#[test]
+fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check() {
+    let world = checked(1, 1, &[1]);
+    world.pass(1.0);
+    let checking = doubtful(by_key(&world, 2, 1));
+    let (mut want, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
+    let first = follow(&world, &mut want, &bells[0]);
+    let _second = world.join(&world.any(), &bells[1]);
+    drop(checking);
+    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+}
+
+#[test]
+fn a_connection_whose_room_was_used_for_another_is_forgotten() {
+    let world = checked(1, 1, &[1]);
+    world.pass(1.0);
+    let Ok(CheckOut::Reserved(room)) = world.doubtful().next(Reason::Lost, world.now()) else { panic!("no room") };
+    assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
+    drop(room.fail(no("the server is down")));
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+}
+
+#[test]
+fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it_comes_back() {
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.open([1]);
+    world.pass(10.0);
+    assert_eq!(world.lent(), [1]);
+    assert!(!world.keep(1), "the fast path keeps none that is too old");
+    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Lifetime));
+}
+
+#[test]
+fn a_connection_that_grows_too_old_while_it_is_returned_is_not_kept() {
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.open([1]);
+    let mut returning = world.begin_return(1).expect("it is lent");
+    assert_eq!(returning.closing(), None);
+    world.pass(10.0);
+    assert!(!returning.keep(world.now()));
+    assert_eq!(returning.closing(), Some(Reason::Lifetime));
+}
+
+#[test]
+fn an_idle_connection_that_is_too_old_is_not_lent() {
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.open([1]);
+    assert!(world.give_back(1));
+    world.pass(10.0);
+    let over = world.doubtful();
+    assert_eq!(looked_at(&over), (1, Doubt::Over(Reason::Lifetime)));
+    let answer = over.next(Reason::Lifetime, world.now());
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+    assert_eq!((world.closed(Reason::Lifetime), world.pool.stats().0.connections_lost), (1, 0));
+}
+
+#[test]
+fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.open([1]);
+    let (bell, want) = (world.bell(), world.any());
+    let waiter = world.join(&want, &bell);
+    assert!(world.give_back(1));
+    world.pass(10.0);
+    let over = doubtful(world.pool.check_out(&want, Some(&waiter), None, world.now()));
+    assert_eq!(looked_at(&over), (1, Doubt::Over(Reason::Lifetime)));
+}
+
+#[test]
+fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_later() {
+    let world = World::new(4, 4);
+    world.open([1, 2, 3]);
+    assert!(world.give_back(1));
+    let mut returning = world.begin_return(2).expect("it is lent");
+    let opening = world.reserve();
+    let drained = world.pool.drain();
+    assert_eq!(drained.iter().map(|drained| drained.connection().name).collect::<Vec<_>>(), [1]);
+    assert_eq!(drained[0].closing(), Some(Reason::Drained));
+    drop(drained);
+    assert!(!returning.keep(world.now()));
+    assert_eq!(returning.closing(), Some(Reason::Drained));
+    world.fulfil(&opening, 4).expect("the pool is open");
+    world.open([5]);
+    for (name, closing) in [(3, Some(Reason::Drained)), (4, Some(Reason::Drained)), (5, None)] {
+        assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
+    }
+}
+
+#[test]
+fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
+    let world = checked(3, 3, &[1, 2]);
+    assert_eq!(world.borrow(), 2);
+    world.pool.condemn(2, false);
+    assert!(!world.keep(2));
+    let returning = world.begin_return(2).expect("it is lent");
+    assert_eq!(returning.closing(), Some(Reason::Lost));
+    drop(returning);
+    assert_eq!(world.pool.stats().0.connections_lost, 1);
+    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+}
+
+#[test]
+fn a_connection_that_is_condemned_with_the_older_ones_spares_the_newer_ones() {
+    let world = World::new(4, 4);
+    world.open([1, 2, 3, 4]);
+    assert!(world.give_back(1));
+    world.pool.condemn(3, true);
+    for (name, closing) in [(2, Some(Reason::Drained)), (3, Some(Reason::Lost)), (4, None)] {
+        assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
+    }
+    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Over(Reason::Drained)));
+}
+
+#[test]
+fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
+    let world = checked(3, 3, &[1, 2, 3]);
+    world.pass(1.0);
+    let (lent, next, idle) = (world.doubtful(), world.doubtful(), world.pool.idle_slots()[0]);
+    let idle = world.pool.begin_idle_check(idle, world.now()).expect("it is idle");
+    assert!(world.pool.close().expect("it is open").is_empty(), "none of them is the closer's");
+    assert_eq!(lent.lend(world.now()), Err(Refusal::Closed));
+    assert_eq!(idle.put_back(world.now()), Err(Refusal::Closed));
+    assert!(next.next(Reason::Lost, world.now()).is_err_and(|refusal| refusal == Refusal::Closed));
+    drop(lent);
+    idle.discard(Reason::WithPool);
+    assert_eq!((counts(&world), world.pool.counts().open()), ((0, 0, 0, 0, 0), 0));
+}
+
+#[test]
+fn a_check_from_before_the_pool_was_made_anew_does_no_harm() {
+    let world = checked(2, 2, &[1, 2]);
+    world.pass(1.0);
+    let (first, second) = (world.doubtful(), world.doubtful());
+    world.pool.reset();
+    world.open([3, 4]);
+    assert!(first.lend(world.now()).is_err());
+    drop(first);
+    assert!(second.next(Reason::Lost, world.now()).is_err());
+    assert_eq!((world.lent(), world.closed(Reason::Lost)), (vec![3, 4], 0));
+}
+
+#[test]
+fn a_look_at_an_idle_connection_is_no_use_of_it() {
+    let world = World::with(0, 2, Policy { check_after: seconds(0.5), max_idle: seconds(10.0), ..Policy::default() });
+    world.open([1]);
+    assert!(world.give_back(1));
+    world.pass(9.0);
+    let slot = world.pool.idle_slots()[0];
+    let checking = world.pool.begin_idle_check(slot, world.now()).expect("it is idle");
+    assert!(world.pool.begin_idle_check(slot, world.now()).is_none(), "it is looked at already");
+    checking.put_back(world.now()).expect("the pool is open");
+    drop(checking);
+    assert_eq!(world.idle(), [1]);
+    world.pass(1.0);
+    assert_eq!(world.take_return().closing(), Some(Reason::Idle));
+}
+
+#[test]
+fn an_idle_connection_that_is_looked_at_is_waited_for_and_given_to_who_waits() {
+    let world = checked(1, 1, &[1]);
+    let slot = world.pool.idle_slots()[0];
+    let checking = world.pool.begin_idle_check(slot, world.now()).expect("it is idle");
+    let (bell, want) = (world.bell(), world.any());
+    let waiter = world.join(&want, &bell);
+    checking.put_back(world.now()).expect("the pool is open");
+    assert_eq!(bell.rung(), 1);
+    assert_eq!(world.claim(&want, &waiter), 1);
+}
+
+#[test]
+fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
+    let world = checked(2, 2, &[5, 5]);
+    world.pass(1.0);
+    let dead = world.doubtful();
+    let next = doubtful(dead.next(Reason::Lost, world.now()));
+    next.lend(world.now()).expect("the pool is open");
+    drop(next);
+    assert_eq!((world.lent(), counts(&world)), (vec![5], (0, 1, 0, 0, 0)));
+    assert!(world.keep(5), "it has no twin any more");
+}
+
+#[test]
+fn what_is_drained_while_it_is_looked_at_is_lent_once_more_and_then_replaced() {
+    let world = checked(1, 1, &[1]);
+    world.pass(1.0);
+    let checking = world.doubtful();
+    assert!(world.pool.drain().is_empty());
+    checking.lend(world.now()).expect("the pool is open");
+    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Drained));
+}
+
+#[test]
+fn a_lowered_maxconn_lets_a_doubtful_borrower_have_its_connection_and_no_more_than_that() {
+    let world = checked(2, 2, &[1, 2]);
+    world.pass(1.0);
+    let (first, second) = (world.doubtful(), world.doubtful());
+    drop(world.pool.set_maxconn(0));
+    first.lend(world.now()).expect("the pool is open");
+    let answer = second.next(Reason::Lost, world.now());
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+    drop(answer);
+    assert!(!world.give_back(2));
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+}
+
+// BUG: `put_back` does not look whether there is still a use for the connection.
+#[test]
+fn an_idle_connection_that_is_looked_at_while_maxconn_is_lowered_is_not_put_back_above_it() {
+    let world = checked(2, 2, &[1, 2]);
+    let slots = world.pool.idle_slots();
+    let looks: Vec<_> = slots.iter().map(|&slot| world.pool.begin_idle_check(slot, world.now())).collect();
+    drop(world.pool.set_maxconn(1));
+    for checking in looks.into_iter().flatten() {
+        let _refused = checking.put_back(world.now());
+    }
+    assert_eq!(counts(&world), (1, 0, 0, 0, 0));
+}
+
+// BUG: as above.
+#[test]
+fn an_idle_connection_that_is_looked_at_while_another_takes_its_place_is_not_put_back_above_minconn() {
+    let world = checked(1, 2, &[1]);
+    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], world.now()).expect("it is idle");
+    world.open([2]);
+    assert!(world.give_back(2));
+    let _refused = checking.put_back(world.now());
+    drop(checking);
+    assert_eq!(counts(&world), (1, 0, 0, 0, 0), "max_idle is 0");
+}
+
+// BUG: `leave` lays the connection down as if it had been used a moment ago.
+#[test]
+fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
+    let world = checked(1, 1, &[1]);
+    world.borrow();
+    let bell = world.bell();
+    let waiter = world.join(&world.any(), &bell);
+    assert!(world.give_back(1));
+    world.pass(60.0);
+    assert!(world.check_out(&world.any()).is_ok(), "somebody else tells the time");
+    assert!(waiter.leave().is_none());
+    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen), "it has been idle for a minute");
+}
+
+// BUG: whose turn it was is told that an open pool is closed.
+#[test]
+fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_pool_is_closed() {
+    let world = checked(1, 2, &[1]);
+    world.pass(1.0);
+    let checking = doubtful(by_key(&world, 2, 1));
+    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7))).expect("the pool is open");
+    assert_ne!(checking.lend(world.now()), Err(Refusal::Closed));
+}
