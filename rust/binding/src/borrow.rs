@@ -27,9 +27,9 @@ pub(crate) fn borrow(
 ) -> Result<Py<PyAny>, Error> {
     let pool = slf.get().pool();
     pool.begin_request()?;
-    let mut wait = None;
-    let found = seek(slf, key, timeout, &mut wait);
-    let waited = wait.map(|began: Instant| Span::from_secs_f64(began.elapsed().as_secs_f64()));
+    let mut queued_at = None;
+    let found = seek(slf, key, timeout, &mut queued_at);
+    let waited = queued_at.map(|began: Instant| Span::from_secs_f64(began.elapsed().as_secs_f64()));
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
     }
@@ -43,12 +43,12 @@ pub(crate) fn borrow(
     Ok(connection.unbind())
 }
 
-/// Finds a connection. Notes when it began to `wait`, if it did.
+/// Finds a connection. Notes when it began to wait, if it had to.
 fn seek<'py>(
     slf: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
     timeout: Timeout,
-    wait: &mut Option<Instant>,
+    queued_at: &mut Option<Instant>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
     let pool = slf.get().pool();
@@ -87,7 +87,7 @@ fn seek<'py>(
         match &bell {
             None => bell = Some(Bell::new(py)?),
             Some(bell) => {
-                wait.get_or_insert_with(Instant::now);
+                queued_at.get_or_insert_with(Instant::now);
                 expired = !bell.wait(deadline)?;
             }
         }

@@ -85,6 +85,9 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         Ok(()) if returning.keep(now()) => Ok(()),
         Ok(()) => Ok(discard(slf, returning)?),
         Err((what, error)) => {
+            if matches!(connection::look_at(&connection), Ok(Look::Broken | Look::Closed(Closed::Broken))) {
+                returning.condemn(Reason::Lost);
+            }
             let closing = close_whatever_it_says(py, returning);
             let stronger = closing.filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
             Ok(report(slf, &format!("{what} {DROPPED}"), stronger.unwrap_or(error))?)

@@ -7,6 +7,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::check;
+use crate::connection::address;
 use crate::error::{Error, is_plain};
 use crate::give_back::{discard, finish};
 use crate::log::{Level, log, report};
@@ -28,9 +29,8 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
                 log(slf, Level::Warning, || format!("connection not returned: {text}"))?;
             }
             Chore::Open(refill) => {
-                let before = pool.counts().open();
                 match slf.call_method0(intern!(slf.py(), "_connect")) {
-                    Ok(_) if pool.counts().open() > before => {
+                    Ok(connection) if pool.holds(address(&connection)) => {
                         drop(refill);
                         log(slf, Level::Info, || "connection replaced: a new one is open".to_owned())?;
                     }

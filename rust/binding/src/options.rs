@@ -25,9 +25,9 @@ pub(crate) struct Options {
     pub(crate) reclaim: bool,
 }
 
-/// The attributes of the Python object.
+/// The options as Python hands them over.
 #[derive(FromPyObject)]
-pub(crate) struct Given {
+pub(crate) struct Checked {
     name: String,
     pub(crate) timeout: f64,
     max_waiting: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Given {
     kept: bool,
 }
 
-impl Given {
+impl Checked {
     pub(crate) fn policy(&self) -> Policy {
         Policy {
             check_after: if self.check.is_some() { Span::from_secs_f64(self.check_after) } else { Span::FOREVER },

@@ -21,7 +21,7 @@ use crate::give_back::{discard, give_back};
 use crate::loan::Loan;
 use crate::log::{Level, log};
 use crate::maintain;
-use crate::options::{self, Options};
+use crate::options::{Checked, Options};
 use crate::stats::to_dict;
 use crate::system::{PROCESS_STEP, now, process};
 use crate::threaded::ThreadedPool;
@@ -198,16 +198,16 @@ impl AbstractPool {
         slf: &Bound<'_, Self>,
         minconn: &Bound<'_, PyAny>,
         maxconn: &Bound<'_, PyAny>,
-        given: options::Given,
+        options: Checked,
     ) -> PyResult<()> {
         let py = slf.py();
         let this = slf.get();
         let pool = this.pool();
         let (minconn, maxconn) = (size("minconn", minconn)?, size("maxconn", maxconn)?);
         prepare(py)?;
-        let (policy, open_workers) = (given.policy(), given.open_workers);
-        this.timeout.store(given.timeout.to_bits(), Ordering::Relaxed);
-        this.set_options(given.into_options(py)?);
+        let (policy, open_workers) = (options.policy(), options.open_workers);
+        this.timeout.store(options.timeout.to_bits(), Ordering::Relaxed);
+        this.set_options(options.into_options(py)?);
         pool.reset();
         pool.set_policy(Policy { kept: false, ..policy });
         drop(pool.resize(minconn, maxconn));

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 /// Shows the numbers as a dict.
-pub(crate) fn to_dict<'py>(py: Python<'py>, (stats, counts): (Stats, Counts)) -> PyResult<Bound<'py, PyDict>> {
+pub(crate) fn to_dict(py: Python<'_>, (stats, counts): (Stats, Counts)) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     let (size, available) = if counts.closed { (0, 0) } else { (counts.open() + counts.opening, counts.idle) };
     for (name, number) in [

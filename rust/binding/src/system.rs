@@ -40,7 +40,7 @@ fn monotonic_nanos() -> u64 {
 #[pyfunction]
 pub(crate) fn advance_clock(seconds: f64) -> PyResult<()> {
     let span = Span::from_secs_f64(seconds);
-    if seconds.is_nan() || seconds < 0.0 || seconds > 1e9 {
+    if !(0.0..=1e9).contains(&seconds) {
         return Err(PyValueError::new_err(format!("seconds must be between 0 and 1e9, not {seconds}")));
     }
     AHEAD.fetch_add(span.as_nanos(), Ordering::Relaxed);

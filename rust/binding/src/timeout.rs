@@ -6,7 +6,7 @@ use pgpool_core::Wake;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyEllipsis, PyWeakrefReference};
+use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +29,10 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if given.is_none() {
             return Ok(Self(f64::INFINITY));
+        }
+        if given.is_instance_of::<PyBool>() {
+            let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
+            return Err(PyTypeError::new_err(text));
         }
         let seconds: f64 = match given.extract() {
             Ok(seconds) => seconds,
@@ -114,8 +118,7 @@ impl Wake for Waker {
         Python::try_attach(|py| {
             let woken = match self {
                 Self::Bell(lock) => lock.call_method0(py, intern!(py, "release")).map(drop),
-                // It is called at any moment, from a weak reference's callback for instance: no thread is started here.
-                Self::Keeper(pool) => pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool, "poke_quietly")),
+                Self::Keeper(pool) => pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool, "poke")),
             };
             if let Err(error) = woken {
                 error.write_unraisable(py, None);

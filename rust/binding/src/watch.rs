@@ -14,6 +14,7 @@ use crate::filing::loan_key;
 use crate::log::{Level, log};
 use crate::pool::AbstractPool;
 use crate::system::now;
+use crate::timeout::poke;
 
 /// How many frames of a borrower's stack are recorded, from the innermost out.
 const FRAMES: usize = 16;
@@ -43,7 +44,8 @@ pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>
 /// variables are not kept alive.
 fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let get_frame = GET_FRAME.get_or_try_init(py, || Ok::<_, PyErr>(py.import("sys")?.getattr("_getframe")?.unbind()))?;
+    let get_frame =
+        GET_FRAME.get_or_try_init(py, || Ok::<_, PyErr>(py.import("sys")?.getattr("_getframe")?.unbind()))?;
     let innermost = get_frame.bind(py).call0()?.cast_into::<PyFrame>().ok();
     let mut frames = Vec::with_capacity(2 * FRAMES);
     for frame in std::iter::successors(innermost, PyFrameMethods::outer).take(FRAMES) {
@@ -89,6 +91,8 @@ impl Forgotten {
         let pool = self.pool.bind(py).upgrade();
         let Some(pool) = pool.and_then(|pool| pool.cast_into::<AbstractPool>().ok()) else { return Ok(()) };
         let Some(loan) = pool.get().pool().reclaim(self.slot, now()) else { return Ok(()) };
+        // No thread is started in the midst of anything.
+        poke(&pool, "poke_quietly")?;
         let text = describe_loan(py, &loan)?;
         log(&pool, Level::Warning, || format!("connection reclaimed, its borrower forgot it: {text}"))
     }

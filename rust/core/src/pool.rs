@@ -64,6 +64,7 @@ pub enum Chore<'p, H, W: Wake> {
 
 impl<H, W: Wake> Pool<H, W> {
     /// Makes a pool that has room for nothing yet. The seed is for what is left to chance.
+    #[must_use]
     pub fn new(seed: u64) -> Self {
         Self { ledger: Mutex::new(Ledger::new(seed)), keeper: OnceLock::new() }
     }
@@ -237,6 +238,11 @@ impl<H, W: Wake> Pool<H, W> {
             ledger::Chore::Open => Chore::Open(Refill { pool: self, failed: false }),
             ledger::Chore::Rest(until) => Chore::Rest(until),
         }
+    }
+
+    /// Says whether the connection at `address` is in the books.
+    pub fn holds(&self, address: usize) -> bool {
+        self.edit(|ledger| ledger.holds(address))
     }
 
     /// Lets what is missing be opened without a pause, though the last connect has failed.

@@ -85,8 +85,8 @@ pub(crate) struct Slot<H> {
     pub(crate) note: Option<Arc<H>>,
     /// Whether the loan has been reported as one that lasts too long.
     pub(crate) overdue: bool,
-    /// Whether its return was left to the housekeeping.
-    pub(crate) background: bool,
+    /// Whether it is on its way to be free, and nobody in particular waits for that.
+    pub(crate) coming: bool,
 }
 
 /// How far a connection is to be trusted.

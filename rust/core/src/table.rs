@@ -96,6 +96,11 @@ impl<H> Table<H> {
         self.get(index).twin.is_none().then_some(index)
     }
 
+    /// Says whether a slot has the connection at `address`.
+    pub(crate) fn holds(&self, address: usize) -> bool {
+        self.by_address.contains_key(&address)
+    }
+
     fn at(&self, address: usize) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(self.by_address.get(&address).copied(), |&index| self.get(index).twin)
     }
@@ -147,7 +152,7 @@ impl<H> Table<H> {
                 borrower: 0,
                 note: None,
                 overdue: false,
-                background: false,
+                coming: false,
             });
             self.counts[State::Vacant as usize] += 1;
             // More than four thousand million slots do not fit into memory.

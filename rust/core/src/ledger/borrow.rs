@@ -30,8 +30,8 @@ pub enum Busy {
     Full,
     /// Another caller is opening the connection for this very key.
     KeyOpening,
-    /// Every slot is taken, but the housekeeping is returning one for each who waits, and one more.
-    Returning,
+    /// Every slot is taken, but one is on its way to be free for each who waits, and one more.
+    Coming,
     /// Every slot is taken, and as many wait as may.
     Crowded,
 }
@@ -82,8 +82,8 @@ impl<H, W> Ledger<H, W> {
             if let Some(errand) = self.next_errand() {
                 return Ok(CheckOut::Errand(errand));
             }
-            let coming = self.background > self.queue.len();
-            return Ok(self.wait(if coming { Busy::Returning } else { Busy::Full }, want, waiter, waker));
+            let coming = self.coming > self.queue.len() && self.table.occupied() <= self.maxconn;
+            return Ok(self.wait(if coming { Busy::Coming } else { Busy::Full }, want, waiter, waker));
         };
         debug_assert!(
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
@@ -131,7 +131,7 @@ impl<H, W> Ledger<H, W> {
         }
         let joined = waker.take().map(|waker| match busy {
             Busy::KeyOpening => self.queue.follow(waiter, want.mark(), waker),
-            Busy::Full | Busy::Returning | Busy::Crowded => self.queue.join(waiter, want.mark(), waker),
+            Busy::Full | Busy::Coming | Busy::Crowded => self.queue.join(waiter, want.mark(), waker),
         });
         CheckOut::Busy(busy, joined)
     }

@@ -68,8 +68,7 @@ impl<H, W> Ledger<H, W> {
     /// Leaves a return to the housekeeping.
     pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) {
         if let Some(index) = self.table.find(slot) {
-            self.table.get_mut(index).background = true;
-            self.background += 1;
+            self.expect(index);
             self.errands.push_back(Errand { slot, closing });
             self.after.chores = true;
         }
@@ -86,21 +85,17 @@ impl<H, W> Ledger<H, W> {
         None
     }
 
-    /// Notes that a slot's return has ended, if it was left to the housekeeping.
-    pub(super) fn end_errand(&mut self, index: u32) {
-        let slot = self.table.get_mut(index);
-        self.background -= usize::from(std::mem::take(&mut slot.background));
-    }
-
     /// Takes an idle connection out that is too old, or has been idle for too long.
     fn outdated(&mut self) -> Option<Return<H>> {
         let old = self.idle.iter().position(|&index| self.now >= self.table.get(index).health.replace_at);
         if let Some(at) = old {
             let index = self.idle.remove(at);
+            self.expect(index);
             return self.begin_discard(index, self.table.get(index).health.why);
         }
         if self.idle_end().is_some_and(|end| self.now >= end) {
             let index = self.idle.remove(0);
+            self.expect(index);
             return self.begin_discard(index, Reason::Idle);
         }
         None
@@ -135,6 +130,11 @@ impl<H, W> Ledger<H, W> {
         self.policy.kept && !self.closed && !self.refill.busy && self.lacks_some()
     }
 
+    /// Says whether the connection at `address` is in the books.
+    pub(crate) fn holds(&self, address: usize) -> bool {
+        self.table.holds(address)
+    }
+
     /// Ends a refill. After a failed one there is a pause.
     pub(crate) fn end_refill(&mut self, failed: bool) {
         self.refill.busy = false;
@@ -142,6 +142,8 @@ impl<H, W> Ledger<H, W> {
             self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
         }
+        // Whoever had been told that somebody was at it has to know when the next one is due.
+        self.after.chores |= self.policy.kept && !self.closed && self.lacks_some();
     }
 
     /// Lets the next refill be tried at once.
@@ -182,7 +184,8 @@ impl<H, W> Ledger<H, W> {
         })
     }
 
-    /// Frees the slot of a loan that its borrower has forgotten: its connection is gone.
+    /// Frees the slot of a loan that its borrower has forgotten: its connection is gone. It is called at any moment, so the
+    /// keeper is not woken; whoever calls it sees to the chores.
     pub(crate) fn reclaim(&mut self, slot: SlotId) -> Option<LoanReport<H>> {
         let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)?;
         let report = self.report(index)?;
@@ -190,6 +193,7 @@ impl<H, W> Ledger<H, W> {
         self.stats.count_closed(Reason::Reclaimed);
         self.stats.usage.add(report.age);
         self.vacate(index);
+        self.after.chores = false;
         Some(report)
     }
 

@@ -103,6 +103,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn begin_idle_check(&mut self, slot: SlotId) -> Option<(SlotId, Arc<H>, Doubt)> {
         let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Idle)?;
         self.idle.retain(|&idle| idle != index);
+        self.expect(index);
         let doubt = self.begin_check(index);
         Some((self.table.id(index), self.table.get(index).connection.clone()?, doubt))
     }
@@ -110,6 +111,7 @@ impl<H, W> Ledger<H, W> {
     /// Lays a connection that has passed its check back into the pool. Refused, it is yours to close.
     pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Refusal> {
         let index = self.checking(slot)?;
+        self.arrive(index);
         self.table.clear_opener(index);
         let since = self.table.get(index).since;
         self.table.get_mut(index).health.suspect = false;
@@ -172,7 +174,11 @@ impl<H, W> Ledger<H, W> {
         self.drained = self.table.generation();
         self.replace_all(self.drained);
         let idle = std::mem::take(&mut self.idle);
-        idle.into_iter().filter_map(|index| self.begin_discard(index, Reason::Drained)).collect()
+        let drained = |index| {
+            self.expect(index);
+            self.begin_discard(index, Reason::Drained)
+        };
+        idle.into_iter().filter_map(drained).collect()
     }
 
     fn replace_all(&mut self, born: u64) {

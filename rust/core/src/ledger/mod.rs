@@ -76,8 +76,8 @@ pub(crate) struct Ledger<H, W> {
     pub(crate) now: Moment,
     /// Connections whose return was left to the housekeeping, which has not begun with them.
     errands: VecDeque<Errand>,
-    /// How many connections the housekeeping is to return, or is returning now.
-    background: usize,
+    /// How many slots are on their way to be free: see [`Ledger::expect`].
+    coming: usize,
     refill: chores::Refill,
     /// Connections that were opened up to this generation are to be replaced.
     drained: u64,
@@ -108,7 +108,7 @@ impl<H, W> Ledger<H, W> {
             policy: Policy::default(),
             now: Moment::START,
             errands: VecDeque::new(),
-            background: 0,
+            coming: 0,
             refill: chores::Refill::default(),
             drained: 0,
             dice: Dice::new(seed),
@@ -221,7 +221,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Frees a slot; whoever calls this sees to those who wait.
     fn empty(&mut self, index: u32) {
-        self.end_errand(index);
+        self.arrive(index);
         let displaced = self.table.vacate(index);
         self.after.drop_later(displaced);
         self.after.chores |= self.wants_refill();
@@ -229,7 +229,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Makes a slot idle, and serves who waits for it.
     fn make_idle(&mut self, index: u32) {
-        self.end_errand(index);
+        self.arrive(index);
         self.table.advance(index, State::Idle);
         self.lay_down(index, self.now);
         self.idle.push(index);
@@ -241,6 +241,18 @@ impl<H, W> Ledger<H, W> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
+    }
+
+    /// Notes that a slot is on its way to be free. Who finds the pool full is not refused if there is one for him.
+    fn expect(&mut self, index: u32) {
+        let coming = std::mem::replace(&mut self.table.get_mut(index).coming, true);
+        self.coming += usize::from(!coming);
+    }
+
+    /// Notes that a slot is not on its way any more, if it was.
+    fn arrive(&mut self, index: u32) {
+        let coming = std::mem::take(&mut self.table.get_mut(index).coming);
+        self.coming -= usize::from(coming);
     }
 
     /// Promises what is free to those who wait, in their order. After it, nothing is free or nobody waits.

@@ -43,6 +43,8 @@ impl<H, W> Ledger<H, W> {
             // Where one is lent under this key already, the new one takes its place, as in a dict.
             let lent = filed.filter(|&filed| self.table.get(filed).state == State::Lent);
             self.table.set_replaces(index, lent.map(|lent| self.table.id(lent)));
+        } else {
+            self.expect(index);
         }
         Ok(Reserve::New(self.table.id(index)))
     }

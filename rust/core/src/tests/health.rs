@@ -251,15 +251,15 @@ fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
 fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_later() {
     let world = World::new(4, 4);
     world.open([1, 2, 3]);
+    let opening = world.reserve();
     assert!(world.give_back(1));
     let mut returning = world.begin_return(2).expect("it is lent");
-    let opening = world.reserve();
     let drained = world.pool.drain();
     assert_eq!(drained.iter().map(|drained| drained.connection().name).collect::<Vec<_>>(), [1]);
     assert_eq!(drained[0].closing(), Some(Reason::Drained));
-    drop(drained);
     assert!(!returning.keep(world.now()));
     assert_eq!(returning.closing(), Some(Reason::Drained));
+    drop((drained, returning));
     world.fulfil(&opening, 4).expect("the pool is open");
     world.open([5]);
     for (name, closing) in [(3, Some(Reason::Drained)), (4, Some(Reason::Drained)), (5, None)] {
@@ -300,7 +300,7 @@ fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
     let idle = world.pool.begin_idle_check(idle, world.now()).expect("it is idle");
     assert!(world.pool.close().expect("it is open").is_empty(), "none of them is the closer's");
     assert_eq!(lent.lend(world.now()), Err(Refusal::Closed));
-    assert_eq!(idle.put_back(world.now()), Err(Refusal::Closed));
+    assert!(idle.put_back(world.now()).is_err());
     assert!(next.next(Reason::Lost, world.now()).is_err_and(|refusal| refusal == Refusal::Closed));
     drop(lent);
     idle.discard(Reason::WithPool);
@@ -421,6 +421,17 @@ fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
     assert!(world.check_out(&world.any()).is_ok(), "somebody else tells the time");
     assert!(waiter.leave().is_none());
     assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen), "it has been idle for a minute");
+}
+
+// BUG (small): one that is being opened is older, too, and may lead to the server that takes no writes.
+#[test]
+fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are_being_opened() {
+    let world = World::new(2, 2);
+    let opening = world.reserve();
+    world.open([2]);
+    world.pool.condemn(2, true);
+    world.fulfil(&opening, 1).expect("the pool is open");
+    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Drained));
 }
 
 // BUG: whose turn it was is told that an open pool is closed.

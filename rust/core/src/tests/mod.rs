@@ -3,6 +3,7 @@
 mod chores;
 mod counting;
 mod health;
+mod jitter;
 mod keys;
 mod model;
 mod props;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use crate::{
-    Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, Moment, No, Policy, Pool, Reason, Refill, Refusal,
-    Reservation, Reserve, Returning, Span, UserKey, Waiter, Want,
+    Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, LoanReport, Moment, No, Policy, Pool, Reason, Refill,
+    Refusal, Reservation, Reserve, Returning, Span, UserKey, Waiter, Want,
 };
 
 pub(super) type TestPool = Pool<Thing, Bell>;
@@ -222,11 +222,39 @@ impl World {
         }
     }
 
+    /// Lets as much time pass as there is nothing to do. Tells how much that was, and what connection is to be returned
+    /// or closed then.
+    pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, Bell>) {
+        let began = self.now();
+        for _ in 0..10 {
+            match self.pool.chore(self.now()) {
+                Chore::Return(returning) => return (self.now().since(began).as_secs_f64(), returning),
+                Chore::Rest(until) if until < Moment::NEVER => self.pass(until.since(self.now()).as_secs_f64()),
+                other => panic!("nothing is to be returned: {}", show_chore(&other)),
+            }
+        }
+        panic!("nothing came of ten rests");
+    }
+
+    /// Notes that a connection that is missing could not be opened.
+    #[expect(clippy::unused_self, reason = "it knows the time")]
+    pub(super) fn fail(&self, refill: Refill<'_, Thing, Bell>) {
+        refill.fail();
+    }
+
     /// Does the chores, and expects a connection that is to be opened.
     pub(super) fn take_refill(&self) -> Refill<'_, Thing, Bell> {
         match self.pool.chore(self.now()) {
             Chore::Open(refill) => refill,
             other => panic!("nothing is to be opened: {}", show_chore(&other)),
+        }
+    }
+
+    /// Does the chores, and expects a loan that is to be reported.
+    pub(super) fn take_report(&self) -> LoanReport<Thing> {
+        match self.pool.chore(self.now()) {
+            Chore::Report(report) => report,
+            other => panic!("nothing is to be reported: {}", show_chore(&other)),
         }
     }
 
