@@ -12,7 +12,7 @@ use crate::check;
 use crate::connection::{self, Handle, address};
 use crate::error::{Error, class_name, describe};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish, give_back};
+use crate::give_back::{discard, finish_errand, give_back};
 use crate::log::{Level, log, report};
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -69,7 +69,7 @@ fn seek<'py>(
             CheckOut::Lent(connection) => return Ok(connection.object(py)?),
             CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
             CheckOut::Errand(returning) => {
-                finish(slf, returning)?;
+                finish_errand(slf, returning)?;
                 continue;
             }
             CheckOut::Busy(busy, joined) => (busy, joined),

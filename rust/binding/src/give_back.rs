@@ -30,14 +30,22 @@ pub(crate) fn give_back(
         let object = returning.connection().object(slf.py())?;
         returning.replace_handle(Arc::new(Handle::Object(object.unbind())));
     }
-    if let Some(lent_for) = returning.overdue() {
-        watch::log_late(slf, lent_for.as_secs_f64())?;
+    let overdue = returning.overdue();
+    match options.background.then(|| is_slow(slf, &returning)).transpose() {
+        Ok(Some(true)) => returning.leave(),
+        Ok(Some(false) | None) => finish(slf, returning)?,
+        Err(error) => {
+            drop(close_whatever_it_says(slf.py(), returning));
+            return Err(error.into());
+        }
     }
-    if options.background && is_slow(slf, &returning)? {
-        returning.leave();
-        return Ok(());
-    }
-    finish(slf, returning)
+    Ok(overdue.map_or(Ok(()), |lent_for| watch::log_late(slf, lent_for.as_secs_f64()))?)
+}
+
+/// Finishes a return that was left by somebody who is not there any more to be told of an error.
+pub(crate) fn finish_errand(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
+    let finished = finish(slf, returning).map_err(PyErr::from);
+    finished.or_else(|error| report(slf, "a connection could not be returned", error))
 }
 
 /// Says whether what is left to do for a return takes the network.

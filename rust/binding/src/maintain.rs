@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use crate::check;
 use crate::connection::address;
 use crate::error::{Error, is_plain};
-use crate::give_back::{discard, finish};
-use crate::log::{Level, log, report};
+use crate::give_back::{discard, finish_errand};
+use crate::log::{Level, log};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::watch::describe_loan;
@@ -18,17 +18,20 @@ use crate::watch::describe_loan;
 /// Does all that is to be done now, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
     let pool = slf.get().pool();
+    let mut opened = 0;
     loop {
         match pool.chore(now()) {
-            Chore::Return(returning) => {
-                let finished = finish(slf, returning).map_err(PyErr::from);
-                finished.or_else(|error| report(slf, "a connection could not be returned", error))?;
-            }
+            Chore::Return(returning) => finish_errand(slf, returning)?,
             Chore::Report(loan) => {
                 let text = describe_loan(slf.py(), &loan)?;
                 log(slf, Level::Warning, || format!("connection not returned: {text}"))?;
             }
+            // Where lifetimes are shorter than connects take, there is no end to this.
+            Chore::Open(refill) if opened > pool.counts().minconn => {
+                refill.fail();
+            }
             Chore::Open(refill) => {
+                opened += 1;
                 match slf.call_method0(intern!(slf.py(), "_connect")) {
                     Ok(connection) if pool.holds(address(&connection)) => {
                         drop(refill);

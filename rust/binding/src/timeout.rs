@@ -6,7 +6,8 @@ use pgpool_core::Wake;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyEllipsis, PyModule, PyWeakrefReference};
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,5 +130,9 @@ impl Wake for Waker {
 
 /// Tells the housekeeping that there is something to do for a pool.
 pub(crate) fn poke(pool: &Bound<'_, PyAny>, how: &str) -> PyResult<()> {
-    pool.py().import(intern!(pool.py(), "pgpool_rs._housekeeping"))?.call_method1(how, (pool,)).map(drop)
+    static HOUSEKEEPING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    let py = pool.py();
+    // Imported once: nothing can be when the interpreter ends.
+    let module = || Ok::<_, PyErr>(py.import("pgpool_rs._housekeeping")?.unbind());
+    HOUSEKEEPING.get_or_try_init(py, module)?.bind(py).call_method1(how, (pool,)).map(drop)
 }
