@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgpool_core::{Caller, Moment, Span};
 use pyo3::exceptions::PyValueError;
-use pyo3::ffi;
 use pyo3::prelude::*;
 
 /// How far the clock has been put forward by a test, in nanoseconds.
@@ -76,8 +75,12 @@ pub(crate) fn notice_forks() {
 /// Tells which thread this is, as `threading.get_ident` does where nobody has replaced it.
 #[inline]
 pub(crate) fn thread_ident() -> Caller {
+    #[cfg(target_os = "linux")]
+    // SAFETY: it asks nothing of its caller. It is what CPython takes for the ident.
+    return unsafe { libc::pthread_self() };
+    #[cfg(not(target_os = "linux"))]
     // SAFETY: it asks nothing of its caller.
-    Caller::from(unsafe { ffi::PyThread_get_thread_ident() })
+    return Caller::from(unsafe { pyo3::ffi::PyThread_get_thread_ident() });
 }
 
 /// What can be seen of a socket without reading from it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::key::{Caller, Key};
 use crate::stats::Reason;
-use crate::time::Moment;
+use crate::time::{Moment, Span};
 
 /// What a slot is used for. `lib.rs` has the diagram of the usual moves; [`State::may_become`] has all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,25 @@ pub(crate) struct Slot<H> {
     pub(crate) overdue: bool,
     /// Whether it is on its way to be free, and nobody in particular waits for that.
     pub(crate) coming: bool,
+}
+
+impl<H> Slot<H> {
+    /// Sets the key of a slot that is filed under no user's key.
+    #[inline]
+    pub(crate) fn refile(&mut self, key: Key<H>) {
+        let displaced = std::mem::replace(&mut self.key, key);
+        debug_assert!(!matches!(displaced, Key::User(_)), "a user's key is unfiled");
+        // A number, or nothing at all. The compiler does not know, and would look.
+        std::mem::forget(displaced);
+    }
+
+    /// Notes that the connection is idle from now on, and how long it may be lent unseen.
+    #[inline]
+    pub(crate) fn lie_down(&mut self, now: Moment, check_after: Span) {
+        self.since = now;
+        let unseen = if self.health.suspect { Moment::START } else { now.after(check_after) };
+        self.health.fresh_until = unseen.min(self.health.replace_at);
+    }
 }
 
 /// How far a connection is to be trusted.

@@ -121,8 +121,9 @@ impl<H> Table<H> {
     }
 
     /// Moves a slot to another state, with a new generation.
-    #[inline]
-    pub(crate) fn advance(&mut self, index: u32, next: State) {
+    #[expect(clippy::inline_always, reason = "the fast path is a tenth slower without")]
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, index: u32, next: State) -> &mut Slot<H> {
         self.generation += 1;
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.state.may_become(next), "{:?} may not become {next:?}", slot.state);
@@ -130,6 +131,7 @@ impl<H> Table<H> {
         self.counts[next as usize] += 1;
         slot.state = next;
         slot.generation = self.generation;
+        slot
     }
 
     /// Takes a vacant slot into use, with nothing in it.
@@ -158,8 +160,7 @@ impl<H> Table<H> {
             // More than four thousand million slots do not fit into memory.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         };
-        self.advance(index, state);
-        let slot = &mut self.slots[index as usize];
+        let slot = self.advance(index, state);
         slot.health = Health { born: slot.generation, ..Health::NONE };
         index
     }
@@ -170,8 +171,7 @@ impl<H> Table<H> {
         let key = self.unfile(index);
         let connection = self.detach(index);
         self.clear_opener(index);
-        self.advance(index, State::Vacant);
-        let slot = &mut self.slots[index as usize];
+        let slot = self.advance(index, State::Vacant);
         slot.replaces = None;
         slot.overdue = false;
         let note = slot.note.take();
@@ -212,15 +212,6 @@ impl<H> Table<H> {
             self.by_hash.remove(&(key.hash, index));
         }
         key
-    }
-
-    /// Sets the key of a slot that is filed under no user's key.
-    #[inline]
-    pub(crate) fn refile(&mut self, index: u32, key: Key<H>) {
-        let displaced = std::mem::replace(&mut self.slots[index as usize].key, key);
-        debug_assert!(!matches!(displaced, Key::User(_)), "a user's key is unfiled");
-        // A number, or nothing at all. The compiler does not know, and would look.
-        std::mem::forget(displaced);
     }
 
     /// Notes who opens the slot, and that its reservation knows it by its present generation.

@@ -36,7 +36,7 @@ impl<H, W> Ledger<H, W> {
             } else {
                 let index = self.table.occupy(State::Idle);
                 self.attach(index, address, connection);
-                self.lay_down(index, self.now);
+                self.table.get_mut(index).lie_down(self.now, self.policy.check_after);
                 index
             };
             self.idle.push(index);

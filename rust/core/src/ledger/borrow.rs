@@ -113,8 +113,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Makes a filed slot's connection its borrower's.
     pub(super) fn begin_loan(&mut self, index: u32) {
-        self.table.advance(index, State::Lent);
-        self.table.get_mut(index).since = self.now;
+        self.table.advance(index, State::Lent).since = self.now;
         self.nudge(self.table.get(index).key.mark());
     }
 

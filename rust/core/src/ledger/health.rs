@@ -29,20 +29,9 @@ impl<H, W> Ledger<H, W> {
             if health.born <= self.drained { (Moment::START, Reason::Drained) } else { (end, Reason::Lifetime) };
     }
 
-    /// Notes that a connection is idle from now on, and how long it may be lent unseen.
-    #[inline]
-    pub(super) fn lay_down(&mut self, index: u32, now: Moment) {
-        let check_after = self.policy.check_after;
-        let slot = self.table.get_mut(index);
-        slot.since = now;
-        let unseen = if slot.health.suspect { Moment::START } else { now.after(check_after) };
-        slot.health.fresh_until = unseen.min(slot.health.replace_at);
-    }
-
     /// Holds a filed slot back until its connection has been looked at.
     pub(super) fn begin_check(&mut self, index: u32) -> Doubt {
-        self.table.advance(index, State::Checking);
-        let slot = self.table.get(index);
+        let slot = self.table.advance(index, State::Checking);
         let (health, borrower) = (slot.health, slot.borrower);
         self.table.set_opener(index, borrower);
         if self.now >= health.replace_at { Doubt::Over(health.why) } else { Doubt::Unseen }
@@ -79,9 +68,9 @@ impl<H, W> Ledger<H, W> {
         }
         let connection = self.table.detach(index);
         self.after.handles.extend(connection);
-        self.table.advance(index, State::Opening);
-        let (generation, borrower) = (self.table.get(index).generation, self.table.get(index).borrower);
-        self.table.get_mut(index).health.born = generation;
+        let slot = self.table.advance(index, State::Opening);
+        slot.health.born = slot.generation;
+        let borrower = slot.borrower;
         self.table.set_opener(index, borrower);
         Ok(CheckOut::Reserved(self.table.id(index)))
     }
@@ -113,12 +102,12 @@ impl<H, W> Ledger<H, W> {
         let index = self.checking(slot)?;
         self.arrive(index);
         self.table.clear_opener(index);
-        let since = self.table.get(index).since;
-        self.table.get_mut(index).health.suspect = false;
-        self.table.advance(index, State::Idle);
-        self.lay_down(index, self.now);
+        let slot = self.table.advance(index, State::Idle);
+        slot.health.suspect = false;
+        let since = slot.since;
+        slot.lie_down(self.now, self.policy.check_after);
         // It has been looked at, not used.
-        self.table.get_mut(index).since = since;
+        slot.since = since;
         self.idle.push(index);
         self.serve();
         Ok(())

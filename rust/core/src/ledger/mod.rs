@@ -133,10 +133,9 @@ impl<H, W> Ledger<H, W> {
         self.last_number += 1;
         self.last_filed = self.last_filed.max(self.last_number);
         self.stats.requests_num += 1;
-        self.table.advance(index, State::Lent);
-        self.table.refile(index, Key::Automatic(self.last_number));
         self.last_lent = index;
-        let slot = self.table.get_mut(index);
+        let slot = self.table.advance(index, State::Lent);
+        slot.refile(Key::Automatic(self.last_number));
         slot.since = now;
         slot.borrower = borrower;
         slot.connection.clone()
@@ -153,9 +152,9 @@ impl<H, W> Ledger<H, W> {
             return false;
         }
         self.stats.usage.add(now.since(slot.since));
-        self.table.refile(index, Key::None);
-        self.table.advance(index, State::Idle);
-        self.lay_down(index, now);
+        let slot = self.table.advance(index, State::Idle);
+        slot.refile(Key::None);
+        slot.lie_down(now, self.policy.check_after);
         self.idle.push(index);
         true
     }
@@ -230,8 +229,7 @@ impl<H, W> Ledger<H, W> {
     /// Makes a slot idle, and serves who waits for it.
     fn make_idle(&mut self, index: u32) {
         self.arrive(index);
-        self.table.advance(index, State::Idle);
-        self.lay_down(index, self.now);
+        self.table.advance(index, State::Idle).lie_down(self.now, self.policy.check_after);
         self.idle.push(index);
         self.serve();
     }

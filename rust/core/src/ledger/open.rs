@@ -90,8 +90,7 @@ impl<H, W> Ledger<H, W> {
         if matches!(self.table.get(index).key, Key::None) {
             self.make_idle(index);
         } else {
-            self.table.advance(index, State::Lent);
-            self.table.get_mut(index).since = self.now;
+            self.table.advance(index, State::Lent).since = self.now;
             if let Some(replaced) = replaced {
                 self.vacate(replaced);
             }

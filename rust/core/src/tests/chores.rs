@@ -145,9 +145,7 @@ fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
-// BUG: each `leave` counts one more return in the background.
 #[test]
-#[ignore = "BUG, see above"]
 fn a_return_that_is_left_twice_is_counted_once() {
     let world = World::new(1, 1);
     world.open([1]);
@@ -158,9 +156,7 @@ fn a_return_that_is_left_twice_is_counted_once() {
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming");
 }
 
-// BUG: a return frees nothing while more slots are taken than may be. Without a timeout, a borrower waits for ever.
 #[test]
-#[ignore = "BUG, see above"]
 fn nobody_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() {
     let world = World::new(2, 2);
     world.open([1, 2]);
@@ -468,9 +464,7 @@ fn raised_limits_are_filled_up() {
     }
 }
 
-// BUG: whoever found somebody at it is not told that he has given up.
 #[test]
-#[ignore = "BUG, see above"]
 fn the_keeper_is_told_when_somebody_else_gives_a_refill_up() {
     for fail in [false, true] {
         let world = World::with(1, 1, keeping(Policy::default()));
