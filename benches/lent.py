@@ -29,7 +29,7 @@ def measure(effort: Effort) -> list[Row]:
             psycopg2_pool=cells[PSYCOPG2],
             pgpool_rs=cells[PGPOOL],
             figure=growth[PGPOOL],
-            beside=f"{growth[PSYCOPG2]:.3g}x",
+            beside=f"{PSYCOPG2} {growth[PSYCOPG2]:.3g}x",
             target=Target("<=", 1.2, "x"),
             medians=cost,
         )

@@ -32,7 +32,7 @@ def measure(dsn: str, effort: Effort) -> list[Row]:
             psycopg2_pool=cells[PSYCOPG2],
             pgpool_rs=cells[PGPOOL],
             figure=growth[PGPOOL],
-            beside=f"{growth[PSYCOPG2]:g}",
+            beside=f"{PSYCOPG2} {growth[PSYCOPG2]:g}",
             target=Target("<=", TOLERANCE, " KiB"),
             medians=growth,
         )

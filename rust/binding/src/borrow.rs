@@ -143,7 +143,8 @@ pub(crate) fn connect<'py>(
     let py = slf.py();
     let pool = slf.get().pool();
     let mut want = key.map(under).transpose()?;
-    let (slot, own) = match settle_maybe(py, &mut want, |want| pool.reserve(want))? {
+    let caller = caller(py)?;
+    let (slot, own) = match settle_maybe(py, &mut want, |want| pool.reserve(want, caller))? {
         Reserve::Pending(slot) => (slot, None),
         Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
     };

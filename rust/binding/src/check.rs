@@ -114,10 +114,11 @@ pub(crate) fn lend<'p>(
 pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Handle, Waker>) -> PyResult<()> {
     if let Some(reason) = examine(slf, &checking)? {
         checking.discard(reason);
-    } else if checking.put_back(now()).is_err() {
+    } else if let Err(reason) = checking.put_back(now()) {
         let connection = checking.connection().object(slf.py())?;
         connection::close(&connection).or_else(|error| report(slf, "close() failed", error))?;
-        checking.discard(Reason::WithPool);
+        checking.discard(reason);
+        log_closed(slf, reason)?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ pub(crate) fn give_back(
     }
     let overdue = returning.overdue();
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
-        Ok(Some(true)) => returning.leave(),
+        Ok(Some(true)) => returning.leave().map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
         Err(error) => {
             drop(close_whatever_it_says(slf.py(), returning));
@@ -63,10 +63,14 @@ fn is_slow(slf: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Wake
 /// Finishes a return: makes the connection clean and lays it into the pool, or closes it.
 pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle, Waker>) -> Result<(), Error> {
     let py = slf.py();
-    if returning.closing().is_some() {
+    let connection = returning.connection().object(py)?;
+    if let Some(reason) = returning.closing() {
+        // Its end may be the first sign of one that others share.
+        if reason == Reason::Surplus && is_broken(&connection) {
+            returning.condemn(Reason::Lost);
+        }
         return Ok(discard(slf, returning)?);
     }
-    let connection = returning.connection().object(py)?;
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
         Err(error) => {
@@ -93,7 +97,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         Ok(()) if returning.keep(now()) => Ok(()),
         Ok(()) => Ok(discard(slf, returning)?),
         Err((what, error)) => {
-            if matches!(connection::look_at(&connection), Ok(Look::Broken | Look::Closed(Closed::Broken))) {
+            if is_broken(&connection) {
                 returning.condemn(Reason::Lost);
             }
             let closing = close_whatever_it_says(py, returning);
@@ -101,6 +105,11 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
             Ok(report(slf, &format!("{what} {DROPPED}"), stronger.unwrap_or(error))?)
         }
     }
+}
+
+/// Says whether a connection has failed, as far as psycopg2 knows. Whatever stops it from telling is of no interest here.
+fn is_broken(connection: &Bound<'_, PyAny>) -> bool {
+    matches!(connection::look_at(connection), Ok(Look::Broken | Look::Closed(Closed::Broken)))
 }
 
 /// Calls `reset`, if there is one, which must leave the connection open and in no transaction.

@@ -99,9 +99,7 @@ impl Loan {
         }
         drop(loan);
         let failed = exc_type.is_some();
-        if let Some(error) = exc_value {
-            learn(&pool, &connection, error).or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
-        }
+        let learnt = exc_value.map_or(Ok(()), |error| learn(&pool, &connection, error));
         let ended = match failed {
             _ if connection::is_async(&connection) => Ok(()),
             false => connection::commit(&connection),
@@ -111,7 +109,9 @@ impl Loan {
         slf.try_borrow_mut()?.entered = false;
         if failed {
             // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.
-            ended.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
+            for outcome in [ended, learnt] {
+                outcome.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
+            }
             returned.or_else(|error| if is_plain(py, &error) { unreturned(&pool, &error) } else { Err(error) })?;
         } else {
             ended.and(returned)?;

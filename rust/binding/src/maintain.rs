@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use crate::check;
 use crate::connection::address;
 use crate::error::{Error, is_plain};
+use crate::filing::caller;
 use crate::give_back::{discard, finish_errand};
 use crate::log::{Level, log};
 use crate::pool::AbstractPool;
@@ -18,9 +19,10 @@ use crate::watch::describe_loan;
 /// Does all that is to be done now, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
     let pool = slf.get().pool();
+    let caller = caller(slf.py())?;
     let mut opened = 0;
     loop {
-        match pool.chore(now()) {
+        match pool.chore(caller, now()) {
             Chore::Return(returning) => finish_errand(slf, returning)?,
             Chore::Report(loan) => {
                 let text = describe_loan(slf.py(), &loan)?;
@@ -28,7 +30,7 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
             }
             // Where lifetimes are shorter than connects take, there is no end to this.
             Chore::Open(refill) if opened > pool.counts().minconn => {
-                refill.fail();
+                refill.fail(now());
             }
             Chore::Open(refill) => {
                 opened += 1;
@@ -38,9 +40,9 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
                         log(slf, Level::Info, || "connection replaced: a new one is open".to_owned())?;
                     }
                     // An override that opens nothing, or nothing that stays.
-                    Ok(_) => refill.fail(),
+                    Ok(_) => refill.fail(now()),
                     Err(error) => {
-                        refill.fail();
+                        refill.fail(now());
                         if !is_plain(slf.py(), &error) {
                             return Err(error);
                         }
@@ -61,8 +63,9 @@ pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 /// Checks all idle connections, and replaces those that are missing after that.
 pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let pool = slf.get().pool();
+    let caller = caller(slf.py())?;
     for slot in pool.idle_slots() {
-        if let Some(checking) = pool.begin_idle_check(slot, now()) {
+        if let Some(checking) = pool.begin_idle_check(slot, caller, now()) {
             check::put_back(slf, checking)?;
         }
     }
@@ -71,7 +74,7 @@ pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
 pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let drained = slf.get().pool().drain();
+    let drained = slf.get().pool().drain(caller(slf.py())?);
     drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and)?;
     maintain_now(slf)
 }

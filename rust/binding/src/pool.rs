@@ -96,7 +96,7 @@ impl AbstractPool {
     pub(crate) fn pool(&self) -> &Pool<Handle, Waker> {
         let process = process();
         if self.state.load(Ordering::Relaxed) & !Detours::ALL != process {
-            self.ledger.enter_process(process);
+            self.ledger.enter_process(process, u64::from(std::process::id()));
             let enter = |state: u64| Some(process | state & Detours::ALL);
             let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter);
         }
@@ -324,7 +324,7 @@ impl AbstractPool {
         Ok(Loan::new(slf.clone().into_any().unbind(), key, timeout))
     }
 
-    /// Set both limits. What is above them is closed: idle connections now, others as they come back.
+    /// Set both limits. Idle connections above `maxconn` are closed now, others as they come back.
     ///
     /// :param minconn: how many connections are kept open.
     /// :param maxconn: how many connections there are at most.

@@ -86,7 +86,8 @@ impl<'p, H, W: Wake> Checking<'p, H, W> {
     /// Lends it: it is well.
     ///
     /// # Errors
-    /// [`Refusal::Closed`]: the pool was closed meanwhile. The connection is yours to close.
+    /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: somebody has written another connection
+    /// over it in the books. The connection is yours to close.
     pub fn lend(&self, now: Moment) -> Result<(), Refusal> {
         self.pool.edit_at(now, |ledger| ledger.passed(self.slot))
     }
@@ -94,15 +95,15 @@ impl<'p, H, W: Wake> Checking<'p, H, W> {
     /// Lays it back among the idle ones: it is well.
     ///
     /// # Errors
-    /// [`Refusal::Closed`]: the pool was closed meanwhile. The connection is yours to close.
-    pub fn put_back(&self, now: Moment) -> Result<(), Refusal> {
+    /// There is no use for it any more, for this reason. The connection is yours to close.
+    pub fn put_back(&self, now: Moment) -> Result<(), Reason> {
         self.pool.edit_at(now, |ledger| ledger.put_back(self.slot))
     }
 
     /// Asks for another connection in its place, after it has been closed for this reason.
     ///
     /// # Errors
-    /// [`Refusal::Closed`].
+    /// As for [`Checking::lend`].
     pub fn next(self, reason: Reason, now: Moment) -> Result<CheckOut<'p, H, W>, Refusal> {
         let pool = self.pool;
         Ok(pool.checked_out(pool.edit_at(now, |ledger| ledger.next_after(self.slot, reason))?, None))
@@ -169,10 +170,11 @@ impl<H, W: Wake> Returning<'_, H, W> {
         self.pool.edit(|ledger| ledger.replace_handle(self.slot, handle));
     }
 
-    /// Leaves the rest to whoever does the chores: see [`Pool::chore`].
-    pub fn leave(mut self) {
-        self.left = true;
-        self.pool.edit(|ledger| ledger.leave_return(self.slot, self.closing));
+    /// Leaves the rest to whoever does the chores: see [`Pool::chore`]. A closed pool has none, and gives it back.
+    #[must_use = "what comes back is to be finished"]
+    pub fn leave(mut self) -> Option<Self> {
+        self.left = self.pool.edit(|ledger| ledger.leave_return(self.slot, self.closing));
+        (!self.left).then_some(self)
     }
 }
 
@@ -190,18 +192,18 @@ impl<H, W: Wake> Drop for Returning<'_, H, W> {
 #[must_use = "dropping it lets others try"]
 pub struct Refill<'p, H, W: Wake> {
     pub(crate) pool: &'p Pool<H, W>,
-    pub(crate) failed: bool,
+    pub(crate) number: u64,
 }
 
 impl<H, W: Wake> Refill<'_, H, W> {
     /// Notes that the connect has failed: the next one is tried after a pause.
-    pub fn fail(mut self) {
-        self.failed = true;
+    pub fn fail(self, now: Moment) {
+        self.pool.edit_at(now, |ledger| ledger.end_refill(self.number, true));
     }
 }
 
 impl<H, W: Wake> Drop for Refill<'_, H, W> {
     fn drop(&mut self) {
-        self.pool.edit(|ledger| ledger.end_refill(self.failed));
+        self.pool.edit(|ledger| ledger.end_refill(self.number, false));
     }
 }

@@ -160,8 +160,8 @@ impl<H, W: Wake> Pool<H, W> {
     ///
     /// # Errors
     /// [`No::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
-    pub fn reserve(&self, want: Option<&Want<H>>) -> Result<Reserve<'_, H, W>, No<H>> {
-        Ok(match self.edit(|ledger| ledger.reserve(want))? {
+    pub fn reserve(&self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve<'_, H, W>, No<H>> {
+        Ok(match self.edit(|ledger| ledger.reserve(want, caller))? {
             ledger::Reserve::Pending(slot) => Reserve::Pending(slot),
             ledger::Reserve::New(slot) => Reserve::New(Reservation { pool: self, slot }),
         })
@@ -207,8 +207,8 @@ impl<H, W: Wake> Pool<H, W> {
     }
 
     /// Marks every connection for replacement, and gives those that are idle, to be closed.
-    pub fn drain(&self) -> Vec<Returning<'_, H, W>> {
-        self.edit(Ledger::drain).into_iter().map(|drained| self.returning(drained)).collect()
+    pub fn drain(&self, caller: Caller) -> Vec<Returning<'_, H, W>> {
+        self.edit(|ledger| ledger.drain(caller)).into_iter().map(|drained| self.returning(drained)).collect()
     }
 
     /// Names the slots that are idle, for [`Pool::begin_idle_check`].
@@ -217,8 +217,8 @@ impl<H, W: Wake> Pool<H, W> {
     }
 
     /// Takes an idle connection out of the pool to look at it; nothing, if it has been lent since.
-    pub fn begin_idle_check(&self, slot: SlotId, now: Moment) -> Option<Checking<'_, H, W>> {
-        let (slot, connection, doubt) = self.edit_at(now, |ledger| ledger.begin_idle_check(slot))?;
+    pub fn begin_idle_check(&self, slot: SlotId, caller: Caller, now: Moment) -> Option<Checking<'_, H, W>> {
+        let (slot, connection, doubt) = self.edit_at(now, |ledger| ledger.begin_idle_check(slot, caller))?;
         Some(Checking { pool: self, slot, connection, doubt })
     }
 
@@ -230,12 +230,12 @@ impl<H, W: Wake> Pool<H, W> {
         let _ = self.keeper.set(keeper);
     }
 
-    /// Tells what is to be done next.
-    pub fn chore(&self, now: Moment) -> Chore<'_, H, W> {
-        match self.edit_at(now, Ledger::chore) {
+    /// Tells what is to be done next, by this caller.
+    pub fn chore(&self, caller: Caller, now: Moment) -> Chore<'_, H, W> {
+        match self.edit_at(now, |ledger| ledger.chore(caller)) {
             ledger::Chore::Return(begun) => Chore::Return(self.returning(begun)),
             ledger::Chore::Report(report) => Chore::Report(report),
-            ledger::Chore::Open => Chore::Open(Refill { pool: self, failed: false }),
+            ledger::Chore::Open(number) => Chore::Open(Refill { pool: self, number }),
             ledger::Chore::Rest(until) => Chore::Rest(until),
         }
     }
@@ -359,9 +359,9 @@ impl<H, W: Wake> Pool<H, W> {
     }
 
     /// Empties the pool if it was filled in another process than this one, whose connections these are. They are dropped,
-    /// not closed.
-    pub fn enter_process(&self, process: u64) {
-        self.edit(|ledger| ledger.enter_process(process));
+    /// not closed. The seed is for what is left to chance from now on.
+    pub fn enter_process(&self, process: u64, seed: u64) {
+        self.edit(|ledger| ledger.enter_process(process, seed));
     }
 
     // --- looking in, and other people's book-keeping ---------------------------------------------------------

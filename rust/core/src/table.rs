@@ -115,7 +115,17 @@ impl<H> Table<H> {
         (0_u32..).zip(&self.slots).filter(move |(_, slot)| slot.state == state).map(|(index, _)| index)
     }
 
+    /// Goes through the slots that are used for anything.
+    pub(crate) fn occupied_mut(&mut self) -> impl Iterator<Item = &mut Slot<H>> + '_ {
+        self.slots.iter_mut().filter(|slot| slot.state != State::Vacant)
+    }
+
     /// Goes through the slots that have a connection.
+    pub(crate) fn connected(&self) -> impl Iterator<Item = &Slot<H>> + '_ {
+        self.slots.iter().filter(|slot| slot.connection.is_some())
+    }
+
+    /// As [`Table::connected`].
     pub(crate) fn connected_mut(&mut self) -> impl Iterator<Item = &mut Slot<H>> + '_ {
         self.slots.iter_mut().filter(|slot| slot.connection.is_some())
     }

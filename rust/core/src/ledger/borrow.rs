@@ -79,10 +79,11 @@ impl<H, W> Ledger<H, W> {
         }
         let free = self.idle.pop().or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
         let Some(index) = free else {
-            if let Some(errand) = self.next_errand() {
+            if let Some(errand) = self.next_errand(want.caller()) {
                 return Ok(CheckOut::Errand(errand));
             }
-            let coming = self.coming > self.queue.len() && self.table.occupied() <= self.maxconn;
+            let itself = usize::from(waiter.is_some_and(|waiter| self.queue.has_place(waiter)));
+            let coming = self.coming_for(want.caller()) > self.queue.len() - itself;
             return Ok(self.wait(if coming { Busy::Coming } else { Busy::Full }, want, waiter, waker));
         };
         debug_assert!(
@@ -124,7 +125,7 @@ impl<H, W> Ledger<H, W> {
         {
             return CheckOut::Busy(busy, Some(waiter));
         }
-        let newcomer = busy != Busy::KeyOpening && waiter.is_none();
+        let newcomer = busy != Busy::KeyOpening && waiter.is_none() && waker.is_some();
         if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.len() >= limit.get()) {
             return CheckOut::Busy(Busy::Crowded, None);
         }
@@ -151,7 +152,9 @@ impl<H, W> Ledger<H, W> {
             return None;
         }
         if self.has_use_for_another() {
-            self.make_idle(index);
+            // Nobody has used it since it came back.
+            self.table.advance(index, State::Idle);
+            self.push_idle(index);
             return None;
         }
         self.begin_discard(index, Reason::Surplus)

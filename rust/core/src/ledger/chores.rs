@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Ledger, Policy, Return};
-use crate::key::Key;
+use crate::key::{Caller, Key};
 use crate::slot::{SlotId, State};
 use crate::stats::{LoanReport, Reason};
 use crate::time::{Moment, Span};
@@ -12,6 +12,9 @@ use crate::time::{Moment, Span};
 /// is back to be noticed within five seconds.
 const FIRST_PAUSE: Span = Span::from_millis(250);
 const LONGEST_PAUSE: Span = Span::from_millis(4_000);
+
+/// No caller has this number.
+const NOBODY: Caller = 0;
 
 /// A return that was left to the housekeeping.
 #[derive(Clone, Copy)]
@@ -27,7 +30,7 @@ pub(crate) enum Chore<H> {
     /// Report this loan.
     Report(LoanReport<H>),
     /// Open one more, to lie idle.
-    Open,
+    Open(u64),
     /// Nothing, until then.
     Rest(Moment),
 }
@@ -35,8 +38,10 @@ pub(crate) enum Chore<H> {
 /// How the opening of what is missing goes.
 #[derive(Default)]
 pub(crate) struct Refill {
-    /// Whether somebody is at it.
-    busy: bool,
+    /// How many there have been.
+    number: u64,
+    /// The one that somebody is at.
+    under_way: Option<u64>,
     /// Not before then.
     at: Moment,
     /// The pause after the last failure.
@@ -45,40 +50,41 @@ pub(crate) struct Refill {
 
 impl<H, W> Ledger<H, W> {
     /// Tells what is to be done next.
-    pub(crate) fn chore(&mut self) -> Chore<H> {
+    pub(crate) fn chore(&mut self, caller: Caller) -> Chore<H> {
         if self.closed {
             return Chore::Rest(Moment::NEVER);
         }
-        if let Some(errand) = self.next_errand() {
-            return Chore::Return(errand);
-        }
-        if let Some(outdated) = self.outdated() {
-            return Chore::Return(outdated);
+        if let Some(begun) = self.next_errand(caller).or_else(|| self.outdated(caller)) {
+            return Chore::Return(begun);
         }
         if let Some(report) = self.overdue() {
             return Chore::Report(report);
         }
-        if self.lacks_some() && !self.refill.busy && self.now >= self.refill.at {
-            self.refill.busy = true;
-            return Chore::Open;
+        if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
+            self.refill.number += 1;
+            self.refill.under_way = Some(self.refill.number);
+            return Chore::Open(self.refill.number);
         }
         Chore::Rest(self.next_due())
     }
 
-    /// Leaves a return to the housekeeping.
-    pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) {
-        if let Some(index) = self.table.find(slot) {
-            self.expect(index);
+    /// Leaves a return to the housekeeping. `false`: there is none, as the pool is closed.
+    pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) -> bool {
+        let found = self.table.find(slot).filter(|_| !self.closed);
+        if let Some(index) = found {
+            self.expect(index, NOBODY);
             self.errands.push_back(Errand { slot, closing });
             self.after.chores = true;
         }
+        found.is_some()
     }
 
     /// Takes over the oldest return that was left.
-    pub(super) fn next_errand(&mut self) -> Option<Return<H>> {
+    pub(super) fn next_errand(&mut self, caller: Caller) -> Option<Return<H>> {
         while let Some(Errand { slot, closing }) = self.errands.pop_front() {
-            let found = self.table.find(slot).and_then(|index| self.table.get(index).connection.clone());
-            if let Some(connection) = found {
+            let Some(index) = self.table.find(slot) else { continue };
+            self.expect(index, caller);
+            if let Some(connection) = self.table.get(index).connection.clone() {
                 return Some(Return { slot, connection, closing, overdue: None });
             }
         }
@@ -86,26 +92,27 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Takes an idle connection out that is too old, or has been idle for too long.
-    fn outdated(&mut self) -> Option<Return<H>> {
-        let old = self.idle.iter().position(|&index| self.now >= self.table.get(index).health.replace_at);
-        if let Some(at) = old {
-            let index = self.idle.remove(at);
-            self.expect(index);
-            return self.begin_discard(index, self.table.get(index).health.why);
-        }
-        if self.idle_end().is_some_and(|end| self.now >= end) {
-            let index = self.idle.remove(0);
-            self.expect(index);
-            return self.begin_discard(index, Reason::Idle);
-        }
-        None
+    fn outdated(&mut self, caller: Caller) -> Option<Return<H>> {
+        let old = |&index: &u32| self.now >= self.table.get(index).health.replace_at;
+        let (at, reason) = if let Some(at) = self.idle.iter().position(old) {
+            (at, self.table.get(self.idle[at]).health.why)
+        } else {
+            let (at, end) = self.idle_end()?;
+            (at, (self.now >= end).then_some(Reason::Idle)?)
+        };
+        let index = self.idle.remove(at);
+        self.expect(index, caller);
+        self.begin_discard(index, reason)
     }
 
-    /// Tells when the connection that has been idle for longest is to be closed. The first `minconn` stay.
-    fn idle_end(&self) -> Option<Moment> {
-        let surplus = self.idle.len() > self.minconn && self.policy.max_idle > Span::ZERO;
-        let oldest = self.idle.first().filter(|_| surplus)?;
-        Some(self.table.get(*oldest).since.after(self.policy.max_idle))
+    /// Tells where the connection lies that has been idle for longest, and when it is to be closed. `minconn` may stay.
+    fn idle_end(&self) -> Option<(usize, Moment)> {
+        if self.idle.len() <= self.minconn || self.policy.max_idle == Span::ZERO {
+            return None;
+        }
+        let since = self.idle.iter().map(|&index| self.table.get(index).since);
+        let (at, since) = since.enumerate().min_by_key(|&(_, since)| since)?;
+        Some((at, since.after(self.policy.max_idle)))
     }
 
     /// Finds a loan that lasts too long and has not been reported.
@@ -127,7 +134,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Says whether the housekeeping is to be told that something is missing.
     pub(super) fn wants_refill(&self) -> bool {
-        self.policy.kept && !self.closed && !self.refill.busy && self.lacks_some()
+        self.policy.kept && !self.closed && self.refill.under_way.is_none() && self.lacks_some()
     }
 
     /// Says whether the connection at `address` is in the books.
@@ -136,8 +143,11 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Ends a refill. After a failed one there is a pause.
-    pub(crate) fn end_refill(&mut self, failed: bool) {
-        self.refill.busy = false;
+    pub(crate) fn end_refill(&mut self, number: u64, failed: bool) {
+        if self.refill.under_way != Some(number) {
+            return;
+        }
+        self.refill.under_way = None;
         if failed {
             self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
@@ -150,6 +160,11 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn hurry_refill(&mut self) {
         self.refill.at = Moment::START;
         self.refill.pause = Span::ZERO;
+    }
+
+    /// Forgets the refill that is under way.
+    pub(super) fn reset_refill(&mut self) {
+        self.refill = Refill { number: self.refill.number, ..Refill::default() };
     }
 
     /// Notes that a server can be reached: what is missing need not wait any longer.
@@ -166,11 +181,13 @@ impl<H, W> Ledger<H, W> {
         let Policy { max_idle, max_lifetime, leak_after, .. } = self.policy;
         let terms = [max_idle, max_lifetime.shortened(), leak_after];
         let looks = terms.into_iter().filter(|&term| term > Span::ZERO).map(|term| self.now.after(term));
-        let ends = self.idle.iter().map(|&index| self.table.get(index).health.replace_at);
+        // Lent ones may have come back by then.
+        let ends = self.table.connected().map(|slot| slot.health.replace_at).filter(|&end| end > self.now);
         let reports = self.table.in_state(State::Lent).map(|index| self.table.get(index));
         let reports = reports.filter(|slot| !slot.overdue).map(|slot| slot.since.after(leak_after));
-        let refill = (self.lacks_some() && !self.refill.busy).then_some(self.refill.at);
-        looks.chain(ends).chain(reports).chain(self.idle_end()).chain(refill).min().unwrap_or(Moment::NEVER)
+        let refill = (self.lacks_some() && self.refill.under_way.is_none()).then_some(self.refill.at);
+        let idle = self.idle_end().map(|(_, end)| end);
+        looks.chain(ends).chain(reports).chain(idle).chain(refill).min().unwrap_or(Moment::NEVER)
     }
 
     /// Tells what is known of a loan.
@@ -188,13 +205,15 @@ impl<H, W> Ledger<H, W> {
     /// keeper is not woken; whoever calls it sees to the chores.
     pub(crate) fn reclaim(&mut self, slot: SlotId) -> Option<LoanReport<H>> {
         let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)?;
-        let report = self.report(index)?;
-        self.stats.reclaimed += 1;
-        self.stats.count_closed(Reason::Reclaimed);
-        self.stats.usage.add(report.age);
+        let report = self.report(index).filter(|_| !self.closed);
+        if let Some(LoanReport { age, .. }) = report {
+            self.stats.reclaimed += 1;
+            self.stats.count_closed(Reason::Reclaimed);
+            self.stats.usage.add(age);
+        }
         self.vacate(index);
         self.after.chores = false;
-        Some(report)
+        report
     }
 
     /// Names the loan of the connection at `address`, if it is lent without a user's key.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{CheckOut, Ledger, Return};
 use crate::error::Refusal;
+use crate::key::Caller;
 use crate::slot::{SlotId, State};
 use crate::stats::Reason;
 use crate::time::Moment;
@@ -25,8 +26,8 @@ impl<H, W> Ledger<H, W> {
         let end = self.now.after(lifetime);
         let health = &mut self.table.get_mut(index).health;
         health.suspect = false;
-        (health.replace_at, health.why) =
-            if health.born <= self.drained { (Moment::START, Reason::Drained) } else { (end, Reason::Lifetime) };
+        // While it was being opened, it may have been marked for replacement already.
+        health.replace_at = health.replace_at.min(end);
     }
 
     /// Holds a filed slot back until its connection has been looked at.
@@ -68,10 +69,8 @@ impl<H, W> Ledger<H, W> {
         }
         let connection = self.table.detach(index);
         self.after.handles.extend(connection);
-        let slot = self.table.advance(index, State::Opening);
-        slot.health.born = slot.generation;
-        let borrower = slot.borrower;
-        self.table.set_opener(index, borrower);
+        let borrower = self.table.advance(index, State::Opening).borrower;
+        self.begin_opening(index, borrower);
         Ok(CheckOut::Reserved(self.table.id(index)))
     }
 
@@ -89,17 +88,21 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Takes an idle connection out of the pool to look at it, unless it has moved on since.
-    pub(crate) fn begin_idle_check(&mut self, slot: SlotId) -> Option<(SlotId, Arc<H>, Doubt)> {
-        let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Idle)?;
+    pub(crate) fn begin_idle_check(&mut self, slot: SlotId, caller: Caller) -> Option<(SlotId, Arc<H>, Doubt)> {
+        let idle = |&index: &u32| !self.closed && self.table.get(index).state == State::Idle;
+        let index = self.table.find(slot).filter(idle)?;
         self.idle.retain(|&idle| idle != index);
-        self.expect(index);
+        self.expect(index, caller);
         let doubt = self.begin_check(index);
         Some((self.table.id(index), self.table.get(index).connection.clone()?, doubt))
     }
 
-    /// Lays a connection that has passed its check back into the pool. Refused, it is yours to close.
-    pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Refusal> {
-        let index = self.checking(slot)?;
+    /// Lays a connection that has passed its check back into the pool; or says why it is to be closed.
+    pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Reason> {
+        let index = self.checking(slot).map_err(|_| Reason::WithPool)?;
+        if !self.has_use_for_another() {
+            return Err(Reason::Surplus);
+        }
         self.arrive(index);
         self.table.clear_opener(index);
         let slot = self.table.advance(index, State::Idle);
@@ -108,15 +111,17 @@ impl<H, W> Ledger<H, W> {
         slot.lie_down(self.now, self.policy.check_after);
         // It has been looked at, not used.
         slot.since = since;
-        self.idle.push(index);
-        self.serve();
+        self.push_idle(index);
         Ok(())
     }
 
     fn checking(&self, slot: SlotId) -> Result<u32, Refusal> {
-        let open = !self.closed;
-        let index = self.table.find(slot).filter(|&index| open && self.table.get(index).state == State::Checking);
-        index.ok_or(Refusal::Closed)
+        if self.closed {
+            return Err(Refusal::Closed);
+        }
+        let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Checking);
+        // Somebody has written another connection over it in the books.
+        index.ok_or(Refusal::Exhausted)
     }
 
     fn count_dead(&mut self, slot: SlotId, reason: Reason) {
@@ -159,19 +164,21 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Marks every connection for replacement. Those that are idle are given out to be closed.
-    pub(crate) fn drain(&mut self) -> Vec<Return<H>> {
-        self.drained = self.table.generation();
-        self.replace_all(self.drained);
+    pub(crate) fn drain(&mut self, caller: Caller) -> Vec<Return<H>> {
+        if self.closed {
+            return Vec::new();
+        }
+        self.replace_all(self.table.generation());
         let idle = std::mem::take(&mut self.idle);
         let drained = |index| {
-            self.expect(index);
+            self.expect(index, caller);
             self.begin_discard(index, Reason::Drained)
         };
         idle.into_iter().filter_map(drained).collect()
     }
 
     fn replace_all(&mut self, born: u64) {
-        for slot in self.table.connected_mut().filter(|slot| slot.health.born <= born) {
+        for slot in self.table.occupied_mut().filter(|slot| slot.health.born <= born) {
             slot.health.fresh_until = Moment::START;
             slot.health.replace_at = Moment::START;
             slot.health.why = Reason::Drained;

@@ -3,12 +3,11 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use super::chores::Refill;
 use super::{Ledger, Return};
 use crate::error::Refusal;
 use crate::slot::State;
 use crate::stats::{Reason, Stats};
-use crate::time::Span;
+use crate::time::{Dice, Span};
 
 /// How long connections are trusted and kept, and how many callers may wait. Without it, a pool does as psycopg2.pool.
 #[derive(Clone, Copy, Debug)]
@@ -47,13 +46,16 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn set_minconn(&mut self, minconn: usize) {
         self.minconn = minconn;
-        self.after.chores |= self.wants_refill();
+        self.after.chores |= self.policy.kept;
     }
 
     /// Sets the limit. Idle connections above it, the oldest first, are given back to be closed.
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<Return<H>> {
         self.maxconn = maxconn;
         // Those that are being returned will not be kept above the limit, and need no room made for them here.
+        if self.closed {
+            return Vec::new();
+        }
         let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
         let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, Reason::Surplus)).collect();
@@ -67,6 +69,8 @@ impl<H, W> Ledger<H, W> {
         self.closed = closed;
         if closed {
             self.dismiss_waiters();
+        } else {
+            self.after.chores |= self.policy.kept;
         }
     }
 
@@ -76,7 +80,7 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed);
         }
         self.set_closed(true);
-        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand()).collect();
+        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand(0)).collect();
         for errand in &unreturned {
             self.discard(errand.slot, Reason::WithPool);
         }
@@ -99,15 +103,16 @@ impl<H, W> Ledger<H, W> {
         self.closed = false;
         self.last_number = 0;
         self.connect_error = None;
-        self.refill = Refill::default();
+        self.reset_refill();
         self.stats = Stats::default();
         self.after.chores = false;
     }
 
     /// Empties the pool if it comes from another process than this one.
-    pub(crate) fn enter_process(&mut self, process: u64) {
+    pub(crate) fn enter_process(&mut self, process: u64, seed: u64) {
         if self.process != process {
             self.process = process;
+            self.dice = Dice::new(seed);
             let closed = self.closed;
             self.reset();
             self.closed = closed;

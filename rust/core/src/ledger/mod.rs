@@ -79,8 +79,6 @@ pub(crate) struct Ledger<H, W> {
     /// How many slots are on their way to be free: see [`Ledger::expect`].
     coming: usize,
     refill: chores::Refill,
-    /// Connections that were opened up to this generation are to be replaced.
-    drained: u64,
     dice: Dice,
     stats: Stats,
     /// Which process this pool is used in.
@@ -110,7 +108,6 @@ impl<H, W> Ledger<H, W> {
             errands: VecDeque::new(),
             coming: 0,
             refill: chores::Refill::default(),
-            drained: 0,
             dice: Dice::new(seed),
             stats: Stats::default(),
             process: 0,
@@ -147,7 +144,7 @@ impl<H, W> Ledger<H, W> {
         let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
         let slot = self.table.get(index);
         let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
-        let lasting = now < slot.health.replace_at && slot.note.is_none();
+        let lasting = now < slot.health.replace_at && self.policy.leak_after.is_forever();
         if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.has_use_for_another() {
             return false;
         }
@@ -178,7 +175,7 @@ impl<H, W> Ledger<H, W> {
             self.last_filed = self.last_filed.max(number);
         }
         if self.table.get(index).state == State::Opening {
-            self.table.set_opener(index, want.caller());
+            self.begin_opening(index, want.caller());
         }
     }
 
@@ -230,6 +227,12 @@ impl<H, W> Ledger<H, W> {
     fn make_idle(&mut self, index: u32) {
         self.arrive(index);
         self.table.advance(index, State::Idle).lie_down(self.now, self.policy.check_after);
+        self.push_idle(index);
+    }
+
+    /// Lays an idle slot on the stack, and serves who waits for it.
+    fn push_idle(&mut self, index: u32) {
+        self.after.chores |= self.policy.kept && self.now >= self.table.get(index).health.replace_at;
         self.idle.push(index);
         self.serve();
     }
@@ -241,10 +244,24 @@ impl<H, W> Ledger<H, W> {
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
     }
 
-    /// Notes that a slot is on its way to be free. Who finds the pool full is not refused if there is one for him.
-    fn expect(&mut self, index: u32) {
-        let coming = std::mem::replace(&mut self.table.get_mut(index).coming, true);
-        self.coming += usize::from(!coming);
+    /// Notes that a slot is on its way to be free, and who sees to that. Who finds the pool full is not refused if there is
+    /// one for him.
+    fn expect(&mut self, index: u32, by: Caller) {
+        let slot = self.table.get_mut(index);
+        slot.borrower = by;
+        self.coming += usize::from(!std::mem::replace(&mut slot.coming, true));
+    }
+
+    /// Counts the slots that are on their way to be free, for one who would wait for them. Who sees to one of them would
+    /// wait for himself, or for another who waits for him.
+    fn coming_for(&self, caller: Caller) -> usize {
+        if self.coming == 0 || self.table.occupied() > self.maxconn {
+            return 0;
+        }
+        let busy = [State::Opening, State::Checking, State::Returning].into_iter();
+        let mut coming = busy.flat_map(|state| self.table.in_state(state)).map(|index| self.table.get(index));
+        let his_own = coming.any(|slot| slot.coming && slot.borrower == caller);
+        if his_own { 0 } else { self.coming }
     }
 
     /// Notes that a slot is not on its way any more, if it was.

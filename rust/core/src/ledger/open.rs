@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Ledger, Return};
 use crate::error::Refusal;
-use crate::key::{Key, No, Want};
-use crate::slot::{SlotId, State};
+use crate::key::{Caller, Key, No, Want};
+use crate::slot::{Health, SlotId, State};
 use crate::stats::{ConnectError, Reason};
 
 /// The answer to somebody who asks for a slot to open a connection in.
@@ -18,7 +18,7 @@ pub(crate) enum Reserve {
 
 impl<H, W> Ledger<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
-    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>) -> Result<Reserve, No<H>> {
+    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve, No<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -44,7 +44,7 @@ impl<H, W> Ledger<H, W> {
             let lent = filed.filter(|&filed| self.table.get(filed).state == State::Lent);
             self.table.set_replaces(index, lent.map(|lent| self.table.id(lent)));
         } else {
-            self.expect(index);
+            self.expect(index, caller);
         }
         Ok(Reserve::New(self.table.id(index)))
     }
@@ -59,6 +59,13 @@ impl<H, W> Ledger<H, W> {
             opener == want.caller() && slot.state != State::Checking
                 || opening && (matches!(want, Want::Number(..)) || !self.has_room())
         })
+    }
+
+    /// Lets the opening of a slot's connection begin now, by this caller.
+    pub(super) fn begin_opening(&mut self, index: u32, opener: Caller) {
+        let slot = self.table.get_mut(index);
+        slot.health = Health { born: slot.generation, ..Health::NONE };
+        self.table.set_opener(index, opener);
     }
 
     /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
@@ -92,6 +99,7 @@ impl<H, W> Ledger<H, W> {
         } else {
             self.table.advance(index, State::Lent).since = self.now;
             if let Some(replaced) = replaced {
+                self.stats.count_closed(Reason::Unplaced);
                 self.vacate(replaced);
             }
         }
@@ -113,6 +121,11 @@ impl<H, W> Ledger<H, W> {
         self.connect_error = Some(why);
         let index = self.table.reserved(slot)?;
         if self.table.get(index).state == State::Opening {
+            self.vacate(index);
+            return None;
+        }
+        if self.closed {
+            // It was closed with the others.
             self.vacate(index);
             return None;
         }

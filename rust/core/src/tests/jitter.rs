@@ -12,7 +12,7 @@ fn lives(world: &World) -> Vec<f64> {
     (0..NUMBER).for_each(|name| world.open_idle(name));
     let (begin, mut lives) = (world.now(), Vec::new());
     while !world.idle().is_empty() {
-        match world.pool.chore(world.now()) {
+        match world.pool.chore(7, world.now()) {
             Chore::Return(_) => lives.push(world.now().since(begin).as_secs_f64()),
             Chore::Rest(until) => world.pass(until.since(world.now()).as_secs_f64()),
             Chore::Open(_) | Chore::Report(_) => panic!("there is no minconn, and nothing is lent"),
@@ -62,12 +62,10 @@ fn the_same_seed_gives_the_same_chances() {
     assert_eq!(lives(&World::new(0, 0)), lives(&World::new(0, 0)));
 }
 
-// BUG: workers that were forked from one process throw the same dice, and their connections end together.
 #[test]
-#[ignore = "BUG, see above"]
 fn processes_that_were_forked_from_one_do_not_share_their_chances() {
     let workers = [World::new(0, 0), World::new(0, 0)];
-    workers[0].pool.enter_process(7);
-    workers[1].pool.enter_process(8);
+    workers[0].pool.enter_process(256, 7);
+    workers[1].pool.enter_process(256, 8);
     assert_ne!(lives(&workers[0]), lives(&workers[1]));
 }

@@ -140,18 +140,18 @@ fn a_reservation_of_a_caller_further_up_is_found_by_its_key() {
     let world = World::new(0, 2);
     let want = world.ask(2, 1);
     let Ok(CheckOut::Reserved(above)) = world.check_out(&want) else { panic!("there is room") };
-    let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want)) else { panic!("it is pending") };
+    let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want), 0) else { panic!("it is pending") };
     assert_eq!(slot, above.slot());
-    let Ok(Reserve::New(_)) = world.pool.reserve(None) else { panic!("there is room for one more") };
+    let Ok(Reserve::New(_)) = world.pool.reserve(None, 0) else { panic!("there is room for one more") };
 }
 
 #[test]
 fn a_reservation_without_a_key_becomes_an_idle_connection() {
     let world = World::new(0, 1);
-    let Ok(Reserve::New(reservation)) = world.pool.reserve(None) else { panic!("there is room") };
+    let Ok(Reserve::New(reservation)) = world.pool.reserve(None, 0) else { panic!("there is room") };
     world.fulfil(&reservation, 1).expect("open");
     assert_eq!(world.idle(), [1]);
-    assert!(world.pool.reserve(None).is_err_and(|no| refusal(no) == Refusal::Exhausted));
+    assert!(world.pool.reserve(None, 0).is_err_and(|no| refusal(no) == Refusal::Exhausted));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener(
 fn a_reservation_is_not_filled_by_another_caller() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(_above)) = world.check_out(&world.ask(2, 1)) else { panic!("there is room") };
-    let answer = settle(&mut world.ask(2, 9), |want| world.pool.reserve(Some(want)));
+    let answer = settle(&mut world.ask(2, 9), |want| world.pool.reserve(Some(want), 0));
     assert!(matches!(answer, Ok(Reserve::New(_))));
 }
 
@@ -231,7 +231,7 @@ fn a_reservation_is_not_filled_by_another_caller() {
 fn a_second_connection_under_a_key_takes_the_place_of_the_first() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
-    let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want)));
+    let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 0));
     let Ok(Reserve::New(reservation)) = answer else { panic!("there is room") };
     world.fulfil(&reservation, 21).expect("open");
     assert_eq!(world.lent(), [21]);
@@ -243,7 +243,7 @@ fn a_second_connection_under_a_key_takes_the_place_of_the_first() {
 #[test]
 fn a_connection_that_was_to_be_idle_is_refused_where_maxconn_was_lowered_meanwhile() {
     let world = World::new(1, 1);
-    let Ok(Reserve::New(reservation)) = world.pool.reserve(None) else { panic!("there is room") };
+    let Ok(Reserve::New(reservation)) = world.pool.reserve(None, 0) else { panic!("there is room") };
     drop(world.pool.set_maxconn(0));
     assert_eq!(world.fulfil(&reservation, 1), Err(Refusal::Exhausted));
     drop(reservation);
@@ -301,7 +301,7 @@ fn an_opener_that_connects_again_needs_no_more_room() {
     let want = world.ask(2, 1);
     let Ok(CheckOut::Reserved(opening)) = world.check_out(&want) else { panic!("there is room") };
     for name in [20, 21] {
-        let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want)) else { panic!("it is pending") };
+        let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want), 0) else { panic!("it is pending") };
         world.pool.fulfil(slot, name as usize, &world.thing(name), world.now()).expect("open");
     }
     drop(opening);

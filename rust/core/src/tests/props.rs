@@ -100,6 +100,11 @@ impl World {
         self.clock.fetch_add(Span::from_secs_f64(seconds).as_nanos(), Ordering::SeqCst);
     }
 
+    /// Lets this many nanoseconds pass.
+    pub(super) fn pass_nanos(&self, nanos: u64) {
+        self.clock.fetch_add(nanos, Ordering::SeqCst);
+    }
+
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
         Arc::new(Thing { name, pool: Arc::downgrade(&self.pool), dropped: Arc::clone(&self.dropped) })
     }
@@ -201,13 +206,13 @@ impl World {
     /// Leaves the return of these connections to the housekeeping.
     pub(super) fn leave(&self, names: impl IntoIterator<Item = u32>) {
         for name in names {
-            self.begin_return(name).expect("it is lent").leave();
+            assert!(self.begin_return(name).expect("it is lent").leave().is_none());
         }
     }
 
     /// Does the chores, and expects that there are none. Tells in how many seconds there may be one.
     pub(super) fn rest(&self) -> f64 {
-        match self.pool.chore(self.now()) {
+        match self.pool.chore(7, self.now()) {
             Chore::Rest(Moment::NEVER) => f64::INFINITY,
             Chore::Rest(until) => until.since(self.now()).as_secs_f64(),
             other => panic!("there is something to do: {}", show_chore(&other)),
@@ -216,7 +221,7 @@ impl World {
 
     /// Does the chores, and expects a connection that is to be returned or closed.
     pub(super) fn take_return(&self) -> Returning<'_, Thing, Bell> {
-        match self.pool.chore(self.now()) {
+        match self.pool.chore(7, self.now()) {
             Chore::Return(returning) => returning,
             other => panic!("nothing is to be returned: {}", show_chore(&other)),
         }
@@ -227,7 +232,7 @@ impl World {
     pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, Bell>) {
         let began = self.now();
         for _ in 0..10 {
-            match self.pool.chore(self.now()) {
+            match self.pool.chore(7, self.now()) {
                 Chore::Return(returning) => return (self.now().since(began).as_secs_f64(), returning),
                 Chore::Rest(until) if until < Moment::NEVER => self.pass(until.since(self.now()).as_secs_f64()),
                 other => panic!("nothing is to be returned: {}", show_chore(&other)),
@@ -239,12 +244,12 @@ impl World {
     /// Notes that a connection that is missing could not be opened.
     #[expect(clippy::unused_self, reason = "it knows the time")]
     pub(super) fn fail(&self, refill: Refill<'_, Thing, Bell>) {
-        refill.fail();
+        refill.fail(self.now());
     }
 
     /// Does the chores, and expects a connection that is to be opened.
     pub(super) fn take_refill(&self) -> Refill<'_, Thing, Bell> {
-        match self.pool.chore(self.now()) {
+        match self.pool.chore(7, self.now()) {
             Chore::Open(refill) => refill,
             other => panic!("nothing is to be opened: {}", show_chore(&other)),
         }
@@ -252,7 +257,7 @@ impl World {
 
     /// Does the chores, and expects a loan that is to be reported.
     pub(super) fn take_report(&self) -> LoanReport<Thing> {
-        match self.pool.chore(self.now()) {
+        match self.pool.chore(7, self.now()) {
             Chore::Report(report) => report,
             other => panic!("nothing is to be reported: {}", show_chore(&other)),
         }
@@ -260,7 +265,7 @@ impl World {
 
     /// Opens a connection that lies idle, as the housekeeping does.
     pub(super) fn open_idle(&self, name: u32) {
-        let Ok(Reserve::New(reservation)) = self.pool.reserve(None) else { panic!("there is no room") };
+        let Ok(Reserve::New(reservation)) = self.pool.reserve(None, 0) else { panic!("there is no room") };
         self.fulfil(&reservation, name).expect("the pool is open");
     }
 

@@ -1,0 +1,224 @@
+"""Stand between a client and a server on loopback, and be as bad a network as one asks for.
+
+    with Proxy(server.port) as proxy:
+        connection = psycopg2.connect(**proxy.dsn_kwargs(server.dsn_kwargs))
+        proxy.swallow()
+
+What it does to one connection it does to all of them, TLS or not: it knows nothing of what is said.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import threading
+from collections.abc import Mapping
+from typing import Any, final
+
+HOST = "127.0.0.1"
+CHUNK = 1 << 16
+PATIENCE = 10.0  # Seconds that a step of the proxy's own may take before it counts as hanging.
+
+
+@final
+class Proxy:
+    """Carries TCP connections to a port on loopback, with two threads for each, and disturbs them when told to."""
+
+    def __init__(self, target: int, *, delay: float = 0.0) -> None:
+        """Listen at once, for clients of the port `target`."""
+        self.delay = delay
+        """Seconds by which all that is said comes late, each way. What is set holds for what is read from then on."""
+        self._target = target
+        self._changed = threading.Condition()
+        self._links: set[_Link] = set()
+        self._swallowing = False
+        # Bound for as long as the proxy lives, so that nobody else gets the port while it refuses.
+        self._place = _bound_to(0)
+        self.port: int = self._place.getsockname()[1]
+        """The TCP port on 127.0.0.1 to connect to."""
+        self._listener: socket.socket | None = None
+        self._accepting: threading.Thread | None = None
+        self.accept()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Cut all connections and listen no more."""
+        self.close()
+
+    def __len__(self) -> int:
+        """Count the connections that are open."""
+        with self._changed:
+            return len(self._links)
+
+    def dsn_kwargs(self, address: Mapping[str, Any]) -> dict[str, Any]:
+        """Give an address of the server, as psycopg2.connect takes it, that leads through here instead."""
+        return {**address, "host": HOST, "port": self.port}
+
+    def dsn(self, address: Mapping[str, Any]) -> str:
+        """Give dsn_kwargs as one string."""
+        return " ".join(f"{name}={value}" for name, value in self.dsn_kwargs(address).items())
+
+    def swallow(self) -> None:
+        """Take what is said from now on and pass nothing on, no end of a connection either.
+
+        New connections are taken too, and led nowhere. What was said meanwhile arrives after heal().
+        """
+        with self._changed:
+            self._swallowing = True
+
+    def cut(self) -> None:
+        """Reset all connections that are open, at both ends. What is under way is lost."""
+        with self._changed:
+            doomed = set(self._links)
+            for link in doomed:
+                link.cut()
+            self._changed.notify_all()
+            if not self._changed.wait_for(lambda: doomed.isdisjoint(self._links), PATIENCE):
+                raise AssertionError("a connection of the proxy hangs")
+
+    def refuse(self) -> None:
+        """Refuse new connections, as a host does on which nobody listens. Those that are open stay."""
+        if self._listener is None:
+            return
+        assert self._accepting is not None
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(PATIENCE)
+        self._listener.close()
+        self._listener = None
+
+    def accept(self) -> None:
+        """Take new connections again."""
+        if self._listener is not None:
+            return
+        self._listener = _bound_to(self.port)
+        self._listener.listen()
+        self._accepting = threading.Thread(target=self._serve, args=[self._listener], daemon=True)
+        self._accepting.start()
+
+    def heal(self) -> None:
+        """Be a good network again: no delay, nothing swallowed, nobody refused."""
+        with self._changed:
+            self.delay = 0.0
+            self._swallowing = False
+            self._changed.notify_all()
+        self.accept()
+
+    def close(self) -> None:
+        """Refuse, cut, and give up the port."""
+        self.refuse()
+        self.cut()
+        self._place.close()
+
+    def _serve(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = listener.accept()
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # It was shut down.
+                    return
+                raise
+            link = _Link(near)
+            with self._changed:
+                self._links.add(link)
+            threading.Thread(target=self._link, args=[link], daemon=True).start()
+
+    def _link(self, link: _Link) -> None:
+        """Carry a connection until both directions have ended, or one has broken."""
+        try:
+            link.connect(self._target)
+            back = threading.Thread(target=self._carry, args=[link, link.far, link.near], daemon=True)
+            back.start()
+            self._carry(link, link.near, link.far)
+            back.join()
+        except OSError:  # Nobody listens there: a reset tells the client.
+            self._break(link)
+        finally:
+            with self._changed:
+                link.close()
+                self._links.discard(link)
+                self._changed.notify_all()
+
+    def _carry(self, link: _Link, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            said = link.receive(source)
+            while said and self._is_passed(link):
+                link.send(sink, said)
+                said = link.receive(source)
+            if self._is_passed(link):
+                sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._break(link)
+
+    def _break(self, link: _Link) -> None:
+        with self._changed:
+            link.cut()
+            self._changed.notify_all()
+
+    def _is_passed(self, link: _Link) -> bool:
+        """Return when what was read may be passed on; answer False if the link was cut first."""
+        with self._changed:
+            if self.delay > 0:
+                self._changed.wait_for(lambda: link.is_cut, self.delay)
+            self._changed.wait_for(lambda: link.is_cut or not self._swallowing)
+            return not link.is_cut
+
+
+class _Link:
+    """A connection from a client to the proxy, and the one that goes on to the server."""
+
+    def __init__(self, near: socket.socket) -> None:
+        self.near = near
+        self.far = socket.socket()
+        self.is_cut = False
+        # What ends a wait on a socket: nothing else would tell the client of a reset and not of an orderly end.
+        self._ear, self._bell = os.pipe()
+
+    def connect(self, port: int) -> None:
+        self.far.connect((HOST, port))
+        for end in (self.near, self.far):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            end.setblocking(False)
+
+    def receive(self, source: socket.socket) -> bytes:
+        self._wait(source, select.POLLIN)
+        return source.recv(CHUNK)
+
+    def send(self, sink: socket.socket, said: bytes) -> None:
+        while said:
+            self._wait(sink, select.POLLOUT)
+            said = said[sink.send(said) :]
+
+    def cut(self) -> None:
+        """Let the threads that carry stop."""
+        if not self.is_cut:
+            self.is_cut = True
+            os.write(self._bell, b"!")
+
+    def close(self) -> None:
+        """Close both connections: with a reset if it was cut, and otherwise as their ends did."""
+        for end in (self.near, self.far):
+            if self.is_cut:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end.close()
+        os.close(self._ear)
+        os.close(self._bell)
+
+    def _wait(self, end: socket.socket, event: int) -> None:
+        poll = select.poll()
+        poll.register(end, event)
+        poll.register(self._ear, select.POLLIN)
+        if any(descriptor == self._ear for descriptor, _ in poll.poll()):
+            raise ConnectionResetError
+
+
+def _bound_to(port: int) -> socket.socket:
+    """Make a socket that shares its port with others of its kind, of which one at a time may listen."""
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind((HOST, port))
+    return place
