@@ -4,6 +4,7 @@
 //! but what stands here is needed of one.
 
 use pyo3::exceptions::PyReferenceError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -68,35 +69,60 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>
     connect.call(args, Some(&kwargs))
 }
 
-/// Says whether the type's `get_transaction_status` speaks for its connections: the type has the method by itself, and,
-/// being one of psycopg2's, has no other idea of when a connection is closed or clean.
-pub(crate) fn is_plain_type(class: &Bound<'_, PyType>) -> PyResult<bool> {
-    let py = class.py();
-    if !class.hasattr(intern!(py, "get_transaction_status"))? {
-        return Ok(false);
-    }
-    let psycopg2s = py.import(intern!(py, "psycopg2.extensions"))?.getattr(intern!(py, "connection"))?;
-    if !class.is_subclass(&psycopg2s)? {
-        return Ok(true);
-    }
-    for name in ["closed", "info", "get_transaction_status"] {
-        if !class.getattr(name)?.is(&psycopg2s.getattr(name)?) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// A type of connections for which `get_transaction_status` speaks: the type has the method by itself, and, being one of
+/// psycopg2's, has no other idea of when a connection is closed or clean.
+pub(crate) struct Plain {
+    class: Py<PyType>,
+    /// The method itself, where nobody can put another one in its place: that saves looking it up.
+    status: Option<Py<PyAny>>,
 }
 
-/// Asks the one question of the fast path. Only an open connection in no transaction answers with the integer 0;
-/// anything else, and any error, says that a closer look is needed.
-#[inline]
-pub(crate) fn is_clean(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = connection.py();
-    let status = connection.call_method0(intern!(py, "get_transaction_status"))?;
-    // CPython has one object for each small integer. An equal one of another make gets the closer look.
-    let zero = ZERO.get_or_try_init(py, || Ok::<_, PyErr>(IDLE.into_pyobject(py)?.into_any().unbind()))?;
-    Ok(status.is(zero))
+impl Plain {
+    /// Finds out whether a type is one of these.
+    pub(crate) fn find(class: &Bound<'_, PyType>) -> PyResult<Option<Self>> {
+        let py = class.py();
+        let status = intern!(py, "get_transaction_status");
+        if !class.hasattr(status)? {
+            return Ok(None);
+        }
+        let psycopg2s = py.import(intern!(py, "psycopg2.extensions"))?.getattr(intern!(py, "connection"))?;
+        if class.is_subclass(&psycopg2s)? {
+            for name in ["closed", "info", "get_transaction_status"] {
+                if !class.getattr(name)?.is(&psycopg2s.getattr(name)?) {
+                    return Ok(None);
+                }
+            }
+        }
+        // What is no heap type cannot be changed. <https://docs.python.org/3/c-api/typeobj.html#c.Py_TPFLAGS_HEAPTYPE>
+        let fixed = class.getattr("__flags__")?.extract::<u64>()? & (1 << 9) == 0;
+        let status = if fixed { Some(class.getattr(status)?.unbind()) } else { None };
+        Ok(Some(Self { class: class.clone().unbind(), status }))
+    }
+
+    #[inline]
+    pub(crate) fn is_of(&self, connection: &Bound<'_, PyAny>) -> bool {
+        self.class.as_ptr().cast() == connection.get_type_ptr()
+    }
+
+    /// Asks the one question of the fast path. Only an open connection in no transaction answers with the integer 0;
+    /// anything else, and any error, says that a closer look is needed.
+    #[inline]
+    pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+        static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = connection.py();
+        let status = match &self.status {
+            Some(status) => status.bind(py).call1((connection,))?,
+            None => connection.call_method0(intern!(py, "get_transaction_status"))?,
+        };
+        // CPython has one object for each small integer. An equal one of another make gets the closer look.
+        let zero = ZERO.get_or_try_init(py, || Ok::<_, PyErr>(IDLE.into_pyobject(py)?.into_any().unbind()))?;
+        Ok(status.is(zero))
+    }
+
+    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.class)?;
+        self.status.iter().try_for_each(|status| visit.call(status))
+    }
 }
 
 /// What a closer look at a returned connection shows.

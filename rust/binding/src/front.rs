@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::connection::{address, is_clean};
+use crate::connection::address;
 use crate::error::is_plain;
 use crate::pool::{AbstractPool, Detours, HOOKS};
 use crate::system::{now, thread_ident};
@@ -128,7 +128,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
             let connection = Borrowed::from_ptr(py, *args);
             if let Some(ledger) = pool.get().pool_unless(const { putconn_detours(METHOD) }) {
-                match pool.get().is_plain(&connection).and_then(|plain| Ok(plain && is_clean(&connection)?)) {
+                match pool.get().is_clean(&connection) {
                     Ok(true) if ledger.keep_clean(address(&connection), now()) => return py.None().into_ptr(),
                     Ok(_) => {}
                     Err(error) => return interrupted(METHOD, slf, args, error),

@@ -10,10 +10,10 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict, PyTuple, PyType, PyWeakrefReference};
+use pyo3::types::{PyCFunction, PyDict, PyTuple, PyWeakrefReference};
 
 use crate::borrow::{borrow, connect};
-use crate::connection::{self, Handle};
+use crate::connection::{self, Handle, Plain};
 use crate::error::{Error, is_plain, prepare};
 use crate::filing::number_to_key;
 use crate::front::is_original;
@@ -40,7 +40,7 @@ pub(crate) struct AbstractPool {
     /// How long a borrower waits unless it says otherwise, as the bits of its seconds.
     timeout: AtomicU64,
     /// The type of this pool's connections, once it has been found to be a plain one.
-    plain: OnceLock<Py<PyType>>,
+    plain: OnceLock<Plain>,
 }
 
 /// The hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden.
@@ -144,26 +144,22 @@ impl AbstractPool {
         })
     }
 
-    /// Says whether `get_transaction_status` speaks for a connection. It does if its type has the method by itself, and,
-    /// being one of psycopg2's, has no other idea of when it is closed or clean.
+    /// Asks a connection whether it is open and in no transaction. `false` decides nothing: look closer.
     #[inline]
-    pub(crate) fn is_plain(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let known = self.plain.get();
-        if known.is_some_and(|plain| plain.as_ptr().cast() == connection.get_type_ptr()) {
-            return Ok(true);
+    pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+        match self.plain.get().filter(|plain| plain.is_of(connection)) {
+            Some(plain) => plain.is_clean(connection),
+            None => self.find_out(connection),
         }
-        self.find_out(connection)
     }
 
     #[cold]
     fn find_out(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let class = connection.get_type();
-        let plain = connection::is_plain_type(&class)?;
-        if plain {
-            // A pool with connections of several types has one that is faster than the others.
-            let _ = self.plain.set(class.unbind());
-        }
-        Ok(plain)
+        let Some(plain) = Plain::find(&connection.get_type())? else { return Ok(false) };
+        let clean = plain.is_clean(connection);
+        // A pool with connections of several types has one that is faster than the others.
+        let _ = self.plain.set(plain);
+        clean
     }
 
     pub(crate) fn ensure_open(&self) -> Result<(), Refusal> {
@@ -468,7 +464,7 @@ impl AbstractPool {
     // --- garbage collection ----------------------------------------------------------------------------------
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut result = self.plain.get().map_or(Ok(()), |plain| visit.call(plain));
+        let mut result = self.plain.get().map_or(Ok(()), |plain| plain.traverse(&visit));
         if let Ok(options) = self.options.try_read()
             && result.is_ok()
         {
