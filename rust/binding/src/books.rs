@@ -11,7 +11,7 @@ use crate::pool::AbstractPool;
 /// List the idle connections, the next to be lent last.
 #[pyfunction]
 pub(crate) fn idle<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    pool.get().pool().idle().iter().map(|connection| connection.object(pool.py())).collect()
+    pool.get().ledger().idle().iter().map(|connection| connection.object(pool.py())).collect()
 }
 
 /// Replace the list of idle connections if it still is `seen`; return whether it was.
@@ -25,7 +25,7 @@ pub(crate) fn replace_idle(
     let seen: Vec<_> = seen.iter().map(address).collect();
     let wanted =
         wanted.iter().map(|connection| (address(connection), Arc::new(Handle::Object(connection.clone().unbind()))));
-    pool.get().pool().replace_idle(&seen, wanted.collect())
+    pool.get().ledger().replace_idle(&seen, wanted.collect())
 }
 
 /// List the loans as (key, connection), the oldest first.
@@ -33,7 +33,7 @@ pub(crate) fn replace_idle(
 pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
     let py = pool.py();
     let mut shown = Vec::new();
-    for (key, connection) in pool.get().pool().lent() {
+    for (key, connection) in pool.get().ledger().lent() {
         // One that its borrower has forgotten is on its way out of the books.
         if let Some(connection) = connection.living(py)? {
             shown.push((loan_key(py, &key)?, connection));
@@ -45,7 +45,7 @@ pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<
 /// Count the loans.
 #[pyfunction]
 pub(crate) fn count_lent(pool: &Bound<'_, AbstractPool>) -> usize {
-    pool.get().pool().counts().lent
+    pool.get().ledger().counts().lent
 }
 
 /// Find the connection that is lent under `key`; None if nothing is.
@@ -54,7 +54,7 @@ pub(crate) fn loan<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let found = settle(pool.py(), &mut under(key)?, |want| pool.get().pool().loan(want))?;
+    let found = settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().loan(want))?;
     found.map_or(Ok(None), |connection| connection.living(pool.py()))
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn key_of<'py>(
     ident: &Bound<'py, PyAny>,
 ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
     // What is no address is no connection's.
-    let key = ident.extract().ok().and_then(|ident| pool.get().pool().key_of(ident));
+    let key = ident.extract().ok().and_then(|ident| pool.get().ledger().key_of(ident));
     key.map(|key| Ok((loan_key(pool.py(), &key)?,))).transpose()
 }
 
@@ -78,7 +78,7 @@ pub(crate) fn enter_loan(
 ) -> PyResult<()> {
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     let place = address(connection);
-    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().pool().enter_loan(want, place, &handle))?)
+    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().enter_loan(want, place, &handle))?)
 }
 
 /// Strike a loan out of the books; return its connection, or None if nothing is lent under `key`.
@@ -87,6 +87,6 @@ pub(crate) fn strike_loan<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let struck = settle(pool.py(), &mut under(key)?, |want| pool.get().pool().strike_loan(want))?;
+    let struck = settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().strike_loan(want))?;
     struck.map_or(Ok(None), |connection| connection.living(pool.py()))
 }

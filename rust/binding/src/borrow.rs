@@ -4,16 +4,16 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgpool_core::{Busy, CheckOut, ConnectError, Refusal, Reservation, Reserve, Span, Waiter, Want};
+use pgpool_core::{Busy, CheckOut, ConnectError, Reason, Refusal, Reservation, Reserve, Span, Waiter, Want};
 use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::error::{Error, class_name, describe};
+use crate::error::Error;
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish_errand, give_back};
-use crate::log::{Level, log, report};
+use crate::log::{Level, close_and_log, describe_public, log};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::timeout::{Bell, Timeout, Waker};
@@ -25,7 +25,7 @@ pub(crate) fn borrow(
     key: Option<&Bound<'_, PyAny>>,
     timeout: Timeout,
 ) -> Result<Py<PyAny>, Error> {
-    let pool = slf.get().pool();
+    let pool = slf.get().ledger();
     pool.begin_request()?;
     let mut queued_at = None;
     let found = seek(slf, key, timeout, &mut queued_at);
@@ -51,29 +51,28 @@ fn seek<'py>(
     queued_at: &mut Option<Instant>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
-    let pool = slf.get().pool();
+    let pool = slf.get().ledger();
     let mut want = file(slf, key)?;
     let mut place = Place { slf, waiter: None };
     let mut bell = None;
     let mut expired = false;
     let asked = Instant::now();
-    loop {
+    'asking: loop {
         let mut answer = settle(py, &mut want, |want| {
             let waker = if expired { None } else { bell.as_ref().map(Bell::waker) };
             pool.check_out(want, place.waiter.as_ref(), waker, now())
         })?;
-        while let CheckOut::Doubtful(checking) = answer {
-            answer = check::lend(slf, checking)?;
-        }
-        let (busy, joined) = match answer {
-            CheckOut::Lent(connection) => return Ok(connection.object(py)?),
-            CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
-            CheckOut::Errand(returning) => {
-                finish_errand(slf, returning)?;
-                continue;
+        let (busy, joined) = loop {
+            match answer {
+                CheckOut::Lent(connection) => return Ok(connection.object(py)?),
+                CheckOut::Doubtful(checking) => answer = check::lend(slf, checking)?,
+                CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
+                CheckOut::Errand(returning) => {
+                    finish_errand(slf, returning)?;
+                    continue 'asking;
+                }
+                CheckOut::Busy(busy, joined) => break (busy, joined),
             }
-            CheckOut::Busy(busy, joined) => (busy, joined),
-            CheckOut::Doubtful(_) => continue,
         };
         place.take(joined);
         let deadline = match (busy, timeout) {
@@ -101,7 +100,7 @@ fn file(slf: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result
     Ok(match key {
         Some(key) => under(key)?,
         None if pool.hooks().getkey => under(&slf.call_method0(intern!(slf.py(), "_getkey"))?)?,
-        None => Want::Any(pool.pool().next_number(), caller(slf.py())?),
+        None => Want::Any(pool.ledger().next_number(), caller(slf.py())?),
     })
 }
 
@@ -116,23 +115,18 @@ fn open<'py>(
         Ok(connection) => connection,
         Err(error) => {
             // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
-            if let Some(filed) = reservation.fail(connect_error(py, &error)) {
-                drop(filed.connection().object(py).and_then(|connection| connection::close(&connection)));
+            if let Some(filed) = reservation.fail(connect_error(slf, &error)) {
+                drop(discard(slf, filed));
             }
             return Err(error.into());
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {
-        close_late(slf, &connection)?;
+        close_and_log(slf, &connection, Reason::WithPool)?;
         return Err(refusal.into());
     }
     // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
     Ok(connection)
-}
-
-/// Closes a connection that was being opened while the pool was closed. Its room is given back after that.
-fn close_late(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection::close(connection).or_else(|error| report(slf, "close() failed", error))
 }
 
 /// Does what `_connect` does: opens a connection and files it under `key`, or lays it into the pool without one.
@@ -141,7 +135,7 @@ pub(crate) fn connect<'py>(
     key: Option<&Bound<'py, PyAny>>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
-    let pool = slf.get().pool();
+    let pool = slf.get().ledger();
     let mut want = key.map(under).transpose()?;
     let caller = caller(py)?;
     let (slot, own) = match settle_maybe(py, &mut want, |want| pool.reserve(want, caller))? {
@@ -154,7 +148,7 @@ pub(crate) fn connect<'py>(
     let connection = match established {
         Ok(connection) => connection,
         Err(error) => {
-            let why = connect_error(py, &error);
+            let why = connect_error(slf, &error);
             let text = why.text.clone();
             if let Some(own) = own {
                 drop(own.fail(why));
@@ -165,7 +159,7 @@ pub(crate) fn connect<'py>(
     };
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     if let Err(refusal) = pool.fulfil(slot, address(&connection), &handle, now()) {
-        close_late(slf, &connection)?;
+        close_and_log(slf, &connection, Reason::Unplaced)?;
         return Err(refusal.into());
     }
     Ok(connection)
@@ -187,18 +181,21 @@ fn establish<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Bound<'py, PyAny>>
     Ok(connection)
 }
 
-/// Says why a connect failed, for those who wait. Only what libpq says of a host that it has found is repeated: any other
-/// text may quote the connection string, or what a wrong one made of a password.
-fn connect_error(py: Python<'_>, error: &PyErr) -> ConnectError {
-    let operational = || py.import("psycopg2")?.getattr("OperationalError");
-    let operational = operational().is_ok_and(|class| error.is_instance(py, &class));
-    let text = describe(py, error);
-    let public = operational && text.contains(": connection to server ");
-    ConnectError { text: if public { text } else { class_name(py, error) }, at: Instant::now() }
+/// Says why a connect failed, for those who wait.
+fn connect_error(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> ConnectError {
+    ConnectError { text: describe_public(slf, error), at: now() }
+}
+
+/// Tells why the last connect that failed did so, as the end of a sentence.
+pub(crate) fn last_connect_error(slf: &Bound<'_, AbstractPool>) -> String {
+    slf.get().ledger().connect_error().map_or_else(String::new, |error| {
+        let ConnectError { text, at } = &*error;
+        format!("; last connect error, {:.1} s ago: {text}", now().since(*at).as_secs_f64())
+    })
 }
 
 fn crowded(slf: &Bound<'_, AbstractPool>) -> Error {
-    let waiting = slf.get().pool().counts().waiting;
+    let waiting = slf.get().ledger().counts().waiting;
     let text = format!("connection pool exhausted: {waiting} callers wait for a connection, and no more may");
     match log(slf, Level::Info, || text.clone()) {
         Ok(()) => Error::Crowded(text),
@@ -207,7 +204,7 @@ fn crowded(slf: &Bound<'_, AbstractPool>) -> Error {
 }
 
 fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error {
-    let pool = slf.get().pool();
+    let pool = slf.get().ledger();
     let counts = pool.counts();
     let waited = asked.elapsed().as_secs_f64();
     let mut text = if busy == Busy::KeyOpening {
@@ -215,9 +212,8 @@ fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error
     } else {
         format!("connection pool exhausted: waited {waited:.2} s for one of {} connections", counts.maxconn)
     };
-    let lent = counts.lent + counts.promised + counts.checking;
-    let _ = write!(text, " (lent {lent}, opening {}, waiting {})", counts.opening, counts.waiting);
-    text.push_str(&slf.get().last_connect_error());
+    let _ = write!(text, " (lent {}, opening {}, waiting {})", counts.spoken_for(), counts.opening, counts.waiting);
+    text.push_str(&last_connect_error(slf));
     // Not a warning: under load that would be one for each request, and the caller is told.
     match log(slf, Level::Info, || text.clone()) {
         Ok(()) => Error::TimedOut(text),

@@ -1,6 +1,6 @@
 //! Finding out whether a connection is well.
 
-use pgpool_core::{CheckOut, Checking, Doubt, Reason};
+use pgpool_core::{CheckOut, Checking, Doubt, Reason, Refusal};
 use pyo3::exceptions::PyAttributeError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -8,7 +8,7 @@ use pyo3::types::PyInt;
 
 use crate::connection::{self, Handle, Look};
 use crate::error::{Error, is_plain, psycopg2_error};
-use crate::log::{log_closed, report};
+use crate::log::{close_and_log, report};
 use crate::pool::AbstractPool;
 use crate::system::{Socket, look_at_socket, now};
 use crate::timeout::Waker;
@@ -87,9 +87,7 @@ pub(crate) fn examine(
             }
         },
     };
-    let closed = connection::close(&connection);
-    closed.or_else(|error| report(slf, "close() failed", error))?;
-    log_closed(slf, reason)?;
+    close_and_log(slf, &connection, reason)?;
     Ok(Some(reason))
 }
 
@@ -102,9 +100,9 @@ pub(crate) fn lend<'p>(
         return Ok(checking.next(reason, now())?);
     }
     if let Err(refusal) = checking.lend(now()) {
-        let connection = checking.connection().object(slf.py())?;
-        connection::close(&connection).or_else(|error| report(slf, "close() failed", error))?;
-        checking.discard(Reason::WithPool);
+        let reason = if refusal == Refusal::Closed { Reason::WithPool } else { Reason::Unplaced };
+        close_and_log(slf, &checking.connection().object(slf.py())?, reason)?;
+        checking.discard(reason);
         return Err(refusal.into());
     }
     Ok(CheckOut::Lent(checking.connection().clone()))
@@ -115,10 +113,8 @@ pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Han
     if let Some(reason) = examine(slf, &checking)? {
         checking.discard(reason);
     } else if let Err(reason) = checking.put_back(now()) {
-        let connection = checking.connection().object(slf.py())?;
-        connection::close(&connection).or_else(|error| report(slf, "close() failed", error))?;
+        close_and_log(slf, &checking.connection().object(slf.py())?, reason)?;
         checking.discard(reason);
-        log_closed(slf, reason)?;
     }
     Ok(())
 }
@@ -137,7 +133,7 @@ pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, erro
     let state = error.getattr(intern!(py, "pgcode"))?.extract::<Option<String>>()?.unwrap_or_default();
     let read_only = state == "25006";
     if read_only || state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str()) {
-        pool.get().pool().condemn(connection::address(connection), read_only);
+        pool.get().ledger().condemn(connection::address(connection), read_only);
     }
     Ok(())
 }

@@ -103,17 +103,3 @@ pub(crate) fn psycopg2_error(py: Python<'_>, class: &str, text: &str) -> PyErr {
 pub(crate) fn is_plain(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyException>(py)
 }
-
-/// Names an error's class.
-pub(crate) fn class_name(py: Python<'_>, error: &PyErr) -> String {
-    error.get_type(py).name().map_or_else(|_| "an exception".to_owned(), |name| name.to_string())
-}
-
-/// Describes an error in a line of a log.
-pub(crate) fn describe(py: Python<'_>, error: &PyErr) -> String {
-    format!(
-        "{}: {}",
-        class_name(py, error),
-        error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string()).trim()
-    )
-}

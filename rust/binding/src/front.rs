@@ -13,8 +13,9 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::connection::address;
+use crate::detours::{self, HOOKS};
 use crate::error::is_plain;
-use crate::pool::{AbstractPool, Detours, HOOKS};
+use crate::pool::AbstractPool;
 use crate::system::{now, thread_ident};
 use crate::threaded::ThreadedPool;
 
@@ -80,14 +81,14 @@ fn door(class: &Bound<'_, PyType>, method: usize, name: &str, entry: ffi::PyCFun
 
 /// What keeps `getconn()` from being answered here.
 const fn getconn_detours(method: usize) -> u64 {
-    let hook = if method == GETCONN { Detours::GETCONN } else { 0 };
-    hook | Detours::GETKEY | Detours::LOANS
+    let hook = if method == GETCONN { detours::GETCONN } else { 0 };
+    hook | detours::GETKEY | detours::LOANS
 }
 
 /// What keeps `putconn(conn)` from being answered here.
 const fn putconn_detours(method: usize) -> u64 {
-    let hook = if method == PUTCONN { Detours::PUTCONN } else { 0 };
-    hook | Detours::RETURNS
+    let hook = if method == PUTCONN { detours::PUTCONN } else { 0 };
+    hook | detours::RETURNS
 }
 
 /// `getconn()`: lends what came back last.
@@ -103,7 +104,7 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
         if count == 0 && names.is_null() {
             let py = Python::assume_attached();
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
-            if let Some(ledger) = pool.get().pool_unless(const { getconn_detours(METHOD) })
+            if let Some(ledger) = pool.get().ledger_unless(const { getconn_detours(METHOD) })
                 && let Some(connection) = ledger.lend_idle(thread_ident(), now())
             {
                 // An idle connection is held as itself.
@@ -127,7 +128,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
             let py = Python::assume_attached();
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
             let connection = Borrowed::from_ptr(py, *args);
-            if let Some(ledger) = pool.get().pool_unless(const { putconn_detours(METHOD) }) {
+            if let Some(ledger) = pool.get().ledger_unless(const { putconn_detours(METHOD) }) {
                 match pool.get().is_clean(&connection) {
                     Ok(true) if ledger.keep_clean(address(&connection), now()) => return py.None().into_ptr(),
                     Ok(_) => {}

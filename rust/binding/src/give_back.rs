@@ -8,14 +8,11 @@ use pyo3::prelude::*;
 use crate::connection::{self, Closed, Handle, Look, address};
 use crate::error::{Error, is_plain};
 use crate::filing::{settle_maybe, under};
-use crate::log::{log_closed, report};
+use crate::log::{DROPPED, log_closed, report};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::timeout::Waker;
 use crate::watch;
-
-/// What is said of a connection whose rollback or close failed.
-const DROPPED: &str = "failed; the connection was dropped and its slot is free";
 
 /// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
 pub(crate) fn give_back(
@@ -130,7 +127,7 @@ fn begin<'p>(
     pool.ensure_open()?;
     let place = connection.map(address);
     let mut filed = key.map(under).transpose()?;
-    let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.pool().begin_return(place, filed, close, now()));
+    let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.ledger().begin_return(place, filed, close, now()));
     match (begun, key) {
         (Err(Error::Refused(Refusal::WrongKey)), Some(key)) => Err(Error::WrongKey(key.repr()?.to_string())),
         (Err(Error::Refused(Refusal::Unkeyed)), Some(key)) if connection.is_none() => {

@@ -5,6 +5,8 @@
 //! | `pool`       | the class that `AbstractConnectionPool` inherits                   |
 //! | `threaded`   | the class that `ThreadedConnectionPool` inherits                   |
 //! | `front`      | the fast path: an idle connection, a clean return                  |
+//! | `detours`    | what keeps calls from the fast path                                |
+//! | `start`      | the beginning and the end of a pool                                |
 //! | `borrow`     | getconn, step by step                                              |
 //! | `give_back`  | putconn, step by step                                              |
 //! | `loan`       | `with pool.connection() as conn`                                   |
@@ -27,6 +29,7 @@ mod books;
 mod borrow;
 mod check;
 mod connection;
+mod detours;
 mod error;
 mod filing;
 #[expect(unsafe_code, reason = "it speaks the C API; each block says why it may")]
@@ -37,6 +40,7 @@ mod log;
 mod maintain;
 mod options;
 mod pool;
+mod start;
 mod stats;
 #[expect(unsafe_code, reason = "it calls the C library; each block says why it may")]
 mod system;

@@ -9,9 +9,8 @@ use pyo3::types::{IntoPyDict, PyTuple};
 
 use crate::check::learn;
 use crate::connection;
-use crate::error::{describe, is_plain};
-use crate::log::{Level, log};
-use crate::pool::AbstractPool;
+use crate::error::is_plain;
+use crate::log::report;
 use crate::system;
 use crate::timeout::Given;
 
@@ -55,12 +54,6 @@ impl Loan {
         let kwargs = timeout.map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
         pool.call_method(intern!(py, "getconn"), args, kwargs.as_ref())
     }
-}
-
-/// Says in the log that the end of a block has failed, where the block's own exception is the one to be heard.
-fn unreturned(pool: &Bound<'_, PyAny>, error: &PyErr) -> PyResult<()> {
-    let pool = pool.cast::<AbstractPool>()?;
-    log(pool, Level::Warning, || format!("a connection could not be returned: {}", describe(pool.py(), error)))
 }
 
 #[pymethods]
@@ -112,7 +105,7 @@ impl Loan {
             for outcome in [ended, learnt] {
                 outcome.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
             }
-            returned.or_else(|error| if is_plain(py, &error) { unreturned(&pool, &error) } else { Err(error) })?;
+            returned.or_else(|error| report(pool.cast()?, "a connection could not be returned", error))?;
         } else {
             ended.and(returned)?;
         }

@@ -4,7 +4,8 @@ use pgpool_core::Reason;
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use crate::error::{class_name, describe, is_plain};
+use crate::connection;
+use crate::error::is_plain;
 use crate::pool::AbstractPool;
 
 /// How loud a line is; numbers of the module `logging`.
@@ -32,21 +33,28 @@ pub(crate) fn log(slf: &Bound<'_, AbstractPool>, level: Level, text: impl FnOnce
 
 /// Says in the log why a connection was closed.
 pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: Reason) -> PyResult<()> {
-    let (level, why) = match reason {
-        Reason::Requested => (Level::Debug, "its borrower asked for that"),
-        Reason::Surplus => (Level::Debug, "the pool has no use for it"),
-        Reason::Idle => (Level::Debug, "it was idle for max_idle"),
-        Reason::Lifetime => (Level::Debug, "it was open for max_lifetime"),
-        Reason::Drained => (Level::Info, "it is to be replaced"),
-        Reason::Lost => (Level::Warning, "it was found dead"),
-        Reason::Unclean => (Level::Warning, "it could not be made clean"),
-        Reason::ByBorrower => (Level::Debug, "its borrower closed it"),
-        Reason::Reclaimed => (Level::Warning, "its borrower forgot it"),
-        Reason::WithPool => (Level::Debug, "the pool is closed"),
-        Reason::Unplaced => (Level::Debug, "there was no place for it"),
+    let level = match reason {
+        Reason::Lost | Reason::Unclean | Reason::Reclaimed => Level::Warning,
+        Reason::Drained => Level::Info,
+        _ => Level::Debug,
     };
-    log(slf, level, || format!("connection closed: {why}"))
+    log(slf, level, || format!("connection closed: {}", reason.text()))
 }
+
+/// Closes a connection and says so in the log. An `Exception` that `close()` raises is logged.
+pub(crate) fn close_and_log(
+    slf: &Bound<'_, AbstractPool>,
+    connection: &Bound<'_, PyAny>,
+    reason: Reason,
+) -> PyResult<()> {
+    match connection::close(connection) {
+        Ok(()) => log_closed(slf, reason),
+        Err(error) => report(slf, &format!("close() {DROPPED}"), error),
+    }
+}
+
+/// What is said of a connection whose rollback or close failed.
+pub(crate) const DROPPED: &str = "failed; the connection was dropped and its slot is free";
 
 /// Says in the log what went wrong, if it was an `Exception`; anything stronger is given back as it is.
 pub(crate) fn report(slf: &Bound<'_, AbstractPool>, what: &str, error: PyErr) -> PyResult<()> {
@@ -66,4 +74,24 @@ fn describe_masked(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
     };
     // What cannot be masked is not shown.
     mask().unwrap_or_else(|_| class_name(py, error))
+}
+
+/// Describes an error of a connect, for those who wait. Only what libpq says of a host that it has found is repeated: any
+/// other text may quote the connection string. That of a wrong one may have made a host of a password, so it is masked too.
+pub(crate) fn describe_public(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
+    let py = slf.py();
+    let operational = || py.import("psycopg2")?.getattr("OperationalError");
+    let operational = operational().is_ok_and(|class| error.is_instance(py, &class));
+    let public = operational && describe(py, error).contains(": connection to server ");
+    if public { describe_masked(slf, error) } else { class_name(py, error) }
+}
+
+/// Names an error's class and gives its text, which may hold anything.
+fn describe(py: Python<'_>, error: &PyErr) -> String {
+    let text = error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string());
+    format!("{}: {}", class_name(py, error), text.trim())
+}
+
+fn class_name(py: Python<'_>, error: &PyErr) -> String {
+    error.get_type(py).name().map_or_else(|_| "an exception".to_owned(), |name| name.to_string())
 }

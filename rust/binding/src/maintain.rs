@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Chore, Moment};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyModule;
 
+use crate::borrow::last_connect_error;
 use crate::check;
 use crate::connection::address;
 use crate::error::{Error, is_plain};
@@ -18,7 +21,7 @@ use crate::watch::describe_loan;
 
 /// Does all that is to be done now, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
-    let pool = slf.get().pool();
+    let pool = slf.get().ledger();
     let caller = caller(slf.py())?;
     let mut opened = 0;
     loop {
@@ -37,7 +40,7 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
                 match slf.call_method0(intern!(slf.py(), "_connect")) {
                     Ok(connection) if pool.holds(address(&connection)) => {
                         drop(refill);
-                        log(slf, Level::Info, || "connection replaced: a new one is open".to_owned())?;
+                        log(slf, Level::Info, || "connection opened: one was missing".to_owned())?;
                     }
                     // An override that opens nothing, or nothing that stays.
                     Ok(_) => refill.fail(now()),
@@ -56,13 +59,13 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
 
 /// Does one round by hand: without a pause, though the last connect has failed.
 pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    slf.get().pool().hurry_refill();
+    slf.get().ledger().hurry_refill();
     maintain(slf).map(drop)
 }
 
 /// Checks all idle connections, and replaces those that are missing after that.
 pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let pool = slf.get().pool();
+    let pool = slf.get().ledger();
     let caller = caller(slf.py())?;
     for slot in pool.idle_slots() {
         if let Some(checking) = pool.begin_idle_check(slot, caller, now()) {
@@ -74,7 +77,7 @@ pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
 pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let drained = slf.get().pool().drain(caller(slf.py())?);
+    let drained = slf.get().ledger().drain(caller(slf.py())?);
     drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and)?;
     maintain_now(slf)
 }
@@ -82,7 +85,7 @@ pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 /// Waits until `minconn` connections are open, opening those that are missing.
 pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = slf.py();
-    let pool = slf.get().pool();
+    let pool = slf.get().ledger();
     pool.hurry_refill();
     loop {
         let due = maintain(slf)?;
@@ -98,7 +101,7 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
                 "connection pool not filled: waited {waited:.2} s for {} connections, {} are open{}",
                 counts.minconn,
                 counts.open(),
-                slf.get().last_connect_error(),
+                last_connect_error(slf),
             )));
         }
         // Somebody else may be opening the one that is missing.
@@ -106,4 +109,21 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         let pause = left.map_or(pause, |left| left.min(pause));
         py.import(intern!(py, "time"))?.call_method1(intern!(py, "sleep"), (pause.as_secs_f64(),))?;
     }
+}
+
+/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
+pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+    housekeeping(pool.py())?.call_method1(intern!(pool.py(), "poke"), (pool,)).map(drop)
+}
+
+/// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
+pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+    housekeeping(pool.py())?.call_method1(intern!(pool.py(), "poke_quietly"), (pool,)).map(drop)
+}
+
+fn housekeeping(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+    // Imported once: nothing can be when the interpreter ends.
+    let import = || Ok::<_, PyErr>(py.import("pgpool_rs._housekeeping")?.unbind());
+    Ok(MODULE.get_or_try_init(py, import)?.bind(py))
 }

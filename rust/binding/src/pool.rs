@@ -5,67 +5,42 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use pgpool_core::{ConnectError, Moment, Policy, Pool, Refusal};
+use pgpool_core::{Moment, Pool, Refusal};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyDict, PyTuple, PyWeakrefReference};
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::borrow::{borrow, connect};
-use crate::connection::{self, Handle, Plain};
-use crate::error::{Error, is_plain, prepare};
+use crate::connection::{Handle, Plain};
+use crate::detours::{self, Hooks};
+use crate::error::Error;
 use crate::filing::number_to_key;
-use crate::front::is_original;
 use crate::give_back::{discard, give_back};
 use crate::loan::Loan;
-use crate::log::{Level, log};
 use crate::maintain;
 use crate::options::{Checked, Options};
+use crate::start::{close, start};
 use crate::stats::to_dict;
-use crate::system::{PROCESS_STEP, now, process};
+use crate::system::{now, process};
 use crate::threaded::ThreadedPool;
-use crate::timeout::{Given, Timeout, Waker, poke};
+use crate::timeout::{Given, Timeout, Waker};
 use crate::watch;
 
 /// What both public classes have in common: the ledger, and the methods that psycopg2.pool's base class has.
 #[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
 pub(crate) struct AbstractPool {
-    /// To be reached through [`AbstractPool::pool`], which knows of forks.
+    /// To be reached through [`AbstractPool::ledger`], which knows of forks.
     ledger: Pool<Handle, Waker>,
     options: RwLock<Arc<Options>>,
     /// The process that the ledger was used in last, and, as the bits below it, what keeps calls from the fast path:
-    /// [`Detours`]. One number, so that the fast path looks at both at once.
+    /// [`detours`]. One number, so that the fast path looks at both at once.
     state: AtomicU64,
     /// How long a borrower waits unless it says otherwise, as the bits of its seconds.
     timeout: AtomicU64,
     /// The type of this pool's connections, once it has been found to be a plain one.
     plain: OnceLock<Plain>,
-}
-
-/// The hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden.
-pub(crate) const HOOKS: [&str; 3] = ["_getkey", "_getconn", "_putconn"];
-
-/// Which of them are.
-#[derive(Clone, Copy)]
-pub(crate) struct Hooks {
-    pub(crate) getkey: bool,
-    pub(crate) getconn: bool,
-    pub(crate) putconn: bool,
-}
-
-/// What keeps calls from the fast path, as bits of [`AbstractPool::state`]; the first three are [`HOOKS`].
-pub(crate) struct Detours;
-
-impl Detours {
-    pub(crate) const GETKEY: u64 = 1;
-    pub(crate) const GETCONN: u64 = 1 << 1;
-    pub(crate) const PUTCONN: u64 = 1 << 2;
-    /// Something is done to each new loan.
-    pub(crate) const LOANS: u64 = 1 << 3;
-    /// Something is done to each connection that comes back.
-    pub(crate) const RETURNS: u64 = 1 << 4;
-    const ALL: u64 = PROCESS_STEP - 1;
 }
 
 /// A flag that is tested for truth, as psycopg2.pool does.
@@ -86,18 +61,18 @@ impl AbstractPool {
         Self {
             ledger: Pool::new(RandomState::new().hash_one(0)),
             options: RwLock::default(),
-            state: AtomicU64::new(process() | Detours::ALL),
+            state: AtomicU64::new(process() | detours::ALL),
             timeout: AtomicU64::new(0),
             plain: OnceLock::new(),
         }
     }
 
     /// Gives the ledger. In a forked child it begins anew: what it knew are the parent's connections.
-    pub(crate) fn pool(&self) -> &Pool<Handle, Waker> {
+    pub(crate) fn ledger(&self) -> &Pool<Handle, Waker> {
         let process = process();
-        if self.state.load(Ordering::Relaxed) & !Detours::ALL != process {
+        if self.state.load(Ordering::Relaxed) & !detours::ALL != process {
             self.ledger.enter_process(process, u64::from(std::process::id()));
-            let enter = |state: u64| Some(process | state & Detours::ALL);
+            let enter = |state: u64| Some(process | state & detours::ALL);
             let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter);
         }
         &self.ledger
@@ -105,23 +80,23 @@ impl AbstractPool {
 
     /// Gives the ledger if none of these detours has to be taken, and we are in the process that it was used in last.
     #[inline]
-    pub(crate) fn pool_unless(&self, detours: u64) -> Option<&Pool<Handle, Waker>> {
-        (self.state.load(Ordering::Relaxed) & (!Detours::ALL | detours) == process()).then_some(&self.ledger)
+    pub(crate) fn ledger_unless(&self, detours: u64) -> Option<&Pool<Handle, Waker>> {
+        (self.state.load(Ordering::Relaxed) & (!detours::ALL | detours) == process()).then_some(&self.ledger)
     }
 
     #[inline]
     pub(crate) fn hooks(&self) -> Hooks {
         let bits = self.state.load(Ordering::Relaxed);
         Hooks {
-            getkey: bits & Detours::GETKEY != 0,
-            getconn: bits & Detours::GETCONN != 0,
-            putconn: bits & Detours::PUTCONN != 0,
+            getkey: bits & detours::GETKEY != 0,
+            getconn: bits & detours::GETCONN != 0,
+            putconn: bits & detours::PUTCONN != 0,
         }
     }
 
     /// Says whether something is to be done to each new loan.
     pub(crate) fn watches(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & Detours::LOANS != 0
+        self.state.load(Ordering::Relaxed) & detours::LOANS != 0
     }
 
     /// Gives the options as they are now.
@@ -129,19 +104,20 @@ impl AbstractPool {
         Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn set_options(&self, options: Options) {
+    pub(crate) fn set_detours(&self, detours: u64) {
+        let renew = |state: u64| Some(state & !detours::ALL | detours);
+        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, renew);
+    }
+
+    pub(crate) fn set_timeout(&self, seconds: f64) {
+        self.timeout.store(seconds.to_bits(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_options(&self, options: Options) {
         let mut place = self.options.write().unwrap_or_else(PoisonError::into_inner);
         let displaced = std::mem::replace(&mut *place, Arc::new(options));
         drop(place);
         drop(displaced);
-    }
-
-    /// Tells why the last connect that failed did so, as the end of a sentence.
-    pub(crate) fn last_connect_error(&self) -> String {
-        self.pool().connect_error().map_or_else(String::new, |error| {
-            let ConnectError { text, at } = &*error;
-            format!("; last connect error, {:.1} s ago: {text}", at.elapsed().as_secs_f64())
-        })
     }
 
     /// Asks a connection whether it is open and in no transaction. `false` decides nothing: look closer.
@@ -163,7 +139,7 @@ impl AbstractPool {
     }
 
     pub(crate) fn ensure_open(&self) -> Result<(), Refusal> {
-        if self.pool().counts().closed { Err(Refusal::Closed) } else { Ok(()) }
+        if self.ledger().counts().closed { Err(Refusal::Closed) } else { Ok(()) }
     }
 }
 
@@ -196,54 +172,12 @@ impl AbstractPool {
         maxconn: &Bound<'_, PyAny>,
         options: Checked,
     ) -> PyResult<()> {
-        let py = slf.py();
-        let this = slf.get();
-        let pool = this.pool();
-        let (minconn, maxconn) = (size("minconn", minconn)?, size("maxconn", maxconn)?);
-        prepare(py)?;
-        let (policy, open_workers) = (options.policy(), options.open_workers);
-        this.timeout.store(options.timeout.to_bits(), Ordering::Relaxed);
-        this.set_options(options.into_options(py)?);
-        pool.reset();
-        pool.set_policy(Policy { kept: false, ..policy });
-        drop(pool.resize(minconn, maxconn));
-        Self::_find_hooks(slf)?;
-        let opened = if open_workers > 1 {
-            py.import("pgpool_rs._opening")?.call_method1("in_parallel", (slf, minconn, open_workers)).map(drop)
-        } else {
-            (0..minconn).try_for_each(|_| slf.call_method0(intern!(py, "_connect")).map(drop))
-        };
-        opened.inspect_err(|_| {
-            for connection in pool.idle() {
-                // The error that stopped us is the one to be heard.
-                let _ = connection.object(py).and_then(|connection| connection::close(&connection));
-            }
-            pool.reset();
-        })?;
-        pool.set_policy(policy);
-        pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
-        if policy.kept { poke(slf, "poke") } else { Ok(()) }
+        start(slf, size("minconn", minconn)?, size("maxconn", maxconn)?, options)
     }
 
     /// Finds out which of the hooks that stand on the fast path are overridden.
     fn _find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let class = slf.get_type();
-        let attributes = slf.getattr("__dict__")?;
-        let mut bits = 0;
-        for (bit, name) in HOOKS.into_iter().enumerate() {
-            if attributes.contains(name)? || !is_original(bit, &class.getattr(name)?) {
-                bits |= 1 << bit;
-            }
-        }
-        let options = slf.get().options();
-        if options.record || options.reclaim || !is_get_ident_native(slf.py())? {
-            bits |= Detours::LOANS;
-        }
-        if options.record || options.reclaim || options.reset.is_some() {
-            bits |= Detours::RETURNS;
-        }
-        let renew = |state: u64| Some(state & !Detours::ALL | bits);
-        let _ = slf.get().state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, renew);
+        slf.get().set_detours(detours::find(slf)?);
         Ok(())
     }
 
@@ -270,7 +204,7 @@ impl AbstractPool {
 
     /// Make up a key. A hook: override it to lend by a key of your own where none is given.
     fn _getkey<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        number_to_key(py, self.pool().next_number())
+        number_to_key(py, self.ledger().next_number())
     }
 
     /// Lend a connection, as `getconn` does.
@@ -293,21 +227,7 @@ impl AbstractPool {
 
     /// Close every connection, as `closeall` does.
     fn _closeall(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let mut interrupted = None;
-        let connections = slf.get().pool().close().map_err(Error::from)?;
-        for connection in &connections {
-            // One that its borrower has forgotten is closed already.
-            let closed = connection.living(py).and_then(|living| living.as_ref().map_or(Ok(()), connection::close));
-            if let Err(error) = closed
-                && !is_plain(py, &error)
-                && interrupted.is_none()
-            {
-                interrupted = Some(error);
-            }
-        }
-        interrupted.map_or(Ok(()), Err)?;
-        log(slf, Level::Info, || format!("pool closed, with {} connections", connections.len()))
+        Ok(close(slf)?)
     }
 
     // --- ours ------------------------------------------------------------------------------------------------
@@ -331,7 +251,7 @@ impl AbstractPool {
             let text = format!("minconn must not be greater than maxconn, not minconn={least} and maxconn={most}");
             return Err(PyValueError::new_err(text));
         }
-        let surplus = slf.get().pool().resize(least, most);
+        let surplus = slf.get().ledger().resize(least, most);
         surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)
     }
 
@@ -374,12 +294,12 @@ impl AbstractPool {
 
     /// Tell what there is and what has happened since the pool was made, as numbers by name.
     fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, self.pool().stats())
+        to_dict(py, self.ledger().stats())
     }
 
     /// As `get_stats`; what happens is counted from zero from now on.
     fn pop_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, self.pool().take_stats())
+        to_dict(py, self.ledger().take_stats())
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
@@ -389,7 +309,7 @@ impl AbstractPool {
 
     #[pyo3(signature = (*_exc_info))]
     fn __exit__(slf: &Bound<'_, Self>, _exc_info: &Bound<'_, PyTuple>) -> PyResult<()> {
-        if !slf.get().pool().counts().closed {
+        if !slf.get().ledger().counts().closed {
             slf.call_method0(intern!(slf.py(), "closeall"))?;
         }
         Ok(())
@@ -397,14 +317,14 @@ impl AbstractPool {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let class = slf.get_type();
-        let counts = slf.get().pool().counts();
+        let counts = slf.get().ledger().counts();
         let closed = if counts.closed { " closed" } else { "" };
         Ok(format!(
             "<{}.{}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
             class.module()?,
             class.qualname()?,
             counts.idle,
-            counts.lent + counts.promised + counts.checking,
+            counts.spoken_for(),
             counts.opening,
             counts.returning,
             counts.waiting,
@@ -418,47 +338,47 @@ impl AbstractPool {
     /// How many idle connections are kept.
     #[getter]
     fn minconn(&self) -> usize {
-        self.pool().counts().minconn
+        self.ledger().counts().minconn
     }
 
     #[setter]
     fn set_minconn(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.pool().set_minconn(size("minconn", value)?);
+        self.ledger().set_minconn(size("minconn", value)?);
         Ok(())
     }
 
     /// How many connections there are at most.
     #[getter]
     fn maxconn(&self) -> usize {
-        self.pool().counts().maxconn
+        self.ledger().counts().maxconn
     }
 
     #[setter]
     fn set_maxconn(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let surplus = slf.get().pool().set_maxconn(size("maxconn", value)?);
+        let surplus = slf.get().ledger().set_maxconn(size("maxconn", value)?);
         surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)
     }
 
     /// Whether the pool is closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.pool().counts().closed
+        self.ledger().counts().closed
     }
 
     #[setter]
     fn set_closed(&self, value: Truth) {
-        self.pool().set_closed(value.0);
+        self.ledger().set_closed(value.0);
     }
 
     /// The last automatic key that was given out, as a number.
     #[getter(_keys)]
     fn keys(&self) -> u64 {
-        self.pool().last_number()
+        self.ledger().last_number()
     }
 
     #[setter(_keys)]
     fn set_keys(&self, value: u64) {
-        self.pool().set_last_number(value);
+        self.ledger().set_last_number(value);
     }
 
     // --- garbage collection ----------------------------------------------------------------------------------
@@ -482,12 +402,6 @@ impl AbstractPool {
         self.set_options(Options::default());
         self.ledger.reset();
     }
-}
-
-/// Says whether `threading.get_ident` is CPython's own. gevent and eventlet put theirs in its place.
-fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
-    let get_ident = py.import("threading")?.getattr("get_ident")?;
-    Ok(get_ident.is_instance_of::<PyCFunction>() && get_ident.getattr("__module__")?.eq("_thread")?)
 }
 
 /// Reads a size: anything that `int()` takes and that is not negative.

@@ -36,23 +36,7 @@ pub(crate) fn to_dict(py: Python<'_>, (stats, counts): (Stats, Counts)) -> PyRes
         dict.set_item(name, number)?;
     }
     for (reason, number) in Reason::ALL.into_iter().zip(stats.closed) {
-        dict.set_item(closed_name(reason), number)?;
+        dict.set_item(format!("closed_{}", reason.name()), number)?;
     }
     Ok(dict)
-}
-
-fn closed_name(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Requested => "closed_requested",
-        Reason::Surplus => "closed_surplus",
-        Reason::Idle => "closed_idle",
-        Reason::Lifetime => "closed_lifetime",
-        Reason::Drained => "closed_drained",
-        Reason::Lost => "closed_lost",
-        Reason::Unclean => "closed_unclean",
-        Reason::ByBorrower => "closed_by_borrower",
-        Reason::Reclaimed => "closed_reclaimed",
-        Reason::WithPool => "closed_with_pool",
-        Reason::Unplaced => "closed_unplaced",
-    }
 }

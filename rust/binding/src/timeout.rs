@@ -6,8 +6,9 @@ use pgpool_core::Wake;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyEllipsis, PyModule, PyWeakrefReference};
+use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
+
+use crate::maintain::poke;
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -119,20 +120,11 @@ impl Wake for Waker {
         Python::try_attach(|py| {
             let woken = match self {
                 Self::Bell(lock) => lock.call_method0(py, intern!(py, "release")).map(drop),
-                Self::Keeper(pool) => pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool, "poke")),
+                Self::Keeper(pool) => pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool)),
             };
             if let Err(error) = woken {
                 error.write_unraisable(py, None);
             }
         });
     }
-}
-
-/// Tells the housekeeping that there is something to do for a pool.
-pub(crate) fn poke(pool: &Bound<'_, PyAny>, how: &str) -> PyResult<()> {
-    static HOUSEKEEPING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    let py = pool.py();
-    // Imported once: nothing can be when the interpreter ends.
-    let module = || Ok::<_, PyErr>(py.import("pgpool_rs._housekeeping")?.unbind());
-    HOUSEKEEPING.get_or_try_init(py, module)?.bind(py).call_method1(how, (pool,)).map(drop)
 }

@@ -12,9 +12,9 @@ use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 use crate::connection::{Handle, address};
 use crate::filing::loan_key;
 use crate::log::{Level, log};
+use crate::maintain::poke_quietly;
 use crate::pool::AbstractPool;
 use crate::system::now;
-use crate::timeout::poke;
 
 /// How many frames of a borrower's stack are recorded, from the innermost out.
 const FRAMES: usize = 16;
@@ -24,14 +24,14 @@ pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>
     let options = slf.get().options();
     if options.record {
         let note = record(slf.py())?.into_any().unbind();
-        slf.get().pool().annotate(address(connection), Arc::new(Handle::Object(note)));
+        slf.get().ledger().annotate(address(connection), Arc::new(Handle::Object(note)));
     }
     if options.reclaim
-        && let Some(slot) = slf.get().pool().unkeyed_loan(address(connection))
+        && let Some(slot) = slf.get().ledger().unkeyed_loan(address(connection))
     {
         let forgotten = Forgotten { pool: PyWeakrefReference::new(slf)?.unbind(), slot };
         match PyWeakrefReference::new_with(connection, Bound::new(slf.py(), forgotten)?) {
-            Ok(weak) => slf.get().pool().replace_handle(slot, Arc::new(Handle::Weak(weak.into_any().unbind()))),
+            Ok(weak) => slf.get().ledger().replace_handle(slot, Arc::new(Handle::Weak(weak.into_any().unbind()))),
             // What cannot be referred to weakly stays with the pool.
             Err(error) if error.is_instance_of::<PyTypeError>(slf.py()) => {}
             Err(error) => return Err(error),
@@ -69,7 +69,7 @@ fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<
 
 /// Lists what is lent now, the oldest first.
 pub(crate) fn loans<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    slf.get().pool().loans(now()).iter().map(|(loan, _)| loan_info(slf.py(), loan)).collect()
+    slf.get().ledger().loans(now()).iter().map(|(loan, _)| loan_info(slf.py(), loan)).collect()
 }
 
 /// Says in the log that a loan which had been reported has come back.
@@ -90,9 +90,9 @@ impl Forgotten {
         let py = reference.py();
         let pool = self.pool.bind(py).upgrade();
         let Some(pool) = pool.and_then(|pool| pool.cast_into::<AbstractPool>().ok()) else { return Ok(()) };
-        let Some(loan) = pool.get().pool().reclaim(self.slot, now()) else { return Ok(()) };
+        let Some(loan) = pool.get().ledger().reclaim(self.slot, now()) else { return Ok(()) };
         // No thread is started in the midst of anything.
-        poke(&pool, "poke_quietly")?;
+        poke_quietly(&pool)?;
         let text = describe_loan(py, &loan)?;
         log(&pool, Level::Warning, || format!("connection reclaimed, its borrower forgot it: {text}"))
     }

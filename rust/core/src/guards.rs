@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::error::Refusal;
 use crate::ledger::Doubt;
 use crate::pool::{CheckOut, Pool};
+use crate::reason::Reason;
 use crate::slot::SlotId;
-use crate::stats::{ConnectError, Reason};
+use crate::stats::ConnectError;
 use crate::time::{Moment, Span};
 use crate::wait::{WaiterId, Wake};
 

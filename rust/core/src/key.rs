@@ -117,6 +117,9 @@ pub struct Candidates<H> {
 /// Who asks: a number that no two running callers share. A caller that would wait for itself is told so.
 pub type Caller = u64;
 
+/// No caller has this number.
+pub(crate) const NOBODY: Caller = 0;
+
 /// What a connection is wanted for, or filed under.
 #[derive(Debug)]
 pub enum Want<H> {

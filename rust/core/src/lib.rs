@@ -10,33 +10,42 @@
 //! ```text
 //!                  reserve                  fulfil, with a key
 //!      Vacant ───────────────▶ Opening ───────────────────────────▶ Lent
-//!         ▲                     │   │                              ▲  │ │
-//!         │     fail, or drop   │   │ fulfil,                lend  │  │ │ begin_return
-//!         ├─────────────────────┘   │ without      ┌───────────────┘  │ │
-//!         │                         ▼              │        keep      │ ▼
-//!         │                        Idle ◀──────────┼──────────────────┘ Returning
-//!         │                        │  ▲ ▲          │ claim              │  │
-//!         │                  serve │  │ └──────────┼────────────────────┘  │
-//!         │                        ▼  │ leave      │   keep                │
-//!         │                       Promised ────────┘                       │
-//!         └────────────────────────────────────────────────────────────────┘
-//!                                  discard, or drop
+//!         ▲                     │   │ ▲                            ▲  │ │
+//!         │     fail, or drop   │   │ │ next                 lend  │  │ │ begin_return
+//!         ├─────────────────────┘   │ └──────── Checking ──────────┤  │ │
+//!         │                 fulfil, │           │  │  ▲            │  │ │
+//!         │                 without │  put_back │  │  │ not fresh  │  │ │
+//!         │                         ▼           ▼  │  │            │  │ │
+//!         │                        Idle ◀──────────┼──┤   fresh    │  │ │
+//!         │                        │ ▲ ▲ ──────────┼──┴────────────┤  │ │
+//!         │                        │ │ └───────────┼── keep ───────┼──┘ │
+//!         │                  serve │ │ leave       │               │    │
+//!         │                        ▼ │             │         claim │    │
+//!         │                       Promised ────────┼───────────────┘    │
+//!         │                                        │ discard            │
+//!         │                         Returning ◀────┼────────────────────┘
+//!         │                             │          │      also from Idle: too old, idle for too long, too many
+//!         └─────────────────────────────┴──────────┘
+//!                                 discard, or drop
 //! ```
 //!
-//! Three guards hold what is in the making, each of them safe to drop at any moment: a [`Reservation`] (Opening)
-//! gives its room back, a [`Waiter`] hands on what it was promised, a [`Returning`] discards the connection.
+//! Guards hold what is in the making, each of them safe to drop at any moment: a [`Reservation`] (Opening) gives its
+//! room back, a [`Waiter`] hands on what it was promised, a [`Checking`] and a [`Returning`] discard the connection, a
+//! [`Refill`] lets others try.
 //!
 //! # What always holds
 //!
-//! - Opening + idle + promised + lent + returning slots are never made more than `maxconn`.
+//! - Slots in use, for whatever it is, are never made more than `maxconn`.
 //! - Nobody waits while something is free: every edit that frees a slot promises it to the first waiter at once.
 //! - No handle is dropped and no waker is called while the mutex is held.
+//! - What is too old, marked for replacement, or may have died, is lent to nobody before it has been looked at.
 //! - An id that has been overtaken by events is detected: every move of a slot gives it a new generation.
 //!
 //! # Where to read on
 //!
 //! `slot` (states and legal moves), `table` (finding slots), `key` (what a loan is filed under), `wait` (the queue),
-//! `ledger` (the policy), `pool` (the mutex), `guards` (what is in the making).
+//! `time`, `reason` (why a connection is closed), `stats`, `ledger` (the policy), `pool` (the mutex), `guards` (what is
+//! in the making).
 
 #![forbid(unsafe_code)]
 
@@ -45,6 +54,7 @@ mod guards;
 mod key;
 mod ledger;
 mod pool;
+mod reason;
 mod slot;
 mod stats;
 mod sync;
@@ -60,7 +70,8 @@ pub use guards::{Checking, Refill, Reservation, Returning, Waiter};
 pub use key::{Ask, Caller, Candidate, Candidates, LoanKey, No, UserKey, Want};
 pub use ledger::{Busy, Doubt, Policy};
 pub use pool::{CheckOut, Chore, Pool, Reserve};
+pub use reason::Reason;
 pub use slot::SlotId;
-pub use stats::{ConnectError, Counts, LoanReport, Reason, Stats};
+pub use stats::{ConnectError, Counts, LoanReport, Stats};
 pub use time::{Moment, Span};
 pub use wait::Wake;

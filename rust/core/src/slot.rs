@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::key::{Caller, Key};
-use crate::stats::Reason;
+use crate::reason::Reason;
 use crate::time::{Moment, Span};
 
 /// What a slot is used for. `lib.rs` has the diagram of the usual moves; [`State::may_become`] has all of them.

@@ -1,10 +1,10 @@
 //! What the ledger tells of itself.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::key::{Caller, LoanKey};
-use crate::time::Span;
+use crate::reason::Reason;
+use crate::time::{Moment, Span};
 
 /// Slots by state, waiters, and limits, all read at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,55 +32,17 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Counts the connections that a borrower has, or is about to have.
+    #[must_use]
+    pub fn spoken_for(&self) -> usize {
+        self.lent + self.promised + self.checking
+    }
+
     /// Counts the connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.idle + self.lent + self.promised + self.checking + self.returning
+        self.idle + self.spoken_for() + self.returning
     }
-}
-
-/// Why a connection was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Its borrower asked for that.
-    Requested,
-    /// There was no use for it any more.
-    Surplus,
-    /// It had been idle for `max_idle`.
-    Idle,
-    /// It was as old as a connection may become.
-    Lifetime,
-    /// It was marked for replacement.
-    Drained,
-    /// It was found dead.
-    Lost,
-    /// It could not be made clean.
-    Unclean,
-    /// It came back closed.
-    ByBorrower,
-    /// Its borrower had forgotten it.
-    Reclaimed,
-    /// The pool was closed.
-    WithPool,
-    /// It had just been opened, and there was no place for it any more.
-    Unplaced,
-}
-
-impl Reason {
-    /// All of them, in the order of [`Stats::closed`].
-    pub const ALL: [Self; 11] = [
-        Self::Requested,
-        Self::Surplus,
-        Self::Idle,
-        Self::Lifetime,
-        Self::Drained,
-        Self::Lost,
-        Self::Unclean,
-        Self::ByBorrower,
-        Self::Reclaimed,
-        Self::WithPool,
-        Self::Unplaced,
-    ];
 }
 
 /// What has happened since the pool was made, or since this was last taken.
@@ -141,5 +103,5 @@ pub struct ConnectError {
     /// What is said of it.
     pub text: String,
     /// When it failed.
-    pub at: Instant,
+    pub at: Moment,
 }

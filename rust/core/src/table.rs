@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use crate::key::{Caller, Key};
+use crate::key::{Caller, Key, NOBODY};
 use crate::slot::{Health, Slot, SlotId, State};
 use crate::time::Moment;
 
@@ -161,7 +161,7 @@ impl<H> Table<H> {
                 twin: None,
                 since: Moment::START,
                 health: Health::NONE,
-                borrower: 0,
+                borrower: NOBODY,
                 note: None,
                 overdue: false,
                 coming: false,

@@ -5,9 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use crate::key::Mark;
 use crate::slot::SlotId;
 
-/// Wakes one waiter.
+/// Wakes a waiter, or the keeper.
 pub trait Wake {
-    /// Wakes the waiter that gave this waker. Called once at most, and never while the pool's mutex is held.
+    /// Wakes whoever gave this waker: a waiter once at most, the keeper each time there is something to do. Never called
+    /// while the pool's mutex is held.
     fn wake(&self);
 }
 

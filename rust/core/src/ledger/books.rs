@@ -87,6 +87,11 @@ impl<H, W> Ledger<H, W> {
         }))
     }
 
+    /// Says whether the connection at `address` is in the books.
+    pub(crate) fn holds(&self, address: usize) -> bool {
+        self.table.holds(address)
+    }
+
     pub(crate) fn last_number(&self) -> u64 {
         self.last_number
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{Doubt, Ledger, Return};
 use crate::error::Refusal;
 use crate::key::{No, Want};
+use crate::reason::Reason;
 use crate::slot::{SlotId, State};
-use crate::stats::Reason;
 use crate::wait::WaiterId;
 
 /// The answer to a borrower.

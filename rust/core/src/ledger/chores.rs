@@ -1,20 +1,16 @@
 //! Housekeeping: what is to be done that no caller waits for. The ledger says what comes next; somebody does it.
 
-use std::sync::Arc;
-
 use super::{Ledger, Policy, Return};
-use crate::key::{Caller, Key};
+use crate::key::{Caller, NOBODY};
+use crate::reason::Reason;
 use crate::slot::{SlotId, State};
-use crate::stats::{LoanReport, Reason};
+use crate::stats::LoanReport;
 use crate::time::{Moment, Span};
 
 /// The first pause after a failed refill, doubled by each further one, and the longest. Short enough for a server that
 /// is back to be noticed within five seconds.
 const FIRST_PAUSE: Span = Span::from_millis(250);
 const LONGEST_PAUSE: Span = Span::from_millis(4_000);
-
-/// No caller has this number.
-const NOBODY: Caller = 0;
 
 /// A return that was left to the housekeeping.
 #[derive(Clone, Copy)]
@@ -72,7 +68,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) -> bool {
         let found = self.table.find(slot).filter(|_| !self.closed);
         if let Some(index) = found {
-            self.expect(index, NOBODY);
+            self.note_coming(index, NOBODY);
             self.errands.push_back(Errand { slot, closing });
             self.after.chores = true;
         }
@@ -83,7 +79,7 @@ impl<H, W> Ledger<H, W> {
     pub(super) fn next_errand(&mut self, caller: Caller) -> Option<Return<H>> {
         while let Some(Errand { slot, closing }) = self.errands.pop_front() {
             let Some(index) = self.table.find(slot) else { continue };
-            self.expect(index, caller);
+            self.note_coming(index, caller);
             if let Some(connection) = self.table.get(index).connection.clone() {
                 return Some(Return { slot, connection, closing, overdue: None });
             }
@@ -101,7 +97,7 @@ impl<H, W> Ledger<H, W> {
             (at, (self.now >= end).then_some(Reason::Idle)?)
         };
         let index = self.idle.remove(at);
-        self.expect(index, caller);
+        self.note_coming(index, caller);
         self.begin_discard(index, reason)
     }
 
@@ -115,18 +111,6 @@ impl<H, W> Ledger<H, W> {
         Some((at, since.after(self.policy.max_idle)))
     }
 
-    /// Finds a loan that lasts too long and has not been reported.
-    fn overdue(&mut self) -> Option<LoanReport<H>> {
-        let late = |&index: &u32| {
-            let slot = self.table.get(index);
-            !slot.overdue && self.now >= slot.since.after(self.policy.leak_after)
-        };
-        let index = self.table.in_state(State::Lent).find(late)?;
-        self.table.get_mut(index).overdue = true;
-        self.stats.leaks += 1;
-        self.report(index)
-    }
-
     /// Says whether fewer than minconn connections are open or being opened, and there is room for more.
     fn lacks_some(&self) -> bool {
         self.table.occupied() < self.minconn && self.has_room()
@@ -135,11 +119,6 @@ impl<H, W> Ledger<H, W> {
     /// Says whether the housekeeping is to be told that something is missing.
     pub(super) fn wants_refill(&self) -> bool {
         self.policy.kept && !self.closed && self.refill.under_way.is_none() && self.lacks_some()
-    }
-
-    /// Says whether the connection at `address` is in the books.
-    pub(crate) fn holds(&self, address: usize) -> bool {
-        self.table.holds(address)
     }
 
     /// Ends a refill. After a failed one there is a pause.
@@ -188,55 +167,5 @@ impl<H, W> Ledger<H, W> {
         let refill = (self.lacks_some() && self.refill.under_way.is_none()).then_some(self.refill.at);
         let idle = self.idle_end().map(|(_, end)| end);
         looks.chain(ends).chain(reports).chain(idle).chain(refill).min().unwrap_or(Moment::NEVER)
-    }
-
-    /// Tells what is known of a loan.
-    pub(super) fn report(&self, index: u32) -> Option<LoanReport<H>> {
-        let slot = self.table.get(index);
-        Some(LoanReport {
-            key: slot.key.to_loan_key()?,
-            age: self.now.since(slot.since),
-            borrower: slot.borrower,
-            note: slot.note.clone(),
-        })
-    }
-
-    /// Frees the slot of a loan that its borrower has forgotten: its connection is gone. It is called at any moment, so the
-    /// keeper is not woken; whoever calls it sees to the chores.
-    pub(crate) fn reclaim(&mut self, slot: SlotId) -> Option<LoanReport<H>> {
-        let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)?;
-        let report = self.report(index).filter(|_| !self.closed);
-        if let Some(LoanReport { age, .. }) = report {
-            self.stats.reclaimed += 1;
-            self.stats.count_closed(Reason::Reclaimed);
-            self.stats.usage.add(age);
-        }
-        self.vacate(index);
-        self.after.chores = false;
-        report
-    }
-
-    /// Names the loan of the connection at `address`, if it is lent without a user's key.
-    pub(crate) fn unkeyed_loan(&self, address: usize) -> Option<SlotId> {
-        let index = self.table.lent_at(address)?;
-        matches!(self.table.get(index).key, Key::Automatic(_)).then(|| self.table.id(index))
-    }
-
-    /// Puts another handle of the same connection into its slot.
-    pub(crate) fn replace_handle(&mut self, slot: SlotId, handle: Arc<H>) {
-        let displaced = match self.table.find(slot) {
-            Some(index) => self.table.get_mut(index).connection.replace(handle),
-            None => Some(handle),
-        };
-        self.after.handles.extend(displaced);
-    }
-
-    /// Notes something of the loan of the connection at `address`. The first note stays.
-    pub(crate) fn annotate(&mut self, address: usize, note: Arc<H>) {
-        let index = self.table.lent_at(address).filter(|&index| self.table.get(index).note.is_none());
-        match index {
-            Some(index) => self.table.get_mut(index).note = Some(note),
-            None => self.after.handles.push(note),
-        }
     }
 }

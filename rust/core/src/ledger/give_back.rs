@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::Ledger;
 use crate::error::Refusal;
 use crate::key::{No, Want};
+use crate::reason::Reason;
 use crate::slot::{SlotId, State};
-use crate::stats::Reason;
 use crate::time::Span;
 
 /// A connection on its way back.
@@ -63,7 +63,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Takes a clean connection back for good; or says why it is to be closed and discarded.
     pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), Reason> {
-        let index = self.table.find(slot).ok_or(Reason::Drained)?;
+        let index = self.table.find(slot).ok_or(Reason::Unplaced)?;
         let health = self.table.get(index).health;
         if self.closed {
             return Err(Reason::WithPool);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::{CheckOut, Ledger, Return};
 use crate::error::Refusal;
 use crate::key::Caller;
+use crate::reason::Reason;
 use crate::slot::{SlotId, State};
-use crate::stats::Reason;
 use crate::time::Moment;
 
 /// What keeps a connection from being lent at once.
@@ -92,18 +92,20 @@ impl<H, W> Ledger<H, W> {
         let idle = |&index: &u32| !self.closed && self.table.get(index).state == State::Idle;
         let index = self.table.find(slot).filter(idle)?;
         self.idle.retain(|&idle| idle != index);
-        self.expect(index, caller);
+        self.note_coming(index, caller);
         let doubt = self.begin_check(index);
         Some((self.table.id(index), self.table.get(index).connection.clone()?, doubt))
     }
 
     /// Lays a connection that has passed its check back into the pool; or says why it is to be closed.
     pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Reason> {
-        let index = self.checking(slot).map_err(|_| Reason::WithPool)?;
+        let index = self
+            .checking(slot)
+            .map_err(|refusal| if refusal == Refusal::Closed { Reason::WithPool } else { Reason::Unplaced })?;
         if !self.has_use_for_another() {
             return Err(Reason::Surplus);
         }
-        self.arrive(index);
+        self.note_arrived(index);
         self.table.clear_opener(index);
         let slot = self.table.advance(index, State::Idle);
         slot.health.suspect = false;
@@ -171,7 +173,7 @@ impl<H, W> Ledger<H, W> {
         self.replace_all(self.table.generation());
         let idle = std::mem::take(&mut self.idle);
         let drained = |index| {
-            self.expect(index, caller);
+            self.note_coming(index, caller);
             self.begin_discard(index, Reason::Drained)
         };
         idle.into_iter().filter_map(drained).collect()

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::{Ledger, Return};
 use crate::error::Refusal;
+use crate::key::NOBODY;
+use crate::reason::Reason;
 use crate::slot::State;
-use crate::stats::{Reason, Stats};
+use crate::stats::Stats;
 use crate::time::{Dice, Span};
 
 /// How long connections are trusted and kept, and how many callers may wait. Without it, a pool does as psycopg2.pool.
@@ -80,13 +82,12 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed);
         }
         self.set_closed(true);
-        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand(0)).collect();
+        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand(NOBODY)).collect();
         for errand in &unreturned {
             self.discard(errand.slot, Reason::WithPool);
         }
-        for _ in 0..self.table.count(State::Idle) + self.table.count(State::Lent) {
-            self.stats.count_closed(Reason::WithPool);
-        }
+        let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
+        self.stats.closed[Reason::WithPool as usize] += rest as u64;
         Ok(unreturned.into_iter().map(|errand| errand.connection).collect())
     }
 

@@ -6,9 +6,11 @@
 mod books;
 mod borrow;
 mod chores;
+mod coming;
 mod give_back;
 mod health;
 mod limits;
+mod loans;
 mod open;
 mod search;
 mod tally;
@@ -25,8 +27,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::key::{Caller, Key, Mark, Want};
+use crate::reason::Reason;
 use crate::slot::State;
-use crate::stats::{ConnectError, Reason, Stats};
+use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
 use crate::time::{Dice, Moment, Span};
 use crate::wait::Queue;
@@ -76,7 +79,7 @@ pub(crate) struct Ledger<H, W> {
     pub(crate) now: Moment,
     /// Connections whose return was left to the housekeeping, which has not begun with them.
     errands: VecDeque<Errand>,
-    /// How many slots are on their way to be free: see [`Ledger::expect`].
+    /// How many slots are on their way to be free: see `coming`.
     coming: usize,
     refill: chores::Refill,
     dice: Dice,
@@ -217,7 +220,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Frees a slot; whoever calls this sees to those who wait.
     fn empty(&mut self, index: u32) {
-        self.arrive(index);
+        self.note_arrived(index);
         let displaced = self.table.vacate(index);
         self.after.drop_later(displaced);
         self.after.chores |= self.wants_refill();
@@ -225,7 +228,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Makes a slot idle, and serves who waits for it.
     fn make_idle(&mut self, index: u32) {
-        self.arrive(index);
+        self.note_arrived(index);
         self.table.advance(index, State::Idle).lie_down(self.now, self.policy.check_after);
         self.push_idle(index);
     }
@@ -242,32 +245,6 @@ impl<H, W> Ledger<H, W> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
-    }
-
-    /// Notes that a slot is on its way to be free, and who sees to that. Who finds the pool full is not refused if there is
-    /// one for him.
-    fn expect(&mut self, index: u32, by: Caller) {
-        let slot = self.table.get_mut(index);
-        slot.borrower = by;
-        self.coming += usize::from(!std::mem::replace(&mut slot.coming, true));
-    }
-
-    /// Counts the slots that are on their way to be free, for one who would wait for them. Who sees to one of them would
-    /// wait for himself, or for another who waits for him.
-    fn coming_for(&self, caller: Caller) -> usize {
-        if self.coming == 0 || self.table.occupied() > self.maxconn {
-            return 0;
-        }
-        let busy = [State::Opening, State::Checking, State::Returning].into_iter();
-        let mut coming = busy.flat_map(|state| self.table.in_state(state)).map(|index| self.table.get(index));
-        let his_own = coming.any(|slot| slot.coming && slot.borrower == caller);
-        if his_own { 0 } else { self.coming }
-    }
-
-    /// Notes that a slot is not on its way any more, if it was.
-    fn arrive(&mut self, index: u32) {
-        let coming = std::mem::take(&mut self.table.get_mut(index).coming);
-        self.coming -= usize::from(coming);
     }
 
     /// Promises what is free to those who wait, in their order. After it, nothing is free or nobody waits.

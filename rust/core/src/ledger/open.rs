@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{Ledger, Return};
 use crate::error::Refusal;
 use crate::key::{Caller, Key, No, Want};
+use crate::reason::Reason;
 use crate::slot::{Health, SlotId, State};
-use crate::stats::{ConnectError, Reason};
+use crate::stats::ConnectError;
 
 /// The answer to somebody who asks for a slot to open a connection in.
 pub(crate) enum Reserve {
@@ -44,7 +45,7 @@ impl<H, W> Ledger<H, W> {
             let lent = filed.filter(|&filed| self.table.get(filed).state == State::Lent);
             self.table.set_replaces(index, lent.map(|lent| self.table.id(lent)));
         } else {
-            self.expect(index, caller);
+            self.note_coming(index, caller);
         }
         Ok(Reserve::New(self.table.id(index)))
     }

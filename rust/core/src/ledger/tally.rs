@@ -1,11 +1,8 @@
 //! Counting. Most events are counted where they happen; these are told.
 
-use std::sync::Arc;
-
 use super::Ledger;
 use crate::error::Refusal;
-use crate::slot::State;
-use crate::stats::{LoanReport, Stats};
+use crate::stats::Stats;
 use crate::time::Span;
 
 impl<H, W> Ledger<H, W> {
@@ -45,14 +42,5 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn take_stats(&mut self) -> Stats {
         std::mem::take(&mut self.stats)
-    }
-
-    /// Reports all loans, each with its generation and its connection, in no order.
-    pub(crate) fn loans(&self) -> Vec<(u64, LoanReport<H>, Arc<H>)> {
-        let report = |index: u32| {
-            let slot = self.table.get(index);
-            Some((slot.generation, self.report(index)?, slot.connection.clone()?))
-        };
-        self.table.in_state(State::Lent).filter_map(report).collect()
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Instant;
 
 use crate::{
     Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, LoanReport, Moment, No, Policy, Pool, Reason, Refill,
@@ -358,7 +357,7 @@ pub(super) fn seconds(seconds: f64) -> Span {
 
 /// Why a connect failed.
 pub(super) fn no(text: &str) -> ConnectError {
-    ConnectError { text: text.to_owned(), at: Instant::now() }
+    ConnectError { text: text.to_owned(), at: Moment::START }
 }
 
 /// Counts what is idle, lent, being opened, being returned, and waited for.

@@ -1,0 +1,35 @@
+//! Slots that are on their way to be free, though no borrower is at work on them: returns that were left to the
+//! housekeeping, connections it opens or closes, idle ones under a check. A caller that finds the pool full is not
+//! refused if there is one for each who waits, and one more: it waits for that, as it would have waited for
+//! psycopg2.pool's lock.
+
+use super::Ledger;
+use crate::key::Caller;
+use crate::slot::State;
+
+impl<H, W> Ledger<H, W> {
+    /// Notes that a slot is on its way to be free, and who sees to that.
+    pub(super) fn note_coming(&mut self, index: u32, by: Caller) {
+        let slot = self.table.get_mut(index);
+        slot.borrower = by;
+        self.coming += usize::from(!std::mem::replace(&mut slot.coming, true));
+    }
+
+    /// Counts the slots that are on their way to be free, for a caller that would wait for them. One that is itself
+    /// finishing one of them must not wait: not for itself, nor for another that waits for it.
+    pub(super) fn coming_for(&self, caller: Caller) -> usize {
+        if self.coming == 0 || self.table.occupied() > self.maxconn {
+            return 0;
+        }
+        let busy = [State::Opening, State::Checking, State::Returning].into_iter();
+        let mut coming = busy.flat_map(|state| self.table.in_state(state)).map(|index| self.table.get(index));
+        let his_own = coming.any(|slot| slot.coming && slot.borrower == caller);
+        if his_own { 0 } else { self.coming }
+    }
+
+    /// Notes that a slot is not on its way any more, if it was.
+    pub(super) fn note_arrived(&mut self, index: u32) {
+        let coming = std::mem::take(&mut self.table.get_mut(index).coming);
+        self.coming -= usize::from(coming);
+    }
+}
