@@ -32,8 +32,15 @@ def describe(loan: LoanInfo) -> str:
     """Describe a loan for the log, in one line and those of its stack."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     thread = f"thread {loan.thread} ({names.get(loan.thread, 'gone')})"
-    line = f"lent for {loan.age:.1f} s under key {loan.key!r}, borrowed by {thread}"
+    line = f"lent for {loan.age:.1f} s under key {_shown(loan.key)}, borrowed by {thread}"
     return line if loan.stack is None else f"{line} at\n{''.join(loan.stack.format())}".rstrip()
+
+
+def _shown(key: Any) -> str:
+    try:
+        return repr(key)
+    except Exception:  # noqa: BLE001  (a user's key may have any __repr__)
+        return f"<{type(key).__name__}>"
 
 
 def _stack(note: tuple[Any, ...]) -> traceback.StackSummary:

@@ -66,14 +66,17 @@ pub(crate) fn report(slf: &Bound<'_, AbstractPool>, what: &str, error: PyErr) ->
 
 /// Describes an error without the secrets that the pool connects with.
 fn describe_masked(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
+    masked(slf, describe(slf.py(), error)).unwrap_or_else(|| class_name(slf.py(), error))
+}
+
+/// Takes the secrets that the pool connects with out of a text. What cannot be masked is not to be shown.
+pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<String> {
     let py = slf.py();
     let mask = || {
         let (args, kwargs) = (slf.getattr(intern!(py, "_args"))?, slf.getattr(intern!(py, "_kwargs"))?);
-        let masked = py.import("pgpool_rs._secrets")?.call_method1("mask", (describe(py, error), args, kwargs))?;
-        masked.extract::<String>()
+        py.import("pgpool_rs._secrets")?.call_method1("mask", (text, args, kwargs))?.extract::<String>()
     };
-    // What cannot be masked is not shown.
-    mask().unwrap_or_else(|_| class_name(py, error))
+    mask().ok()
 }
 
 /// Describes an error of a connect, for those who wait. Only what libpq says of a host that it has found is repeated: any

@@ -28,7 +28,7 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
         match pool.chore(caller, now()) {
             Chore::Return(returning) => finish_errand(slf, returning)?,
             Chore::Report(loan) => {
-                let text = describe_loan(slf.py(), &loan)?;
+                let text = describe_loan(slf, &loan)?;
                 log(slf, Level::Warning, || format!("connection not returned: {text}"))?;
             }
             // Where lifetimes are shorter than connects take, there is no end to this.

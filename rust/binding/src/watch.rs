@@ -11,7 +11,7 @@ use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 
 use crate::connection::{Handle, address};
 use crate::filing::loan_key;
-use crate::log::{Level, log};
+use crate::log::{Level, log, masked};
 use crate::maintain::poke_quietly;
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -56,8 +56,11 @@ fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
 }
 
 /// Describes a loan in a line of a log, and the lines of its stack.
-pub(crate) fn describe_loan(py: Python<'_>, loan: &LoanReport<Handle>) -> PyResult<String> {
-    py.import("pgpool_rs._loans")?.call_method1("describe", (loan_info(py, loan)?,))?.extract()
+pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Handle>) -> PyResult<String> {
+    let py = slf.py();
+    let text = py.import("pgpool_rs._loans")?.call_method1("describe", (loan_info(py, loan)?,))?.extract()?;
+    // A key, or a line of source, may show one of the pool's secrets.
+    Ok(masked(slf, text).unwrap_or_default())
 }
 
 /// Shows a loan to Python.
@@ -93,7 +96,7 @@ impl Forgotten {
         let Some(loan) = pool.get().ledger().reclaim(self.slot, now()) else { return Ok(()) };
         // No thread is started in the midst of anything.
         poke_quietly(&pool)?;
-        let text = describe_loan(py, &loan)?;
+        let text = describe_loan(&pool, &loan)?;
         log(&pool, Level::Warning, || format!("connection reclaimed, its borrower forgot it: {text}"))
     }
 }
