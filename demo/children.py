@@ -17,12 +17,12 @@ PATIENCE = 10.0
 
 @contextmanager
 def child(program: str, *arguments: object) -> Iterator[IO[str]]:
-    """Run a program of this folder and give its output; leaving the context ends it.
+    """Run a program, named as seen from this folder, and give its output; leaving the context ends it.
 
     It is told to stop by the end of its standard input, which comes too when this process is killed.
     """
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name(program)), *map(str, arguments)],
+        [sys.executable, str(Path(__file__).parent / program), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

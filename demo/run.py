@@ -20,7 +20,7 @@ from typing import IO
 
 from children import child
 from load import Report
-from scenario import CONNECTIONS, MEASURED, POOLS
+from scenario import CONNECTIONS, MEASURED, ONE_WAY, POOLS
 from screen import Sample, Screen
 from shop import open_shop
 
@@ -79,7 +79,7 @@ def main(seconds: float) -> None:
             for pool in POOLS:
                 ending.exit_if_told()
                 open_shop(postgres.socket_dsn)
-                with child("distance.py", postgres.port) as output:
+                with child("../tools/proxy.py", postgres.port, ONE_WAY) as output:
                     port = read_port(output, "the proxy to PostgreSQL")
                     dsn = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
                     results[pool] = try_pool(pool, dsn, seconds, screen)

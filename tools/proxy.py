@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any, final
@@ -222,3 +223,10 @@ def _bound_to(port: int) -> socket.socket:
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     place.bind((HOST, port))
     return place
+
+
+if __name__ == "__main__":
+    # `proxy.py PORT SECONDS`: a process of its own, with a delay each way, until the end of its standard input.
+    with Proxy(int(sys.argv[1]), delay=float(sys.argv[2])) as proxy:
+        print(proxy.port, flush=True)
+        sys.stdin.read()

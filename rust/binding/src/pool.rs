@@ -240,9 +240,10 @@ impl AbstractPool {
         Ok(Loan::new(slf.clone().into_any().unbind(), key, timeout))
     }
 
-    /// Set both limits. Idle connections above `maxconn` are closed now, others as they come back.
+    /// Set both limits, as assigning `minconn` and `maxconn` does. Idle connections above `maxconn` are closed now, others as
+    /// they come back.
     ///
-    /// :param minconn: how many connections are kept open.
+    /// :param minconn: how many idle connections are kept, and how many open ones the housekeeping sees to.
     /// :param maxconn: how many connections there are at most.
     /// :raises ValueError: a size is negative, or `minconn` is greater than `maxconn`.
     fn resize(slf: &Bound<'_, Self>, minconn: &Bound<'_, PyAny>, maxconn: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -255,12 +256,16 @@ impl AbstractPool {
         surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)
     }
 
-    /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`.
+    /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`, here and
+    /// now; a connect that fails is logged, not raised.
     fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         maintain::drain(slf)
     }
 
-    /// Check every idle connection now, close those that are dead, and open new ones up to `minconn`.
+    /// Check every idle connection now, close those that are dead, and open new ones up to `minconn`; a connect that fails
+    /// is logged, not raised.
+    ///
+    /// :raises PoolClosed: the pool is closed.
     fn check(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().ensure_open().map_err(Error::from)?;
         maintain::check_all(slf)
@@ -286,13 +291,14 @@ impl AbstractPool {
         Ok(maintain::wait(slf, timeout.deadline(asked), asked)?)
     }
 
-    /// List what is lent now, the oldest loan first: `key`, `age` in seconds, `thread`, and the `stack` that borrowed it
-    /// if `leak_after` is set.
+    /// List what is lent now, the oldest loan first: `key`, `age` in seconds, `thread` (under gevent, the greenlet) as
+    /// `threading.get_ident` tells it, and the `stack` that borrowed it if `leak_after` is set.
     fn loans<'py>(slf: &Bound<'py, Self>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         watch::loans(slf)
     }
 
-    /// Tell what there is and what has happened since the pool was made, as numbers by name.
+    /// Tell what there is, and what has happened since the pool was made or `pop_stats` was called, in this process: numbers
+    /// by name, of which those in `_ms` are milliseconds. docs/options.md says what each means.
     fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, self.ledger().stats())
     }
@@ -335,7 +341,7 @@ impl AbstractPool {
 
     // --- attributes that are plain ones in psycopg2.pool -----------------------------------------------------
 
-    /// How many idle connections are kept.
+    /// How many idle connections are kept, and how many open ones the housekeeping sees to.
     #[getter]
     fn minconn(&self) -> usize {
         self.ledger().counts().minconn
