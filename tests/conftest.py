@@ -1,4 +1,4 @@
-"""Fixtures: the pools under test, the fake server, and the real ones."""
+"""Fixtures: the pools under test, the fake server, the real ones, and a housekeeper."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ import pytest
 
 import pgpool_rs.pool
 from fakes import FakeServer
+from pgpool_rs import _housekeeping
+from pgpool_rs._housekeeping import Housekeeper
 from throwaway_postgres import ThrowawayPostgres
 
 # So that their assertions, too, say what was compared.
-pytest.register_assert_rewrite("side_by_side", "support")
+pytest.register_assert_rewrite("keepers", "side_by_side", "support")
 
 MODULES = {"psycopg2": psycopg2.pool, "pgpool_rs": pgpool_rs.pool}
 CLASSES = ("SimpleConnectionPool", "ThreadedConnectionPool")
@@ -41,6 +43,14 @@ def tls_dsn() -> Iterator[str]:
     """Give the address of another one, that is spoken to over TLS only."""
     with ThrowawayPostgres(tls=True) as server:
         yield server.dsn
+
+
+@pytest.fixture
+def conn(dsn: str) -> Iterator[Any]:
+    """Give a connection of the test's own."""
+    connection = psycopg2.connect(dsn)
+    yield connection
+    connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +126,17 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     caught: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", caught.append)
     return caught
+
+
+@pytest.fixture
+def keeper() -> Iterator[Housekeeper]:
+    """Give a housekeeper that no real pool knows."""
+    keeper = Housekeeper()
+    yield keeper
+    keeper.end()
+
+
+@pytest.fixture
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a pool that failed be tried again soon."""
+    monkeypatch.setattr(_housekeeping, "PAUSE", 0.03)
