@@ -7,8 +7,8 @@ every call, and fails, hangs or calls back when a test tells it to:
 - `hold(call)`: a `Gate` that keeps every caller of that name inside until it is released;
 - `on(call, callback)`: runs the callback inside each call of that name.
 
-The names of calls are connect, rollback, commit, close; `on` also takes closed, info and status, which are the three
-ways a pool may look at a connection.
+The names of calls are connect, execute, rollback, commit, close; `on`, `hold` and `fail` also take closed, info and
+status, which are the three ways a pool may look at a connection.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ class FakeCursor:
     def execute(self, query: str, parameters: object = None) -> None:
         """Begin a transaction, unless in autocommit."""
         self.connection.refuse_if_closed()
+        self.connection.queries.append(query)
+        self.connection.visit("execute")
         if not self.connection.autocommit and self.connection.status == IDLE:
             self.connection.status = INTRANS
 
@@ -125,6 +127,7 @@ class BareFakeConnection:
         self.status = IDLE
         self.autocommit = False
         self.faults: dict[str, BaseException] = {}
+        self.queries: list[str] = []
         self._closed = 0
 
     def __repr__(self) -> str:
@@ -183,7 +186,8 @@ class BareFakeConnection:
         self.set_closed(self._closed or 1)
         self.status = UNKNOWN
 
-    def _end_transaction(self, call: str) -> None:
+    def visit(self, call: str) -> None:
+        """Ask the server something. An OperationalError breaks the connection, as it mostly does with psycopg2."""
         try:
             self.server.visit(call, self)
         except psycopg2.OperationalError:
@@ -191,6 +195,9 @@ class BareFakeConnection:
             self.status = UNKNOWN
             raise
         self.refuse_if_closed()
+
+    def _end_transaction(self, call: str) -> None:
+        self.visit(call)
         self.status = IDLE
 
 
@@ -205,6 +212,14 @@ class FakeConnection(BareFakeConnection):
         return self.status
 
 
+class MortalFakeConnection(FakeConnection):
+    """A connection that is closed when nobody refers to it any more, as psycopg2's are."""
+
+    def __del__(self) -> None:
+        """Let the server forget it."""
+        self.server.forget(self)
+
+
 class FakeServer:
     """Opens fake connections, counts those it sees, and fails or hangs when told to."""
 
@@ -216,7 +231,8 @@ class FakeServer:
         self.arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self.peak = 0
         self.keep = True
-        self._lock = threading.Lock()
+        # A connection's __del__ may run while its thread holds this.
+        self._lock = threading.RLock()
         self._attempts = 0
         self._connecting = 0
         self._seen: set[int] = set()
@@ -226,6 +242,7 @@ class FakeServer:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
         """Stand in for psycopg2.connect until the test ends."""
+        _end_housekeeping_of_other_pools()
         monkeypatch.setattr(psycopg2, "connect", self.connect)
         return self
 
@@ -240,13 +257,16 @@ class FakeServer:
         connection = self.connection_class(self, serial)
         try:
             self.visit("connect", connection)
-            with self._lock:
-                self._seen.add(serial)
-                if self.keep:
-                    self.connections.append(connection)
-        finally:
+        except BaseException:
             with self._lock:
                 self._connecting -= 1
+            raise
+        with self._lock:
+            # In one step: a connection that was counted twice for a moment would be one too many.
+            self._connecting -= 1
+            self._seen.add(serial)
+            if self.keep:
+                self.connections.append(connection)
         return connection
 
     def fail(self, call: str, *errors: BaseException | None) -> None:
@@ -313,3 +333,15 @@ class FakeServer:
 
 
 _LOGGED = frozenset({"connect", "rollback", "commit", "close"})
+
+
+def _end_housekeeping_of_other_pools() -> None:
+    """Let no pool that has outlived its test, in a cycle for instance, open here what it is missing there."""
+    from pgpool_rs import AbstractConnectionPool, _housekeeping
+
+    house = _housekeeping._housekeeper._house()
+    known = [pool for pool, _ in list(house.pokes.values())] + [visit.pool for visit in list(house.visits.values())]
+    for reference in known:
+        pool = reference()
+        if isinstance(pool, AbstractConnectionPool):
+            pool.closed = True

@@ -60,7 +60,11 @@ def test_a_failing_return_frees_the_slot_drops_the_connection_and_logs_a_warning
         assert pool.putconn(connection, **ruin(connection, call, error)) is None
     assert not server.sees(connection)
     assert (list(pool._pool), dict(pool._used), dict(pool._rused)) == ([], {}, {})
-    (record,) = [record for record in caplog.records if record.name.startswith("pgpool_rs.") and record.levelno >= logging.WARNING]
+    (record,) = [
+        record
+        for record in caplog.records
+        if record.name.startswith("pgpool_rs.") and record.levelno >= logging.WARNING
+    ]
     assert record.levelno == logging.WARNING
     assert str(error) in caplog.text
     assert_whole(pool)

@@ -94,6 +94,9 @@ def _refuse_in_transaction(conn: Any, what: str) -> None:
 def _autocommit(conn: Any) -> Iterator[bool]:
     """Switch autocommit on for a block, and tell whether it was on before."""
     before = conn.autocommit
+    if getattr(conn, "status", extensions.STATUS_READY) == extensions.STATUS_BEGIN:
+        # Somebody has ended the transaction in SQL, which the server knows, and psycopg2 does not.
+        conn.rollback()
     try:
         conn.autocommit = True
         yield before

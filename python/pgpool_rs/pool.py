@@ -217,3 +217,6 @@ class ThreadedConnectionPool(
 
     Whoever borrows a connection must return it with `putconn`, or borrow it with `connection()`, which does so.
     """
+
+
+_core.prepare()

@@ -2,22 +2,25 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgpool_core::{Busy, CheckOut, ConnectError, Reason, Refusal, Reservation, Reserve, Span, Waiter, Want};
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::error::Error;
+use crate::error::{Error, keep_back, raise_kept_back};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish_errand, give_back};
 use crate::log::{Level, close_and_log, describe_public, log};
+use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::timeout::{Bell, Timeout, Waker};
 use crate::watch;
+
+/// How often a caller that will not wait for room looks whether some is still coming for it.
+const GLANCE: Duration = Duration::from_millis(50);
 
 /// Lends a connection: an idle one, a new one, or, where the pool is full and `timeout` allows, one to come.
 pub(crate) fn borrow(
@@ -34,12 +37,11 @@ pub(crate) fn borrow(
         pool.end_request(waited, found.is_err());
     }
     let connection = found?;
-    if slf.get().watches() {
-        watch::begin(slf, &connection).inspect_err(|_| {
-            // The error that stopped us is the one to be heard.
-            let _ = give_back(slf, Some(&connection), None, true);
-        })?;
-    }
+    let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
+    watched.and_then(|()| raise_kept_back()).inspect_err(|_| {
+        // The error that stopped us is the one to be heard.
+        let _ = give_back(slf, Some(&connection), None, true);
+    })?;
     Ok(connection.unbind())
 }
 
@@ -77,9 +79,11 @@ fn seek<'py>(
         place.take(joined);
         let deadline = match (busy, timeout) {
             (Busy::Crowded, _) => return Err(crowded(slf)),
-            (Busy::Full, Timeout::ZERO) if place.waiter.is_none() => return Err(Refusal::Exhausted.into()),
+            (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
             // Not a wait for room: the connection is on its way, and whoever brings it has no time limit either.
-            (_, Timeout::ZERO) => None,
+            (Busy::KeyOpening, Timeout::ZERO) => None,
+            // The same, as long as it is.
+            (Busy::Coming, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
             _ if expired => return Err(timed_out(slf, busy, asked)),
             _ => timeout.deadline(asked),
         };
@@ -87,7 +91,7 @@ fn seek<'py>(
             None => bell = Some(Bell::new(py)?),
             Some(bell) => {
                 queued_at.get_or_insert_with(Instant::now);
-                expired = !bell.wait(deadline)?;
+                expired = !bell.wait(deadline)? && timeout != Timeout::ZERO;
             }
         }
     }
@@ -99,7 +103,7 @@ fn file(slf: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result
     let pool = slf.get();
     Ok(match key {
         Some(key) => under(key)?,
-        None if pool.hooks().getkey => under(&slf.call_method0(intern!(slf.py(), "_getkey"))?)?,
+        None if pool.hooks().getkey => under(&slf.call_method0(name!(slf.py(), getkey_hook))?)?,
         None => Want::Any(pool.ledger().next_number(), caller(slf.py())?),
     })
 }
@@ -111,7 +115,7 @@ fn open<'py>(
     reservation: Reservation<'_, Handle, Waker>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
-    let connection = match slf.call_method1(intern!(py, "_connect"), (to_key(py, want)?,)) {
+    let connection = match slf.call_method1(name!(py, connect_hook), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
             // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
@@ -240,7 +244,7 @@ impl<'p> Place<'_, 'p> {
         if let Some(surplus) = self.waiter.take().and_then(Waiter::leave)
             && let Err(error) = discard(self.slf, surplus)
         {
-            error.write_unraisable(self.slf.py(), None);
+            keep_back(self.slf.py(), error);
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Finding out whether a connection is well.
 
-use pgpool_core::{CheckOut, Checking, Doubt, Reason, Refusal};
+use pgpool_core::{CheckOut, Checking, Doubt, Reason};
 use pyo3::exceptions::PyAttributeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use crate::connection::{self, Handle, Look};
 use crate::error::{Error, is_plain, psycopg2_error};
 use crate::log::{close_and_log, report};
+use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::{Socket, look_at_socket, now};
 use crate::timeout::Waker;
@@ -27,7 +27,7 @@ pub(crate) fn check_socket(conn: &Bound<'_, PyAny>) -> PyResult<()> {
             Socket::Quiet => return Ok(()),
             Socket::HungUp => return Err(hung_up(conn.py())),
             // The driver may need two reads to see the end that comes behind a last message.
-            Socket::Readable => drop(conn.call_method0(intern!(conn.py(), "poll"))?),
+            Socket::Readable => drop(conn.call_method0(name!(conn.py(), poll))?),
         }
     }
     match descriptor(conn)?.map(look_at_socket) {
@@ -41,7 +41,7 @@ pub(crate) fn check_socket(conn: &Bound<'_, PyAny>) -> PyResult<()> {
 
 fn descriptor(conn: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
     let py = conn.py();
-    let fileno = match conn.getattr(intern!(py, "fileno")) {
+    let fileno = match conn.getattr(name!(py, fileno)) {
         Err(error) if error.is_instance_of::<PyAttributeError>(py) => return Ok(None),
         fileno => fileno?.call0()?,
     };
@@ -96,16 +96,17 @@ pub(crate) fn lend<'p>(
     slf: &'p Bound<'_, AbstractPool>,
     checking: Checking<'p, Handle, Waker>,
 ) -> Result<CheckOut<'p, Handle, Waker>, Error> {
-    if let Some(reason) = examine(slf, &checking)? {
-        return Ok(checking.next(reason, now())?);
-    }
-    if let Err(refusal) = checking.lend(now()) {
-        let reason = if refusal == Refusal::Closed { Reason::WithPool } else { Reason::Unplaced };
-        close_and_log(slf, &checking.connection().object(slf.py())?, reason)?;
-        checking.discard(reason);
-        return Err(refusal.into());
-    }
-    Ok(CheckOut::Lent(checking.connection().clone()))
+    let reason = match examine(slf, &checking)? {
+        Some(reason) => reason,
+        None => match checking.lend(now()) {
+            Ok(()) => return Ok(CheckOut::Lent(checking.connection().clone())),
+            Err(reason) => {
+                close_and_log(slf, &checking.connection().object(slf.py())?, reason)?;
+                reason
+            }
+        },
+    };
+    Ok(checking.next(reason, now())?)
 }
 
 /// Lays a connection that was idle and held back into the pool again if it is well, and closes it if it is not.
@@ -127,10 +128,10 @@ pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Han
 pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = pool.py();
     let Ok(pool) = pool.cast::<AbstractPool>() else { return Ok(()) };
-    if !error.is_instance(&py.import(intern!(py, "psycopg2"))?.getattr(intern!(py, "Error"))?)? {
+    if !error.is_instance(&py.import(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
         return Ok(());
     }
-    let state = error.getattr(intern!(py, "pgcode"))?.extract::<Option<String>>()?.unwrap_or_default();
+    let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>()?.unwrap_or_default();
     let read_only = state == "25006";
     if read_only || state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str()) {
         pool.get().ledger().condemn(connection::address(connection), read_only);

@@ -5,12 +5,12 @@
 
 use pyo3::exceptions::PyReferenceError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyTuple, PyType};
 
 use crate::error::psycopg2_error;
+use crate::names::name;
 
 /// A connection, a key or a note, as the ledger keeps it.
 pub(crate) enum Handle {
@@ -60,13 +60,24 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>
     let py = pool.py();
     let connect = match instead {
         Some(connect) => connect.bind(py).clone(),
-        None => py.import(intern!(py, "psycopg2"))?.getattr(intern!(py, "connect"))?,
+        None => py.import(name!(py, psycopg2_module))?.getattr(name!(py, connect))?,
     };
-    let args = pool.getattr(intern!(py, "_args"))?;
+    let args = pool.getattr(name!(py, args))?;
     let args = PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
     let kwargs = PyDict::new(py);
-    kwargs.update(pool.getattr(intern!(py, "_kwargs"))?.cast()?)?;
+    kwargs.update(pool.getattr(name!(py, kwargs))?.cast()?)?;
     connect.call(args, Some(&kwargs))
+}
+
+/// The object that stands for [`IDLE`].
+fn zero(py: Python<'_>) -> PyResult<&Py<PyAny>> {
+    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    ZERO.get_or_try_init(py, || Ok(IDLE.into_pyobject(py)?.into_any().unbind()))
+}
+
+/// See [`crate::error::prepare`].
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    zero(py).map(drop)
 }
 
 /// A type of connections for which `get_transaction_status` speaks: the type has the method by itself, and, being one of
@@ -81,11 +92,11 @@ impl Plain {
     /// Finds out whether a type is one of these.
     pub(crate) fn find(class: &Bound<'_, PyType>) -> PyResult<Option<Self>> {
         let py = class.py();
-        let status = intern!(py, "get_transaction_status");
+        let status = name!(py, get_transaction_status);
         if !class.hasattr(status)? {
             return Ok(None);
         }
-        let psycopg2s = py.import(intern!(py, "psycopg2.extensions"))?.getattr(intern!(py, "connection"))?;
+        let psycopg2s = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?;
         if class.is_subclass(&psycopg2s)? {
             for name in ["closed", "info", "get_transaction_status"] {
                 if !class.getattr(name)?.is(&psycopg2s.getattr(name)?) {
@@ -108,15 +119,13 @@ impl Plain {
     /// anything else, and any error, says that a closer look is needed.
     #[inline]
     pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-        static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = connection.py();
         let status = match &self.status {
             Some(status) => status.bind(py).call1((connection,))?,
-            None => connection.call_method0(intern!(py, "get_transaction_status"))?,
+            None => connection.call_method0(name!(py, get_transaction_status))?,
         };
         // CPython has one object for each small integer. An equal one of another make gets the closer look.
-        let zero = ZERO.get_or_try_init(py, || Ok::<_, PyErr>(IDLE.into_pyobject(py)?.into_any().unbind()))?;
-        Ok(status.is(zero))
+        Ok(status.is(zero(py)?))
     }
 
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -153,11 +162,11 @@ const CLOSED_BROKEN: u8 = 2;
 /// Looks at a returned connection, asking what psycopg2.pool asks, in its order.
 pub(crate) fn look_at(connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     let py = connection.py();
-    let closed = connection.getattr(intern!(py, "closed"))?;
+    let closed = connection.getattr(name!(py, closed))?;
     if closed.is_truthy()? {
         return Ok(Look::Closed(if closed.eq(CLOSED_BROKEN)? { Closed::Broken } else { Closed::Properly }));
     }
-    let status = connection.getattr(intern!(py, "info"))?.getattr(intern!(py, "transaction_status"))?;
+    let status = connection.getattr(name!(py, info))?.getattr(name!(py, transaction_status))?;
     Ok(if status.eq(UNKNOWN)? {
         Look::Broken
     } else if status.eq(IDLE)? {
@@ -181,20 +190,20 @@ pub(crate) fn leave_clean(connection: &Bound<'_, PyAny>, function: &Bound<'_, Py
 }
 
 pub(crate) fn rollback(connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection.call_method0(intern!(connection.py(), "rollback")).map(drop)
+    connection.call_method0(name!(connection.py(), rollback)).map(drop)
 }
 
 pub(crate) fn commit(connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection.call_method0(intern!(connection.py(), "commit")).map(drop)
+    connection.call_method0(name!(connection.py(), commit)).map(drop)
 }
 
 pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection.call_method0(intern!(connection.py(), "close")).map(drop)
+    connection.call_method0(name!(connection.py(), close)).map(drop)
 }
 
 /// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back.
 pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> bool {
-    let flag = connection.getattr(intern!(connection.py(), "async_"));
+    let flag = connection.getattr(name!(connection.py(), async_));
     // Exactly an integer: a mock's attribute is as true as it is meaningless.
     flag.is_ok_and(|flag| flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract::<i32>().is_ok_and(|on| on != 0)))
 }

@@ -1,10 +1,14 @@
 //! Errors, on their way to Python.
 
+use std::cell::RefCell;
+
 use pgpool_core::Refusal;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+
+use crate::{connection, filing, maintain, watch};
 
 /// An error that ends a call of ours.
 pub(crate) enum Error {
@@ -81,15 +85,20 @@ impl Class {
     }
 }
 
-/// Looks up what is needed to raise and to log, which cannot be done any more when the interpreter ends.
+/// Look up all that is looked up once: the package calls it when it has been imported. At the end of the interpreter nothing
+/// can be looked up any more; and what one thread is just looking up, the child of a fork would wait for for ever.
+#[pyfunction]
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     for class in [&POOL_ERROR, &POOL_CLOSED, &POOL_EXHAUSTED, &POOL_TIMEOUT, &TOO_MANY_REQUESTS] {
         class.object.import(py, "pgpool_rs.errors", class.name)?;
     }
-    for module in ["pgpool_rs._secrets", "pgpool_rs._loans", "pgpool_rs._housekeeping"] {
+    for module in ["pgpool_rs._log", "pgpool_rs._secrets", "pgpool_rs._loans"] {
         py.import(module)?;
     }
-    Ok(())
+    connection::prepare(py)?;
+    filing::prepare(py)?;
+    maintain::prepare(py)?;
+    watch::prepare(py)
 }
 
 /// Makes one of psycopg2's exceptions.
@@ -102,4 +111,26 @@ pub(crate) fn psycopg2_error(py: Python<'_>, class: &str, text: &str) -> PyErr {
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.
 pub(crate) fn is_plain(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyException>(py)
+}
+
+thread_local! {
+    /// See [`keep_back`].
+    static KEPT_BACK: RefCell<Option<PyErr>> = const { RefCell::new(None) };
+}
+
+/// Keeps an error that comes where none can be raised: a `KeyboardInterrupt` while somebody else is woken, say. It is
+/// raised by [`raise_kept_back`]. An `Exception` there is nobody's, and printed.
+pub(crate) fn keep_back(py: Python<'_>, error: PyErr) {
+    if is_plain(py, &error) {
+        error.write_unraisable(py, None);
+    } else {
+        KEPT_BACK.with_borrow_mut(|kept| {
+            kept.get_or_insert(error);
+        });
+    }
+}
+
+/// Raises what this thread has kept back, now that the books are straight.
+pub(crate) fn raise_kept_back() -> PyResult<()> {
+    KEPT_BACK.take().map_or(Ok(()), Err)
 }

@@ -3,18 +3,23 @@
 use std::sync::Arc;
 
 use pgpool_core::{Ask, Caller, Candidates, LoanKey, No, UserKey, Want};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::connection::{Handle, address};
 use crate::error::Error;
+use crate::names::name;
 
 /// The type of automatic keys: a subclass of int, so that a user's equal integer is told apart.
 fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     TYPE.import(py, "pgpool_rs._books", "AutomaticKey")
+}
+
+/// See [`crate::error::prepare`].
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    automatic_key(py).map(drop)
 }
 
 /// Shows an automatic number to Python.
@@ -24,7 +29,7 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
 
 /// Tells who is calling. Looked up now: gevent puts another function in its place, which tells greenlets apart.
 pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
-    py.import(intern!(py, "threading"))?.call_method0(intern!(py, "get_ident"))?.extract()
+    py.import(name!(py, threading_module))?.call_method0(name!(py, get_ident))?.extract()
 }
 
 /// Files under `key`, hashing it. An unhashable key is a `TypeError`.

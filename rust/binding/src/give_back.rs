@@ -6,7 +6,7 @@ use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
 
 use crate::connection::{self, Closed, Handle, Look, address};
-use crate::error::{Error, is_plain};
+use crate::error::{Error, is_plain, raise_kept_back};
 use crate::filing::{settle_maybe, under};
 use crate::log::{DROPPED, log_closed, report};
 use crate::pool::AbstractPool;
@@ -29,14 +29,17 @@ pub(crate) fn give_back(
     }
     let overdue = returning.overdue();
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
-        Ok(Some(true)) => returning.leave().map_or(Ok(()), |returning| finish(slf, returning))?,
+        Ok(Some(true)) => returning.leave(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
         Err(error) => {
             drop(close_whatever_it_says(slf.py(), returning));
             return Err(error.into());
         }
     }
-    Ok(overdue.map_or(Ok(()), |lent_for| watch::log_late(slf, lent_for.as_secs_f64()))?)
+    if let Some(lent_for) = overdue {
+        watch::log_late(slf, lent_for.as_secs_f64())?;
+    }
+    Ok(raise_kept_back()?)
 }
 
 /// Finishes a return that was left by somebody who is not there any more to be told of an error.

@@ -16,6 +16,7 @@
 //! | `watch`      | keeping an eye on loans                                            |
 //! | `stats`      | statistics, as Python sees them                                    |
 //! | `options`    | the options of a pool                                              |
+//! | `names`      | the names that Python is asked for                                 |
 //! | `log`        | what a pool says of itself                                         |
 //! | `system`     | the clock, forks, sockets                                          |
 //! | `filing`     | keys: hashing them, comparing them                                 |
@@ -38,6 +39,7 @@ mod give_back;
 mod loan;
 mod log;
 mod maintain;
+mod names;
 mod options;
 mod pool;
 mod start;
@@ -60,6 +62,8 @@ mod _core {
     #[pymodule_export]
     use super::check::check_socket;
     #[pymodule_export]
+    use super::error::prepare;
+    #[pymodule_export]
     use super::front::front_door;
     #[pymodule_export]
     use super::loan::Loan;
@@ -71,7 +75,8 @@ mod _core {
     use super::threaded::ThreadedPool;
 
     #[pymodule_init]
-    fn init(_module: &Bound<'_, PyModule>) {
+    fn init(module: &Bound<'_, PyModule>) {
+        super::names::names(module.py());
         super::system::notice_forks();
     }
 }

@@ -3,7 +3,6 @@
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyTuple};
 
@@ -11,6 +10,7 @@ use crate::check::learn;
 use crate::connection;
 use crate::error::is_plain;
 use crate::log::report;
+use crate::names::name;
 use crate::system;
 use crate::timeout::Given;
 
@@ -52,7 +52,7 @@ impl Loan {
         };
         let args = PyTuple::new(py, key)?;
         let kwargs = timeout.map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
-        pool.call_method(intern!(py, "getconn"), args, kwargs.as_ref())
+        pool.call_method(name!(py, getconn), args, kwargs.as_ref())
     }
 }
 
@@ -98,7 +98,7 @@ impl Loan {
             false => connection::commit(&connection),
             true => connection::rollback(&connection),
         };
-        let returned = pool.call_method1(intern!(py, "putconn"), (connection,)).map(drop);
+        let returned = pool.call_method1(name!(py, putconn), (connection,)).map(drop);
         slf.try_borrow_mut()?.entered = false;
         if failed {
             // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.

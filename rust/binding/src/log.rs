@@ -1,11 +1,11 @@
 //! What a pool says of itself in the log. No line is written while anything could be lost if its handler raised.
 
 use pgpool_core::Reason;
-use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::connection;
 use crate::error::is_plain;
+use crate::names::name;
 use crate::pool::AbstractPool;
 
 /// How loud a line is; numbers of the module `logging`.
@@ -22,11 +22,10 @@ pub(crate) enum Level {
 /// Logs a line on `pgpool_rs.<pool name>`. The text is made only if somebody wants it.
 pub(crate) fn log(slf: &Bound<'_, AbstractPool>, level: Level, text: impl FnOnce() -> String) -> PyResult<()> {
     let py = slf.py();
-    let options = slf.get().options();
-    let Some(logger) = options.logger.as_ref().map(|logger| logger.bind(py)) else { return Ok(()) };
-    let number = level as u8;
-    if logger.call_method1(intern!(py, "isEnabledFor"), (number,))?.is_truthy()? {
-        logger.call_method1(intern!(py, "log"), (number, "%s", text()))?;
+    let (options, number) = (slf.get().options(), level as u8);
+    let logger = py.import("pgpool_rs._log")?.call_method1("logger", (&options.name, number))?;
+    if !logger.is_none() {
+        logger.call_method1(name!(py, log), (number, "%s", text()))?;
     }
     Ok(())
 }
@@ -73,7 +72,7 @@ fn describe_masked(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
 pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<String> {
     let py = slf.py();
     let mask = || {
-        let (args, kwargs) = (slf.getattr(intern!(py, "_args"))?, slf.getattr(intern!(py, "_kwargs"))?);
+        let (args, kwargs) = (slf.getattr(name!(py, args))?, slf.getattr(name!(py, kwargs))?);
         py.import("pgpool_rs._secrets")?.call_method1("mask", (text, args, kwargs))?.extract::<String>()
     };
     mask().ok()

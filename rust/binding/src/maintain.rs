@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use pgpool_core::{Chore, Moment};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
@@ -11,10 +10,11 @@ use pyo3::types::PyModule;
 use crate::borrow::last_connect_error;
 use crate::check;
 use crate::connection::address;
-use crate::error::{Error, is_plain};
+use crate::error::{Error, is_plain, raise_kept_back};
 use crate::filing::caller;
 use crate::give_back::{discard, finish_errand};
 use crate::log::{Level, log};
+use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::watch::describe_loan;
@@ -37,7 +37,7 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
             }
             Chore::Open(refill) => {
                 opened += 1;
-                match slf.call_method0(intern!(slf.py(), "_connect")) {
+                match slf.call_method0(name!(slf.py(), connect_hook)) {
                     Ok(connection) if pool.holds(address(&connection)) => {
                         drop(refill);
                         log(slf, Level::Info, || "connection opened: one was missing".to_owned())?;
@@ -52,7 +52,10 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
                     }
                 }
             }
-            Chore::Rest(until) => return Ok(until),
+            Chore::Rest(until) => {
+                raise_kept_back()?;
+                return Ok(until);
+            }
         }
     }
 }
@@ -91,7 +94,8 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         let due = maintain(slf)?;
         slf.get().ensure_open()?;
         let counts = pool.counts();
-        if counts.open() >= counts.minconn {
+        // What is being returned may be on its way out.
+        if counts.open() - counts.returning >= counts.minconn {
             return Ok(());
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -107,18 +111,18 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         // Somebody else may be opening the one that is missing.
         let pause = Duration::from_secs_f64(due.since(now()).as_secs_f64().clamp(0.001, 0.05));
         let pause = left.map_or(pause, |left| left.min(pause));
-        py.import(intern!(py, "time"))?.call_method1(intern!(py, "sleep"), (pause.as_secs_f64(),))?;
+        py.import(name!(py, time_module))?.call_method1(name!(py, sleep), (pause.as_secs_f64(),))?;
     }
 }
 
 /// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
 pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    housekeeping(pool.py())?.call_method1(intern!(pool.py(), "poke"), (pool,)).map(drop)
+    housekeeping(pool.py())?.call_method1(name!(pool.py(), poke), (pool,)).map(drop)
 }
 
 /// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
 pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    housekeeping(pool.py())?.call_method1(intern!(pool.py(), "poke_quietly"), (pool,)).map(drop)
+    housekeeping(pool.py())?.call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
 }
 
 fn housekeeping(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
@@ -126,4 +130,9 @@ fn housekeeping(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
     // Imported once: nothing can be when the interpreter ends.
     let import = || Ok::<_, PyErr>(py.import("pgpool_rs._housekeeping")?.unbind());
     Ok(MODULE.get_or_try_init(py, import)?.bind(py))
+}
+
+/// See [`crate::error::prepare`].
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    housekeeping(py).map(drop)
 }

@@ -10,8 +10,6 @@ use pyo3::prelude::*;
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) name: String,
-    /// Where lines are logged; nothing, until the pool has been made.
-    pub(crate) logger: Option<Py<PyAny>>,
     pub(crate) connect: Option<Py<PyAny>>,
     pub(crate) configure: Option<Py<PyAny>>,
     /// What is asked in place of [`crate::check::check_socket`].
@@ -58,11 +56,9 @@ impl Checked {
     }
 
     pub(crate) fn into_options(self, py: Python<'_>) -> PyResult<Options> {
-        let logger = py.import("logging")?.call_method1("getLogger", (format!("pgpool_rs.{}", self.name),))?;
         let default = py.import("pgpool_rs._core")?.getattr("check_socket")?;
         Ok(Options {
             name: self.name,
-            logger: Some(logger.unbind()),
             connect: self.connect,
             configure: self.configure,
             check: self.check.filter(|check| !check.is(&default)),
@@ -76,7 +72,7 @@ impl Checked {
 
 impl Options {
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Self { logger, connect, configure, check, reset, .. } = self;
-        [logger, connect, configure, check, reset].into_iter().flatten().try_for_each(|handle| visit.call(handle))
+        let Self { connect, configure, check, reset, .. } = self;
+        [connect, configure, check, reset].into_iter().flatten().try_for_each(|handle| visit.call(handle))
     }
 }

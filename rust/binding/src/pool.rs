@@ -8,18 +8,18 @@ use std::time::Instant;
 use pgpool_core::{Moment, Pool, Refusal};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::borrow::{borrow, connect};
 use crate::connection::{Handle, Plain};
 use crate::detours::{self, Hooks};
-use crate::error::Error;
+use crate::error::{Error, raise_kept_back};
 use crate::filing::number_to_key;
 use crate::give_back::{discard, give_back};
 use crate::loan::Loan;
 use crate::maintain;
+use crate::names::name;
 use crate::options::{Checked, Options};
 use crate::start::{close, start};
 use crate::stats::to_dict;
@@ -253,7 +253,8 @@ impl AbstractPool {
             return Err(PyValueError::new_err(text));
         }
         let surplus = slf.get().ledger().resize(least, most);
-        surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)
+        surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)?;
+        raise_kept_back()
     }
 
     /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`, here and
@@ -316,7 +317,7 @@ impl AbstractPool {
     #[pyo3(signature = (*_exc_info))]
     fn __exit__(slf: &Bound<'_, Self>, _exc_info: &Bound<'_, PyTuple>) -> PyResult<()> {
         if !slf.get().ledger().counts().closed {
-            slf.call_method0(intern!(slf.py(), "closeall"))?;
+            slf.call_method0(name!(slf.py(), closeall))?;
         }
         Ok(())
     }
@@ -362,7 +363,8 @@ impl AbstractPool {
     #[setter]
     fn set_maxconn(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let surplus = slf.get().ledger().set_maxconn(size("maxconn", value)?);
-        surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)
+        surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)?;
+        raise_kept_back()
     }
 
     /// Whether the pool is closed.

@@ -1,15 +1,15 @@
 //! The beginning and the end of a pool.
 
 use pgpool_core::Policy;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
 use crate::connection;
 use crate::detours;
-use crate::error::{Error, is_plain, prepare};
+use crate::error::{Error, is_plain};
 use crate::log::{Level, log};
 use crate::maintain::poke;
+use crate::names::name;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::timeout::Waker;
@@ -19,7 +19,6 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     let py = slf.py();
     let this = slf.get();
     let pool = this.ledger();
-    prepare(py)?;
     let (policy, open_workers) = (options.policy(), options.open_workers);
     this.set_timeout(options.timeout);
     this.set_options(options.into_options(py)?);
@@ -30,7 +29,7 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     let opened = if open_workers > 1 {
         py.import("pgpool_rs._opening")?.call_method1("in_parallel", (slf, minconn, open_workers)).map(drop)
     } else {
-        (0..minconn).try_for_each(|_| slf.call_method0(intern!(py, "_connect")).map(drop))
+        (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))
     };
     opened.inspect_err(|_| {
         for connection in pool.idle() {

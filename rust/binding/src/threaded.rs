@@ -1,11 +1,11 @@
 //! The class that `ThreadedConnectionPool` inherits: the same pool, and the hooks that psycopg2.pool dispatches to.
 
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyTuple};
 
 use crate::borrow::borrow;
 use crate::give_back::give_back;
+use crate::names::name;
 use crate::pool::{AbstractPool, Truth, timeout_of};
 use crate::timeout::Given;
 
@@ -40,7 +40,7 @@ impl ThreadedPool {
             Given::Nothing => None,
             Given::This(_, timeout) => Some([("timeout", timeout)].into_py_dict(slf.py())?),
         };
-        Ok(slf.call_method(intern!(slf.py(), "_getconn"), (key,), kwargs.as_ref())?.unbind())
+        Ok(slf.call_method(name!(slf.py(), getconn_hook), (key,), kwargs.as_ref())?.unbind())
     }
 
     /// Take a connection back. One in a transaction is rolled back; one that is broken, or not needed, is closed.
@@ -64,13 +64,13 @@ impl ThreadedPool {
         if !pool.get().hooks().putconn {
             return Ok(give_back(pool, conn, key, close.0)?);
         }
-        slf.call_method1(intern!(slf.py(), "_putconn"), (conn, key, close.0)).map(drop)
+        slf.call_method1(name!(slf.py(), putconn_hook), (conn, key, close.0)).map(drop)
     }
 
     /// Close every connection, lent ones too, under their borrowers, and refuse everything from then on.
     ///
     /// :raises PoolClosed: the pool is closed already.
     fn closeall(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.call_method0(intern!(slf.py(), "_closeall")).map(drop)
+        slf.call_method0(name!(slf.py(), closeall_hook)).map(drop)
     }
 }

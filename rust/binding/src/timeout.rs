@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use pgpool_core::Wake;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 
+use crate::error::keep_back;
 use crate::maintain::poke;
+use crate::names::name;
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -85,8 +86,8 @@ pub(crate) struct Bell<'py>(Bound<'py, PyAny>);
 impl<'py> Bell<'py> {
     /// Makes a bell from `threading.Lock`, looked up now, so that it is green under gevent.
     pub(crate) fn new(py: Python<'py>) -> PyResult<Self> {
-        let lock = py.import(intern!(py, "threading"))?.call_method0(intern!(py, "Lock"))?;
-        lock.call_method0(intern!(py, "acquire"))?;
+        let lock = py.import(name!(py, threading_module))?.call_method0(name!(py, lock_class))?;
+        lock.call_method0(name!(py, acquire))?;
         Ok(Self(lock))
     }
 
@@ -98,9 +99,9 @@ impl<'py> Bell<'py> {
     /// Waits for the bell until `deadline`; `false` if it did not ring. Signal handlers run meanwhile.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> PyResult<bool> {
         let py = self.0.py();
-        let acquire = intern!(py, "acquire");
+        let acquire = name!(py, acquire);
         let Some(deadline) = deadline else { return self.0.call_method0(acquire)?.is_truthy() };
-        let longest: f64 = py.import(intern!(py, "threading"))?.getattr(intern!(py, "TIMEOUT_MAX"))?.extract()?;
+        let longest: f64 = py.import(name!(py, threading_module))?.getattr(name!(py, timeout_max))?.extract()?;
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
         self.0.call_method1(acquire, (true, seconds.min(longest)))?.is_truthy()
     }
@@ -119,11 +120,11 @@ impl Wake for Waker {
         // Nobody is left to wake where the interpreter is gone.
         Python::try_attach(|py| {
             let woken = match self {
-                Self::Bell(lock) => lock.call_method0(py, intern!(py, "release")).map(drop),
+                Self::Bell(lock) => lock.call_method0(py, name!(py, release)).map(drop),
                 Self::Keeper(pool) => pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool)),
             };
             if let Err(error) = woken {
-                error.write_unraisable(py, None);
+                keep_back(py, error);
             }
         });
     }

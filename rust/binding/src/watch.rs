@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use pgpool_core::{LoanReport, SlotId};
 use pyo3::exceptions::PyTypeError;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
@@ -13,6 +12,7 @@ use crate::connection::{Handle, address};
 use crate::filing::loan_key;
 use crate::log::{Level, log, masked};
 use crate::maintain::poke_quietly;
+use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::now;
 
@@ -40,6 +40,18 @@ pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>
     Ok(())
 }
 
+/// `sys._getframe`.
+fn get_frame(py: Python<'_>) -> PyResult<&Py<PyAny>> {
+    static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    GET_FRAME.get_or_try_init(py, || Ok(py.import("sys")?.getattr("_getframe")?.unbind()))
+}
+
+/// See [`crate::error::prepare`].
+pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+    py.get_type::<Forgotten>();
+    get_frame(py).map(drop)
+}
+
 /// Records the stack: each frame's code and where it stands in it. Its lines are looked up when somebody asks, and its
 /// variables are not kept alive.
 fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
@@ -50,7 +62,7 @@ fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     let mut frames = Vec::with_capacity(2 * FRAMES);
     for frame in std::iter::successors(innermost, PyFrameMethods::outer).take(FRAMES) {
         frames.push(frame.code().into_any());
-        frames.push(frame.getattr(intern!(py, "f_lasti"))?);
+        frames.push(frame.getattr(name!(py, f_lasti))?);
     }
     PyTuple::new(py, frames)
 }
@@ -66,7 +78,7 @@ pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Han
 /// Shows a loan to Python.
 fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<'py, PyAny>> {
     let note = loan.note.as_ref().map(|note| note.object(py)).transpose()?;
-    let loans = py.import(intern!(py, "pgpool_rs._loans"))?;
+    let loans = py.import(name!(py, loans_module))?;
     loans.call_method1("make", (loan_key(py, &loan.key)?, loan.age.as_secs_f64(), loan.borrower, note))
 }
 
@@ -93,10 +105,15 @@ impl Forgotten {
         let py = reference.py();
         let pool = self.pool.bind(py).upgrade();
         let Some(pool) = pool.and_then(|pool| pool.cast_into::<AbstractPool>().ok()) else { return Ok(()) };
-        let Some(loan) = pool.get().ledger().reclaim(self.slot, now()) else { return Ok(()) };
+        let ledger = pool.get().ledger();
+        let Some(loan) = ledger.loan_report(self.slot, now()) else { return Ok(()) };
+        // First the log, which may take its time: the garbage collector calls this before it closes the connection, and until
+        // then its slot is not free.
+        let logged = describe_loan(&pool, &loan).and_then(|text| {
+            log(&pool, Level::Warning, || format!("connection reclaimed, its borrower forgot it: {text}"))
+        });
+        ledger.reclaim(self.slot, now());
         // No thread is started in the midst of anything.
-        poke_quietly(&pool)?;
-        let text = describe_loan(&pool, &loan)?;
-        log(&pool, Level::Warning, || format!("connection reclaimed, its borrower forgot it: {text}"))
+        logged.and(poke_quietly(&pool))
     }
 }

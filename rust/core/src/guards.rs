@@ -87,9 +87,8 @@ impl<'p, H, W: Wake> Checking<'p, H, W> {
     /// Lends it: it is well.
     ///
     /// # Errors
-    /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: somebody has written another connection
-    /// over it in the books. The connection is yours to close.
-    pub fn lend(&self, now: Moment) -> Result<(), Refusal> {
+    /// It is to be closed all the same, for this reason.
+    pub fn lend(&self, now: Moment) -> Result<(), Reason> {
         self.pool.edit_at(now, |ledger| ledger.passed(self.slot))
     }
 
@@ -104,7 +103,8 @@ impl<'p, H, W: Wake> Checking<'p, H, W> {
     /// Asks for another connection in its place, after it has been closed for this reason.
     ///
     /// # Errors
-    /// As for [`Checking::lend`].
+    /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: somebody has written another connection
+    /// over it in the books.
     pub fn next(self, reason: Reason, now: Moment) -> Result<CheckOut<'p, H, W>, Refusal> {
         let pool = self.pool;
         Ok(pool.checked_out(pool.edit_at(now, |ledger| ledger.next_after(self.slot, reason))?, None))
@@ -171,10 +171,11 @@ impl<H, W: Wake> Returning<'_, H, W> {
         self.pool.edit(|ledger| ledger.replace_handle(self.slot, handle));
     }
 
-    /// Leaves the rest to whoever does the chores: see [`Pool::chore`]. A closed pool has none, and gives it back.
+    /// Leaves the rest to whoever does the chores: see [`Pool::chore`]. It comes back where it is better finished now: somebody
+    /// waits for it, the chores are not keeping up, or the pool is closed.
     #[must_use = "what comes back is to be finished"]
-    pub fn leave(mut self) -> Option<Self> {
-        self.left = self.pool.edit(|ledger| ledger.leave_return(self.slot, self.closing));
+    pub fn leave(mut self, now: Moment) -> Option<Self> {
+        self.left = self.pool.edit_at(now, |ledger| ledger.leave_return(self.slot, self.closing));
         (!self.left).then_some(self)
     }
 }

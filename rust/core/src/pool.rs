@@ -274,9 +274,14 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit(|ledger| ledger.replace_handle(slot, handle));
     }
 
-    /// Frees the slot of a loan whose connection is gone, and reports the loan; nothing, if it has come back since.
-    pub fn reclaim(&self, slot: SlotId, now: Moment) -> Option<LoanReport<H>> {
-        self.edit_at(now, |ledger| ledger.reclaim(slot))
+    /// Reports one loan of an open pool; nothing, if it has come back since.
+    pub fn loan_report(&self, slot: SlotId, now: Moment) -> Option<LoanReport<H>> {
+        self.edit_at(now, |ledger| ledger.loan_report(slot))
+    }
+
+    /// Frees the slot of a loan whose connection is gone, unless it has come back since.
+    pub fn reclaim(&self, slot: SlotId, now: Moment) {
+        self.edit_at(now, |ledger| ledger.reclaim(slot));
     }
 
     // --- counting --------------------------------------------------------------------------------------------

@@ -87,6 +87,12 @@ impl<W> Queue<W> {
         self.position(id).is_some_and(|at| self.waiters[at].reason == Reason::Room)
     }
 
+    /// Counts those who wait for room and come before this waiter; all of them, if it has no place.
+    pub(crate) fn ahead_of(&self, waiter: Option<WaiterId>) -> usize {
+        let before = |other: &&Waiter<W>| waiter.is_none_or(|id| other.id < id) && other.reason == Reason::Room;
+        self.waiters.iter().filter(before).count()
+    }
+
     /// Promises a slot to the first in the queue, and gives its waker if it has not been woken already.
     pub(crate) fn promise(&mut self, slot: SlotId) -> Option<W> {
         let at = self.waiters.iter().position(|waiter| waiter.reason == Reason::Room)?;

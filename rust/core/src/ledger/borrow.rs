@@ -82,8 +82,8 @@ impl<H, W> Ledger<H, W> {
             if let Some(errand) = self.next_errand(want.caller()) {
                 return Ok(CheckOut::Errand(errand));
             }
-            let itself = usize::from(waiter.is_some_and(|waiter| self.queue.has_place(waiter)));
-            let coming = self.coming_for(want.caller()) > self.queue.len() - itself;
+            let ahead = self.queue.ahead_of(waiter.filter(|&waiter| self.queue.has_place(waiter)));
+            let coming = self.coming_for(want.caller()) > ahead;
             return Ok(self.wait(if coming { Busy::Coming } else { Busy::Full }, want, waiter, waker));
         };
         debug_assert!(

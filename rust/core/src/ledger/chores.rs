@@ -12,11 +12,16 @@ use crate::time::{Moment, Span};
 const FIRST_PAUSE: Span = Span::from_millis(250);
 const LONGEST_PAUSE: Span = Span::from_millis(4_000);
 
+/// When a return that was left has not been begun for this long, the housekeeping is held up by another, and more returns
+/// are not left to it.
+const LONGEST_ERRAND: Span = Span::from_millis(100);
+
 /// A return that was left to the housekeeping.
 #[derive(Clone, Copy)]
 pub(crate) struct Errand {
     slot: SlotId,
     closing: Option<Reason>,
+    left: Moment,
 }
 
 /// What comes next.
@@ -64,12 +69,15 @@ impl<H, W> Ledger<H, W> {
         Chore::Rest(self.next_due())
     }
 
-    /// Leaves a return to the housekeeping. `false`: there is none, as the pool is closed.
+    /// Leaves a return to the housekeeping. `false`: not so, since somebody waits for it, or the housekeeping is behind
+    /// with what it has, or the pool is closed.
     pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) -> bool {
-        let found = self.table.find(slot).filter(|_| !self.closed);
+        let behind = self.errands.front().is_some_and(|oldest| self.now >= oldest.left.after(LONGEST_ERRAND));
+        let declined = self.closed || behind || self.queue.len() > 0;
+        let found = self.table.find(slot).filter(|_| !declined);
         if let Some(index) = found {
             self.note_coming(index, NOBODY);
-            self.errands.push_back(Errand { slot, closing });
+            self.errands.push_back(Errand { slot, closing, left: self.now });
             self.after.chores = true;
         }
         found.is_some()
@@ -77,7 +85,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Takes over the oldest return that was left.
     pub(super) fn next_errand(&mut self, caller: Caller) -> Option<Return<H>> {
-        while let Some(Errand { slot, closing }) = self.errands.pop_front() {
+        while let Some(Errand { slot, closing, .. }) = self.errands.pop_front() {
             let Some(index) = self.table.find(slot) else { continue };
             self.note_coming(index, caller);
             if let Some(connection) = self.table.get(index).connection.clone() {

@@ -38,9 +38,9 @@ impl<H, W> Ledger<H, W> {
         if self.now >= health.replace_at { Doubt::Over(health.why) } else { Doubt::Unseen }
     }
 
-    /// Lends a connection that has passed its check. Refused, it is yours to close.
-    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), Refusal> {
-        let index = self.checking(slot)?;
+    /// Lends a connection that has passed its check; or says why it is to be closed all the same.
+    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), Reason> {
+        let index = self.checked(slot)?;
         self.table.get_mut(index).health.suspect = false;
         self.table.clear_opener(index);
         self.begin_loan(index);
@@ -99,9 +99,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Lays a connection that has passed its check back into the pool; or says why it is to be closed.
     pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Reason> {
-        let index = self
-            .checking(slot)
-            .map_err(|refusal| if refusal == Refusal::Closed { Reason::WithPool } else { Reason::Unplaced })?;
+        let index = self.checked(slot)?;
         if !self.has_use_for_another() {
             return Err(Reason::Surplus);
         }
@@ -124,6 +122,16 @@ impl<H, W> Ledger<H, W> {
         let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Checking);
         // Somebody has written another connection over it in the books.
         index.ok_or(Refusal::Exhausted)
+    }
+
+    /// Finds a connection whose check has ended well, unless it was marked for replacement, or the pool closed, meanwhile.
+    fn checked(&self, slot: SlotId) -> Result<u32, Reason> {
+        let index = self.checking(slot).map_err(|refusal| match refusal {
+            Refusal::Closed => Reason::WithPool,
+            _ => Reason::Unplaced,
+        })?;
+        let health = self.table.get(index).health;
+        if self.now >= health.replace_at { Err(health.why) } else { Ok(index) }
     }
 
     fn count_dead(&mut self, slot: SlotId, reason: Reason) {

@@ -43,17 +43,24 @@ impl<H, W> Ledger<H, W> {
 
     /// Frees the slot of a loan that its borrower has forgotten: its connection is gone. It is called at any moment, so the
     /// keeper is not woken; whoever calls it sees to the chores.
-    pub(crate) fn reclaim(&mut self, slot: SlotId) -> Option<LoanReport<H>> {
-        let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)?;
-        let report = self.report(index).filter(|_| !self.closed);
-        if let Some(LoanReport { age, .. }) = report {
+    pub(crate) fn reclaim(&mut self, slot: SlotId) {
+        let Some(index) = self.still_lent(slot) else { return };
+        if !self.closed {
             self.stats.reclaimed += 1;
             self.stats.count_closed(Reason::Reclaimed);
-            self.stats.usage.add(age);
+            self.stats.usage.add(self.now.since(self.table.get(index).since));
         }
         self.vacate(index);
         self.after.chores = false;
-        report
+    }
+
+    /// Tells what is known of a loan of an open pool, unless it has come back since.
+    pub(crate) fn loan_report(&self, slot: SlotId) -> Option<LoanReport<H>> {
+        self.still_lent(slot).filter(|_| !self.closed).and_then(|index| self.report(index))
+    }
+
+    fn still_lent(&self, slot: SlotId) -> Option<u32> {
+        self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)
     }
 
     /// Names the loan of the connection at `address`, if it is lent without a user's key.

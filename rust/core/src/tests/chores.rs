@@ -40,7 +40,7 @@ fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
     world.open([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
     returning.condemn(Reason::Lost);
-    assert!(returning.leave().is_none());
+    assert!(returning.leave(world.now()).is_none());
     let taken = world.take_return();
     assert_eq!(taken.closing(), Some(Reason::Lost));
     drop(taken);
@@ -61,19 +61,28 @@ fn who_finds_the_pool_full_finishes_a_return_that_nobody_has_begun() {
 }
 
 #[test]
-fn who_finishes_a_return_that_was_left_serves_those_who_have_waited_first() {
+fn a_return_that_somebody_waits_for_is_not_left_but_finished_at_once() {
     let world = World::new(1, 1);
     world.open([1]);
     let (bell, queued) = (world.bell(), world.any());
     let waiter = world.join(&queued, &bell);
-    world.leave([1]);
-    let want = world.any();
-    let Ok(CheckOut::Errand(mut errand)) = world.check_out(&want) else { panic!("there is one") };
-    assert!(errand.keep(world.now()));
-    drop(errand);
+    let mut returning = world.begin_return(1).expect("it is lent").leave(world.now()).expect("it comes back");
+    assert!(returning.keep(world.now()));
+    drop(returning);
     assert_eq!(bell.rung(), 1);
-    assert!(matches!(world.check_out(&want), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert_eq!(world.claim(&queued, &waiter), 1);
+}
+
+#[test]
+fn returns_are_not_left_to_a_housekeeping_that_is_behind_with_those_it_has() {
+    let world = World::new(2, 2);
+    world.open([1, 2]);
+    world.leave([1]);
+    world.pass(0.2);
+    assert!(world.begin_return(2).expect("it is lent").leave(world.now()).is_some());
+    drop(world.take_return());
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
 #[test]
@@ -136,7 +145,7 @@ fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the
     world.open([1]);
     let returning = world.begin_return(1).expect("it is lent");
     world.pool.close().expect("it is open");
-    let mut taken = returning.leave().expect("a closed pool has no chores");
+    let mut taken = returning.leave(world.now()).expect("a closed pool has no chores");
     assert!(!taken.keep(world.now()));
     drop(taken);
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -147,7 +156,7 @@ fn a_return_that_is_left_twice_is_counted_once() {
     let world = World::new(1, 1);
     world.open([1]);
     world.leave([1]);
-    assert!(world.take_return().leave().is_none());
+    assert!(world.take_return().leave(world.now()).is_none());
     assert!(world.take_return().keep(world.now()));
     world.borrow();
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming");
@@ -372,7 +381,7 @@ fn of_a_forgotten_loan_the_keeper_hears_from_who_reclaims_it() {
     let world = World::with(1, 1, keeping(Policy::default()));
     world.open([1]);
     let (keeper, slot) = (world.keeper(), world.pool.unkeyed_loan(1).expect("it is lent"));
-    assert!(world.pool.reclaim(slot, world.now()).is_some());
+    assert!(world.reclaim(slot).is_some());
     assert_eq!(keeper.rung(), 0, "a weak reference's callback is no place to start a thread in");
     drop(world.take_refill());
 }

@@ -57,7 +57,7 @@ fn the_time_that_connections_were_lent_is_summed_up_whatever_way_they_come_back(
     assert!(world.keep(1));
     assert!(world.begin_return(2).expect("it is lent").keep(world.now()));
     let slot = world.pool.unkeyed_loan(3).expect("it is lent");
-    assert!(world.pool.reclaim(slot, world.now()).is_some());
+    assert!(world.reclaim(slot).is_some());
     assert_eq!(stats(&world).usage, seconds(6.0));
     world.pass(5.0);
     world.borrow();
@@ -133,7 +133,7 @@ fn each_close_is_counted_once_under_its_reason() {
         (Reason::ByBorrower, |world| world.begin_return(1).expect("it is lent").condemn(Reason::ByBorrower)),
         (Reason::Reclaimed, |world| {
             let slot = world.pool.unkeyed_loan(1).expect("it is lent");
-            drop(world.pool.reclaim(slot, world.now()));
+            drop(world.reclaim(slot));
         }),
         (Reason::WithPool, |world| drop(world.pool.close())),
         (Reason::Unplaced, |world| {
@@ -214,11 +214,11 @@ fn a_forgotten_loan_gives_its_slot_to_who_waits() {
     let (bell, want) = (world.bell(), world.any());
     let waiter = world.join(&want, &bell);
     world.pass(3.0);
-    let report = world.pool.reclaim(slot, world.now()).expect("it is lent");
+    let report = world.reclaim(slot).expect("it is lent");
     assert!(report.age == seconds(3.0) && report.note.is_some_and(|note| note.name == 77));
     assert_eq!((bell.rung(), stats(&world).reclaimed), (1, 1));
     assert!(matches!(world.pool.check_out(&want, Some(&waiter), None, world.now()), Ok(CheckOut::Reserved(_))));
-    assert!(world.pool.reclaim(slot, world.now()).is_none());
+    assert!(world.reclaim(slot).is_none());
 }
 
 #[test]
@@ -227,9 +227,9 @@ fn what_came_back_in_time_is_not_reclaimed_nor_is_its_next_loan() {
     world.open([1]);
     let slot = world.pool.unkeyed_loan(1).expect("it is lent");
     assert!(world.give_back(1));
-    assert!(world.pool.reclaim(slot, world.now()).is_none());
+    assert!(world.reclaim(slot).is_none());
     world.borrow();
-    assert!(world.pool.reclaim(slot, world.now()).is_none());
+    assert!(world.reclaim(slot).is_none());
     assert_eq!((world.lent(), stats(&world).reclaimed), (vec![1], 0));
 }
 
@@ -264,7 +264,7 @@ fn a_connection_that_is_forgotten_after_the_pool_was_closed_is_not_closed_twice(
     open_counted(&world, [1]);
     let slot = world.pool.unkeyed_loan(1).expect("it is lent");
     world.pool.close().expect("it is open");
-    world.pool.reclaim(slot, world.now());
+    world.reclaim(slot);
     check_balance(&world);
 }
 

@@ -299,7 +299,7 @@ fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
     let (lent, next, idle) = (world.doubtful(), world.doubtful(), world.pool.idle_slots()[0]);
     let idle = world.pool.begin_idle_check(idle, 7, world.now()).expect("it is idle");
     assert!(world.pool.close().expect("it is open").is_empty(), "none of them is the closer's");
-    assert_eq!(lent.lend(world.now()), Err(Refusal::Closed));
+    assert_eq!(lent.lend(world.now()), Err(Reason::WithPool));
     assert!(idle.put_back(world.now()).is_err());
     assert!(next.next(Reason::Lost, world.now()).is_err_and(|refusal| refusal == Refusal::Closed));
     drop(lent);
@@ -361,13 +361,14 @@ fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
 }
 
 #[test]
-fn what_is_drained_while_it_is_looked_at_is_lent_once_more_and_then_replaced() {
+fn what_is_drained_while_it_is_looked_at_is_not_lent_but_replaced() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.doubtful();
     assert!(world.pool.drain(7).is_empty());
-    checking.lend(world.now()).expect("the pool is open");
-    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Drained));
+    assert_eq!(checking.lend(world.now()), Err(Reason::Drained));
+    let answer = checking.next(Reason::Drained, world.now());
+    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
 #[test]
@@ -436,5 +437,5 @@ fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_p
     world.pass(1.0);
     let checking = doubtful(by_key(&world, 2, 1));
     settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7))).expect("the pool is open");
-    assert_ne!(checking.lend(world.now()), Err(Refusal::Closed));
+    assert_ne!(checking.lend(world.now()), Err(Reason::WithPool));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use crate::{
     Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, LoanReport, Moment, No, Policy, Pool, Reason, Refill,
-    Refusal, Reservation, Reserve, Returning, Span, UserKey, Waiter, Want,
+    Refusal, Reservation, Reserve, Returning, SlotId, Span, UserKey, Waiter, Want,
 };
 
 pub(super) type TestPool = Pool<Thing, Bell>;
@@ -97,6 +97,13 @@ impl World {
     /// Lets this many seconds pass.
     pub(super) fn pass(&self, seconds: f64) {
         self.clock.fetch_add(Span::from_secs_f64(seconds).as_nanos(), Ordering::SeqCst);
+    }
+
+    /// Reports a loan that was forgotten, and frees its slot.
+    pub(super) fn reclaim(&self, slot: SlotId) -> Option<LoanReport<Thing>> {
+        let report = self.pool.loan_report(slot, self.now());
+        self.pool.reclaim(slot, self.now());
+        report
     }
 
     /// Lets this many nanoseconds pass.
@@ -205,7 +212,7 @@ impl World {
     /// Leaves the return of these connections to the housekeeping.
     pub(super) fn leave(&self, names: impl IntoIterator<Item = u32>) {
         for name in names {
-            assert!(self.begin_return(name).expect("it is lent").leave().is_none());
+            assert!(self.begin_return(name).expect("it is lent").leave(self.now()).is_none());
         }
     }
 
@@ -341,9 +348,7 @@ fn show_chore(chore: &Chore<'_, Thing, Bell>) -> String {
 }
 
 /// Expects a connection that is to be looked at first.
-pub(super) fn doubtful<'w, E: std::fmt::Debug>(
-    answer: Result<CheckOut<'w, Thing, Bell>, E>,
-) -> Checking<'w, Thing, Bell> {
+pub(super) fn doubtful<E: std::fmt::Debug>(answer: Result<CheckOut<'_, Thing, Bell>, E>) -> Checking<'_, Thing, Bell> {
     match answer {
         Ok(CheckOut::Doubtful(checking)) => checking,
         other => panic!("there is no doubt: {}", show(&other)),
