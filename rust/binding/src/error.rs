@@ -95,6 +95,9 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     for module in ["pgpool_rs._log", "pgpool_rs._secrets", "pgpool_rs._loans"] {
         py.import(module)?;
     }
+    // PyO3 keeps these names in the same way, each from the first use on.
+    let class = py.get_type::<PyException>();
+    drop((class.name()?, class.qualname()?, class.module()?));
     connection::prepare(py)?;
     filing::prepare(py)?;
     maintain::prepare(py)?;
