@@ -55,11 +55,13 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<Return<H>> {
         self.maxconn = maxconn;
         // Those that are being returned will not be kept above the limit, and need no room made for them here.
-        if self.closed {
-            return Vec::new();
-        }
         let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
+        if self.closed {
+            // They have been counted with the pool, and will be again, by themselves.
+            let counted = &mut self.stats.closed[Reason::WithPool as usize];
+            *counted = counted.saturating_sub(surplus.len() as u64);
+        }
         let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, Reason::Surplus)).collect();
         self.serve();
         self.after.chores |= self.wants_refill();

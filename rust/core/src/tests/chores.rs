@@ -197,6 +197,65 @@ fn who_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
 }
 
+#[test]
+fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
+    let keyed = |caller| crate::Want::Number(1000 + caller, caller);
+    let check = |world: &World| {
+        let answers = [world.check_out(&keyed(8)), world.check_out(&keyed(7))].map(|answer| show(&answer));
+        assert_eq!(answers, ["Coming, waiting: false", "Full, waiting: false"]);
+    };
+    // A connection that is opened to lie idle.
+    let world = World::new(1, 1);
+    let Ok(Reserve::New(opening)) = world.pool.reserve(None, 7) else { panic!("there is room") };
+    check(&world);
+    drop(opening);
+    // One that is looked at.
+    world.open_idle(1);
+    let looking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    check(&world);
+    looking.put_back(world.now()).expect("there is a use for it");
+    // One that is drained.
+    let drained = world.pool.drain(7);
+    check(&world);
+    drop(drained);
+    // One whose time is over.
+    world.pool.set_policy(Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.open_idle(2);
+    world.pass(10.0);
+    let over = world.take_return();
+    check(&world);
+    drop(over);
+    assert!(matches!(world.check_out(&keyed(7)), Ok(CheckOut::Reserved(_))));
+}
+
+#[test]
+fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_told_so_again() {
+    let world = World::new(1, 1);
+    world.open([1]);
+    world.leave([1]);
+    let _returning = world.take_return();
+    let wants = [world.any(), world.any()];
+    for want in &wants {
+        assert!(matches!(world.check_out(want), Ok(CheckOut::Busy(Busy::Coming, None))));
+    }
+    let bell = world.bell();
+    let answers = wants.each_ref().map(|want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let shown = answers.each_ref().map(show);
+    assert_eq!(shown, ["Coming, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
+}
+
+// BUG (small): its transaction stays open, with its locks, for as long as the pool exists.
+#[test]
+#[ignore = "BUG, see above"]
+fn a_return_that_was_left_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
+    let world = World::new(1, 1);
+    world.open([1]);
+    world.leave([1]);
+    world.pool.set_closed(true);
+    drop(world.take_return());
+    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
+}
+
 // --- what has been idle for too long, and what is too old ----------------------------------------------------------
 
 #[test]

@@ -111,6 +111,31 @@ fn after_a_death_all_that_were_open_are_looked_at_and_no_newer_one() {
 }
 
 #[test]
+fn a_new_connection_in_the_place_of_a_dead_one_is_trusted() {
+    let world = checked(1, 1, &[1]);
+    world.pass(1.0);
+    let Ok(CheckOut::Reserved(room)) = world.doubtful().next(Reason::Lost, world.now()) else { panic!("no room") };
+    world.fulfil(&room, 2).expect("the pool is open");
+    drop(room);
+    assert!(world.give_back(2));
+    assert_eq!(world.borrow(), 2);
+}
+
+#[test]
+fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.open([1]);
+    assert!(world.give_back(1));
+    world.pass(10.0);
+    let answer = world.doubtful().next(Reason::Lifetime, world.now());
+    let Ok(CheckOut::Reserved(room)) = answer else { panic!("no room") };
+    world.fulfil(&room, 2).expect("the pool is open");
+    drop(room);
+    world.pass(8.9);
+    assert!(world.give_back(2));
+}
+
+#[test]
 fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_loan() {
     let world = checked(2, 2, &[1, 2]);
     assert_eq!([world.borrow(), world.borrow()], [2, 1]);

@@ -1,5 +1,6 @@
 //! Tests of the core, without Python, without a clock and, but for one file, without threads.
 
+mod ageing;
 mod chores;
 mod counting;
 mod health;

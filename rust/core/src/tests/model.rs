@@ -351,8 +351,6 @@ impl<'w> Duel<'w> {
 
     fn set_maxconn(&mut self, maxconn: usize) {
         let surplus = self.model.occupied().saturating_sub(maxconn + self.model.returning);
-        // What a closed pool has is closed.
-        let surplus = if self.model.closed { 0 } else { surplus };
         let retired = self.model.idle.drain(..surplus.min(self.model.idle.len())).collect::<Vec<_>>();
         let given = self.world.pool.set_maxconn(maxconn);
         assert_eq!(given.iter().map(|given| given.connection().name).collect::<Vec<_>>(), retired);

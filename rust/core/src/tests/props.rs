@@ -248,7 +248,6 @@ impl World {
     }
 
     /// Notes that a connection that is missing could not be opened.
-    #[expect(clippy::unused_self, reason = "it knows the time")]
     pub(super) fn fail(&self, refill: Refill<'_, Thing, Bell>) {
         refill.fail(self.now());
     }

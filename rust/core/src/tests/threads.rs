@@ -1,10 +1,10 @@
 //! Real threads on one pool: the limit, the order, and nothing lost.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::{CheckOut, Moment, Pool, Wake, Want};
+use crate::{CheckOut, Chore, Moment, Policy, Pool, Reason, Reserve, Returning, Span, Wake, Want};
 
 /// A waker that a thread sleeps on.
 #[derive(Clone, Default)]
@@ -19,11 +19,15 @@ impl Wake for Doorbell {
 
 impl Doorbell {
     fn wait(&self) {
+        assert!(self.wait_for(Duration::from_mins(1)), "a wake-up was lost");
+    }
+
+    /// Says whether it was rung in that time.
+    fn wait_for(&self, time: Duration) -> bool {
         let rung = self.0.0.lock().expect("no panic");
-        let (mut rung, late) =
-            self.0.1.wait_timeout_while(rung, Duration::from_mins(1), |rung| !*rung).expect("no panic");
-        assert!(!late.timed_out(), "a wake-up was lost");
+        let (mut rung, late) = self.0.1.wait_timeout_while(rung, time, |rung| !*rung).expect("no panic");
         *rung = false;
+        !late.timed_out()
     }
 }
 
@@ -87,4 +91,148 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
     let counts = pool.counts();
     assert_eq!((counts.lent, counts.opening, counts.returning, counts.waiting), (0, 0, 0, 0));
     assert!(counts.idle <= 2 + 1, "no more than minconn, and one that was kept for a waiter that left");
+}
+
+/// A pool with a keeper, in which everything is looked at, much is lost, and nothing lives long.
+struct Town {
+    pool: Pool<u64, Doorbell>,
+    began: Instant,
+    names: AtomicU64,
+    chance: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Town {
+    fn now(&self) -> Moment {
+        Moment::from_nanos(u64::try_from(self.began.elapsed().as_nanos()).expect("it takes no centuries"))
+    }
+
+    /// Says yes once in so many times.
+    fn once_in(&self, many: u64) -> bool {
+        self.chance.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 & 0xFFFF < 0xFFFF / many
+    }
+
+    fn open(&self) -> (u64, Arc<u64>) {
+        self.pool.note_connect(Span::ZERO, false);
+        let name = self.names.fetch_add(1, Ordering::SeqCst);
+        (name, Arc::new(name))
+    }
+
+    fn finish(&self, mut returning: Returning<'_, u64, Doorbell>) {
+        if returning.closing().is_none() && !self.once_in(9) {
+            let _kept = returning.keep(self.now());
+        }
+    }
+
+    fn borrow(&self, caller: u64) -> u64 {
+        if let Some(connection) = self.pool.lend_idle(caller, self.now()) {
+            return *connection;
+        }
+        let (want, bell) = (Want::Any(self.pool.next_number(), caller), Doorbell::default());
+        let mut waiter = None;
+        loop {
+            let mut answer = self.pool.check_out(&want, waiter.as_ref(), Some(bell.clone()), self.now()).expect("open");
+            while let CheckOut::Doubtful(checking) = answer {
+                answer = if self.once_in(5) {
+                    checking.next(Reason::Lost, self.now()).expect("open")
+                } else {
+                    match checking.lend(self.now()) {
+                        Ok(()) => CheckOut::Lent(Arc::clone(checking.connection())),
+                        Err(reason) => checking.next(reason, self.now()).expect("open"),
+                    }
+                };
+            }
+            match answer {
+                CheckOut::Lent(connection) => return *connection,
+                CheckOut::Reserved(reservation) if self.once_in(7) => drop(reservation),
+                CheckOut::Reserved(reservation) => {
+                    let (name, connection) = self.open();
+                    self.pool.fulfil(reservation.slot(), address(name), &connection, self.now()).expect("open");
+                    return name;
+                }
+                CheckOut::Errand(errand) => self.finish(errand),
+                CheckOut::Doubtful(_) => {}
+                CheckOut::Busy(_, joined) => {
+                    waiter = joined.or(waiter);
+                    bell.wait();
+                }
+            }
+        }
+    }
+
+    fn give_back(&self, name: u64) {
+        if self.once_in(2) && self.pool.keep_clean(address(name), self.now()) {
+            return;
+        }
+        let returning = self.pool.begin_return(Some(address(name)), None, self.once_in(9), self.now());
+        let Ok(returning) = returning else { panic!("it is lent") };
+        if let Some(returning) = if self.once_in(2) { returning.leave(self.now()) } else { Some(returning) } {
+            self.finish(returning);
+        }
+    }
+
+    fn keep_house(&self, bell: &Doorbell) {
+        while !self.over.load(Ordering::SeqCst) {
+            match self.pool.chore(7, self.now()) {
+                Chore::Return(returning) => self.finish(returning),
+                Chore::Report(_) => panic!("loans are short, or for ever"),
+                Chore::Open(refill) => match self.pool.reserve(None, 7) {
+                    Ok(Reserve::New(reservation)) if !self.once_in(3) => {
+                        let (name, connection) = self.open();
+                        let filled = self.pool.fulfil(reservation.slot(), address(name), &connection, self.now());
+                        filled.expect("there is room");
+                    }
+                    _ => refill.fail(self.now()),
+                },
+                Chore::Rest(until) => {
+                    bell.wait_for(Duration::from_nanos(until.since(self.now()).as_nanos()).min(Duration::from_secs(1)));
+                }
+            }
+        }
+    }
+}
+
+fn address(name: u64) -> usize {
+    usize::try_from(name).expect("64 bits")
+}
+
+#[test]
+fn many_threads_and_a_keeper_lose_no_slot_and_no_wake_up_whatever_is_lost_or_over() {
+    const LOANS: usize = 2000;
+    let town = Town {
+        pool: Pool::new(1),
+        began: Instant::now(),
+        names: AtomicU64::new(1),
+        chance: AtomicU64::new(0),
+        over: AtomicBool::new(false),
+    };
+    let micros = |micros: f64| Span::from_secs_f64(micros * 1e-6);
+    town.pool.set_policy(Policy {
+        check_after: micros(5.0),
+        max_idle: micros(50.0),
+        max_lifetime: micros(500.0),
+        kept: true,
+        ..Policy::default()
+    });
+    drop(town.pool.resize(2, 3));
+    let bell = Doorbell::default();
+    town.pool.set_keeper(bell.clone());
+    std::thread::scope(|scope| {
+        let keeper = scope.spawn(|| town.keep_house(&bell));
+        let borrowers = (0..6).map(|number| {
+            let town = &town;
+            scope.spawn(move || (0..LOANS).for_each(|_| town.give_back(town.borrow(number + 10))))
+        });
+        borrowers.collect::<Vec<_>>().into_iter().for_each(|borrower| borrower.join().expect("no panic"));
+        town.over.store(true, Ordering::SeqCst);
+        bell.wake();
+        keeper.join().expect("no panic");
+    });
+    while let Chore::Return(returning) = town.pool.chore(7, town.now()) {
+        drop(returning);
+    }
+    let (stats, counts) = town.pool.stats();
+    assert_eq!((counts.open(), counts.opening, counts.waiting), (counts.idle, 0, 0), "{counts:?}");
+    let open = u64::try_from(counts.idle).expect("small");
+    assert_eq!(stats.connections_num, open + stats.closed.iter().sum::<u64>(), "{stats:?}");
 }

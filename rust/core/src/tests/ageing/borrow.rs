@@ -1,0 +1,263 @@
+//! Waiting, borrowing and opening, on the lists.
+
+use super::lists::{Checking, Connection, Got, Lists, Loan, Opening, Promise, Purpose, Returning, Token, Waiter};
+use crate::time::Span;
+use crate::{Busy, Doubt, Moment, Reason, Refusal};
+
+/// Where a key is.
+pub(super) enum Filed {
+    Lent(u32),
+    Coming,
+    Nowhere,
+}
+
+impl Lists {
+    // --- who waits -----------------------------------------------------------------------------------------------
+
+    pub(super) fn nudge(&mut self, key: Option<u32>) {
+        let Some(key) = key else { return };
+        let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
+        for waiter in self.queue.iter_mut().filter(same_hash) {
+            *self.rung.entry(waiter.number).or_default() += usize::from(std::mem::take(&mut waiter.armed));
+        }
+    }
+
+    /// A key is there no more: who waited for it has a place in the queue.
+    pub(super) fn disappoint(&mut self, key: Option<u32>) {
+        if let Some(key) = key {
+            let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
+            self.queue.iter_mut().filter(same_hash).for_each(|waiter| waiter.for_room = true);
+        }
+        self.nudge(key);
+        self.serve();
+    }
+
+    pub(super) fn serve(&mut self) {
+        while !self.closed
+            && let Some(first) = self.queue.iter().position(|waiter| waiter.for_room)
+        {
+            let promise = match self.idle.pop() {
+                Some(connection) => Promise::Connection(connection),
+                None if self.has_room() => Promise::Room,
+                None => return,
+            };
+            let waiter = self.queue.remove(first);
+            *self.rung.entry(waiter.number).or_default() += usize::from(waiter.armed);
+            self.promised.push((waiter.number, promise));
+        }
+    }
+
+    pub(super) fn claim(&mut self, waiter: Token) -> Option<Promise> {
+        let at = self.promised.iter().position(|&(promised, _)| promised == waiter)?;
+        Some(self.promised.remove(at).1)
+    }
+
+    pub(super) fn wait(&mut self, busy: Busy, key: Option<u32>, waiter: Option<Token>, willing: Option<Token>) -> Got {
+        let at = waiter.and_then(|waiter| self.queue.iter().position(|queued| queued.number == waiter));
+        if let Some(at) = at.filter(|&at| busy == Busy::KeyOpening || self.queue[at].for_room) {
+            self.queue[at].armed |= willing.is_some();
+            return Got::Busy(busy, false);
+        }
+        let newcomer = busy != Busy::KeyOpening && waiter.is_none();
+        if newcomer
+            && willing.is_some()
+            && self.policy.max_waiting.is_some_and(|limit| self.waiting_for_room() >= limit.get())
+        {
+            return Got::Busy(Busy::Crowded, false);
+        }
+        if let Some(number) = willing {
+            let turn = waiter.map_or(number, |waiter| self.turns[&waiter]);
+            let at = self.queue.partition_point(|queued| (queued.turn, queued.number) < (turn, number));
+            let for_room = busy != Busy::KeyOpening;
+            self.turns.insert(number, turn);
+            self.queue.insert(at, Waiter { turn, number, key, for_room, armed: true });
+        }
+        Got::Busy(busy, willing.is_some())
+    }
+
+    /// A waiter goes. What it was promised goes to the next, or comes out to be closed.
+    pub(super) fn leave(&mut self, waiter: Token, token: Token) -> Option<u32> {
+        self.queue.retain(|queued| queued.number != waiter);
+        let Promise::Connection(connection) = self.claim(waiter)? else {
+            self.serve();
+            return None;
+        };
+        let name = connection.name;
+        // Still counted while it is decided upon.
+        self.returning.push(Returning { token, connection, closing: Some(Reason::Surplus), coming: None });
+        if !self.has_use() {
+            return Some(name);
+        }
+        let connection = self.take_returning(token).connection;
+        self.idle.push(connection);
+        self.serve();
+        None
+    }
+
+    // --- borrowing -------------------------------------------------------------------------------------------------
+
+    /// Finds who has a key, or is about to.
+    pub(super) fn filed(&self, key: u32) -> Filed {
+        let about = self.opening.iter().map(|opening| opening.purpose);
+        let about = about.chain(self.checking.iter().map(|checking| checking.purpose));
+        match self.lent.iter().find(|loan| loan.key == Some(key)) {
+            Some(loan) if loan.opener.is_none() => Filed::Lent(loan.connection.name),
+            None if about.map(Purpose::key).all(|filed| filed != Some(key)) => Filed::Nowhere,
+            Some(_) | None => Filed::Coming,
+        }
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        key: Option<u32>,
+        caller: u64,
+        waiter: Option<Token>,
+        willing: Option<Token>,
+        token: Token,
+    ) -> Got {
+        if self.closed {
+            return Got::Refused(Refusal::Closed);
+        }
+        match key.map_or(Filed::Nowhere, |key| self.filed(key)) {
+            Filed::Lent(name) => return Got::Lent(name),
+            Filed::Coming => return self.wait(Busy::KeyOpening, key, waiter, willing),
+            Filed::Nowhere => {}
+        }
+        let purpose = Purpose::Loan { key, caller };
+        match waiter.and_then(|waiter| self.claim(waiter)) {
+            Some(Promise::Connection(connection)) => return self.lend(connection, purpose, token),
+            Some(Promise::Room) => {
+                let born = self.birth();
+                self.opening.push(Opening { token, purpose, born });
+                return Got::Reserved;
+            }
+            None => {}
+        }
+        if let Some(connection) = self.idle.pop() {
+            return self.lend(connection, purpose, token);
+        }
+        if self.has_room() {
+            let born = self.birth();
+            self.opening.push(Opening { token, purpose, born });
+            return Got::Reserved;
+        }
+        if let Some((name, closing)) = self.next_errand(token, caller) {
+            return Got::Errand(name, closing);
+        }
+        let place = self.queue.iter().position(|queued| Some(queued.number) == waiter && queued.for_room);
+        let ahead = &self.queue[..place.unwrap_or(self.queue.len())];
+        let ahead = ahead.iter().filter(|queued| queued.for_room).count();
+        let own = self.returning.iter().any(|returning| returning.coming == Some(caller));
+        let coming = self.coming() > ahead && self.occupied() <= self.maxconn && !own;
+        self.wait(if coming { Busy::Coming } else { Busy::Full }, key, waiter, willing)
+    }
+
+    pub(super) fn coming(&self) -> usize {
+        let opening = self.opening.iter().filter(|opening| opening.purpose == Purpose::Rest).count();
+        let checking = self.checking.iter().filter(|checking| checking.purpose == Purpose::Rest).count();
+        opening + checking + self.returning.iter().filter(|returning| returning.coming.is_some()).count()
+    }
+
+    pub(super) fn lend(&mut self, connection: Connection, purpose: Purpose, token: Token) -> Got {
+        let name = connection.name;
+        if connection.is_fresh(self.now) {
+            self.begin_loan(connection, purpose);
+            return Got::Lent(name);
+        }
+        let over = self.now >= connection.end;
+        let doubt = if over { Doubt::Over(connection.why) } else { Doubt::Unseen };
+        self.checking.push(Checking { token, purpose, connection });
+        Got::Doubtful(name, doubt)
+    }
+
+    pub(super) fn begin_loan(&mut self, connection: Connection, purpose: Purpose) {
+        if let Purpose::Loan { key, caller } = purpose {
+            let since = self.now;
+            self.lent.push(Loan { key, caller, connection, since, opener: None, reported: false });
+            self.nudge(key);
+        }
+    }
+
+    // --- opening ---------------------------------------------------------------------------------------------------
+
+    /// Reserves room for a connection that is to lie idle.
+    pub(super) fn reserve(&mut self, token: Token) -> Result<(), Refusal> {
+        match () {
+            () if self.closed => Err(Refusal::Closed),
+            () if !self.has_room() => Err(Refusal::Exhausted),
+            () => {
+                let born = self.birth();
+                self.opening.push(Opening { token, purpose: Purpose::Rest, born });
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn note_connect(&mut self, took: Span, failed: bool) {
+        self.stats.connections_num += 1;
+        self.stats.connections_time.add(took);
+        if failed {
+            self.stats.connections_errors += 1;
+            self.suspect_all();
+        } else if self.refill.at > Moment::START {
+            (self.refill.at, self.refill.pause) = (Moment::START, Span::ZERO);
+        }
+    }
+
+    pub(super) fn fulfil(&mut self, token: Token, name: u32) -> Result<(), Refusal> {
+        let at = self.opening.iter().position(|opening| opening.token == token).expect("it is open");
+        let refusal = match self.opening[at].purpose {
+            _ if self.closed => Some(Refusal::Closed),
+            Purpose::Rest => (self.occupied() > self.maxconn).then_some(Refusal::Exhausted),
+            Purpose::Loan { .. } => None,
+        };
+        if let Some(refusal) = refusal {
+            self.stats.closed[Reason::Unplaced as usize] += 1;
+            return Err(refusal);
+        }
+        let Opening { purpose, born, .. } = self.opening.remove(at);
+        let end = self.now.after(self.policy.max_lifetime.jittered(&mut self.dice));
+        let drained = born <= self.drained;
+        let (end, why) = if drained { (Moment::START, Reason::Drained) } else { (end, Reason::Lifetime) };
+        let (since, fresh_until) = (self.now, Moment::START);
+        let connection = Connection { name, born, end, why, since, fresh_until, suspect: false };
+        match purpose {
+            Purpose::Rest => self.lay_down(connection),
+            Purpose::Loan { key, caller } => {
+                let opener = Some(token);
+                self.lent.push(Loan { key, caller, connection, since, opener, reported: false });
+            }
+        }
+        Ok(())
+    }
+
+    /// A reservation goes, spent or unspent.
+    pub(super) fn finish(&mut self, token: Token) {
+        if let Some(at) = self.opening.iter().position(|opening| opening.token == token) {
+            let purpose = self.opening.remove(at).purpose;
+            self.disappoint(purpose.key());
+        } else if let Some(loan) = self.lent.iter_mut().find(|loan| loan.opener == Some(token)) {
+            loan.opener = None;
+            let key = loan.key;
+            self.nudge(key);
+        }
+    }
+
+    /// A reservation goes since its opener has failed. What it had filed comes out to be closed.
+    pub(super) fn fail(&mut self, token: Token, filed: Token) -> Option<u32> {
+        let at = self.lent.iter().position(|loan| loan.opener == Some(token));
+        let Some(at) = at else {
+            self.finish(token);
+            return None;
+        };
+        let Loan { key, connection, .. } = self.lent.remove(at);
+        let name = connection.name;
+        if self.closed {
+            // It was closed with the others.
+            return None;
+        }
+        self.returning.push(Returning { token: filed, connection, closing: Some(Reason::Unplaced), coming: None });
+        self.disappoint(key);
+        Some(name)
+    }
+}

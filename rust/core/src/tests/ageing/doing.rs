@@ -1,0 +1,311 @@
+//! What may happen, done to the real pool and to the lists.
+
+use super::duel::{Duel, Waiting, take};
+use super::lists::{Got, Job, KEEPER, Purpose, Token};
+use super::steps::{Check, Finish, verdict};
+use crate::tests::props::{Bell, Thing, no, refusal, seconds, settle};
+use crate::{CheckOut, Chore, Moment, Reason, Refusal, Reserve, Want};
+
+impl<'w> Duel<'w> {
+    // --- borrowing -------------------------------------------------------------------------------------------------
+
+    pub(super) fn borrow(&mut self, key: Option<u32>, wait: bool) {
+        let (token, caller) = (self.token(), u64::from(self.token()));
+        let idle = self.lists.idle.last();
+        let fast = key.is_none() && !self.lists.closed && idle.is_some_and(|idle| idle.is_fresh(self.lists.now));
+        if key.is_none() {
+            let connection = self.world.pool.lend_idle(caller, self.world.now());
+            assert_eq!(connection.is_some(), fast);
+            if let Some(connection) = connection {
+                self.lists.stats.requests_num += 1;
+                let got = self.lists.ask(None, caller, None, None, token);
+                assert_eq!(got, Got::Lent(connection.name));
+                return;
+            }
+        }
+        self.ask(key, caller, None, wait);
+    }
+
+    /// Asks both, and keeps what comes of it. Says whether the caller has to wait still.
+    pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> bool {
+        let world = self.world;
+        let (token, number) = (self.token(), self.token());
+        let known = at.map(|at| self.waiting[at].number);
+        let expected = self.lists.ask(key, caller, known, willing.then_some(number), token);
+        let mut want = key.map_or_else(|| Want::Any(world.pool.next_number(), caller), |key| world.ask(key, caller));
+        let bell = at.map_or_else(|| world.bell(), |at| self.waiting[at].bell.clone());
+        let place = at.map(|at| &self.waiting[at].waiter);
+        let waker = || willing.then(|| bell.clone());
+        let answer = settle(&mut want, |want| world.pool.check_out(want, place, waker(), world.now()));
+        let got = self.note(token, (number, key, caller), &bell, answer);
+        assert_eq!(expected, got);
+        matches!(got, Got::Busy(..))
+    }
+
+    /// Keeps what came with an answer, and tells it in the lists' terms.
+    pub(super) fn note(
+        &mut self,
+        token: Token,
+        (number, key, caller): (Token, Option<u32>, u64),
+        bell: &Bell,
+        answer: Result<CheckOut<'w, Thing, Bell>, Refusal>,
+    ) -> Got {
+        match answer {
+            Ok(CheckOut::Lent(connection)) => Got::Lent(connection.name),
+            Ok(CheckOut::Doubtful(checking)) => {
+                let got = Got::Doubtful(checking.connection().name, checking.doubt());
+                self.checking.push((token, checking));
+                got
+            }
+            Ok(CheckOut::Reserved(reservation)) => {
+                self.reservations.push((token, reservation));
+                Got::Reserved
+            }
+            Ok(CheckOut::Errand(errand)) => {
+                let got = Got::Errand(errand.connection().name, errand.closing());
+                self.returning.push((token, errand));
+                got
+            }
+            Ok(CheckOut::Busy(busy, joined)) => {
+                let got = Got::Busy(busy, joined.is_some());
+                let bell = bell.clone();
+                self.waiting.extend(joined.map(|waiter| Waiting { number, key, caller, waiter, bell }));
+                got
+            }
+            Err(refusal) => Got::Refused(refusal),
+        }
+    }
+
+    pub(super) fn claim(&mut self, nth: usize) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let at = nth % self.waiting.len();
+        let Waiting { number, key, caller, .. } = self.waiting[at];
+        let before = self.waiting.len();
+        let waits = self.ask(key, caller, Some(at), true);
+        let moved = self.waiting.len() > before;
+        if moved || !waits && !self.lists.is_queued(number) {
+            // It has another place now, with the same bell, or needs none any more.
+            let old = self.waiting.remove(at);
+            if let Some(new) = self.waiting.last().filter(|_| moved) {
+                self.lists.share_bell(number, new.number);
+            }
+            self.leave(old);
+        }
+    }
+
+    pub(super) fn leave(&mut self, waiting: Waiting<'w>) {
+        let token = self.token();
+        let expected = self.lists.leave(waiting.number, token);
+        let surplus = waiting.waiter.leave();
+        assert_eq!(surplus.as_ref().map(|surplus| surplus.connection().name), expected);
+        self.returning.extend(surplus.map(|surplus| (token, surplus)));
+    }
+
+    // --- opening ---------------------------------------------------------------------------------------------------
+
+    pub(super) fn reserve(&mut self) {
+        let token = self.token();
+        let expected = self.lists.reserve(token);
+        match self.world.pool.reserve(None, KEEPER) {
+            Ok(Reserve::New(reservation)) => {
+                assert_eq!(expected, Ok(()));
+                self.reservations.push((token, reservation));
+            }
+            Ok(Reserve::Pending(_)) => panic!("it has no key"),
+            Err(no) => assert_eq!(expected, Err(refusal(no))),
+        }
+    }
+
+    pub(super) fn open(&mut self, nth: usize, finish: bool) {
+        let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
+        if self.lists.opening.iter().any(|opening| opening.token == token) {
+            let name = self.token();
+            self.world.pool.note_connect(seconds(0.5), false);
+            self.lists.note_connect(seconds(0.5), false);
+            let fulfilled = self.world.fulfil(&reservation, name);
+            assert_eq!(fulfilled, self.lists.fulfil(token, name));
+        }
+        if finish {
+            drop(reservation);
+            self.lists.finish(token);
+        } else {
+            self.reservations.push((token, reservation));
+        }
+    }
+
+    pub(super) fn end(&mut self, nth: usize, fail: bool) {
+        let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
+        if fail {
+            let filed_token = self.token();
+            self.world.pool.note_connect(seconds(0.5), true);
+            self.lists.note_connect(seconds(0.5), true);
+            let filed = reservation.fail(no("no"));
+            let expected = self.lists.fail(token, filed_token);
+            assert_eq!(filed.as_ref().map(|filed| filed.connection().name), expected);
+            self.returning.extend(filed.map(|filed| (filed_token, filed)));
+        } else {
+            drop(reservation);
+            self.lists.finish(token);
+        }
+    }
+
+    // --- returning -------------------------------------------------------------------------------------------------
+
+    pub(super) fn give_back(&mut self, name: u32, close: bool, fast: bool) {
+        if fast && !close {
+            let kept = self.world.keep(name);
+            assert_eq!(kept, self.lists.keep_clean(name));
+            if kept {
+                return;
+            }
+        }
+        let token = self.token();
+        let begun = self.world.pool.begin_return(Some(name as usize), None, close, self.world.now());
+        let expected = self.lists.begin_return(name, close, token);
+        match begun.map_err(refusal) {
+            Ok(returning) => {
+                assert_eq!(Ok((returning.closing(), returning.overdue())), expected);
+                self.returning.push((token, returning));
+            }
+            Err(refusal) => assert_eq!(Err(refusal), expected),
+        }
+    }
+
+    pub(super) fn finish(&mut self, nth: usize, how: Finish) {
+        let Some((token, mut returning)) = take(&mut self.returning, nth) else { return };
+        match how {
+            Finish::Keep if returning.closing().is_none() => {
+                let kept = returning.keep(self.world.now());
+                assert_eq!(kept, self.lists.keep(token));
+                if !kept {
+                    self.returning.push((token, returning));
+                }
+                return;
+            }
+            Finish::Leave => {
+                let given_back = returning.leave(self.world.now());
+                assert_eq!(given_back.is_none(), self.lists.leave_return(token));
+                self.returning.extend(given_back.map(|returning| (token, returning)));
+                return;
+            }
+            Finish::Lose => {
+                returning.condemn(Reason::Lost);
+                self.lists.condemn_returning(token, Some(Reason::Lost));
+            }
+            Finish::Keep | Finish::Drop => {}
+        }
+        drop(returning);
+        self.lists.discard(token);
+    }
+
+    pub(super) fn reclaim(&mut self, name: u32) {
+        if let Some(slot) = self.world.pool.unkeyed_loan(name as usize) {
+            assert_eq!(self.world.reclaim(slot).is_some(), !self.lists.closed);
+            self.lists.reclaim(name);
+            // Whoever calls it sees to the chores.
+            self.resting = None;
+        }
+    }
+
+    // --- health ------------------------------------------------------------------------------------------------------
+
+    pub(super) fn check(&mut self, nth: usize, how: Check) {
+        let Some((token, checking)) = take(&mut self.checking, nth) else { return };
+        let purpose = self.lists.checking.iter().find(|checking| checking.token == token).expect("it is there").purpose;
+        let doubt = checking.doubt();
+        let (loan, now) = (purpose != Purpose::Rest, self.world.now());
+        match how {
+            Check::Pass if doubt == crate::Doubt::Unseen => {
+                let passed = if loan {
+                    let passed = checking.lend(now);
+                    assert_eq!(passed, self.lists.passed(token));
+                    passed.is_ok()
+                } else {
+                    let passed = checking.put_back(now);
+                    assert_eq!(passed, self.lists.put_back(token));
+                    passed.is_ok()
+                };
+                if !passed {
+                    self.checking.push((token, checking));
+                }
+            }
+            Check::Next if loan => {
+                let another = self.token();
+                let expected = self.lists.next(token, verdict(doubt), another);
+                let answer = checking.next(verdict(doubt), now);
+                let bell = self.world.bell();
+                assert_eq!(expected, self.note(another, (0, None, 0), &bell, answer));
+            }
+            Check::Drop => {
+                drop(checking);
+                self.lists.drop_checked(token, Reason::Unclean);
+            }
+            Check::Pass | Check::Next | Check::Discard => {
+                checking.discard(verdict(doubt));
+                self.lists.drop_checked(token, verdict(doubt));
+            }
+        }
+    }
+
+    pub(super) fn check_idle(&mut self, nth: usize) {
+        let slots = self.world.pool.idle_slots();
+        if slots.is_empty() {
+            return;
+        }
+        let (token, at) = (self.token(), nth % slots.len());
+        let name = self.lists.idle[at].name;
+        let checking = self.world.pool.begin_idle_check(slots[at], KEEPER, self.world.now());
+        let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.doubt()));
+        assert_eq!(shown, self.lists.begin_idle_check(name, token).map(|doubt| (name, doubt)));
+        self.checking.extend(checking.map(|checking| (token, checking)));
+    }
+
+    // --- chores --------------------------------------------------------------------------------------------------------
+
+    pub(super) fn sleep(&mut self, early: bool) {
+        let Some((until, _)) = self.resting.filter(|&(until, _)| until < Moment::NEVER) else { return };
+        let nanos = until.since(self.world.now()).as_nanos();
+        self.world.pass_nanos(nanos.saturating_sub(u64::from(early)));
+    }
+
+    pub(super) fn chore(&mut self, keeper: bool) {
+        let token = self.token();
+        let expected = self.lists.job(token);
+        let job = match self.world.pool.chore(KEEPER, self.world.now()) {
+            Chore::Return(returning) => {
+                let job = Job::Return(returning.connection().name, returning.closing());
+                self.returning.push((token, returning));
+                job
+            }
+            Chore::Report(report) => {
+                assert_eq!(Some(report.age), self.lists.report(report.borrower), "late, and not reported before");
+                Job::Report
+            }
+            Chore::Open(refill) => {
+                assert!(self.refill.replace(refill).is_none(), "one at a time");
+                Job::Open
+            }
+            Chore::Rest(until) => {
+                let due = self.lists.due(true);
+                assert!(self.world.now() < until && until <= due, "rest until {until:?}, but {due:?} is due");
+                if keeper {
+                    self.resting = Some((until, self.keeper.rung()));
+                }
+                Job::Rest
+            }
+        };
+        assert_eq!(expected, job);
+    }
+
+    pub(super) fn end_refill(&mut self, failed: bool) {
+        let Some(refill) = self.refill.take() else { return };
+        if failed {
+            self.world.fail(refill);
+        } else {
+            drop(refill);
+        }
+        self.lists.end_refill(failed);
+    }
+}

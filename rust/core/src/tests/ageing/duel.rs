@@ -1,0 +1,208 @@
+//! The real pool and the lists, side by side.
+
+use super::lists::{KEEPER, Lists, Promise, Token};
+use super::steps::Step;
+use crate::tests::props::{Bell, Thing, World};
+use crate::{Checking, Moment, Policy, Refill, Reservation, Returning, Waiter};
+
+/// A waiter of the real pool, with what is needed to ask again.
+pub(super) struct Waiting<'w> {
+    pub(super) number: Token,
+    pub(super) key: Option<u32>,
+    pub(super) caller: u64,
+    pub(super) waiter: Waiter<'w, Thing, Bell>,
+    pub(super) bell: Bell,
+}
+
+/// Both pools, and everything that is in the making.
+pub(super) struct Duel<'w> {
+    pub(super) world: &'w World,
+    pub(super) lists: Lists,
+    pub(super) reservations: Vec<(Token, Reservation<'w, Thing, Bell>)>,
+    pub(super) checking: Vec<(Token, Checking<'w, Thing, Bell>)>,
+    pub(super) returning: Vec<(Token, Returning<'w, Thing, Bell>)>,
+    pub(super) waiting: Vec<Waiting<'w>>,
+    pub(super) refill: Option<Refill<'w, Thing, Bell>>,
+    pub(super) keeper: Bell,
+    /// Until when the keeper rests, and how often it had been called when it began to.
+    pub(super) resting: Option<(Moment, usize)>,
+    pub(super) last: Token,
+}
+
+/// Takes the nth of what there is.
+pub(super) fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
+    (!things.is_empty()).then(|| things.remove(nth % things.len()))
+}
+
+impl<'w> Duel<'w> {
+    pub(super) fn new(world: &'w World, minconn: usize, maxconn: usize, policy: Policy) -> Self {
+        world.pool.set_policy(policy);
+        Self {
+            world,
+            lists: Lists::new(minconn, maxconn, policy, 1),
+            reservations: vec![],
+            checking: vec![],
+            returning: vec![],
+            waiting: vec![],
+            refill: None,
+            keeper: world.keeper(),
+            resting: None,
+            last: 100,
+        }
+    }
+
+    pub(super) fn token(&mut self) -> Token {
+        self.last += 1;
+        self.last
+    }
+
+    pub(super) fn tokens(&mut self, many: usize) -> Vec<Token> {
+        (0..many).map(|_| self.token()).collect()
+    }
+
+    pub(super) fn lent(&self, nth: usize) -> Option<u32> {
+        let lent = &self.lists.lent;
+        (!lent.is_empty()).then(|| lent[nth % lent.len()].connection.name)
+    }
+
+    pub(super) fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Pass { millis } => self.world.pass_nanos(millis * 1_000_000),
+            Step::Sleep { early } => self.sleep(early),
+            _ => {}
+        }
+        self.lists.now = self.world.now();
+        match *step {
+            Step::Pass { .. } | Step::Sleep { .. } => {}
+            Step::Borrow { key, wait } => self.borrow(key, wait),
+            Step::Open { nth, finish } => self.open(nth, finish),
+            Step::End { nth, fail } => self.end(nth, fail),
+            Step::Reserve => self.reserve(),
+            Step::Return { nth, close, fast } => {
+                if let Some(name) = self.lent(nth) {
+                    self.give_back(name, close, fast);
+                }
+            }
+            Step::Finish { nth, how } => self.finish(nth, how),
+            Step::Check { nth, how } => self.check(nth, how),
+            Step::IdleCheck { nth } => self.check_idle(nth),
+            Step::Claim { nth } => self.claim(nth),
+            Step::Leave { nth } => {
+                if let Some(waiting) = take(&mut self.waiting, nth) {
+                    self.leave(waiting);
+                }
+            }
+            Step::Chore { keeper } => self.chore(keeper),
+            Step::Refill { failed } => self.end_refill(failed),
+            Step::Annotate { nth } => {
+                if let Some(name) = self.lent(nth) {
+                    self.world.pool.annotate(name as usize, self.world.thing(7));
+                }
+            }
+            Step::Reclaim { nth } => {
+                if let Some(name) = self.lent(nth) {
+                    self.reclaim(name);
+                }
+            }
+            Step::Condemn { nth, older } => {
+                if let Some(name) = self.lent(nth) {
+                    self.world.pool.condemn(name as usize, older);
+                    self.lists.condemn(name, older);
+                }
+            }
+            Step::TakeStats => {
+                assert_eq!(self.world.pool.take_stats().0, std::mem::take(&mut self.lists.stats));
+            }
+            Step::Drain
+            | Step::SetMinconn(_)
+            | Step::SetMaxconn(_)
+            | Step::Close
+            | Step::SetClosed(_)
+            | Step::Reset => self.manage(step),
+        }
+    }
+
+    fn manage(&mut self, step: &Step) {
+        let tokens = self.tokens(self.lists.idle.len());
+        match *step {
+            Step::Drain => {
+                let drained = self.world.pool.drain(KEEPER);
+                let expected = self.lists.drain(&tokens);
+                self.discarded(tokens, drained, &expected);
+            }
+            Step::SetMaxconn(maxconn) => {
+                let retired = self.world.pool.set_maxconn(maxconn);
+                let expected = self.lists.set_maxconn(maxconn, &tokens);
+                self.discarded(tokens, retired, &expected);
+            }
+            Step::SetMinconn(minconn) => {
+                self.world.pool.set_minconn(minconn);
+                self.lists.minconn = minconn;
+            }
+            Step::Close => {
+                let given = self.world.pool.close().map(|given| given.iter().map(|given| given.name).collect());
+                assert_eq!(given, self.lists.close());
+            }
+            Step::SetClosed(closed) => {
+                self.world.pool.set_closed(closed);
+                self.lists.set_closed(closed);
+            }
+            _ => {
+                self.world.pool.reset();
+                self.lists.reset();
+                // Whoever makes it anew tells the keeper.
+                self.resting = None;
+                self.check_bells();
+                // From before the reset: they do no harm now.
+                self.drop_all();
+            }
+        }
+    }
+
+    fn discarded(&mut self, tokens: Vec<Token>, given: Vec<Returning<'w, Thing, Bell>>, expected: &[u32]) {
+        assert_eq!(given.iter().map(|given| given.connection().name).collect::<Vec<_>>(), expected);
+        self.returning.extend(tokens.into_iter().zip(given));
+    }
+
+    pub(super) fn drop_all(&mut self) {
+        self.refill = None;
+        self.waiting.clear();
+        self.checking.clear();
+        self.returning.clear();
+        self.reservations.clear();
+    }
+
+    // --- what always holds -----------------------------------------------------------------------------------------------
+
+    pub(super) fn agree(&self) {
+        let (lists, counts) = (&self.lists, self.world.pool.counts());
+        assert_eq!(self.world.idle(), lists.idle.iter().map(|idle| idle.name).collect::<Vec<_>>());
+        assert_eq!(self.world.lent(), lists.lent.iter().map(|loan| loan.connection.name).collect::<Vec<_>>());
+        let rooms = lists.promised.iter().filter(|(_, promise)| matches!(promise, Promise::Room)).count();
+        assert_eq!((counts.promised, counts.opening), (lists.promised.len() - rooms, lists.opening.len() + rooms));
+        assert_eq!((counts.checking, counts.returning), (lists.checking.len(), lists.returning.len()));
+        assert_eq!((counts.waiting, counts.closed), (lists.waiting(), lists.closed));
+        let free = !lists.idle.is_empty() || lists.occupied() < lists.maxconn;
+        assert!(lists.closed || !free || lists.waiting_for_room() == 0, "somebody waits while something is free");
+        assert_eq!(self.world.pool.stats().0, lists.stats);
+        self.check_bells();
+        self.check_keeper();
+    }
+
+    pub(super) fn check_bells(&self) {
+        for Waiting { number, bell, .. } in &self.waiting {
+            assert_eq!(bell.rung(), self.lists.rung.get(number).copied().unwrap_or(0), "of waiter {number}");
+        }
+    }
+
+    /// The keeper comes back before anything is due, or it has been called.
+    fn check_keeper(&self) {
+        if let Some((until, rung)) = self.resting
+            && self.lists.policy.kept
+            && self.keeper.rung() == rung
+        {
+            let due = self.lists.due(false);
+            assert!(until <= due, "the keeper rests until {until:?}, but {due:?} is due");
+        }
+    }
+}

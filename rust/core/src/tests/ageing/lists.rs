@@ -1,0 +1,231 @@
+//! A pool with a clock as one would explain it to a child: a few lists.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::time::{Dice, Span};
+use crate::{Busy, Doubt, Moment, Policy, Reason, Refusal, Stats};
+
+/// Who does the chores. All other callers have numbers of their own.
+pub(super) const KEEPER: u64 = 7;
+
+/// Names what somebody holds: a guard of the real pool, and what stands for it here.
+pub(super) type Token = u32;
+
+pub(super) struct Connection {
+    pub(super) name: u32,
+    pub(super) born: u64,
+    /// When its time is over, and why.
+    pub(super) end: Moment,
+    pub(super) why: Reason,
+    /// Since when it has not been used.
+    pub(super) since: Moment,
+    pub(super) fresh_until: Moment,
+    pub(super) suspect: bool,
+}
+
+impl Connection {
+    pub(super) fn is_fresh(&self, now: Moment) -> bool {
+        now < self.fresh_until
+    }
+}
+
+/// What a slot is wanted for.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Purpose {
+    Rest,
+    Loan { key: Option<u32>, caller: u64 },
+}
+
+impl Purpose {
+    pub(super) fn key(self) -> Option<u32> {
+        match self {
+            Self::Rest => None,
+            Self::Loan { key, .. } => key,
+        }
+    }
+}
+
+pub(super) struct Opening {
+    pub(super) token: Token,
+    pub(super) purpose: Purpose,
+    pub(super) born: u64,
+}
+
+pub(super) struct Loan {
+    pub(super) key: Option<u32>,
+    pub(super) caller: u64,
+    pub(super) connection: Connection,
+    pub(super) since: Moment,
+    /// Who opened it and has not finished with it.
+    pub(super) opener: Option<Token>,
+    pub(super) reported: bool,
+}
+
+pub(super) struct Checking {
+    pub(super) token: Token,
+    pub(super) purpose: Purpose,
+    pub(super) connection: Connection,
+}
+
+pub(super) struct Returning {
+    pub(super) token: Token,
+    pub(super) connection: Connection,
+    pub(super) closing: Option<Reason>,
+    /// Who sees to it that its slot comes free, if others may wait for that.
+    pub(super) coming: Option<u64>,
+}
+
+pub(super) enum Promise {
+    Connection(Connection),
+    Room,
+}
+
+pub(super) struct Waiter {
+    pub(super) turn: Token,
+    pub(super) number: Token,
+    pub(super) key: Option<u32>,
+    pub(super) for_room: bool,
+    pub(super) armed: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Refill {
+    pub(super) busy: bool,
+    pub(super) at: Moment,
+    pub(super) pause: Span,
+}
+
+/// The answer to a borrower.
+#[derive(Debug, PartialEq)]
+pub(super) enum Got {
+    Lent(u32),
+    Doubtful(u32, Doubt),
+    Reserved,
+    Errand(u32, Option<Reason>),
+    /// And whether there is a new place to wait in.
+    Busy(Busy, bool),
+    Refused(Refusal),
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq)]
+pub(super) enum Job {
+    Return(u32, Option<Reason>),
+    Report,
+    Open,
+    Rest,
+}
+
+pub(super) struct Lists {
+    pub(super) policy: Policy,
+    pub(super) minconn: usize,
+    pub(super) maxconn: usize,
+    pub(super) closed: bool,
+    pub(super) now: Moment,
+    pub(super) idle: Vec<Connection>,
+    pub(super) lent: Vec<Loan>,
+    pub(super) opening: Vec<Opening>,
+    pub(super) checking: Vec<Checking>,
+    pub(super) returning: Vec<Returning>,
+    pub(super) promised: Vec<(Token, Promise)>,
+    pub(super) queue: Vec<Waiter>,
+    /// The turn of each waiter, which it keeps in another place.
+    pub(super) turns: BTreeMap<Token, Token>,
+    /// How often each waiter has been woken.
+    pub(super) rung: BTreeMap<Token, usize>,
+    /// Returns that were left, and when.
+    pub(super) errands: VecDeque<(Token, Moment)>,
+    pub(super) refill: Refill,
+    pub(super) births: u64,
+    pub(super) drained: u64,
+    /// Thrown in the same order as the real ones, and so they fall.
+    pub(super) dice: Dice,
+    pub(super) stats: Stats,
+}
+
+impl Lists {
+    pub(super) fn new(minconn: usize, maxconn: usize, policy: Policy, seed: u64) -> Self {
+        Self {
+            policy,
+            minconn,
+            maxconn,
+            closed: false,
+            now: Moment::START,
+            idle: vec![],
+            lent: vec![],
+            opening: vec![],
+            checking: vec![],
+            returning: vec![],
+            promised: vec![],
+            queue: vec![],
+            turns: BTreeMap::new(),
+            rung: BTreeMap::new(),
+            errands: VecDeque::new(),
+            refill: Refill::default(),
+            births: 0,
+            drained: 0,
+            dice: Dice::new(seed),
+            stats: Stats::default(),
+        }
+    }
+
+    pub(super) fn occupied(&self) -> usize {
+        let held = self.lent.len() + self.opening.len() + self.checking.len() + self.returning.len();
+        self.idle.len() + self.promised.len() + held
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_queued(&self, waiter: Token) -> bool {
+        self.queue.iter().any(|queued| queued.number == waiter)
+    }
+
+    /// A waiter goes on waiting in another place, and listens to the same bell.
+    pub(super) fn share_bell(&mut self, from: Token, to: Token) {
+        let rung = self.rung.get(&from).copied().unwrap_or(0);
+        self.rung.insert(to, rung);
+    }
+
+    pub(super) fn waiting_for_room(&self) -> usize {
+        self.queue.iter().filter(|waiter| waiter.for_room).count()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.occupied() < self.maxconn
+    }
+
+    pub(super) fn birth(&mut self) -> u64 {
+        self.births += 1;
+        self.births
+    }
+
+    pub(super) fn count_closed(&mut self, reason: Reason) {
+        self.stats.closed[reason as usize] += 1;
+    }
+
+    pub(super) fn has_use(&self) -> bool {
+        let spare = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
+        (spare || self.waiting_for_room() > 0) && self.occupied() <= self.maxconn
+    }
+
+    pub(super) fn useless(&self, connection: &Connection) -> Option<Reason> {
+        match () {
+            () if self.closed => Some(Reason::WithPool),
+            () if self.now >= connection.end => Some(connection.why),
+            () => (!self.has_use()).then_some(Reason::Surplus),
+        }
+    }
+
+    pub(super) fn every_connection(&mut self) -> impl Iterator<Item = &mut Connection> {
+        let promised = self.promised.iter_mut().filter_map(|(_, promise)| match promise {
+            Promise::Connection(connection) => Some(connection),
+            Promise::Room => None,
+        });
+        let held = self.lent.iter_mut().map(|loan| &mut loan.connection);
+        let held = held.chain(self.checking.iter_mut().map(|checking| &mut checking.connection));
+        let held = held.chain(self.returning.iter_mut().map(|returning| &mut returning.connection));
+        self.idle.iter_mut().chain(promised).chain(held)
+    }
+}

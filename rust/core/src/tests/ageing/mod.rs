@@ -1,0 +1,51 @@
+//! Random sequences of steps in a pool that ages, run on the pool and on a naive model of it side by side.
+//!
+//! After every step these agree: the answer, the idle list, the loans and their order, the counts, the statistics, and
+//! how often each waiter has been woken. And these hold: slots in use never grow past maxconn; nobody waits while
+//! something is free; what is over, suspect or has been idle for too long is never lent unchecked; the keeper, who was
+//! told until when to rest, is called if something is due before; every guard may be dropped at any moment.
+
+mod borrow;
+mod doing;
+mod duel;
+mod lists;
+mod returns;
+mod steps;
+mod upkeep;
+
+use proptest::prelude::*;
+
+use self::duel::Duel;
+use self::steps::{policies, steps};
+use super::props::World;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_ageing_pool_does_what_a_few_lists_and_a_clock_would_do(
+        minconn in 0..3_usize,
+        extra in 0..3_usize,
+        policy in policies(),
+        steps in steps(),
+    ) {
+        let world = World::new(minconn, minconn + extra);
+        let mut duel = Duel::new(&world, minconn, minconn + extra, policy);
+        for step in &steps {
+            let before = duel.lists.occupied();
+            duel.step(step);
+            duel.agree();
+            let after = duel.lists.occupied();
+            prop_assert!(after <= before.max(duel.lists.maxconn), "above the limit");
+        }
+        duel.drop_all();
+        drop(duel);
+        world.pool.set_closed(false);
+        while let crate::Chore::Return(returning) = world.pool.chore(lists::KEEPER, world.now()) {
+            drop(returning);
+        }
+        let counts = world.pool.counts();
+        let open = counts.idle + counts.lent;
+        prop_assert_eq!((counts.open(), counts.opening, counts.waiting), (open, 0, 0), "something was lost");
+    }
+}

@@ -1,0 +1,238 @@
+//! Returning, and what is trusted, on the lists.
+
+use super::lists::{Checking, Connection, Got, KEEPER, Lists, Opening, Purpose, Returning, Token};
+use crate::time::Span;
+use crate::{Doubt, Moment, Reason, Refusal};
+
+impl Lists {
+    // --- returning -------------------------------------------------------------------------------------------------
+
+    pub(super) fn lay_down(&mut self, mut connection: Connection) {
+        connection.since = self.now;
+        self.trust(&mut connection);
+        self.idle.push(connection);
+        self.serve();
+    }
+
+    pub(super) fn trust(&self, connection: &mut Connection) {
+        let unseen = if connection.suspect { Moment::START } else { self.now.after(self.policy.check_after) };
+        connection.fresh_until = unseen.min(connection.end);
+    }
+
+    pub(super) fn keep_clean(&mut self, name: u32) -> bool {
+        let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
+        let loan = &self.lent[at];
+        let plain = loan.key.is_none() && loan.opener.is_none() && self.policy.leak_after == Span::FOREVER;
+        let lasting = self.now < loan.connection.end;
+        let useful = !self.closed && self.queue.is_empty() && self.has_use();
+        if !(plain && lasting && useful) {
+            return false;
+        }
+        let loan = self.lent.remove(at);
+        self.stats.usage.add(self.now.since(loan.since));
+        self.lay_down(loan.connection);
+        true
+    }
+
+    /// Begins a return: why it will be closed, and how long it was lent if that was too long.
+    pub(super) fn begin_return(
+        &mut self,
+        name: u32,
+        close: bool,
+        token: Token,
+    ) -> Result<(Option<Reason>, Option<Span>), Refusal> {
+        if self.closed {
+            return Err(Refusal::Closed);
+        }
+        let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
+        let loan = self.lent.remove(at);
+        let lent_for = self.now.since(loan.since);
+        self.stats.usage.add(lent_for);
+        self.returning.push(Returning { token, connection: loan.connection, closing: None, coming: None });
+        self.disappoint(loan.key);
+        let at = self.returning.len() - 1;
+        let closing = if close { Some(Reason::Requested) } else { self.useless(&self.returning[at].connection) };
+        self.returning[at].closing = closing;
+        Ok((closing, loan.reported.then_some(lent_for)))
+    }
+
+    pub(super) fn take_returning(&mut self, token: Token) -> Returning {
+        let at = self.returning.iter().position(|returning| returning.token == token).expect("it is returned");
+        self.returning.remove(at)
+    }
+
+    pub(super) fn keep(&mut self, token: Token) -> bool {
+        let returning = self.returning.iter().find(|returning| returning.token == token).expect("it is returned");
+        let closing = self.useless(&returning.connection);
+        if closing.is_none() {
+            let connection = self.take_returning(token).connection;
+            self.lay_down(connection);
+            return true;
+        }
+        self.condemn_returning(token, closing);
+        false
+    }
+
+    pub(super) fn condemn_returning(&mut self, token: Token, closing: Option<Reason>) {
+        let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
+        returning.closing = closing;
+    }
+
+    pub(super) fn discard(&mut self, token: Token) {
+        let reason = self.take_returning(token).closing.unwrap_or(Reason::Unclean);
+        self.count_closed(reason);
+        self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
+        self.serve();
+        if reason == Reason::Lost {
+            self.lose();
+        }
+    }
+
+    pub(super) fn leave_return(&mut self, token: Token) -> bool {
+        let late = Span::from_secs_f64(0.1);
+        let behind = self.errands.front().is_some_and(|&(_, left)| self.now >= left.after(late));
+        if self.closed || behind || self.waiting_for_room() > 0 {
+            return false;
+        }
+        let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
+        returning.coming = Some(0);
+        self.errands.push_back((token, self.now));
+        true
+    }
+
+    pub(super) fn next_errand(&mut self, token: Token, caller: u64) -> Option<(u32, Option<Reason>)> {
+        let (left, _) = self.errands.pop_front()?;
+        let returning = self.returning.iter_mut().find(|returning| returning.token == left).expect("it was left");
+        (returning.token, returning.coming) = (token, Some(caller));
+        Some((returning.connection.name, returning.closing))
+    }
+
+    pub(super) fn reclaim(&mut self, name: u32) {
+        let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
+        let loan = self.lent.remove(at);
+        if !self.closed {
+            self.stats.reclaimed += 1;
+            self.count_closed(Reason::Reclaimed);
+            self.stats.usage.add(self.now.since(loan.since));
+            self.disappoint(loan.key);
+        }
+    }
+
+    // --- health ------------------------------------------------------------------------------------------------------
+
+    pub(super) fn take_checking(&mut self, token: Token) -> Checking {
+        let at = self.checking.iter().position(|checking| checking.token == token).expect("it is looked at");
+        self.checking.remove(at)
+    }
+
+    /// Why a connection whose check has ended well is to be closed all the same.
+    pub(super) fn still_over(&self, token: Token) -> Option<Reason> {
+        let checking = self.checking.iter().find(|checking| checking.token == token).expect("it is looked at");
+        let over = self.now >= checking.connection.end;
+        if self.closed { Some(Reason::WithPool) } else { over.then_some(checking.connection.why) }
+    }
+
+    pub(super) fn passed(&mut self, token: Token) -> Result<(), Reason> {
+        self.still_over(token).map_or(Ok(()), Err)?;
+        let Checking { purpose, mut connection, .. } = self.take_checking(token);
+        connection.suspect = false;
+        self.begin_loan(connection, purpose);
+        Ok(())
+    }
+
+    pub(super) fn count_dead(&mut self, reason: Reason) {
+        self.count_closed(reason);
+        if reason == Reason::Lost {
+            self.stats.checks_failed += 1;
+            self.lose();
+        }
+    }
+
+    pub(super) fn next(&mut self, token: Token, reason: Reason, another: Token) -> Got {
+        self.count_dead(reason);
+        let purpose = self.take_checking(token).purpose;
+        if self.closed {
+            self.disappoint(purpose.key());
+            return Got::Refused(Refusal::Closed);
+        }
+        if let Some(connection) = self.idle.pop() {
+            let got = self.lend(connection, purpose, another);
+            self.serve();
+            return got;
+        }
+        let born = self.birth();
+        self.opening.push(Opening { token: another, purpose, born });
+        Got::Reserved
+    }
+
+    pub(super) fn drop_checked(&mut self, token: Token, reason: Reason) {
+        self.count_dead(reason);
+        let key = self.take_checking(token).purpose.key();
+        self.disappoint(key);
+    }
+
+    pub(super) fn begin_idle_check(&mut self, name: u32, token: Token) -> Option<Doubt> {
+        let at = self.idle.iter().position(|idle| idle.name == name).filter(|_| !self.closed)?;
+        let connection = self.idle.remove(at);
+        let doubt = if self.now >= connection.end { Doubt::Over(connection.why) } else { Doubt::Unseen };
+        self.checking.push(Checking { token, purpose: Purpose::Rest, connection });
+        Some(doubt)
+    }
+
+    pub(super) fn put_back(&mut self, token: Token) -> Result<(), Reason> {
+        let useless = self.still_over(token).or_else(|| (!self.has_use()).then_some(Reason::Surplus));
+        useless.map_or(Ok(()), Err)?;
+        let mut connection = self.take_checking(token).connection;
+        connection.suspect = false;
+        self.trust(&mut connection);
+        self.idle.push(connection);
+        self.serve();
+        Ok(())
+    }
+
+    pub(super) fn lose(&mut self) {
+        self.stats.connections_lost += 1;
+        self.suspect_all();
+    }
+
+    pub(super) fn suspect_all(&mut self) {
+        if self.policy.check_after < Span::FOREVER {
+            self.every_connection().for_each(|connection| {
+                (connection.suspect, connection.fresh_until) = (true, Moment::START);
+            });
+        }
+    }
+
+    pub(super) fn replace_all(&mut self, born: u64) {
+        self.drained = self.drained.max(born);
+        for connection in self.every_connection().filter(|connection| connection.born <= born) {
+            (connection.end, connection.fresh_until, connection.why) = (Moment::START, Moment::START, Reason::Drained);
+        }
+    }
+
+    pub(super) fn condemn(&mut self, name: u32, older: bool) {
+        let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
+        if older {
+            self.replace_all(self.lent[at].connection.born);
+        }
+        let connection = &mut self.lent[at].connection;
+        (connection.end, connection.why) = (Moment::START, Reason::Lost);
+    }
+
+    pub(super) fn drain(&mut self, tokens: &[Token]) -> Vec<u32> {
+        if self.closed {
+            return vec![];
+        }
+        self.replace_all(self.births);
+        let drained: Vec<_> = self.idle.drain(..).collect();
+        let names = drained.iter().map(|connection| connection.name).collect();
+        let closing = Some(Reason::Drained);
+        self.returning.extend(drained.into_iter().zip(tokens).map(|(connection, &token)| Returning {
+            token,
+            connection,
+            closing,
+            coming: Some(KEEPER),
+        }));
+        names
+    }
+}

@@ -1,0 +1,173 @@
+//! What may happen to a pool that ages.
+
+use std::num::NonZeroUsize;
+
+use proptest::prelude::*;
+
+use crate::time::Span;
+use crate::{Policy, Reason};
+
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    Pass {
+        millis: u64,
+    },
+    /// Until the moment that the keeper was told, or until just before it.
+    Sleep {
+        early: bool,
+    },
+    Borrow {
+        key: Option<u32>,
+        wait: bool,
+    },
+    /// The nth reservation is fulfilled, and then perhaps finished.
+    Open {
+        nth: usize,
+        finish: bool,
+    },
+    /// The nth reservation, spent or unspent, fails, or is dropped.
+    End {
+        nth: usize,
+        fail: bool,
+    },
+    Reserve,
+    Return {
+        nth: usize,
+        close: bool,
+        fast: bool,
+    },
+    Finish {
+        nth: usize,
+        how: Finish,
+    },
+    Check {
+        nth: usize,
+        how: Check,
+    },
+    IdleCheck {
+        nth: usize,
+    },
+    Claim {
+        nth: usize,
+    },
+    Leave {
+        nth: usize,
+    },
+    Chore {
+        keeper: bool,
+    },
+    Refill {
+        failed: bool,
+    },
+    Annotate {
+        nth: usize,
+    },
+    Reclaim {
+        nth: usize,
+    },
+    Condemn {
+        nth: usize,
+        older: bool,
+    },
+    Drain,
+    TakeStats,
+    SetMinconn(usize),
+    SetMaxconn(usize),
+    Close,
+    SetClosed(bool),
+    Reset,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Finish {
+    Keep,
+    Leave,
+    Lose,
+    Drop,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Check {
+    /// It is well.
+    Pass,
+    /// It is dead, or over: on to the next one, or no further.
+    Next,
+    Discard,
+    Drop,
+}
+
+fn often(step: impl Strategy<Value = Step> + 'static) -> BoxedStrategy<Step> {
+    step.boxed()
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let nth = || 0..4_usize;
+    let key = prop_oneof![2 => Just(None), 2 => (0..4_u32).prop_map(Some)];
+    let millis = prop::sample::select(vec![100, 100, 1000, 2000, 2000, 5000, 19_000]);
+    let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Leave), 1 => Just(Finish::Lose), 1 => Just(Finish::Drop)];
+    let check =
+        prop_oneof![4 => Just(Check::Pass), 3 => Just(Check::Next), 1 => Just(Check::Discard), 1 => Just(Check::Drop)];
+    let rarely = prop_oneof![
+        (nth(), any::<bool>()).prop_map(|(nth, older)| Step::Condemn { nth, older }),
+        nth().prop_map(|nth| Step::Annotate { nth }),
+        nth().prop_map(|nth| Step::Reclaim { nth }),
+        Just(Step::Drain),
+        Just(Step::TakeStats),
+        (0..4_usize).prop_map(Step::SetMinconn),
+        (0..5_usize).prop_map(Step::SetMaxconn),
+        prop_oneof![3 => Just(Step::SetClosed(false)), 1 => Just(Step::SetClosed(true)), 1 => Just(Step::Close)],
+        prop_oneof![3 => Just(Step::SetClosed(false)), 1 => Just(Step::Reset)],
+    ];
+    prop_oneof![
+        4 => often(millis.prop_map(|millis| Step::Pass { millis })),
+        2 => often(any::<bool>().prop_map(|early| Step::Sleep { early })),
+        9 => often((key, any::<bool>()).prop_map(|(key, wait)| Step::Borrow { key, wait })),
+        8 => often((nth(), prop::bool::weighted(0.8)).prop_map(|(nth, finish)| Step::Open { nth, finish })),
+        2 => often((nth(), any::<bool>()).prop_map(|(nth, fail)| Step::End { nth, fail })),
+        2 => often(Just(Step::Reserve)),
+        7 => often((nth(), prop::bool::weighted(0.1), any::<bool>())
+            .prop_map(|(nth, close, fast)| Step::Return { nth, close, fast })),
+        6 => often((nth(), finish).prop_map(|(nth, how)| Step::Finish { nth, how })),
+        6 => often((nth(), check).prop_map(|(nth, how)| Step::Check { nth, how })),
+        2 => often(nth().prop_map(|nth| Step::IdleCheck { nth })),
+        4 => often(nth().prop_map(|nth| Step::Claim { nth })),
+        2 => often(nth().prop_map(|nth| Step::Leave { nth })),
+        6 => often(prop::bool::weighted(0.8).prop_map(|keeper| Step::Chore { keeper })),
+        2 => often(any::<bool>().prop_map(|failed| Step::Refill { failed })),
+        4 => often(rarely),
+    ]
+}
+
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 20..150)
+}
+
+pub(super) fn policies() -> impl Strategy<Value = Policy> {
+    let span =
+        |seconds: &[f64]| prop::sample::select(seconds.iter().map(|&s| Span::from_secs_f64(s)).collect::<Vec<_>>());
+    let never = f64::INFINITY;
+    (
+        span(&[never, 0.0, 2.0, 2.0, 2.0]),
+        span(&[never, 0.0, 5.0]),
+        span(&[never, 20.0, 20.0]),
+        span(&[never, never, 7.0]),
+        prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
+        prop::bool::weighted(0.8),
+    )
+        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, kept)| Policy {
+            check_after,
+            max_idle,
+            max_lifetime,
+            leak_after,
+            max_waiting: NonZeroUsize::new(max_waiting),
+            kept,
+        })
+}
+
+/// What a check says of a connection that is not kept.
+pub(super) fn verdict(doubt: crate::Doubt) -> Reason {
+    match doubt {
+        crate::Doubt::Over(reason) => reason,
+        crate::Doubt::Unseen => Reason::Lost,
+    }
+}

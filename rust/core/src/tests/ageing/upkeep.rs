@@ -1,0 +1,157 @@
+//! Chores, limits and the end, on the lists.
+
+use super::lists::{Job, KEEPER, Lists, Loan, Promise, Refill, Returning, Token};
+use crate::time::Span;
+use crate::{Moment, Reason, Refusal, Stats};
+
+impl Lists {
+    // --- chores --------------------------------------------------------------------------------------------------------
+
+    pub(super) fn job(&mut self, token: Token) -> Job {
+        if self.closed {
+            return Job::Rest;
+        }
+        if let Some((name, closing)) = self.next_errand(token, KEEPER) {
+            return Job::Return(name, closing);
+        }
+        let over = self.idle.iter().position(|idle| self.now >= idle.end);
+        let outdated = over.map(|at| (at, self.idle[at].why));
+        let unused = self.idle_end().filter(|&(_, end)| self.now >= end).map(|(at, _)| (at, Reason::Idle));
+        if let Some((at, reason)) = outdated.or(unused) {
+            let connection = self.idle.remove(at);
+            let (name, closing) = (connection.name, Some(reason));
+            self.returning.push(Returning { token, connection, closing, coming: Some(KEEPER) });
+            return Job::Return(name, closing);
+        }
+        if self.late().next().is_some() {
+            return Job::Report;
+        }
+        if self.lacks_some() && !self.refill.busy && self.now >= self.refill.at {
+            self.refill.busy = true;
+            return Job::Open;
+        }
+        Job::Rest
+    }
+
+    pub(super) fn late(&mut self) -> impl Iterator<Item = &mut Loan> {
+        let (now, leak_after) = (self.now, self.policy.leak_after);
+        self.lent.iter_mut().filter(move |loan| !loan.reported && now >= loan.since.after(leak_after))
+    }
+
+    /// Notes that this caller's loan has been reported. Says how old it is, if it is late and was not reported before.
+    pub(super) fn report(&mut self, caller: u64) -> Option<Span> {
+        let now = self.now;
+        let loan = self.late().find(|loan| loan.caller == caller)?;
+        loan.reported = true;
+        let age = now.since(loan.since);
+        self.stats.leaks += 1;
+        Some(age)
+    }
+
+    pub(super) fn lacks_some(&self) -> bool {
+        self.occupied() < self.minconn && self.has_room()
+    }
+
+    /// Which one has been idle for longest above minconn, and when it is to be closed.
+    pub(super) fn idle_end(&self) -> Option<(usize, Moment)> {
+        let surplus = self.idle.len() > self.minconn && self.policy.max_idle > Span::ZERO;
+        let oldest = self.idle.iter().map(|idle| idle.since).enumerate().min_by_key(|&(_, since)| since);
+        oldest.filter(|_| surplus).map(|(at, since)| (at, since.after(self.policy.max_idle)))
+    }
+
+    /// When there is something to do, if nothing happens before. What has been idle for too long since another one came
+    /// back may be closed later: nobody is told of that.
+    pub(super) fn due(&self, strictly: bool) -> Moment {
+        if self.closed {
+            return Moment::NEVER;
+        }
+        let errands = self.errands.front().map(|_| self.now);
+        let ends = self.idle.iter().map(|idle| idle.end);
+        let unreported = self.lent.iter().filter(|loan| !loan.reported);
+        let reports = unreported.map(|loan| loan.since.after(self.policy.leak_after));
+        let refill = (self.lacks_some() && !self.refill.busy).then_some(self.refill.at);
+        let idle_end = self.idle_end().filter(|_| strictly).map(|(_, end)| end);
+        let due = ends.chain(reports).chain(errands).chain(refill).chain(idle_end).min();
+        due.map_or(Moment::NEVER, |due| due.max(self.now))
+    }
+
+    pub(super) fn end_refill(&mut self, failed: bool) {
+        self.refill.busy = false;
+        if failed {
+            let pause = Span::from_secs_f64(self.refill.pause.as_secs_f64() * 2.0);
+            self.refill.pause = pause.clamp(Span::from_secs_f64(0.25), Span::from_secs_f64(4.0));
+            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
+        }
+    }
+
+    // --- limits and the end ----------------------------------------------------------------------------------------------
+
+    /// Sets the limit. What is idle above it comes out to be closed.
+    pub(super) fn set_maxconn(&mut self, maxconn: usize, tokens: &[Token]) -> Vec<u32> {
+        self.maxconn = maxconn;
+        if self.closed {
+            return vec![];
+        }
+        let surplus = self.occupied().saturating_sub(maxconn + self.returning.len()).min(self.idle.len());
+        let retired: Vec<_> = self.idle.drain(..surplus).collect();
+        let names = retired.iter().map(|connection| connection.name).collect();
+        let closing = Some(Reason::Surplus);
+        self.returning.extend(retired.into_iter().zip(tokens).map(|(connection, &token)| Returning {
+            token,
+            connection,
+            closing,
+            coming: None,
+        }));
+        self.serve();
+        names
+    }
+
+    pub(super) fn dismiss(&mut self) {
+        for waiter in std::mem::take(&mut self.queue) {
+            *self.rung.entry(waiter.number).or_default() += usize::from(waiter.armed);
+        }
+        let mut promised = std::mem::take(&mut self.promised);
+        promised.sort_by_key(|&(waiter, _)| (self.turns[&waiter], waiter));
+        for (_, promise) in promised {
+            if let Promise::Connection(connection) = promise {
+                self.idle.push(connection);
+            }
+        }
+    }
+
+    pub(super) fn set_closed(&mut self, closed: bool) {
+        self.closed = closed;
+        if closed {
+            self.dismiss();
+        }
+    }
+
+    /// Closes the pool, and names what the closer is given.
+    pub(super) fn close(&mut self) -> Result<Vec<u32>, Refusal> {
+        if self.closed {
+            return Err(Refusal::Closed);
+        }
+        self.set_closed(true);
+        let mut given = vec![];
+        for (token, _) in std::mem::take(&mut self.errands) {
+            given.push(self.take_returning(token).connection.name);
+        }
+        let lent = self.lent.iter().map(|loan| &loan.connection);
+        given.extend(self.idle.iter().chain(lent).map(|connection| connection.name));
+        self.stats.closed[Reason::WithPool as usize] += given.len() as u64;
+        Ok(given)
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.dismiss();
+        self.idle.clear();
+        self.lent.clear();
+        self.opening.clear();
+        self.checking.clear();
+        self.returning.clear();
+        self.errands.clear();
+        self.closed = false;
+        self.refill = Refill::default();
+        self.stats = Stats::default();
+    }
+}
