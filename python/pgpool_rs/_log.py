@@ -1,4 +1,7 @@
-"""The pools' loggers, `pgpool_rs.<name>`. Python never forgets a logger, so one is made only when it has something to say."""
+"""The pools' loggers, `pgpool_rs.<name>`.
+
+Python never forgets a logger, so one is made only when it has something to say.
+"""
 
 from __future__ import annotations
 

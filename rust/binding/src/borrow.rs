@@ -36,7 +36,13 @@ pub(crate) fn borrow(
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
     }
-    let connection = found?;
+    let connection = match found {
+        Ok(connection) => connection,
+        Err(error) => {
+            raise_kept_back()?;
+            return Err(error);
+        }
+    };
     let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
     watched.and_then(|()| raise_kept_back()).inspect_err(|_| {
         // The error that stopped us is the one to be heard.

@@ -21,6 +21,17 @@ pub(crate) fn give_back(
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<(), Error> {
+    let returned = take_back(slf, connection, key, close);
+    raise_kept_back()?;
+    returned
+}
+
+fn take_back(
+    slf: &Bound<'_, AbstractPool>,
+    connection: Option<&Bound<'_, PyAny>>,
+    key: Option<&Bound<'_, PyAny>>,
+    close: bool,
+) -> Result<(), Error> {
     let mut returning = begin(slf, connection, key, close)?;
     let options = slf.get().options();
     if options.reclaim {
@@ -39,7 +50,7 @@ pub(crate) fn give_back(
     if let Some(lent_for) = overdue {
         watch::log_late(slf, lent_for.as_secs_f64())?;
     }
-    Ok(raise_kept_back()?)
+    Ok(())
 }
 
 /// Finishes a return that was left by somebody who is not there any more to be told of an error.

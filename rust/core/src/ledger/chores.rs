@@ -52,11 +52,14 @@ pub(crate) struct Refill {
 impl<H, W> Ledger<H, W> {
     /// Tells what is to be done next.
     pub(crate) fn chore(&mut self, caller: Caller) -> Chore<H> {
+        if let Some(errand) = self.next_errand(caller) {
+            return Chore::Return(errand);
+        }
         if self.closed {
             return Chore::Rest(Moment::NEVER);
         }
-        if let Some(begun) = self.next_errand(caller).or_else(|| self.outdated(caller)) {
-            return Chore::Return(begun);
+        if let Some(outdated) = self.outdated(caller) {
+            return Chore::Return(outdated);
         }
         if let Some(report) = self.overdue() {
             return Chore::Report(report);

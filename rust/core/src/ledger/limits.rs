@@ -58,11 +58,12 @@ impl<H, W> Ledger<H, W> {
         let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
         if self.closed {
-            // They have been counted with the pool, and will be again, by themselves.
+            // They have been counted, and will be again.
             let counted = &mut self.stats.closed[Reason::WithPool as usize];
             *counted = counted.saturating_sub(surplus.len() as u64);
         }
-        let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, Reason::Surplus)).collect();
+        let reason = if self.closed { Reason::WithPool } else { Reason::Surplus };
+        let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, reason)).collect();
         self.serve();
         self.after.chores |= self.wants_refill();
         discarded
@@ -71,10 +72,9 @@ impl<H, W> Ledger<H, W> {
     /// Opens or closes the pool without touching what is in it.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
+        self.after.chores |= self.policy.kept;
         if closed {
             self.dismiss_waiters();
-        } else {
-            self.after.chores |= self.policy.kept;
         }
     }
 

@@ -244,9 +244,7 @@ fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_
     assert_eq!(shown, ["Coming, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
 }
 
-// BUG (small): its transaction stays open, with its locks, for as long as the pool exists.
 #[test]
-#[ignore = "BUG, see above"]
 fn a_return_that_was_left_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
     let world = World::new(1, 1);
     world.open([1]);

@@ -1,0 +1,492 @@
+"""What a pool says in its log and how loud; and that a log which fails costs no slot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg2
+import pytest
+
+from audit import Callback, Killed, Lines, assert_balanced, assert_sound, filled, listening, wait_for_quiet
+from fakes import INTRANS, FakeServer
+from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeping
+from pgpool_rs._core import advance_clock
+from support import Task, assert_whole, counts, wait_until, waiting_task
+
+DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
+DOWN = psycopg2.OperationalError("down")
+NAME = "talkative"
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_without_a_name_is_numbered(server: FakeServer, our_class: Any) -> None:
+    first, second = our_class(0, 1), our_class(0, 1)
+    number = int(first.name.removeprefix("pool-"))
+    assert second.name == f"pool-{number + 1}"
+    with listening(second.name) as log:
+        first.getconn()
+        assert log.texts == []
+        second.getconn()
+        assert log.texts == ["connection opened"]
+
+
+@pytest.mark.parametrize("name", ["web", "a.b", "with spaces", "%s %d", "é"])
+def test_a_pool_logs_on_the_logger_of_its_name(server: FakeServer, our_class: Any, name: str) -> None:
+    pool = our_class(0, 1, name=name)
+    assert pool.name == name
+    with listening(name) as log:
+        pool.getconn()
+    assert log.lines == [(DEBUG, "connection opened")]
+
+
+def test_a_percent_sign_in_an_error_is_no_format(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1, name=NAME)
+    connection = pool.getconn()
+    connection.status = INTRANS
+    server.fail("rollback", ValueError("100 %s %d"))
+    with listening(NAME, WARNING) as log:
+        pool.putconn(connection)
+    assert log.texts[0].endswith("ValueError: 100 %s %d")
+
+
+def test_records_name_the_caller_and_no_frame_of_ours(
+    server: FakeServer, our_class: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(DEBUG)
+    our_class(0, 1).getconn()
+    assert [record.funcName for record in caplog.records] == [
+        "test_records_name_the_caller_and_no_frame_of_ours",
+    ]
+
+
+# --- quiet -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_loan_of_an_idle_connection_logs_nothing_at_all(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1, name=NAME, check=lambda _: None, check_after=0, max_lifetime=1000, leak_after=100)
+    with listening(NAME) as log:
+        for key in (None, "key"):
+            pool.putconn(pool.getconn(key), key)
+        with pool.connection() as connection:
+            connection.cursor().execute("SELECT 1")
+        connection = pool.getconn()
+        connection.status = INTRANS
+        pool.putconn(connection)
+        pool.maintain()
+        pool.check()
+        pool.wait()
+    assert log.texts == []
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_plain_loans_log_nothing_at_info(server: FakeServer, our_class: Any, background: bool) -> None:
+    pool = our_class(0, 2, name=NAME, background=background)
+    with listening(NAME, INFO) as log:
+        for _ in range(3):
+            connection = pool.getconn()
+            connection.status = INTRANS
+            pool.putconn(connection)
+        pool.putconn(pool.getconn(), close=True)
+        wait_for_quiet(pool)
+    assert log.texts == []
+
+
+def test_a_refusal_logs_nothing(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 0, name=NAME)
+    with listening(NAME) as log, pytest.raises(PoolError):
+        pool.getconn()
+    assert log.texts == []
+
+
+def test_no_text_is_made_where_nobody_wants_it(server: FakeServer, our_class: Any) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise AssertionError("asked for its text")
+
+    pool = our_class(1, 1, name=NAME)
+    connection = pool.getconn()
+    connection.status = INTRANS
+    server.fail("rollback", Mute())
+    with listening(NAME, logging.CRITICAL):
+        pool.putconn(connection)
+    assert_sound(pool, server)
+
+
+# --- every line ------------------------------------------------------------------------------------------------------
+
+
+class Scene:
+    """One thing that is logged: what happens, the lines that are expected, and the options that it takes."""
+
+    def __init__(
+        self,
+        act: Callable[[Any, FakeServer], object],
+        *lines: tuple[int, str],
+        size: tuple[int, int] = (1, 2),
+        **options: Any,
+    ) -> None:
+        self.act = act
+        self.lines = list(lines)
+        self.size = size
+        self.options = options
+
+    def pool(self, **more: Any) -> Any:
+        return ThreadedConnectionPool(*self.size, name=NAME, **{**self.options, **more})
+
+
+def open_one(pool: Any, _: FakeServer) -> None:
+    pool._connect("key")
+
+
+def fail_to_connect(pool: Any, server: FakeServer) -> None:
+    pool.getconn()
+    server.fail("connect", DOWN)
+    with pytest.raises(psycopg2.OperationalError):
+        pool.getconn()
+
+
+def close_one(pool: Any, _: FakeServer) -> None:
+    pool.putconn(pool.getconn(), close=True)
+
+
+def close_surplus(pool: Any, _: FakeServer) -> None:
+    pool.putconn(pool.getconn())
+
+
+def close_under_it(pool: Any, _: FakeServer) -> None:
+    connection = pool.getconn()
+    connection.close()
+    pool.putconn(connection)
+
+
+def break_one(pool: Any, _: FakeServer) -> None:
+    connection = pool.getconn()
+    connection.set_closed(2)
+    pool.putconn(connection)
+
+
+def break_one_unseen(pool: Any, _: FakeServer) -> None:
+    connection = pool.getconn()
+    connection.status = 4
+    pool.putconn(connection)
+
+
+def fail_to_roll_back(pool: Any, server: FakeServer) -> None:
+    connection = pool.getconn()
+    connection.status = INTRANS
+    server.fail("rollback", ValueError("odd"))
+    pool.putconn(connection)
+
+
+def fail_to_close(pool: Any, server: FakeServer) -> None:
+    server.fail("close", ValueError("odd"))
+    pool.putconn(pool.getconn(), close=True)
+
+
+def fail_a_reset(pool: Any, _: FakeServer) -> None:
+    pool.putconn(pool.getconn())
+
+
+def fail_a_check(pool: Any, _: FakeServer) -> None:
+    pool._pool[0].set_closed(2)
+    pool.getconn()
+
+
+def age(pool: Any, _: FakeServer) -> None:
+    advance_clock(1001)
+    pool.maintain()
+
+
+def age_and_borrow(pool: Any, _: FakeServer) -> None:
+    advance_clock(1001)
+    pool.getconn()
+
+
+def idle_for_long(pool: Any, _: FakeServer) -> None:
+    pool.putconn(pool.getconn())
+    advance_clock(1001)
+    pool.maintain()
+
+
+def refill(pool: Any, _: FakeServer) -> None:
+    pool.maintain()
+
+
+def leak(pool: Any, _: FakeServer) -> None:
+    connection = pool.getconn("key")
+    advance_clock(61)
+    pool.maintain()
+    pool.putconn(connection, "key")
+
+
+def wait_too_long(pool: Any, _: FakeServer) -> None:
+    with pytest.raises(PoolError):
+        pool.getconn(timeout=0.01)
+
+
+def crowd(pool: Any, _: FakeServer) -> None:
+    lent = pool.getconn()
+    waiter = waiting_task(pool)
+    with pytest.raises(PoolError):
+        pool.getconn(timeout=5)
+    pool.putconn(lent)
+    pool.putconn(waiter.result())
+
+
+def close_late(pool: Any, server: FakeServer) -> None:
+    with server.hold("connect") as gate:
+        opening = Task(pool.getconn)
+        gate.wait_for()
+        pool.closeall()
+    opening.wait()
+
+
+OPENED = (DEBUG, "connection opened")
+REPLACED = (INFO, "connection opened: one was missing")
+CLOSED = (INFO, "pool closed, with 1 connections")
+
+
+def closed(level: int, why: str) -> tuple[int, str]:
+    return level, f"connection closed: {why}"
+
+
+def refuse(_: Any) -> None:
+    raise ValueError("odd")
+
+
+def ask(connection: Any) -> None:
+    connection.cursor().execute("SELECT 1")
+
+
+DROPPED = "failed; the connection was dropped and its slot is free: ValueError: odd"
+
+SCENES = {
+    "opened": Scene(open_one, OPENED),
+    "connect failed": Scene(fail_to_connect, (WARNING, "connect failed: OperationalError")),
+    "requested": Scene(close_one, closed(DEBUG, "its borrower asked for that")),
+    "surplus": Scene(close_surplus, OPENED, closed(DEBUG, "the pool has no use for it"), size=(0, 1)),
+    "by borrower": Scene(close_under_it, closed(DEBUG, "its borrower closed it")),
+    "broken": Scene(break_one, closed(WARNING, "it was found dead")),
+    "unknown": Scene(break_one_unseen, closed(WARNING, "it was found dead")),
+    "rollback": Scene(fail_to_roll_back, (WARNING, f"rollback() {DROPPED}")),
+    "close": Scene(fail_to_close, (WARNING, f"close() {DROPPED}")),
+    "reset": Scene(fail_a_reset, (WARNING, f"reset {DROPPED}"), reset=refuse),
+    "check": Scene(
+        fail_a_check,
+        (WARNING, "connection lost: its check failed: InterfaceError: connection already closed"),
+        OPENED,
+        check=ask,
+        check_after=0,
+    ),
+    "lifetime": Scene(age, closed(DEBUG, "it was open for max_lifetime"), OPENED, REPLACED, max_lifetime=1000),
+    "lifetime, borrowed": Scene(
+        age_and_borrow, closed(DEBUG, "it was open for max_lifetime"), OPENED, max_lifetime=1000
+    ),
+    "idle": Scene(idle_for_long, OPENED, closed(DEBUG, "it was idle for max_idle"), size=(0, 1), max_idle=1000),
+    "drain": Scene(lambda pool, _: pool.drain(), closed(INFO, "it is to be replaced"), OPENED, REPLACED),
+    "resize": Scene(lambda pool, _: pool.resize(0, 0), closed(DEBUG, "the pool has no use for it")),
+    "leak": Scene(
+        leak,
+        (WARNING, "connection not returned: lent for 61.0 s under key 'key', borrowed by thread "),
+        (WARNING, "connection returned late: it was lent for 61.0 s"),
+        leak_after=60,
+    ),
+    "timeout": Scene(wait_too_long, (INFO, "connection pool exhausted: waited 0.0"), size=(0, 0)),
+    "crowd": Scene(
+        crowd,
+        (INFO, "connection pool exhausted: 1 callers wait for a connection, and no more may"),
+        size=(1, 1),
+        max_waiting=1,
+    ),
+    "closeall": Scene(lambda pool, _: pool.closeall(), CLOSED),
+    "unplaced": Scene(
+        close_late,
+        (INFO, "pool closed, with 0 connections"),
+        OPENED,
+        closed(DEBUG, "there is no place for it"),
+        size=(0, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_each_line_has_its_level(server: FakeServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = SCENES[name]
+    # The thread would log the same, at another time.
+    monkeypatch.setattr(_housekeeping, "poke", lambda _: None)
+    pool = scene.pool()
+    with listening(NAME) as log:
+        scene.act(pool, server)
+    assert len(log.lines) == len(scene.lines), log.lines
+    for (level, text), (expected, start) in zip(log.lines, scene.lines, strict=True):
+        assert (level, text[: len(start)]) == (expected, start)
+
+
+def test_the_error_of_a_block_goes_before_that_of_its_return(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1, name=NAME)
+    errors: list[BaseException] = []
+
+    def act(_: Any) -> None:
+        if errors:
+            raise errors.pop()
+
+    server.on("closed", act)
+    with listening(NAME, WARNING) as log, suppress(ZeroDivisionError), pool.connection() as connection:
+        connection.status = INTRANS
+        server.fail("rollback", ValueError("first"))
+        errors.append(ValueError("odd"))
+        raise ZeroDivisionError
+    assert log.texts == ["a connection could not be returned: ValueError: odd"]
+    server.calm()
+    assert_sound(pool, server)
+
+
+# --- a log that fails ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the housekeeping go on soon after a failure."""
+    monkeypatch.setattr(_housekeeping, "PAUSE", 0.01)
+
+
+ERRORS = [ValueError("log"), KeyboardInterrupt("log"), SystemExit("log"), Killed("log")]
+
+
+def act_where_each_line_raises(scene: Scene, pool: Any, server: FakeServer, log: Lines, error: BaseException) -> None:
+    """Do what is logged, with a handler that raises from every line."""
+    log.fail(error)
+    try:
+        scene.act(pool, server)
+    except BaseException as found:
+        raised = found
+    else:
+        return
+    finally:
+        log.error = None
+    known = (psycopg2.Error, PoolError, AssertionError, pytest.fail.Exception)
+    assert raised is error or isinstance(raised, known), repr(raised)
+
+
+def return_all(pool: Any) -> None:
+    """Return what is lent, and what those who wait are lent then."""
+    while counts(pool)["lent"] or counts(pool)["waiting"]:
+        for loan in pool.loans():
+            with suppress(PoolError):
+                pool.putconn(pool._used[loan.key], loan.key)
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize("name", SCENES)
+def test_a_line_whose_handler_raises_costs_no_slot(
+    server: FakeServer, name: str, error: BaseException, background: bool
+) -> None:
+    scene = SCENES[name]
+    pool = scene.pool(background=background)
+    with listening(NAME) as log:
+        act_where_each_line_raises(scene, pool, server, log, error)
+        assert log.lines or background
+        server.calm()
+        if not pool.closed:
+            return_all(pool)
+        wait_for_quiet(pool)
+    if pool.closed:
+        wait_until(lambda: server.open == 0)
+        assert_balanced(pool, server)
+    else:
+        pool.resize(0, 2)
+        server.peak = min(server.peak, 2)
+        assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_a_line_whose_handler_raises_in_the_thread_stops_nothing(server: FakeServer, error: BaseException) -> None:
+    pool: Any = ThreadedConnectionPool(1, 2, name=NAME, background=True, leak_after=0.02)
+    with listening(NAME) as log:
+        log.fail(error)
+        for way in ("dirty", "close"):
+            connection = server.connections[-1]
+            with suppress(type(error)):
+                connection = pool.getconn()
+            connection.status = INTRANS
+            server.fail("rollback", DOWN)
+            with suppress(type(error), PoolError):
+                pool.putconn(connection, close=way == "close")
+            wait_for_quiet(pool)
+        log.error = None
+        server.calm()
+        _housekeeping.poke(pool)
+        wait_until(lambda: counts(pool)["idle"] == 1, "the thread")
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_a_waiter_is_served_though_the_line_of_the_one_who_returns_raises(
+    server: FakeServer, error: BaseException
+) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1, name=NAME)
+    connection = pool.getconn()
+    connection.status = INTRANS
+    waiter = waiting_task(pool)
+    server.fail("rollback", DOWN)
+    with listening(NAME) as log:
+        log.fail(error, "rollback() failed")
+        with pytest.raises(type(error)):
+            pool.putconn(connection)
+        pool.putconn(waiter.result())
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_a_constructor_whose_log_raises_leaves_nothing_open(
+    server: FakeServer, our_class: Any, error: BaseException
+) -> None:
+    with listening(NAME) as log:
+        log.fail(error)
+        for workers in (1, 2):
+            with pytest.raises(type(error)):
+                our_class(2, 2, name=NAME, open_workers=workers)
+            assert server.open == 0
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_closeall_has_closed_all_where_its_log_raises(server: FakeServer, our_class: Any, error: BaseException) -> None:
+    pool = our_class(3, 3, name=NAME)
+    with listening(NAME) as log:
+        log.fail(error)
+        with pytest.raises(type(error)):
+            pool.closeall()
+    assert (server.open, pool.closed) == (0, True)
+    assert_balanced(pool, server)
+
+
+def test_a_handler_may_call_the_pool(server: FakeServer) -> None:
+    check = Callback()
+    pool = filled(ThreadedConnectionPool, 1, 3, name=NAME, check=check, check_after=0)
+    inside: list[str] = []
+
+    class Handler(logging.Handler):
+        busy = False
+
+        def emit(self, record: logging.LogRecord) -> None:
+            inside.append(record.getMessage())
+            if not self.busy:
+                self.busy = True
+                pool.putconn(pool.getconn(), close=True)
+                pool.get_stats()
+                self.busy = False
+
+    handler = Handler()
+    with listening(NAME):
+        logging.getLogger(f"pgpool_rs.{NAME}").addHandler(handler)
+        check.raises(ValueError("dead"))
+        pool.putconn(pool.getconn())
+        logging.getLogger(f"pgpool_rs.{NAME}").removeHandler(handler)
+    assert len([text for text in inside if "its borrower asked for that" in text]) >= 2
+    assert_whole(pool)
