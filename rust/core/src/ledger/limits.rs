@@ -72,7 +72,7 @@ impl<H, W> Ledger<H, W> {
     /// Opens or closes the pool without touching what is in it.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
-        self.after.chores |= self.policy.kept;
+        self.after.chores |= self.policy.kept && (!closed || !self.errands.is_empty());
         if closed {
             self.dismiss_waiters();
         }

@@ -8,11 +8,11 @@ impl Lists {
     // --- chores --------------------------------------------------------------------------------------------------------
 
     pub(super) fn job(&mut self, token: Token) -> Job {
-        if self.closed {
-            return Job::Rest;
-        }
         if let Some((name, closing)) = self.next_errand(token, KEEPER) {
             return Job::Return(name, closing);
+        }
+        if self.closed {
+            return Job::Rest;
         }
         let over = self.idle.iter().position(|idle| self.now >= idle.end);
         let outdated = over.map(|at| (at, self.idle[at].why));
@@ -62,10 +62,10 @@ impl Lists {
     /// When there is something to do, if nothing happens before. What has been idle for too long since another one came
     /// back may be closed later: nobody is told of that.
     pub(super) fn due(&self, strictly: bool) -> Moment {
-        if self.closed {
-            return Moment::NEVER;
-        }
         let errands = self.errands.front().map(|_| self.now);
+        if self.closed {
+            return errands.unwrap_or(Moment::NEVER);
+        }
         let ends = self.idle.iter().map(|idle| idle.end);
         let unreported = self.lent.iter().filter(|loan| !loan.reported);
         let reports = unreported.map(|loan| loan.since.after(self.policy.leak_after));
@@ -89,13 +89,15 @@ impl Lists {
     /// Sets the limit. What is idle above it comes out to be closed.
     pub(super) fn set_maxconn(&mut self, maxconn: usize, tokens: &[Token]) -> Vec<u32> {
         self.maxconn = maxconn;
-        if self.closed {
-            return vec![];
-        }
         let surplus = self.occupied().saturating_sub(maxconn + self.returning.len()).min(self.idle.len());
         let retired: Vec<_> = self.idle.drain(..surplus).collect();
         let names = retired.iter().map(|connection| connection.name).collect();
-        let closing = Some(Reason::Surplus);
+        let closing = Some(if self.closed { Reason::WithPool } else { Reason::Surplus });
+        if self.closed {
+            // Counted already, and to be counted again.
+            let counted = &mut self.stats.closed[Reason::WithPool as usize];
+            *counted = counted.saturating_sub(surplus as u64);
+        }
         self.returning.extend(retired.into_iter().zip(tokens).map(|(connection, &token)| Returning {
             token,
             connection,
