@@ -177,6 +177,14 @@ fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
 }
 
 #[test]
+fn a_loan_that_is_entered_takes_the_place_of_one_under_an_equal_key() {
+    let world = World::new(0, 2);
+    open_by_key(&world, 2, 20);
+    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 21, &world.thing(21))).expect("open");
+    assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
+}
+
+#[test]
 fn the_collector_sees_every_handle_and_is_never_blocked() {
     let world = World::new(1, 2);
     open_by_key(&world, 2, 20);

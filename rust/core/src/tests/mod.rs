@@ -1,6 +1,7 @@
 //! Tests of the core, without Python, without a clock and, but for one file, without threads.
 
 mod ageing;
+mod anything;
 mod chores;
 mod counting;
 mod health;

@@ -64,6 +64,8 @@ pub(super) struct World {
     pub(super) pool: Arc<TestPool>,
     /// The names of the things that were dropped, in order.
     pub(super) dropped: Arc<Mutex<Vec<u32>>>,
+    /// How many things were made.
+    pub(super) made: AtomicUsize,
     places: AtomicU64,
     clock: AtomicU64,
 }
@@ -73,7 +75,13 @@ impl World {
         let pool = Arc::new(TestPool::new(1));
         pool.set_minconn(minconn);
         drop(pool.set_maxconn(maxconn));
-        Self { pool, dropped: Arc::default(), places: AtomicU64::new(1 << 32), clock: AtomicU64::new(1_000_000) }
+        Self {
+            pool,
+            dropped: Arc::default(),
+            made: AtomicUsize::new(0),
+            places: AtomicU64::new(1 << 32),
+            clock: AtomicU64::new(1_000_000),
+        }
     }
 
     pub(super) fn with(minconn: usize, maxconn: usize, policy: Policy) -> Self {
@@ -112,6 +120,7 @@ impl World {
     }
 
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
+        self.made.fetch_add(1, Ordering::SeqCst);
         Arc::new(Thing { name, pool: Arc::downgrade(&self.pool), dropped: Arc::clone(&self.dropped) })
     }
 

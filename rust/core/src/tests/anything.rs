@@ -1,0 +1,329 @@
+//! Anything is called in any order: the books are edited by hand, one object is given again and again, callers ask for
+//! what they have. There is no model of that. Yet no slot is lost, none is above the limit unless somebody wrote it into
+//! the books, and every handle is let go in the end.
+
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+
+use super::props::{Bell, Thing, World, no, refusal, seconds, settle, show};
+use crate::{Busy, CheckOut, Checking, Chore, Policy, Reason, Refill, Reservation, Reserve, Returning, Waiter, Want};
+
+/// What a call is given: which one, and numbers to take things, keys, callers and limits by.
+type Step = (Call, usize, u32, bool);
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Pass,
+    Lend,
+    CheckOut,
+    Reserve,
+    Fulfil,
+    Fail,
+    EndReservation,
+    KeepClean,
+    BeginReturn,
+    ReturnByKey,
+    Keep,
+    Condemn,
+    Leave,
+    EndReturn,
+    Pronounce,
+    Next,
+    DropCheck,
+    IdleCheck,
+    EndWait,
+    Chore,
+    EndRefill,
+    Drain,
+    CondemnLoan,
+    Reclaim,
+    EnterLoan,
+    StrikeLoan,
+    ReplaceIdle,
+    Limits,
+    Close,
+    Open,
+    Reset,
+}
+
+const CALLS: [Call; 31] = {
+    use Call::*;
+    [
+        Pass,
+        Lend,
+        CheckOut,
+        Reserve,
+        Fulfil,
+        Fail,
+        EndReservation,
+        KeepClean,
+        BeginReturn,
+        ReturnByKey,
+        Keep,
+        Condemn,
+        Leave,
+        EndReturn,
+        Pronounce,
+        Next,
+        DropCheck,
+        IdleCheck,
+        EndWait,
+        Chore,
+        EndRefill,
+        Drain,
+        CondemnLoan,
+        Reclaim,
+        EnterLoan,
+        StrikeLoan,
+        ReplaceIdle,
+        Limits,
+        Close,
+        Open,
+        Reset,
+    ]
+};
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let often = prop::sample::select(vec![Call::Lend, Call::CheckOut, Call::Fulfil, Call::BeginReturn, Call::Keep]);
+    let call = prop_oneof![1 => often, 2 => prop::sample::select(CALLS.to_vec())];
+    prop::collection::vec((call, 0..4_usize, 0..4_u32, any::<bool>()), 20..150)
+}
+
+/// Everything that somebody holds.
+#[derive(Default)]
+struct Hands<'w> {
+    reservations: Vec<Reservation<'w, Thing, Bell>>,
+    /// And whether it is for a loan.
+    checks: Vec<(Checking<'w, Thing, Bell>, bool)>,
+    returns: Vec<Returning<'w, Thing, Bell>>,
+    waiters: Vec<Waiter<'w, Thing, Bell>>,
+    refills: Vec<Refill<'w, Thing, Bell>>,
+}
+
+fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
+    (!things.is_empty()).then(|| things.remove(nth % things.len()))
+}
+
+fn name(nth: usize) -> u32 {
+    u32::try_from(nth).expect("small") + 10
+}
+
+fn caller(number: u32) -> u64 {
+    u64::from(number % 3) + 1
+}
+
+fn want(world: &World, number: u32, flag: bool) -> Want<Thing> {
+    match (number, flag) {
+        (0, _) => Want::Any(world.pool.next_number(), caller(number)),
+        (1, true) => Want::Number(u64::from(number), caller(number)),
+        _ => world.ask(number, caller(number)),
+    }
+}
+
+impl<'w> Hands<'w> {
+    fn note(&mut self, answer: CheckOut<'w, Thing, Bell>) {
+        match answer {
+            CheckOut::Lent(_) => {}
+            CheckOut::Doubtful(checking) => self.checks.push((checking, true)),
+            CheckOut::Reserved(reservation) => self.reservations.push(reservation),
+            CheckOut::Errand(errand) => self.returns.push(errand),
+            CheckOut::Busy(_, joined) => self.waiters.extend(joined),
+        }
+    }
+
+    /// Makes a call. Four objects, four keys and three callers are all there is, so that they meet.
+    fn call(&mut self, world: &'w World, step: Step) {
+        let (call, nth, number, flag) = step;
+        let (pool, now, caller) = (&world.pool, world.now(), caller(number));
+        let want = || want(world, number, flag);
+        match call {
+            Call::Pass => world.pass(f64::from(number)),
+            Call::Lend => drop(pool.lend_idle(caller, now)),
+            Call::CheckOut => {
+                let waiter = if flag { take(&mut self.waiters, nth) } else { None };
+                let bell = || Some(world.bell());
+                let answer = settle(&mut want(), |want| pool.check_out(want, waiter.as_ref(), bell(), now));
+                self.waiters.extend(waiter);
+                if let Ok(answer) = answer {
+                    self.note(answer);
+                }
+            }
+            Call::Reserve => {
+                let reserved = if flag {
+                    settle(&mut want(), |want| pool.reserve(Some(want), caller))
+                } else {
+                    pool.reserve(None, caller).map_err(refusal)
+                };
+                if let Ok(Reserve::New(reservation)) = reserved {
+                    self.reservations.push(reservation);
+                }
+            }
+            Call::Fulfil => {
+                if let Some(reservation) = self.reservations.get(nth) {
+                    let _refused = world.fulfil(reservation, name(nth));
+                }
+            }
+            Call::Fail => {
+                let failed = take(&mut self.reservations, nth).and_then(|reservation| reservation.fail(no("no")));
+                self.returns.extend(failed);
+            }
+            Call::EndReservation => drop(take(&mut self.reservations, nth)),
+            _ => self.give_back(world, step),
+        }
+    }
+
+    fn give_back(&mut self, world: &'w World, step: Step) {
+        let (call, nth, number, flag) = step;
+        let (pool, now) = (&world.pool, world.now());
+        match call {
+            Call::KeepClean => drop(world.keep(name(nth))),
+            Call::BeginReturn => self.returns.extend(pool.begin_return(Some(name(nth) as usize), None, flag, now).ok()),
+            Call::ReturnByKey => {
+                let address = flag.then_some(name(nth) as usize);
+                let begun = settle(&mut world.ask(number, caller(number)), |want| {
+                    pool.begin_return(address, Some(want), false, now)
+                });
+                self.returns.extend(begun.ok());
+            }
+            Call::Keep => {
+                if let Some(mut returning) = take(&mut self.returns, nth)
+                    && (returning.closing().is_some() || !returning.keep(now))
+                {
+                    self.returns.push(returning);
+                }
+            }
+            Call::Condemn => {
+                if let Some(returning) = self.returns.get_mut(nth) {
+                    returning.condemn(Reason::Lost);
+                }
+            }
+            Call::Leave => {
+                let left = take(&mut self.returns, nth).and_then(|returning| returning.leave(now));
+                self.returns.extend(left);
+            }
+            Call::EndReturn => drop(take(&mut self.returns, nth)),
+            Call::Pronounce => {
+                if let Some((checking, loan)) = self.checks.get(nth) {
+                    let _refused = if *loan { checking.lend(now) } else { checking.put_back(now) };
+                }
+            }
+            Call::Next => {
+                if let Some((checking, _)) = take(&mut self.checks, nth).filter(|&(_, loan)| loan)
+                    && let Ok(answer) = checking.next(Reason::Lost, now)
+                {
+                    self.note(answer);
+                }
+            }
+            Call::DropCheck => {
+                if let Some((checking, _)) = take(&mut self.checks, nth) {
+                    checking.discard(Reason::Lost);
+                }
+            }
+            _ => self.manage(world, step),
+        }
+    }
+
+    fn manage(&mut self, world: &'w World, step: Step) {
+        let (call, nth, number, flag) = step;
+        let (pool, now, caller, name) = (&world.pool, world.now(), caller(number), name(nth));
+        let want = || want(world, number, flag);
+        match call {
+            Call::IdleCheck => {
+                if let Some(&slot) = pool.idle_slots().get(nth) {
+                    self.checks.extend(pool.begin_idle_check(slot, caller, now).map(|checking| (checking, false)));
+                }
+            }
+            Call::EndWait => self.returns.extend(take(&mut self.waiters, nth).and_then(Waiter::leave)),
+            Call::Chore => match pool.chore(caller, now) {
+                Chore::Return(returning) => self.returns.push(returning),
+                Chore::Open(refill) => self.refills.push(refill),
+                Chore::Report(_) | Chore::Rest(_) => {}
+            },
+            Call::EndRefill => {
+                if let Some(refill) = take(&mut self.refills, nth).filter(|_| flag) {
+                    refill.fail(now);
+                }
+            }
+            Call::Drain => self.returns.extend(pool.drain(caller)),
+            Call::CondemnLoan => pool.condemn(name as usize, flag),
+            Call::Reclaim => {
+                if let Some(slot) = pool.unkeyed_loan(name as usize) {
+                    pool.annotate(name as usize, world.thing(99));
+                    pool.replace_handle(slot, world.thing(name));
+                    drop(flag.then(|| world.reclaim(slot)));
+                }
+            }
+            Call::EnterLoan => {
+                let entered = world.thing(name);
+                let _refused = settle(&mut want(), |want| pool.enter_loan(want, name as usize, &entered));
+            }
+            Call::StrikeLoan => drop(settle(&mut want(), |want| pool.strike_loan(want))),
+            Call::ReplaceIdle => {
+                let mut idle: Vec<_> = pool.idle().into_iter().map(|thing| (thing.name as usize, thing)).collect();
+                let seen: Vec<_> = idle.iter().map(|&(address, _)| address).collect();
+                if flag {
+                    idle.push((name as usize, world.thing(name)));
+                } else {
+                    drop(take(&mut idle, nth));
+                }
+                let _stale = pool.replace_idle(&seen, idle);
+            }
+            Call::Limits => self.returns.extend(pool.resize(nth, number as usize)),
+            Call::Close => drop(pool.close()),
+            Call::Open => pool.set_closed(false),
+            Call::Reset => pool.reset(),
+            _ => panic!("{call:?} has been dealt with"),
+        }
+    }
+}
+
+fn occupied(world: &World) -> usize {
+    let counts = world.pool.counts();
+    counts.open() + counts.opening
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_is_called_in_whatever_order_nothing_is_lost(minconn in 0..3_usize, maxconn in 0..5_usize, steps in steps()) {
+        let world = World::with(minconn, maxconn, Policy {
+            check_after: seconds(1.0),
+            max_idle: seconds(4.0),
+            max_lifetime: seconds(20.0),
+            kept: true,
+            ..Policy::default()
+        });
+        let keeper = world.keeper();
+        let mut hands = Hands::default();
+        for &step in &steps {
+            let before = occupied(&world);
+            hands.call(&world, step);
+            let (counts, by_hand) = (world.pool.counts(), matches!(step.0, Call::EnterLoan | Call::ReplaceIdle));
+            prop_assert!(by_hand || occupied(&world) <= before.max(counts.maxconn), "above the limit after {step:?}");
+            prop_assert_eq!((world.idle().len(), world.lent().len()), (counts.idle, counts.lent), "after {:?}", step);
+        }
+        drop(hands);
+        world.pool.set_closed(false);
+        while let Chore::Return(returning) = world.pool.chore(7, world.now()) {
+            drop(returning);
+        }
+        for name in world.lent() {
+            drop(world.begin_return(name).expect("it is lent"));
+        }
+        let idle: Vec<_> = world.idle().into_iter().map(|name| name as usize).collect();
+        prop_assert!(world.pool.replace_idle(&idle, vec![]));
+        prop_assert_eq!((occupied(&world), world.pool.counts().waiting), (0, 0));
+        let (made, dropped) = (world.made.load(Ordering::SeqCst), world.dropped.lock().expect("no panic").len());
+        prop_assert_eq!(made, dropped, "somebody has a handle still");
+        drop(world.pool.resize(1, 1));
+        world.pool.hurry_refill();
+        drop(world.take_refill());
+        world.open([1]);
+        let answer = world.check_out(&world.any());
+        prop_assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming: {}", show(&answer));
+        prop_assert!(world.keep(1), "there is no twin any more");
+        drop(keeper);
+    }
+}
