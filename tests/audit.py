@@ -15,6 +15,8 @@ from support import assert_whole, counts, wait_until
 
 # --- books -----------------------------------------------------------------------------------------------------------
 
+DOWN = psycopg2.OperationalError("down")
+
 
 def filled(pool_class: Any, number: int, maxconn: int | None = None, **options: Any) -> Any:
     """Make a pool with so many idle connections and a minconn of 0: it keeps them, and opens none by itself."""
@@ -261,3 +263,19 @@ BORROWS: dict[str, Callable[[Any], object]] = {
     "key": borrow_by_key,
     "block": borrow_in_a_block,
 }
+
+
+def lend(pool: Any, number: int) -> list[Any]:
+    """Borrow so many."""
+    return [pool.getconn() for _ in range(number)]
+
+
+def give_back(pool: Any, connections: list[Any]) -> None:
+    """Return them in this order."""
+    for connection in connections:
+        pool.putconn(connection)
+
+
+def idle(pool: Any) -> list[int]:
+    """List the numbers of the idle connections, the next to be lent last."""
+    return [connection.serial for connection in pool._pool]

@@ -8,35 +8,19 @@ import psycopg2
 import pytest
 
 from audit import (
+    DOWN,
     Killed,
     assert_balanced,
     assert_sound,
     closes,
+    give_back,
+    lend,
     listening,
 )
 from fakes import FakeServer
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, _housekeeping
 from pgpool_rs._core import advance_clock
 from support import Task, counts, run_program, wait_for_waiters, wait_until
-
-DOWN = psycopg2.OperationalError("down")
-
-
-DOWN = psycopg2.OperationalError("down")
-
-
-def lend(pool: Any, number: int) -> list[Any]:
-    return [pool.getconn() for _ in range(number)]
-
-
-def give_back(pool: Any, connections: list[Any]) -> None:
-    for connection in connections:
-        pool.putconn(connection)
-
-
-def idle(pool: Any) -> list[int]:
-    """List the numbers of the idle connections, the next to be lent last."""
-    return [connection.serial for connection in pool._pool]
 
 
 def lose(pool: Any, number: int) -> None:

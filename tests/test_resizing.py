@@ -4,42 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import psycopg2
 import pytest
 
 from audit import (
+    DOWN,
     Callback,
     Killed,
     assert_balanced,
     assert_sound,
     closes,
     filled,
+    give_back,
+    idle,
+    lend,
     wait_for_quiet,
 )
 from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolError, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
 from support import Task, assert_whole, counts, wait_for_waiters, wait_until, waiting_task
-
-DOWN = psycopg2.OperationalError("down")
-
-
-DOWN = psycopg2.OperationalError("down")
-
-
-def lend(pool: Any, number: int) -> list[Any]:
-    return [pool.getconn() for _ in range(number)]
-
-
-def give_back(pool: Any, connections: list[Any]) -> None:
-    for connection in connections:
-        pool.putconn(connection)
-
-
-def idle(pool: Any) -> list[int]:
-    """List the numbers of the idle connections, the next to be lent last."""
-    return [connection.serial for connection in pool._pool]
-
 
 # --- drain -----------------------------------------------------------------------------------------------------------
 
