@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use crate::connection::{Handle, address};
 use crate::filing::{loan_key, settle, under};
 use crate::pool::AbstractPool;
+use crate::system::now;
 
 /// List the idle connections, the next to be lent last.
 #[pyfunction]
@@ -25,7 +26,7 @@ pub(crate) fn replace_idle(
     let seen: Vec<_> = seen.iter().map(address).collect();
     let wanted =
         wanted.iter().map(|connection| (address(connection), Arc::new(Handle::Object(connection.clone().unbind()))));
-    pool.get().ledger().replace_idle(&seen, wanted.collect())
+    pool.get().ledger().replace_idle(&seen, wanted.collect(), now())
 }
 
 /// List the loans as (key, connection), the oldest first.
@@ -78,7 +79,7 @@ pub(crate) fn enter_loan(
 ) -> PyResult<()> {
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     let place = address(connection);
-    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().enter_loan(want, place, &handle))?)
+    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().enter_loan(want, place, &handle, now()))?)
 }
 
 /// Strike a loan out of the books; return its connection, or None if nothing is lent under `key`.

@@ -403,8 +403,8 @@ impl<H, W: Wake> Pool<H, W> {
 
     /// Replaces the list of idle connections, if its addresses still are `seen`; `false` if they are not.
     #[must_use]
-    pub fn replace_idle(&self, seen: &[usize], wanted: Vec<(usize, Arc<H>)>) -> bool {
-        self.edit(|ledger| ledger.replace_idle(seen, wanted))
+    pub fn replace_idle(&self, seen: &[usize], wanted: Vec<(usize, Arc<H>)>, now: Moment) -> bool {
+        self.edit_at(now, |ledger| ledger.replace_idle(seen, wanted))
     }
 
     /// Enters a loan that was made elsewhere, in an open pool or a closed one. It takes the place of one under the same
@@ -412,8 +412,8 @@ impl<H, W: Wake> Pool<H, W> {
     ///
     /// # Errors
     /// [`No::Compare`].
-    pub fn enter_loan(&self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
-        self.edit(|ledger| ledger.enter_loan(want, address, connection))
+    pub fn enter_loan(&self, want: &Want<H>, address: usize, connection: &Arc<H>, now: Moment) -> Result<(), No<H>> {
+        self.edit_at(now, |ledger| ledger.enter_loan(want, address, connection))
     }
 
     /// Finds the connection that is lent under a key.

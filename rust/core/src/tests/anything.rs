@@ -256,7 +256,7 @@ impl<'w> Hands<'w> {
             }
             Call::EnterLoan => {
                 let entered = world.thing(name);
-                let _refused = settle(&mut want(), |want| pool.enter_loan(want, name as usize, &entered));
+                let _refused = settle(&mut want(), |want| pool.enter_loan(want, name as usize, &entered, world.now()));
             }
             Call::StrikeLoan => drop(settle(&mut want(), |want| pool.strike_loan(want))),
             Call::ReplaceIdle => {
@@ -267,7 +267,7 @@ impl<'w> Hands<'w> {
                 } else {
                     drop(take(&mut idle, nth));
                 }
-                let _stale = pool.replace_idle(&seen, idle);
+                let _stale = pool.replace_idle(&seen, idle, world.now());
             }
             Call::Limits => self.returns.extend(pool.resize(nth, number as usize)),
             Call::Close => drop(pool.close()),
@@ -313,7 +313,7 @@ proptest! {
             drop(world.begin_return(name).expect("it is lent"));
         }
         let idle: Vec<_> = world.idle().into_iter().map(|name| name as usize).collect();
-        prop_assert!(world.pool.replace_idle(&idle, vec![]));
+        prop_assert!(world.pool.replace_idle(&idle, vec![], world.now()));
         prop_assert_eq!((occupied(&world), world.pool.counts().waiting), (0, 0));
         let (made, dropped) = (world.made.load(Ordering::SeqCst), world.dropped.lock().expect("no panic").len());
         prop_assert_eq!(made, dropped, "somebody has a handle still");

@@ -417,7 +417,7 @@ fn whatever_way_a_connection_goes_its_keeper_is_told() {
         |world| world.doubtful().discard(Reason::Lost),
         |world| drop(world.doubtful().next(Reason::Lost, world.now())),
         |world| drop(world.pool.drain(7)),
-        |world| assert!(world.pool.replace_idle(&[1], vec![])),
+        |world| assert!(world.pool.replace_idle(&[1], vec![], world.now())),
         |world| {
             world.doubtful().lend(world.now()).expect("the pool is open");
             drop(world.begin_return(1).expect("it is lent"));

@@ -461,6 +461,7 @@ fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_p
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = doubtful(by_key(&world, 2, 1));
-    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7))).expect("the pool is open");
+    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7), world.now()))
+        .expect("the pool is open");
     assert_ne!(checking.lend(world.now()), Err(Reason::WithPool));
 }

@@ -159,8 +159,8 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
     let world = World::new(2, 3);
     world.open([1, 2]);
     assert!(world.give_back(1) && world.give_back(2));
-    assert!(!world.pool.replace_idle(&[1], vec![]));
-    assert!(world.pool.replace_idle(&[1, 2], vec![(3, world.thing(3)), (1, world.thing(1))]));
+    assert!(!world.pool.replace_idle(&[1], vec![], world.now()));
+    assert!(world.pool.replace_idle(&[1, 2], vec![(3, world.thing(3)), (1, world.thing(1))], world.now()));
     assert_eq!(world.idle(), [3, 1]);
     assert_eq!(world.borrow(), 1);
 }
@@ -168,7 +168,7 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
 #[test]
 fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
     let world = World::new(0, 1);
-    world.pool.enter_loan(&Want::Number(7, 0), 1, &world.thing(1)).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(7, 0), 1, &world.thing(1), world.now()).expect("nothing to compare");
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     let struck = world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare");
     assert_eq!(struck.map(|connection| connection.name), Some(1));
@@ -180,7 +180,7 @@ fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
 fn a_loan_that_is_entered_takes_the_place_of_one_under_an_equal_key() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
-    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 21, &world.thing(21))).expect("open");
+    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 21, &world.thing(21), world.now())).expect("open");
     assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
 }
 
@@ -261,8 +261,8 @@ fn a_connection_that_was_to_be_idle_is_refused_where_maxconn_was_lowered_meanwhi
 #[test]
 fn of_two_loans_of_one_object_the_later_is_returned_first() {
     let world = World::new(0, 2);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5)).expect("nothing to compare");
-    world.pool.enter_loan(&Want::Number(3, 0), 5, &world.thing(5)).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(3, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
     assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(3))));
     drop(world.begin_return(5).expect("lent"));
     assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(7))));
@@ -274,7 +274,7 @@ fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
     world.open([1]);
     let bell = world.bell();
     let _waiter = world.join(&world.ask(2, 1), &bell);
-    settle(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20))).expect("open");
+    settle(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20), world.now())).expect("open");
     assert_eq!(bell.rung(), 1);
 }
 
@@ -338,8 +338,8 @@ fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
 #[test]
 fn a_guess_does_not_choose_between_two_slots_of_one_object() {
     let world = World::new(2, 2);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5)).expect("nothing to compare");
-    world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5)).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
     assert!(!world.pool.keep_clean(5, world.now()), "which of the two is for the slow path to say");
 }
 
@@ -386,4 +386,15 @@ fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() 
     let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     let Ok(CheckOut::Reserved(_room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(world.pool.counts().waiting, 0, "although it has not given up its waiter yet");
+}
+
+#[test]
+fn what_is_written_into_the_books_is_as_old_as_it_is_written_there() {
+    let world = World::new(1, 2);
+    world.open([1]);
+    world.pass(900.0);
+    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    let loans = world.pool.loans(world.now());
+    let ages: Vec<_> = loans.iter().map(|(loan, connection)| (connection.name, loan.age.as_secs_f64())).collect();
+    assert_eq!(ages, [(1, 900.0), (5, 0.0)]);
 }
