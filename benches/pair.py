@@ -55,7 +55,7 @@ def compare(what: str, unit: str, samples: Mapping[str, Sequence[float]]) -> lis
             bound=cells[LOWER_BOUND],
             figure=ratio(samples[PGPOOL], samples[LOWER_BOUND]),
             beside=f"{PSYCOPG2} {ratio(samples[PSYCOPG2], samples[LOWER_BOUND]):.3g}x",
-            target=Target("<=", 1.4, "x"),
+            target=Target("<=", 1.3, "x"),
             medians=cost,
         ),
     ]

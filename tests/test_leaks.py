@@ -169,7 +169,7 @@ def test_a_deep_stack_is_cut_at_its_outer_end(server: FakeServer, our_class: Any
     found = lines(pool.loans()[0].stack)
     assert found[-1] == ("borrow", BORROW_LINE)
     assert {name for name, _ in found[:-1]} == {"dive"}
-    assert len(found) == 16
+    assert len(found) == 10
 
 
 def test_the_stack_keeps_no_variable_alive(server: FakeServer, our_class: Any) -> None:

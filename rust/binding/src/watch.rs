@@ -17,7 +17,7 @@ use crate::pool::AbstractPool;
 use crate::system::now;
 
 /// How many frames of a borrower's stack are recorded, from the innermost out.
-const FRAMES: usize = 16;
+const FRAMES: usize = 10;
 
 /// Does to a new loan what the options ask for.
 pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -125,11 +125,11 @@ impl<H, W> Ledger<H, W> {
     /// Lends the connection that came back last. `None` says only that the slow path must decide.
     #[inline]
     pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
-        let &index = self.idle.last()?;
+        let index = self.idle.pop()?;
         if self.closed || now >= self.table.get(index).health.fresh_until {
+            self.idle.push(index);
             return None;
         }
-        self.idle.pop();
         self.last_number += 1;
         self.last_filed = self.last_filed.max(self.last_number);
         self.stats.requests_num += 1;
@@ -148,7 +148,7 @@ impl<H, W> Ledger<H, W> {
         let slot = self.table.get(index);
         let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
         let lasting = now < slot.health.replace_at && self.policy.leak_after.is_forever();
-        if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.has_use_for_another() {
+        if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.keeps_another() {
             return false;
         }
         self.stats.usage.add(now.since(slot.since));
@@ -166,8 +166,14 @@ impl<H, W> Ledger<H, W> {
     /// Says whether a connection that comes back has a use: for one who waits, or to be one of minconn idle ones.
     #[inline]
     fn has_use_for_another(&self) -> bool {
-        let wanted = self.queue.len() > 0 || self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
-        wanted && self.table.occupied() <= self.maxconn
+        self.keeps_another() || self.queue.len() > 0 && self.table.occupied() <= self.maxconn
+    }
+
+    /// Says whether a connection that comes back is kept though nobody waits for it.
+    #[inline]
+    fn keeps_another(&self) -> bool {
+        let kept = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
+        kept && self.table.occupied() <= self.maxconn
     }
 
     /// Files a slot under what is wanted, and notes who opens it if there is nothing in it yet.
