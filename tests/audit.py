@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 from psycopg2.pool import PoolError
 
-from fakes import ACTIVE, INERROR, INTRANS, FakeServer, Gate
+from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, FakeServer, Gate
 from support import assert_whole, counts, wait_until
 
 # --- books -----------------------------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ import psycopg2.pool
 import pytest
 
 import pgpool_rs.pool
-from fakes import FakeServer
 from pgpool_rs import _housekeeping
 from pgpool_rs._housekeeping import Housekeeper
+from pgpool_rs.testing import FakeServer
 from throwaway_postgres import ThrowawayPostgres
 
 # So that their assertions, too, say what was compared.
@@ -82,11 +82,10 @@ def own_tls_server(_own_tls_server: ThrowawayPostgres) -> Iterator[ThrowawayPost
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+def server() -> Iterator[FakeServer]:
     """Replace psycopg2.connect by a fake server's."""
-    server = FakeServer().install(monkeypatch)
-    yield server
-    server.calm()
+    with FakeServer().installed() as server:
+        yield server
 
 
 @pytest.fixture(params=list(MODULES))

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pgpool_rs
-from fakes import PATIENCE
+from pgpool_rs.testing import PATIENCE
 from proxy import Proxy
 from support import wait_until
 from test_real_server import admin, backends, execute, opened

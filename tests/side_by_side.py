@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from psycopg2.pool import PoolError
 
 import pgpool_rs
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 MILLION = 1_000_000
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import PATIENCE
+from pgpool_rs.testing import PATIENCE
 
 T = TypeVar("T")
 TESTS = Path(__file__).parent

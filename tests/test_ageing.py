@@ -17,9 +17,9 @@ from audit import (
     lend,
     wait_for_quiet,
 )
-from fakes import INTRANS, FakeServer
 from pgpool_rs import ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import counts, wait_until, waiting_task
 
 # --- max_idle --------------------------------------------------------------------------------------------------------

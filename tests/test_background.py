@@ -20,9 +20,9 @@ from audit import (
     listening,
     wait_for_quiet,
 )
-from fakes import ACTIVE, INERROR, INTRANS, UNKNOWN, FakeServer, Gate
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, _housekeeping
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, UNKNOWN, FakeServer, Gate
 from support import Task, counts, wait_for_waiters, wait_until, waiting_task
 
 DOWN = psycopg2.OperationalError("down")

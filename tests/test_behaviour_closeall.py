@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 
 def test_idle_connections_are_closed_first_then_the_lent_ones_in_the_order_of_lending(

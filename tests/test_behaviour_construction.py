@@ -9,7 +9,7 @@ import psycopg2
 import psycopg2.pool
 import pytest
 
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 
 class Sized:

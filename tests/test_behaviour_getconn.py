@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 
 FALSY_KEYS: list[Hashable] = [0, "", False, 0.0, (), b"", frozenset[int]()]
 

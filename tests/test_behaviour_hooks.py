@@ -12,7 +12,7 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 
 HOOKS = ("_connect", "_getkey", "_getconn", "_putconn", "_closeall")
 SUBSETS = [hooks for size in range(len(HOOKS) + 1) for hooks in itertools.combinations(HOOKS, size)]
@@ -38,8 +38,7 @@ def tracing(base: Any, hooks: tuple[str, ...], trace: Trace) -> Any:
 def scenario(module: ModuleType, class_name: str, hooks: tuple[str, ...]) -> tuple[Trace, list[tuple[str, int]]]:
     """Use a pool with these hooks overridden in every way; return the calls of the hooks and on the server."""
     trace: Trace = []
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        server = FakeServer().install(monkeypatch)
+    with FakeServer().installed() as server:
         pool = tracing(getattr(module, class_name), hooks, trace)(2, 4, "somewhere")
         trace.append(("constructed",))
         first, second, third = pool.getconn(), pool.getconn("key"), pool.getconn(key=0)

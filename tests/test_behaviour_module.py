@@ -13,7 +13,7 @@ import psycopg2.extensions
 import psycopg2.pool
 import pytest
 
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 METHODS = ("__init__", "getconn", "putconn", "closeall", "_connect", "_getkey", "_getconn", "_putconn", "_closeall")
 

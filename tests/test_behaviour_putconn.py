@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, BareFakeConnection, FakeConnection, FakeServer
+from pgpool_rs.testing import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, BareFakeConnection, FakeConnection, FakeServer
 
 
 @pytest.fixture(params=[FakeConnection, BareFakeConnection], ids=["psycopg2-like", "bare"])

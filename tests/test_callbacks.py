@@ -23,8 +23,8 @@ from audit import (
     gated,
     listening,
 )
-from fakes import FakeServer
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters
 
 SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}

@@ -24,9 +24,9 @@ from audit import (
     listening,
     wait_for_quiet,
 )
-from fakes import IDLE, INTRANS, BareFakeConnection, FakeServer
 from pgpool_rs import PoolClosed, PoolError, ThreadedConnectionPool, check_query
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import IDLE, INTRANS, BareFakeConnection, FakeServer
 from support import assert_whole, counts, waiting_task
 
 

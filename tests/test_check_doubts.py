@@ -17,8 +17,8 @@ from audit import (
     filled,
     wait_for_quiet,
 )
-from fakes import INTRANS, FakeServer
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import INTRANS, FakeServer
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from psycopg2 import extensions
 
 from checks import CHARACTERISTICS, LONG, SET, execute, failing
-from fakes import FakeServer
 from pgpool_rs.health import check_query, discard_all
+from pgpool_rs.testing import FakeServer
 
 # What it does to a connection that is well.
 

@@ -15,8 +15,8 @@ import psycopg2
 import pytest
 
 from checks import LONG, SHORT, execute, failing, silenced
-from fakes import INTRANS, FakeServer
 from pgpool_rs.health import check_query, discard_all
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import wait_until
 
 

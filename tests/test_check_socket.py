@@ -12,8 +12,8 @@ import pytest
 from audit import (
     closes,
 )
-from fakes import BareFakeConnection, FakeServer
 from pgpool_rs import check_socket
+from pgpool_rs.testing import BareFakeConnection, FakeServer
 
 
 class OnSocket(BareFakeConnection):

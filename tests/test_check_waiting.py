@@ -19,9 +19,9 @@ from audit import (
     filled,
     gated,
 )
-from fakes import FakeServer
 from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import FakeServer
 from support import Task, counts, wait_for_waiters, waiting_task
 
 

@@ -19,7 +19,7 @@ import pytest
 from psycopg2.pool import PoolError
 
 import pgpool_rs
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 
 def test_a_pool_built_with_nothing_is_filled_lazily_once_minconn_is_raised(pool_class: Any, server: FakeServer) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import IDLE, INTRANS, UNKNOWN, FakeServer
+from pgpool_rs.testing import IDLE, INTRANS, UNKNOWN, FakeServer
 
 
 def test_a_connect_that_calls_super_may_change_the_arguments_first(pool_class: Any, server: FakeServer) -> None:

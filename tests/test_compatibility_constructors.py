@@ -13,7 +13,7 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 
 def test_a_constructor_with_another_signature(pool_class: Any, server: FakeServer) -> None:

@@ -11,7 +11,7 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 
 # --- Connections that are none ------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from fakes import IDLE, INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
+from pgpool_rs.testing import IDLE, INTRANS, FakeServer
 from support import assert_whole
 
 

@@ -14,8 +14,8 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import assert_whole, counts
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")

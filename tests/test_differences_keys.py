@@ -10,8 +10,8 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import FakeServer
 from pgpool_rs import ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import assert_whole
 
 

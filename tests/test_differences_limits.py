@@ -9,8 +9,8 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import FakeServer
 from pgpool_rs import PoolExhausted
+from pgpool_rs.testing import FakeServer
 from support import assert_whole, counts
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")

@@ -41,7 +41,7 @@ from hypothesis.stateful import (
 from psycopg2.pool import PoolError
 
 import pgpool_rs.pool
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 from side_by_side import (
     FAULTS,
     UNHASHABLE,

@@ -9,8 +9,8 @@ import pytest
 from psycopg2 import extensions
 
 from checks import CHARACTERISTICS, SET, execute
-from fakes import INTRANS, FakeServer
 from pgpool_rs.health import discard_all
+from pgpool_rs.testing import INTRANS, FakeServer
 
 
 @pytest.mark.parametrize("autocommit", [False, True])

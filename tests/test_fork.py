@@ -21,7 +21,7 @@ import time
 
 import psycopg2
 
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, assert_whole, counts, wait_until, waiting_task
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool, _core
 

@@ -13,7 +13,7 @@ import threading
 
 import psycopg2
 
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, assert_whole, counts, wait_until
 from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
 

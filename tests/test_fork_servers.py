@@ -23,7 +23,7 @@ from typing import Any, final
 import psycopg2
 import pytest
 
-from fakes import PATIENCE
+from pgpool_rs.testing import PATIENCE
 from processes import TESTS, Group, group
 from support import wait_until
 

@@ -16,7 +16,7 @@ monkey.patch_all()
 import gevent
 import gevent.event
 import psycopg2
-from fakes import FakeServer, INTRANS
+from pgpool_rs.testing import FakeServer, INTRANS
 from support import assert_whole, counts
 from pgpool_rs import PoolClosed, PoolTimeout, ThreadedConnectionPool
 

@@ -23,7 +23,7 @@ import signal
 import psycopg2
 
 import pgpool_rs
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 from greens import Green
 from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
 from support import assert_whole, counts

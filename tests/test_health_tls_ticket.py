@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 import pgpool_rs
-from fakes import PATIENCE
+from pgpool_rs.testing import PATIENCE
 from real_server import wait_until_readable, works
 from throwaway_postgres import find_binaries
 

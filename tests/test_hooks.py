@@ -8,8 +8,8 @@ from unittest import mock
 import psycopg2
 import pytest
 
-from fakes import FakeServer
 from pgpool_rs import AbstractConnectionPool, PoolError, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, run_program, wait_for_waiters
 
 
@@ -266,7 +266,7 @@ import importlib
 import psycopg2
 
 import pgpool_rs.pool
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 psycopg2.connect = FakeServer().connect
 old = pgpool_rs.pool.ThreadedConnectionPool

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fakes import Gate
 from keepers import LATER, StubPool, assert_asleep, raises, raises_once
 from pgpool_rs import _housekeeping
 from pgpool_rs._housekeeping import Housekeeper
+from pgpool_rs.testing import Gate
 from support import Task, run_program, wait_until
 
 

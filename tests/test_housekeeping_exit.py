@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fakes import PATIENCE, Gate
 from keepers import AT_THE_END, IMPATIENCE, PROLOGUE, StubPool, house_of, thread_of
 from pgpool_rs._housekeeping import House, Housekeeper
+from pgpool_rs.testing import PATIENCE, Gate
 from support import Task, run_program
 
 

@@ -11,10 +11,10 @@ from contextvars import ContextVar
 
 import pytest
 
-from fakes import PATIENCE
 from keepers import LATER, StubPool, house_of, raises, raises_once, thread_of
 from pgpool_rs import _housekeeping
 from pgpool_rs._housekeeping import House, Housekeeper
+from pgpool_rs.testing import PATIENCE
 from support import Task, wait_until
 
 # The start

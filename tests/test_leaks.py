@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from audit import assert_sound, closes, listening, wait_for_quiet
-from fakes import INTRANS, FakeServer
 from pgpool_rs import LoanInfo, ThreadedConnectionPool, _housekeeping
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, wait_until, waiting_task
 
 

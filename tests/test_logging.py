@@ -11,9 +11,9 @@ import psycopg2
 import pytest
 
 from audit import Callback, Killed, Lines, assert_balanced, assert_sound, filled, listening, wait_for_quiet
-from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeping
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, assert_whole, counts, wait_until, waiting_task
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING

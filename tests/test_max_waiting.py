@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 
 from audit import assert_sound, listening
-from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs import TooManyRequests as TooMany
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
 TEXT = r"^connection pool exhausted: 2 callers wait for a connection, and no more may$"

@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 
 from audit import Killed, assert_sound
-from fakes import FakeServer
 from pgpool_rs import PoolError, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import Task, counts, wait_until
 
 ERRORS = [

@@ -13,7 +13,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
-from fakes import PATIENCE
+from pgpool_rs.testing import PATIENCE
 from proxy import Proxy
 from support import Task, wait_until
 

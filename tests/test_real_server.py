@@ -15,7 +15,7 @@ import pytest
 from psycopg2.pool import PoolError
 
 import pgpool_rs
-from fakes import PATIENCE
+from pgpool_rs.testing import PATIENCE
 from support import Task, assert_whole, wait_until
 
 IDLE = psycopg2.extensions.TRANSACTION_STATUS_IDLE

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from audit import assert_balanced, assert_sound, closes, filled, listening
-from fakes import INTRANS, BareFakeConnection, FakeServer, MortalFakeConnection
 from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import INTRANS, BareFakeConnection, FakeServer, MortalFakeConnection
 from support import Task, assert_whole, counts, wait_until, waiting_task
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from fakes import ACTIVE, IDLE, INTRANS, UNKNOWN, FakeServer
 from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
+from pgpool_rs.testing import ACTIVE, IDLE, INTRANS, UNKNOWN, FakeServer
 from support import Task, waiting_task
 
 LOANS = 100_000

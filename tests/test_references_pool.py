@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,9 @@ from audit import (
     lend,
     listening,
 )
-from fakes import FakeServer
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, _housekeeping
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import FakeServer
 from support import Task, counts, run_program, wait_for_waiters, wait_until
 
 
@@ -77,7 +77,7 @@ def test_only_pools_with_an_option_that_needs_it_start_the_thread() -> None:
     run_program("""
 import threading
 import psycopg2
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 from pgpool_rs import ThreadedConnectionPool, check_query, check_socket
 
 psycopg2.connect = FakeServer().connect

@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 
 from audit import assert_sound, wait_for_quiet
-from fakes import INTRANS, FakeServer
 from pgpool_rs import ThreadedConnectionPool, _housekeeping, check_query
+from pgpool_rs.testing import INTRANS, FakeServer
 
 
 def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowed(

@@ -22,8 +22,8 @@ from audit import (
     gated,
     listening,
 )
-from fakes import ACTIVE, IDLE, INERROR, INTRANS, BareFakeConnection, FakeServer
 from pgpool_rs import ThreadedConnectionPool, _housekeeping
+from pgpool_rs.testing import ACTIVE, IDLE, INERROR, INTRANS, BareFakeConnection, FakeServer
 from support import Task, counts, wait_until, waiting_task
 
 SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}

@@ -19,9 +19,9 @@ from audit import (
     lend,
     wait_for_quiet,
 )
-from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolError, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters, wait_until, waiting_task
 
 # --- drain -----------------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ import psycopg2
 import pytest
 
 from audit import Callback, wait_for_quiet
-from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, TooManyRequests, _housekeeping
 from pgpool_rs._core import advance_clock
 from pgpool_rs._options import Options
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import counts, wait_until, waiting_task
 
 SECRET = "p@ss/w0rd#x"

@@ -12,7 +12,7 @@ import time
 
 import psycopg2
 
-from fakes import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer
 from pgpool_rs import PoolError, ThreadedConnectionPool
 
 server = FakeServer()
@@ -81,7 +81,7 @@ def test_a_proxy_that_puts_back_when_the_interpreter_ends_does_no_harm() -> None
 import psycopg2
 
 import pgpool_rs
-from fakes import BareFakeConnection, FakeServer
+from pgpool_rs.testing import BareFakeConnection, FakeServer
 
 psycopg2.connect = FakeServer(BareFakeConnection).connect
 
@@ -103,7 +103,7 @@ import os
 
 import psycopg2
 
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 from pgpool_rs import PoolError, ThreadedConnectionPool
 
 psycopg2.connect = FakeServer().connect

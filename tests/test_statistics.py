@@ -12,9 +12,9 @@ import psycopg2
 import pytest
 
 from audit import Callback, Killed, assert_balanced, assert_sound, closes, filled, wait_for_quiet
-from fakes import ACTIVE, INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import ACTIVE, INTRANS, FakeServer
 from support import Task, counts, waiting_task
 
 NOW = ["pool_min", "pool_max", "pool_size", "pool_available", "requests_waiting"]

@@ -7,8 +7,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, counts, waiting_task
 
 

@@ -12,7 +12,7 @@ from support import run_program
 PROLOGUE = """
 import signal, threading, time
 import psycopg2
-from fakes import FakeServer
+from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters
 from pgpool_rs import PoolTimeout, ThreadedConnectionPool
 

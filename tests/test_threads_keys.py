@@ -8,8 +8,8 @@ import psycopg2
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import FakeServer
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, wait_until, waiting_task
 
 DOWN = psycopg2.OperationalError("down")

@@ -12,8 +12,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from fakes import ACTIVE, INTRANS, FakeServer
 from pgpool_rs import PoolExhausted, ThreadedConnectionPool
+from pgpool_rs.testing import ACTIVE, INTRANS, FakeServer
 from support import Task, assert_whole, counts, waiting_task
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg2.pool
 import pytest
 
-from fakes import INTRANS, FakeServer, Gate
 from pgpool_rs import PoolClosed, PoolExhausted, ThreadedConnectionPool
+from pgpool_rs.testing import INTRANS, FakeServer, Gate
 from support import Task, assert_whole, counts, wait_until, waiting_task
 
 

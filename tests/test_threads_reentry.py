@@ -12,8 +12,8 @@ import psycopg2
 import pytest
 from psycopg2.pool import PoolError
 
-from fakes import INTRANS, FakeServer
 from pgpool_rs import PoolClosed, PoolExhausted, ThreadedConnectionPool
+from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, assert_whole
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fakes import FakeServer
 from pgpool_rs import PoolExhausted, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, waiting_task
 
 

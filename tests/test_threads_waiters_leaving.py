@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fakes import FakeServer
 from pgpool_rs import PoolExhausted, PoolTimeout, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
 

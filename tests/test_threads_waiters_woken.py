@@ -8,8 +8,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from fakes import ACTIVE, INTRANS, UNKNOWN, FakeServer
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
+from pgpool_rs.testing import ACTIVE, INTRANS, UNKNOWN, FakeServer
 from support import Task, assert_whole, counts, waiting_task
 
 DOWN = psycopg2.OperationalError("down")

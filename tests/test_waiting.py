@@ -10,8 +10,8 @@ from typing import Any
 import psycopg2
 import pytest
 
-from fakes import FakeServer
 from pgpool_rs import PoolExhausted, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
 # Long enough that no test waits for it to end, short enough that a hanging test does end.
