@@ -1,0 +1,56 @@
+"""Soak a pool: `make soak MINUTES=10`, or `.venv/bin/python proof/soak/run.py --minutes 10 [--seed N] [--out docs]`.
+
+Writes soak.svg and soak.md, and exits with 1 if a line is not flat or a claim fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import secrets
+import signal
+import sys
+from pathlib import Path
+
+# In place of this script's own folder: the proofs, the tools, and the root, where benches is a package.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benches import machine
+
+from soak import page, plot, verdict
+from soak.observer import Observer
+from throwaway_postgres import ThrowawayPostgres
+
+
+def main() -> int:
+    """Run, judge, write and say so."""
+    arguments = parse()
+    plot.require()  # Now, and not after hours.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that all processes are ended.
+    with ThrowawayPostgres() as server:
+        described = {**machine.describe(server.dsn), "C library": " ".join(platform.libc_ver())}
+    print(f"seed {arguments.seed}", flush=True)
+    record = Observer(arguments.minutes * 60, arguments.seed).run()
+    claims = verdict.judge(record)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    plot.write(record, arguments.out / "soak.svg")
+    page.write(record, claims, machine.sentence(described), arguments.out / "soak.md")
+    for claim in claims:
+        print(claim)
+    return 0 if all(claim.holds for claim in claims) else 1
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long it lasts (10)")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="for all that is random")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="the folder for soak.svg and soak.md (docs)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
