@@ -24,10 +24,10 @@ pytest.register_assert_rewrite("keepers", "side_by_side", "support")
 MODULES = {"psycopg2": psycopg2.pool, "pgpool_rs": pgpool_rs.pool}
 CLASSES = ("SimpleConnectionPool", "ThreadedConnectionPool")
 
-# `PGPOOL_HYPOTHESIS_PROFILE=thorough make test` runs the random tests 20 times as long.
+# `make prove` takes the profile `nightly`, which runs the random tests 20 times as long.
 # CI runs the same ones each time, so that a change is judged by what it changed.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, derandomize="CI" in os.environ)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=2000)
+hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("PGPOOL_HYPOTHESIS_PROFILE", "quick"))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg2
 from hypothesis.stateful import RuleBasedStateMachine, invariant
@@ -24,12 +25,30 @@ class Stop(BaseException):
     """Something like KeyboardInterrupt that hypothesis takes for no interrupt."""
 
 
+class Colliding:
+    """A key whose hash is that of all others of its kind, and which equals each one of the same name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Colliding({self.name!r})"
+
+    def __hash__(self) -> int:
+        return 7
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Colliding) and other.name == self.name
+
+
 FAULTS: dict[str, Callable[[], BaseException]] = {
     "down": lambda: psycopg2.OperationalError("server closed the connection unexpectedly"),
     "odd": lambda: Odd("odd"),
     "stop": lambda: Stop("stop"),
 }
+# -1 and -2 have the same hash in CPython, too.
 USER_KEYS = [0, 0.0, False, "", (), "a", "b", -1, -2, 1, True, 1.0, 2, 3, 4.5, MILLION]
+USER_KEYS += [Colliding("x"), Colliding("y"), Colliding("x")]
 UNHASHABLE: list[Any] = [[], {}]
 OURS = {"connection pool is closed": pgpool_rs.PoolClosed, "connection pool exhausted": pgpool_rs.PoolExhausted}
 
@@ -49,6 +68,9 @@ def is_automatic(key: Any) -> bool:
     return isinstance(key, int) and type(key) not in (int, bool)
 
 
+HOOKS = ("_connect", "_getkey", "_getconn", "_putconn", "_closeall")
+
+
 class Warnings(logging.Handler):
     """Counts what is logged of returns that failed."""
 
@@ -65,6 +87,20 @@ class Side:
     def __init__(self) -> None:
         self.server = FakeServer()
         self.pool: Any = None
+        self.trace: list[tuple[Any, ...]] = []
+
+    def hook(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a method that notes its call and passes it on to the original one."""
+
+        def hook(pool: Any, *args: Any) -> Any:
+            self.trace.append((name, *map(self.shown, args[:2]), *map(repr, args[2:])))
+            return original(pool, *args)
+
+        return hook
+
+    def shown(self, argument: Any) -> Any:
+        """Show what a hook was given: a connection by its number, a key as pgpool_rs has it."""
+        return from_theirs(getattr(argument, "serial", argument))
 
     def try_(self, call: Callable[[], Any]) -> tuple[Any, ...]:
         """Make a call; tell what came of it, with connections as numbers."""
@@ -107,6 +143,8 @@ class Comparison(RuleBasedStateMachine):
     """Compares the two pools: what comes of the same call, and their books after each step."""
 
     class_name = ""
+    # How many there have been: operations made on both and compared, and those that pgpool_rs alone had to refuse.
+    tally: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,6 +181,8 @@ class Comparison(RuleBasedStateMachine):
         return got
 
     def compare(self, expected: tuple[Any, ...], got: tuple[Any, ...]) -> None:
+        """Compare what came of an operation, and count it."""
+        self.tally["compared"] += 1
         if expected[0] == "PoolError":
             assert got == (*expected[:2], OURS.get(expected[1], PoolError))
         elif expected[0] == "raised" and issubclass(expected[1], TypeError):
@@ -154,8 +194,10 @@ class Comparison(RuleBasedStateMachine):
 
     def refused(self, error: type[Exception], call: Callable[[], Any]) -> None:
         """Make a call on pgpool_rs alone, which must refuse it and change nothing."""
-        before = repr(self.right.books())
+        self.tally["refused"] += 1
+        before, traced = repr(self.right.books()), len(self.right.trace)
         got = self.right.try_(call)
+        del self.right.trace[traced:]
         assert got[0] == "PoolError" if error is PoolError else got[:2] == ("raised", error), got
         assert repr(self.right.books()) == before
 
@@ -170,3 +212,6 @@ class Comparison(RuleBasedStateMachine):
         for (their_key, _), (our_key, _) in zip(self.left.pool._used.items(), right["_used"], strict=True):
             assert is_automatic(our_key) == (type(their_key) is int and 0 < their_key < MILLION)
         assert self.right.server.open == self.left.server.open
+        assert self.right.trace == self.left.trace
+        for side in (self.left, self.right):
+            side.trace.clear()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 
 use crate::connection::{Handle, address};
+use crate::error::is_plain;
 use crate::filing::{loan_key, settle, under};
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -65,9 +66,14 @@ pub(crate) fn key_of<'py>(
     pool: &Bound<'py, AbstractPool>,
     ident: &Bound<'py, PyAny>,
 ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
-    // What is no address is no connection's.
-    let key = ident.extract().ok().and_then(|ident| pool.get().ledger().key_of(ident));
-    key.map(|key| Ok((loan_key(pool.py(), &key)?,))).transpose()
+    let py = pool.py();
+    let key = match ident.extract() {
+        Ok(ident) => pool.get().ledger().key_of(ident),
+        // What is no address is no connection's.
+        Err(error) if is_plain(py, &error) => None,
+        Err(error) => return Err(error),
+    };
+    key.map(|key| Ok((loan_key(py, &key)?,))).transpose()
 }
 
 /// Enter a loan that was made elsewhere, in the place of one under the same key.

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::error::{Error, keep_back, raise_kept_back};
+use crate::error::{Error, is_plain, keep_back, raise_kept_back};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish_errand, give_back};
 use crate::log::{Level, close_and_log, describe_public, log};
@@ -163,8 +163,9 @@ pub(crate) fn connect<'py>(
             if let Some(own) = own {
                 drop(own.fail(why));
             }
-            log(slf, Level::Warning, || format!("connect failed: {text}"))?;
-            return Err(error.into());
+            let logged = log(slf, Level::Warning, || format!("connect failed: {text}")).and(raise_kept_back());
+            // Of two, the stronger one is to be heard.
+            return Err(logged.err().filter(|_| is_plain(py, &error)).unwrap_or(error).into());
         }
     };
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));

@@ -55,7 +55,7 @@ fn hung_up(py: Python<'_>) -> PyErr {
 
 /// Asks the pool's check about a connection. A transaction that it leaves open is rolled back.
 fn ask(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    if connection::is_async(connection) {
+    if connection::is_async(connection)? {
         return Ok(());
     }
     let options = slf.get().options();

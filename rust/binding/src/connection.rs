@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyTuple, PyType};
 
-use crate::error::psycopg2_error;
+use crate::error::{is_plain, psycopg2_error};
 use crate::names::name;
 
 /// A connection, a key or a note, as the ledger keeps it.
@@ -201,9 +201,14 @@ pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
     connection.call_method0(name!(connection.py(), close)).map(drop)
 }
 
-/// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back.
-pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> bool {
-    let flag = connection.getattr(name!(connection.py(), async_));
-    // Exactly an integer: a mock's attribute is as true as it is meaningless.
-    flag.is_ok_and(|flag| flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract::<i32>().is_ok_and(|on| on != 0)))
+/// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back. A connection that
+/// knows nothing of it is none.
+pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = connection.py();
+    match connection.getattr(name!(py, async_)) {
+        // Exactly an integer: a mock's attribute is as true as it is meaningless.
+        Ok(flag) => Ok(flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract::<i32>().is_ok_and(|on| on != 0))),
+        Err(error) if is_plain(py, &error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }

@@ -133,6 +133,16 @@ pub(crate) fn keep_back(py: Python<'_>, error: PyErr) {
     }
 }
 
+/// Takes an answer to a question that may fail without harm. What is stronger than an `Exception` is kept back.
+pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
+    let ignore = |error| {
+        if !is_plain(py, &error) {
+            keep_back(py, error);
+        }
+    };
+    answer.map_err(ignore).ok()
+}
+
 /// Raises what this thread has kept back, now that the books are straight.
 pub(crate) fn raise_kept_back() -> PyResult<()> {
     KEPT_BACK.take().map_or(Ok(()), Err)

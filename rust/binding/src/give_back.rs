@@ -6,7 +6,7 @@ use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
 
 use crate::connection::{self, Closed, Handle, Look, address};
-use crate::error::{Error, is_plain, raise_kept_back};
+use crate::error::{Error, answered, is_plain, raise_kept_back};
 use crate::filing::{settle_maybe, under};
 use crate::log::{DROPPED, log_closed, report};
 use crate::pool::AbstractPool;
@@ -120,13 +120,17 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
 
 /// Says whether a connection has failed, as far as psycopg2 knows. Whatever stops it from telling is of no interest here.
 fn is_broken(connection: &Bound<'_, PyAny>) -> bool {
-    matches!(connection::look_at(connection), Ok(Look::Broken | Look::Closed(Closed::Broken)))
+    let look = answered(connection.py(), connection::look_at(connection));
+    matches!(look, Some(Look::Broken | Look::Closed(Closed::Broken)))
 }
 
 /// Calls `reset`, if there is one, which must leave the connection open and in no transaction.
 fn reset(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let options = slf.get().options();
-    let Some(reset) = options.reset.as_ref().filter(|_| !connection::is_async(connection)) else { return Ok(()) };
+    let Some(reset) = &options.reset else { return Ok(()) };
+    if connection::is_async(connection)? {
+        return Ok(());
+    }
     connection::leave_clean(connection, reset.bind(slf.py()), "reset")
 }
 

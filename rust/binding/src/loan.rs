@@ -93,11 +93,11 @@ impl Loan {
         drop(loan);
         let failed = exc_type.is_some();
         let learnt = exc_value.map_or(Ok(()), |error| learn(&pool, &connection, error));
-        let ended = match failed {
-            _ if connection::is_async(&connection) => Ok(()),
+        let ended = connection::is_async(&connection).and_then(|is_async| match failed {
+            _ if is_async => Ok(()),
             false => connection::commit(&connection),
             true => connection::rollback(&connection),
-        };
+        });
         let returned = pool.call_method1(name!(py, putconn), (connection,)).map(drop);
         slf.try_borrow_mut()?.entered = false;
         if failed {

@@ -4,7 +4,7 @@ use pgpool_core::Reason;
 use pyo3::prelude::*;
 
 use crate::connection;
-use crate::error::is_plain;
+use crate::error::{answered, is_plain};
 use crate::names::name;
 use crate::pool::AbstractPool;
 
@@ -75,7 +75,7 @@ pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<Stri
         let (args, kwargs) = (slf.getattr(name!(py, args))?, slf.getattr(name!(py, kwargs))?);
         py.import("pgpool_rs._secrets")?.call_method1("mask", (text, args, kwargs))?.extract::<String>()
     };
-    mask().ok()
+    answered(py, mask())
 }
 
 /// Describes an error of a connect, for those who wait. Only what libpq says of a host that it has found is repeated: any
@@ -90,7 +90,7 @@ pub(crate) fn describe_public(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> S
 
 /// Names an error's class and gives its text, which may hold anything.
 fn describe(py: Python<'_>, error: &PyErr) -> String {
-    let text = error.value(py).str().map_or_else(|_| String::new(), |text| text.to_string());
+    let text = answered(py, error.value(py).str()).map_or_else(String::new, |text| text.to_string());
     format!("{}: {}", class_name(py, error), text.trim())
 }
 

@@ -32,7 +32,8 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))
     };
     opened.inspect_err(|_| {
-        for connection in pool.idle() {
+        // Closed first, so that no call that comes in meanwhile opens another one.
+        for connection in pool.close().unwrap_or_default() {
             // The error that stopped us is the one to be heard.
             let _ = connection.object(py).and_then(|connection| connection::close(&connection));
         }

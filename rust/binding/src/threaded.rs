@@ -1,17 +1,34 @@
 //! The class that `ThreadedConnectionPool` inherits: the same pool, and the hooks that psycopg2.pool dispatches to.
 
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyDict, PyTuple};
+use pyo3::types::{IntoPyDict, PyBool, PyDict, PyTuple};
 
 use crate::borrow::borrow;
 use crate::give_back::give_back;
 use crate::names::name;
-use crate::pool::{AbstractPool, Truth, timeout_of};
+use crate::pool::{AbstractPool, timeout_of};
 use crate::timeout::Given;
 
 /// getconn, putconn and closeall of a pool for several threads.
 #[pyclass(extends = AbstractPool, subclass, frozen, name = "ThreadedConnectionPool", module = "pgpool_rs._core")]
 pub(crate) struct ThreadedPool;
+
+/// A flag, to be tested for truth or passed on to a hook as it is; False, if it was not given.
+struct Flag<'py>(Option<Bound<'py, PyAny>>);
+
+impl Flag<'_> {
+    fn is_truthy(&self) -> PyResult<bool> {
+        self.0.as_ref().map_or(Ok(false), PyAnyMethods::is_truthy)
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Flag<'py> {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self(Some(given.to_owned())))
+    }
+}
 
 #[pymethods]
 impl ThreadedPool {
@@ -51,20 +68,22 @@ impl ThreadedPool {
     /// :raises PoolClosed: the pool is closed, and so is the connection.
     /// :raises PoolError: it is not lent, or not under this key. Nothing has changed.
     #[pyo3(
-        signature = (conn=None, key=None, close=Truth(false)),
+        signature = (conn=None, key=None, close=Flag(None)),
         text_signature = "($self, conn=None, key=None, close=False)"
     )]
     fn putconn(
         slf: &Bound<'_, Self>,
         conn: Option<&Bound<'_, PyAny>>,
         key: Option<&Bound<'_, PyAny>>,
-        close: Truth,
+        close: Flag<'_>,
     ) -> PyResult<()> {
         let pool = slf.as_super();
         if !pool.get().hooks().putconn {
-            return Ok(give_back(pool, conn, key, close.0)?);
+            return Ok(give_back(pool, conn, key, close.is_truthy()?)?);
         }
-        slf.call_method1(name!(slf.py(), putconn_hook), (conn, key, close.0)).map(drop)
+        let py = slf.py();
+        let close = close.0.unwrap_or_else(|| PyBool::new(py, false).to_owned().into_any());
+        slf.call_method1(name!(py, putconn_hook), (conn, key, close)).map(drop)
     }
 
     /// Close every connection, lent ones too, under their borrowers, and refuse everything from then on.

@@ -1,0 +1,280 @@
+"""Rows of the table of callbacks: what is called when a connection comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+
+from callback_probe import Odd, last
+from callback_scene import Round, Scene
+from callback_sites import (
+    ENDED,
+    FULL,
+    LENT,
+    LOGGED,
+    PASSED,
+    borrow,
+    borrow_and_use,
+    borrow_in_a_block,
+    fail_in_a_block,
+    site,
+)
+from pgpool_rs import _housekeeping
+from support import counts, wait_until
+
+# --- what is asked of a connection ---
+
+
+@site(
+    "get_transaction_status",
+    "putconn",
+    PASSED,
+    why="it is no psycopg2 connection, most likely, and asked otherwise",
+    state=LENT,
+)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("status")
+    return lambda: borrow(scene)
+
+
+@site("closed", "putconn")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("closed")
+    return lambda: borrow_and_use(scene)
+
+
+@site("closed", "putconn of one that is not needed", PASSED, why="it decides nothing but what is counted")
+def _(scene: Scene) -> Round:
+    scene.open(0)
+    scene.on("closed")
+    return lambda: borrow(scene)
+
+
+@site("closed", "after a rollback that failed", PASSED, why="the first error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+
+    def rollback(_: object) -> None:
+        scene.on("closed")
+        scene.go_wrong()
+
+    scene.server.on("rollback", rollback)
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        scene.server.on("closed", lambda _: None)
+
+    return round_
+
+
+class Answer(int):
+    """A number that a connection answers with, and that runs Python when it is looked at."""
+
+    scene: Scene
+
+    @last
+    def __bool__(self) -> bool:
+        self.scene.probe()
+        return int(self) != 0
+
+    @last
+    def __eq__(self, other: object) -> bool:
+        self.scene.probe()
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def answering(scene: Scene) -> None:
+    def shown(number: int) -> Answer:
+        answer = Answer(number)
+        answer.scene = scene
+        return answer
+
+    scene.server.shown = shown
+
+
+@site("closed.__bool__", "putconn")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    answering(scene)
+    return lambda: borrow_and_use(scene)
+
+
+@site("closed.__eq__", "putconn of a closed one")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    answering(scene)
+
+    def round_() -> None:
+        connection = scene.lend()
+        connection.close()
+        scene.give(connection)
+
+    return round_
+
+
+@site("info.transaction_status", "putconn")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("info")
+    return lambda: borrow_and_use(scene)
+
+
+@site("info.transaction_status", "after reset", LOGGED)
+def _(scene: Scene) -> Round:
+    def reset(_: object) -> None:
+        scene.on("info")
+
+    scene.open(1, reset=reset)
+
+    def round_() -> None:
+        borrow(scene)
+        scene.server.on("info", lambda _: None)
+
+    return round_
+
+
+# --- rollback, commit, reset ---
+
+
+@site("rollback", "putconn", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("rollback")
+    return lambda: borrow_and_use(scene)
+
+
+@site("rollback", "a block that fails", PASSED, why="the block's own error is heard", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("rollback")
+    return lambda: fail_in_a_block(scene, Odd())
+
+
+@site("commit", "a block", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("commit")
+    return lambda: borrow_in_a_block(scene)
+
+
+def leaving(scene: Scene, **options: Any) -> None:
+    """Make a pool that leaves slow returns to the housekeeping, whose thread is not to come by itself."""
+    scene.leave_no_housekeeping()
+    scene.open(1, background=True, **options)
+
+
+@site("rollback", "maintain, of a return that was left", LOGGED)
+def _(scene: Scene) -> Round:
+    leaving(scene)
+    scene.on("rollback")
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        scene.pool.maintain()
+
+    return round_
+
+
+@site("rollback", "getconn, of a return that was left", LOGGED, state=FULL)
+def _(scene: Scene) -> Round:
+    leaving(scene)
+    scene.pool.maxconn = 1
+    scene.on("rollback")
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        borrow(scene)
+
+    return round_
+
+
+@site("rollback", "the housekeeping thread", LOGGED, ENDED)
+def _(scene: Scene) -> Round:
+    # How long a pool that has failed is left alone.
+    scene.replace(_housekeeping, "PAUSE", 0.01)
+    scene.open(1, background=True)
+    scene.on("rollback")
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        wait_until(lambda: not counts(scene.pool)["returning"], "the return")
+
+    return round_
+
+
+@site("reset", "putconn", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset=scene.probe.callback)
+    return lambda: borrow(scene)
+
+
+@site("reset", "a block", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset=scene.probe.callback)
+    return lambda: borrow_in_a_block(scene)
+
+
+@site("reset", "maintain, of a return that was left", LOGGED)
+def _(scene: Scene) -> Round:
+    leaving(scene, reset=scene.probe.callback)
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        scene.pool.maintain()
+
+    return round_
+
+
+@site("execute", 'reset="discard"', LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset="discard")
+    scene.on("execute")
+    return lambda: borrow(scene)
+
+
+def flagged(scene: Scene) -> None:
+    @last
+    def flag(connection: Any) -> int:
+        scene.probe(connection)
+        return 0
+
+    scene.server.parts["async_"] = flag
+
+
+@site("async_", "a block", PASSED, state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    flagged(scene)
+    return lambda: borrow_in_a_block(scene)
+
+
+@site("async_", "putconn with a reset", PASSED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset=lambda _: None)
+    flagged(scene)
+    return lambda: borrow(scene)
+
+
+class Failure(psycopg2.OperationalError):
+    """An error of a block, that runs Python when its code is read."""
+
+    scene: Scene
+
+    @property
+    def pgcode(self) -> Any:  # type: ignore[override]
+        self.scene.probe()
+        token = self.scene.probe.left_token()  # noqa: F841
+        return "57P01"
+
+
+@site("pgcode", "a block that fails", PASSED, why="the block's own error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    failure = Failure()
+    failure.scene = scene
+    return lambda: fail_in_a_block(scene, failure)

@@ -1,0 +1,124 @@
+"""Mistakes that the proofs have found."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg2.pool
+import pytest
+
+import pgpool_rs
+from pgpool_rs.testing import INTRANS, FakeConnection, FakeServer
+
+
+class Raising(FakeConnection):
+    """A connection whose attributes are Python's, and interrupted."""
+
+    where = ""
+
+    @property
+    def async_(self) -> int:
+        self.interrupt("async_")
+        return 0
+
+    @property
+    def closed(self) -> int:
+        self.interrupt("closed")
+        return super().closed
+
+    def interrupt(self, where: str) -> None:
+        if self.where == where:
+            raise KeyboardInterrupt
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def raising() -> Iterator[Any]:
+    """Give a pool of such connections."""
+    pool = pgpool_rs.ThreadedConnectionPool(0, 2, connect=FakeServer(Raising).connect)
+    yield pool
+    pool.closeall()
+
+
+def in_a_block(pool: Any) -> None:
+    with pool.connection() as connection:
+        connection.where = "async_"
+
+
+def above_minconn(pool: Any) -> None:
+    connection = pool.getconn()
+    connection.where = "closed"
+    pool.putconn(connection)
+
+
+def with_a_rollback_that_fails(pool: Any) -> None:
+    pool.resize(1, 2)
+    connection = pool.getconn()
+    connection.status = INTRANS
+    connection.faults["rollback"] = Mute()
+    pool.putconn(connection)
+
+
+@pytest.mark.parametrize("act", [in_a_block, above_minconn, with_a_rollback_that_fails])
+def test_an_interrupt_in_an_attribute_or_a_text_is_not_swallowed(raising: Any, act: Callable[[Any], None]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        act(raising)
+    assert raising.get_stats()["requests_errors"] == 0
+    assert len({id(raising.getconn()) for _ in range(2)}) == 2
+
+
+def test_an_interrupt_of_a_connect_is_not_hidden_by_a_log_handler_that_fails(server: FakeServer) -> None:
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ValueError(record.getMessage())
+
+    pool = pgpool_rs.ThreadedConnectionPool(1, 1, name="failing-handler")
+    pool.putconn(pool.getconn(), close=True)
+    handler = Failing()
+    logging.getLogger("pgpool_rs.failing-handler").addHandler(handler)
+    server.fail("connect", KeyboardInterrupt(), KeyboardInterrupt())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.maintain()
+        with pytest.raises(KeyboardInterrupt):
+            pool.getconn()
+    finally:
+        logging.getLogger("pgpool_rs.failing-handler").removeHandler(handler)
+
+
+def test_a_constructor_that_fails_leaves_nothing_open_that_a_call_from_a_close_has_opened(server: FakeServer) -> None:
+    class Pool(pgpool_rs.ThreadedConnectionPool):
+        def __init__(self, *args: Any) -> None:
+            server.on("close", self.maintain_once)
+            super().__init__(*args)
+
+        def maintain_once(self, _: object) -> None:
+            server.on("close", lambda _: None)
+            self.maintain()
+
+    server.fail("connect", None, ValueError("the second connect"))
+    with pytest.raises(ValueError, match="the second connect"):
+        Pool(2, 4)
+    assert server.open == 0
+
+
+@pytest.mark.parametrize("base", [psycopg2.pool.ThreadedConnectionPool, pgpool_rs.ThreadedConnectionPool])
+def test_a_putconn_hook_is_given_the_flag_as_it_is(server: FakeServer, base: Any) -> None:
+    flags = []
+
+    class Pool(base):  # type: ignore[misc]
+        def _putconn(self, conn: Any, key: Any = None, close: Any = False) -> None:
+            flags.append(close)
+            super()._putconn(conn, key, close)
+
+    pool = Pool(1, 1)
+    pool.putconn(pool.getconn())
+    for flag in ("", 0, None, "yes"):
+        pool.putconn(pool.getconn(), None, flag)
+    assert flags == [False, "", 0, None, "yes"]
