@@ -50,15 +50,22 @@ class ThrowawayPostgres:
     """Owns one PostgreSQL and its folder. Every login is trusted, so it listens on loopback only.
 
     `settings` are names and values of postgresql.conf. With `tls`, it has a certificate that was made for it alone, and
-    its addresses ask for encryption and check that certificate. Start it in the main thread where you can: the kernel
-    then stops the server even if this process is killed.
+    its addresses ask for encryption and check that certificate. With `standby_of`, it begins as a copy of that server,
+    which must run then, and follows it; tools/standby.py has the rest. Start it in the main thread where you can: the
+    kernel then stops the server even if this process is killed.
     """
 
     def __init__(
-        self, *, max_connections: int = 200, settings: Mapping[str, str] | None = None, tls: bool = False
+        self,
+        *,
+        max_connections: int = 200,
+        settings: Mapping[str, str] | None = None,
+        tls: bool = False,
+        standby_of: ThrowawayPostgres | None = None,
     ) -> None:
         self._settings = {"max_connections": str(max_connections), **(settings or {})}
         self._tls = tls
+        self._primary = standby_of
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._lifeline = -1
@@ -171,8 +178,8 @@ class ThrowawayPostgres:
                 self._folder = None
 
     def _make_cluster(self) -> None:
-        account = _account()
-        self._folder = Path(tempfile.mkdtemp(prefix="postgres_", dir=_temporary_parent(account)))
+        account = account_to_run_as()
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres_", dir=temporary_parent(account)))
         if account is not None:
             os.chown(self._folder, account.pw_uid, account.pw_gid)
         self.binaries = _binaries_for(account, self._folder, tls=self._tls)
@@ -181,10 +188,14 @@ class ThrowawayPostgres:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        initdb = self._spawn("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        if self._primary is None:
+            maker = self._spawn("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+        else:
+            how = ["--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+            maker = self._spawn("pg_basebackup", *how, f"--dbname={self._primary.dsn}")
         self._wait_until_all_ended()
-        if initdb.wait(PATIENCE) != 0:
-            raise PostgresError(f"initdb failed\n{self._end_of_log()}")
+        if maker.wait(PATIENCE) != 0:
+            raise PostgresError(f"the data folder could not be made\n{self._end_of_log()}")
 
     def _make_certificate(self, account: pwd.struct_passwd | None) -> None:
         import trustme  # noqa: PLC0415  only needed here, and slow to import
@@ -236,7 +247,7 @@ class ThrowawayPostgres:
         # The signal comes when the thread that started the process ends, so only the main one will do.
         if setpriv is not None and threading.current_thread() is threading.main_thread():
             command = [setpriv, "--pdeathsig", "INT", *command]
-        account = _account()
+        account = account_to_run_as()
         identity: dict[str, Any] = {}
         if account is not None:
             identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
@@ -357,7 +368,7 @@ def _state_and_parent(stat: Path) -> list[str]:
     return stat.read_text().rpartition(")")[2].split()[:2]
 
 
-def _account() -> pwd.struct_passwd | None:
+def account_to_run_as() -> pwd.struct_passwd | None:
     """Give the account to run as: PostgreSQL refuses root. None means our own will do."""
     if os.geteuid() != 0:
         return None
@@ -369,17 +380,18 @@ def _account() -> pwd.struct_passwd | None:
     raise PostgresError("PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody")
 
 
-def _is_open_to_others(path: Path) -> bool:
+def is_open_to_others(path: Path) -> bool:
+    """Tell whether another account could reach this place."""
     return all(place.stat().st_mode & 0o001 for place in (path, *path.parents))
 
 
-def _temporary_parent(account: pwd.struct_passwd | None) -> Path:
+def temporary_parent(account: pwd.struct_passwd | None) -> Path:
     """Choose where the folder goes: within the account's reach, and short enough for a socket's path."""
     candidates = [Path(place).resolve() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp")]
     for place in candidates:
         is_short = len(os.fsencode(place / "postgres_12345678/.s.PGSQL.65535")) <= LONGEST_SOCKET_PATH
         is_ours = os.access(place, os.W_OK | os.X_OK)
-        if is_short and is_ours and (account is None or _is_open_to_others(place)):
+        if is_short and is_ours and (account is None or is_open_to_others(place)):
             return place
     raise PostgresError(f"no usable temporary folder: each of {candidates} is closed to the server's user or too long")
 
@@ -387,7 +399,7 @@ def _temporary_parent(account: pwd.struct_passwd | None) -> Path:
 def _binaries_for(account: pwd.struct_passwd | None, folder: Path, *, tls: bool) -> Path:
     """Find the binaries; copy their package into the folder where the account could not reach them."""
     binaries = find_binaries(tls=tls)
-    if account is None or _is_open_to_others(binaries / "postgres"):
+    if account is None or is_open_to_others(binaries / "postgres"):
         return binaries
     install, package = binaries.parent, binaries.parent.parent
     copied = folder / "binaries" / package.name / install.name
