@@ -60,6 +60,7 @@ mod stats;
 mod sync;
 mod table;
 #[cfg(test)]
+#[cfg_attr(feature = "shuttle", path = "tests/schedules/mod.rs")]
 #[expect(clippy::expect_used, clippy::panic, reason = "a test that panics has failed")]
 mod tests;
 mod time;

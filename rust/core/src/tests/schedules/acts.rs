@@ -1,0 +1,163 @@
+//! What a thread does, in nine acts; a few of them at once; and the pool that they find.
+
+use super::caller::{Caller, Patience};
+use super::things::{Bell, Thing};
+use super::world::World;
+use crate::Reservation;
+
+/// What one thread does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    /// Borrows a connection, waits for it if it must, and gives it back.
+    CheckOut,
+    /// Gives back a connection that it has had since before.
+    Return,
+    /// The same as a checkout, but its time may be up at any moment.
+    Timeout,
+    /// The same, but it may be interrupted at any moment.
+    Interrupt,
+    /// Closes the pool.
+    Close,
+    /// Borrows under the one key that there is, and gives back.
+    SameKey,
+    /// Sets another limit.
+    Resize,
+    /// Has had room since before; opens its connection, and gives it back.
+    Fulfil,
+    /// Has had room since before; its connect fails.
+    Fail,
+}
+
+impl Act {
+    pub(super) const ALL: [Self; 9] = [
+        Self::CheckOut,
+        Self::Return,
+        Self::Timeout,
+        Self::Interrupt,
+        Self::Close,
+        Self::SameKey,
+        Self::Resize,
+        Self::Fulfil,
+        Self::Fail,
+    ];
+
+    /// Names one of it, for the claims.
+    pub(super) fn one(self) -> &'static str {
+        match self {
+            Self::CheckOut => "a checkout",
+            Self::Return => "a return",
+            Self::Timeout => "a timeout",
+            Self::Interrupt => "an interrupt",
+            Self::Close => "a close",
+            Self::SameKey => "a checkout by key",
+            Self::Resize => "a resize",
+            Self::Fulfil => "a connect",
+            Self::Fail => "a failed connect",
+        }
+    }
+
+    /// Names several of it.
+    pub(super) fn many(self) -> &'static str {
+        match self {
+            Self::CheckOut => "checkouts",
+            Self::Return => "returns",
+            Self::Timeout => "timeouts",
+            Self::Interrupt => "interrupts",
+            Self::Close => "closes",
+            Self::SameKey => "checkouts by one key",
+            Self::Resize => "resizes",
+            Self::Fulfil => "connects",
+            Self::Fail => "failed connects",
+        }
+    }
+
+    /// Says whether its thread has a slot before it starts.
+    fn has_slot(self) -> bool {
+        matches!(self, Self::Return | Self::Fulfil | Self::Fail)
+    }
+}
+
+/// What the threads find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// No room but what they have, one slot at least; what comes back is kept.
+    Kept,
+    /// No room but what they have, one slot at least; what comes back is kept only for those who wait.
+    Bare,
+    /// Room for one more, with a connection in it. A limit that is set is lowered here, and raised elsewhere.
+    Roomy,
+}
+
+impl Start {
+    pub(super) const ALL: [Self; 3] = [Self::Kept, Self::Bare, Self::Roomy];
+}
+
+/// What a thread has before it starts.
+enum Has<'w> {
+    Nothing,
+    Connection(u32),
+    Room(Reservation<'w, Thing, Bell>),
+}
+
+/// Lets each act run in a thread of its own, once, in the schedule that the model checker has chosen.
+pub(super) fn play(acts: &[Act], start: Start) {
+    let slots = acts.iter().filter(|act| act.has_slot()).count();
+    let (minconn, limit) = match start {
+        Start::Kept => (slots.max(1), slots.max(1)),
+        Start::Bare => (0, slots.max(1)),
+        Start::Roomy => (1, slots.max(1) + 1),
+    };
+    let world = World::new(minconn, limit);
+    world.books.pages().careless = acts.contains(&Act::Interrupt);
+    let target = if start == Start::Roomy { limit - 1 } else { limit + 1 };
+    let mut key_is_free = start == Start::Kept && acts.contains(&Act::SameKey);
+    let mut ready = Vec::new();
+    for (thread, &act) in (1..).zip(acts) {
+        let by_key = act == Act::SameKey || act.has_slot() && std::mem::take(&mut key_is_free);
+        let mut caller = if by_key { Caller::by_key(&world, thread) } else { Caller::new(&world, thread) };
+        let has = prepare(&world, &mut caller, act, thread);
+        ready.push((caller, act, has));
+    }
+    if start == Start::Roomy || start == Start::Kept && slots == 0 {
+        world.open_idle();
+    }
+    shuttle::thread::scope(|scope| {
+        for (caller, act, has) in ready {
+            let world = &world;
+            scope.spawn(move || perform(world, caller, act, has, target));
+        }
+    });
+    world.end();
+}
+
+fn prepare<'w>(world: &'w World, caller: &mut Caller<'w>, act: Act, thread: usize) -> Has<'w> {
+    if !act.has_slot() {
+        return Has::Nothing;
+    }
+    let room = world.reserve(thread, caller.want());
+    if act != Act::Return {
+        return Has::Room(room);
+    }
+    let name = world.connect();
+    caller.fulfil(room, name).map_or(Has::Nothing, Has::Connection)
+}
+
+fn perform<'w>(world: &'w World, mut caller: Caller<'w>, act: Act, has: Has<'w>, target: usize) {
+    let thread = caller.thread();
+    let got = match (act, has) {
+        (Act::Close, _) => return world.close(thread),
+        (Act::Resize, _) => return world.resize(thread, target),
+        (Act::Fail, Has::Room(room)) => return caller.fail(room),
+        (Act::Fulfil, Has::Room(room)) => {
+            let name = world.connect();
+            caller.fulfil(room, name)
+        }
+        (_, Has::Connection(name)) => Some(name),
+        (Act::Timeout, _) => caller.borrow(Patience::Timeout),
+        (Act::Interrupt, _) => caller.borrow(Patience::Interrupt),
+        _ => caller.borrow(Patience::Endless),
+    };
+    if let Some(name) = got {
+        caller.give_back(name, act == Act::Interrupt);
+    }
+}

@@ -1,0 +1,283 @@
+//! What is claimed, in every schedule.
+
+use super::acts::Act;
+use super::caller::{Caller, Patience};
+use super::combinations::{combinations, prove};
+use super::explorer::{Explored, Profile, note};
+use super::world::World;
+
+/// How far three threads are explored. `PGPOOL_SCHEDULES_PROFILE=thorough` is for those who have minutes.
+fn profile() -> Profile {
+    match std::env::var("PGPOOL_SCHEDULES_PROFILE").as_deref() {
+        Ok("thorough") => Profile::THOROUGH,
+        _ => Profile::QUICK,
+    }
+}
+
+/// Proves each of these combinations, and tells how much that was.
+fn prove_all(what: &str, combinations: &[Vec<Act>], profile: Profile) -> Explored {
+    let mut sum = Explored::default();
+    let mut whole = 0;
+    for acts in combinations {
+        let explored = prove(acts, profile);
+        whole += usize::from(!explored.more);
+        sum.add(explored);
+    }
+    println!("{} {what}, {whole} of them exhaustive, in all: {}", combinations.len(), sum.told(profile));
+    sum
+}
+
+#[test]
+fn no_two_calls_at_once_lose_a_slot_or_a_waiter_in_any_schedule() {
+    let pairs = combinations(2);
+    assert_eq!(pairs.len(), 45);
+    let explored = prove_all("pairs", &pairs, Profile::EXHAUSTIVE);
+    assert!(!explored.more);
+}
+
+#[test]
+fn no_three_calls_at_once_lose_a_slot_or_a_waiter_in_any_schedule() {
+    let triples = combinations(3);
+    assert_eq!(triples.len(), 165);
+    prove_all("triples", &triples, profile());
+}
+
+/// Explores a scenario of its own: in all its schedules, unless there are very many and little time.
+fn claim(claim: &str, scenario: impl Fn() + Clone + Send + Sync + 'static) {
+    let profile = match profile() {
+        Profile::QUICK => Profile { schedules: 10_000, ..Profile::QUICK },
+        _ => Profile::EXHAUSTIVE,
+    };
+    let explored = profile.explore(claim, scenario);
+    println!("{claim}: {}", explored.told(profile));
+}
+
+/// Makes a pool that is full, with loans of these callers; nothing is kept but for those who wait.
+fn full(limit: usize) -> World {
+    World::new(0, limit)
+}
+
+/// Borrows before the threads start.
+fn lender(world: &World, thread: usize) -> (Caller<'_>, u32) {
+    let mut caller = Caller::new(world, thread);
+    let name = caller.borrow(Patience::Endless).expect("there is room");
+    (caller, name)
+}
+
+/// Joins the queue before the threads start.
+fn waiter(world: &World, thread: usize) -> Caller<'_> {
+    let mut caller = Caller::new(world, thread);
+    caller.join();
+    caller
+}
+
+/// Waits until it is served, and gives back.
+fn be_served(mut caller: Caller<'_>) {
+    let name = caller.wait(Patience::Endless).expect("it waits until it is served");
+    caller.give_back(name, false);
+}
+
+/// Waits, and maybe in vain. What it got, it gives back.
+fn try_to_be_served(mut caller: Caller<'_>, patience: Patience) {
+    if let Some(name) = caller.wait(patience) {
+        caller.give_back(name, false);
+    }
+}
+
+#[test]
+fn two_callers_of_one_key_open_one_connection() {
+    claim("two callers of one key open one connection", || {
+        let world = World::new(0, 2);
+        shuttle::thread::scope(|scope| {
+            for thread in [1, 2] {
+                let mut caller = Caller::by_key(&world, thread);
+                let world = &world;
+                scope.spawn(move || {
+                    assert_eq!(caller.borrow(Patience::Endless), Some(1));
+                    // Whoever comes second gives back, when both have had it.
+                    if world.books.pages().sharers() == 2 {
+                        caller.give_back(1, false);
+                    }
+                });
+            }
+        });
+        assert_eq!(world.books.pages().opened(), 1);
+        world.end();
+    });
+}
+
+#[test]
+fn waiters_are_served_in_their_order_whoever_gives_back() {
+    claim("waiters are served in their order, whoever gives back", || {
+        let world = full(2);
+        let lenders = [1, 2].map(|thread| lender(&world, thread));
+        let waiters = [3, 4].map(|thread| waiter(&world, thread));
+        shuttle::thread::scope(|scope| {
+            let [first, second] = lenders;
+            scope.spawn(move || {
+                for (mut caller, name) in [first, second] {
+                    caller.give_back(name, false);
+                }
+            });
+            for caller in waiters {
+                scope.spawn(move || be_served(caller));
+            }
+        });
+        world.end();
+    });
+}
+
+#[test]
+fn a_promise_to_one_who_leaves_goes_to_the_next() {
+    for (patience, how) in [(Patience::Timeout, "whose time is up"), (Patience::Interrupt, "who is interrupted")] {
+        claim(&format!("a promise to one {how} goes to the next"), move || {
+            let world = full(1);
+            world.books.pages().careless = true;
+            let (mut caller, name) = lender(&world, 1);
+            let (leaves, stays) = (waiter(&world, 2), waiter(&world, 3));
+            shuttle::thread::scope(|scope| {
+                scope.spawn(move || caller.give_back(name, false));
+                scope.spawn(move || try_to_be_served(leaves, patience));
+                scope.spawn(move || be_served(stays));
+            });
+            world.end();
+        });
+    }
+}
+
+#[test]
+fn a_newcomer_never_overtakes_one_who_waits() {
+    claim("a newcomer never overtakes one who waits", || {
+        let world = full(1);
+        let (mut caller, name) = lender(&world, 1);
+        let (waits, mut comes) = (waiter(&world, 2), Caller::new(&world, 3));
+        shuttle::thread::scope(|scope| {
+            scope.spawn(move || caller.give_back(name, false));
+            scope.spawn(move || be_served(waits));
+            scope.spawn(move || {
+                if let Some(name) = comes.borrow(Patience::Timeout) {
+                    comes.give_back(name, false);
+                }
+            });
+        });
+        world.end();
+    });
+}
+
+#[test]
+fn a_failed_connect_lets_the_first_waiter_try() {
+    claim("a failed connect lets the first waiter try", || {
+        let world = full(1);
+        let mut fails = Caller::new(&world, 1);
+        let room = world.reserve(1, fails.want());
+        let waiters = [2, 3].map(|thread| waiter(&world, thread));
+        shuttle::thread::scope(|scope| {
+            scope.spawn(move || fails.fail(room));
+            for caller in waiters {
+                scope.spawn(move || be_served(caller));
+            }
+        });
+        world.end();
+    });
+}
+
+#[test]
+fn who_waits_for_a_key_has_its_place_in_the_queue_when_the_connect_fails() {
+    claim("who waits for a key has its place in the queue when the connect fails", || {
+        let world = full(1);
+        let mut fails = Caller::by_key(&world, 1);
+        let room = world.reserve(1, fails.want());
+        let mut first = Caller::by_key(&world, 2);
+        first.join();
+        let second = waiter(&world, 3);
+        shuttle::thread::scope(|scope| {
+            scope.spawn(move || fails.fail(room));
+            scope.spawn(move || be_served(first));
+            scope.spawn(move || be_served(second));
+        });
+        assert_eq!(world.books.pages().granted[1], 2, "it came before the other");
+        world.end();
+    });
+}
+
+#[test]
+fn an_interrupted_connect_gives_its_room_to_the_first_waiter() {
+    claim("an interrupted connect gives its room to the first waiter", || {
+        let world = full(1);
+        let interrupted = Caller::new(&world, 1);
+        let room = world.reserve(1, interrupted.want());
+        let waiters = [2, 3].map(|thread| waiter(&world, thread));
+        shuttle::thread::scope(|scope| {
+            scope.spawn(move || {
+                note(1, "is interrupted while it connects");
+                drop((room, interrupted));
+            });
+            for caller in waiters {
+                scope.spawn(move || be_served(caller));
+            }
+        });
+        world.end();
+    });
+}
+
+#[test]
+fn a_close_while_one_opens_leaves_nothing_open_and_nobody_waiting() {
+    claim("a close while one opens leaves nothing open and nobody waiting", || {
+        let world = full(1);
+        let mut opens = Caller::new(&world, 1);
+        let room = world.reserve(1, opens.want());
+        let waiters = [2, 3].map(|thread| waiter(&world, thread));
+        shuttle::thread::scope(|scope| {
+            let world = &world;
+            scope.spawn(move || {
+                let name = world.connect();
+                if let Some(name) = opens.fulfil(room, name) {
+                    opens.give_back(name, false);
+                }
+            });
+            scope.spawn(move || world.close(4));
+            for caller in waiters {
+                scope.spawn(move || try_to_be_served(caller, Patience::Endless));
+            }
+        });
+        world.end();
+    });
+}
+
+#[test]
+fn a_lowered_limit_is_never_passed_again() {
+    claim("a lowered limit is never passed again", || {
+        let world = full(2);
+        let lenders = [1, 2].map(|thread| lender(&world, thread));
+        let waits = waiter(&world, 3);
+        shuttle::thread::scope(|scope| {
+            let world = &world;
+            for (mut caller, name) in lenders {
+                scope.spawn(move || caller.give_back(name, false));
+            }
+            scope.spawn(move || be_served(waits));
+            scope.spawn(move || world.resize(4, 1));
+        });
+        world.end();
+    });
+}
+
+#[test]
+fn a_raised_limit_serves_those_who_wait() {
+    claim("a raised limit serves those who wait", || {
+        let world = full(1);
+        let (mut caller, name) = lender(&world, 1);
+        let waiters = [2, 3].map(|thread| waiter(&world, thread));
+        shuttle::thread::scope(|scope| {
+            let world = &world;
+            for caller in waiters {
+                scope.spawn(move || be_served(caller));
+            }
+            scope.spawn(move || world.resize(4, 3));
+        });
+        // Nobody has given back: what they got is new.
+        caller.give_back(name, false);
+        drop(caller);
+        world.end();
+    });
+}

@@ -1,0 +1,160 @@
+//! A pool under examination, and how it must be found at each moment and in the end.
+
+use std::sync::Arc;
+
+use super::books::Books;
+use super::explorer::{note, unobserved};
+use super::things::{Bell, TestPool, Thing};
+use crate::{CheckOut, Moment, Reservation, Reserve, Returning, Want};
+
+/// The time does not pass here.
+pub(super) const NOW: Moment = Moment::from_nanos(1_000_000);
+
+pub(super) struct World {
+    pub(super) pool: Arc<TestPool>,
+    pub(super) books: Books,
+    minconn: usize,
+}
+
+impl World {
+    pub(super) fn new(minconn: usize, maxconn: usize) -> Self {
+        let pool = Arc::new(TestPool::new(1));
+        drop(pool.resize(minconn, maxconn));
+        Self { pool, books: Books::new(maxconn), minconn }
+    }
+
+    pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
+        self.books.pages().handles += 1;
+        Arc::new(Thing { name, books: self.books.clone(), pool: Arc::downgrade(&self.pool) })
+    }
+
+    pub(super) fn bell(&self, thread: usize) -> Bell {
+        Bell { thread, books: self.books.clone(), pool: Arc::downgrade(&self.pool), rung: Arc::default() }
+    }
+
+    /// Opens a connection, as the server sees it.
+    pub(super) fn connect(&self) -> u32 {
+        let (name, mut open, highest, careless) = {
+            let mut pages = self.books.pages();
+            (pages.connect(), pages.open(), pages.highest, pages.careless)
+        };
+        if careless {
+            // One that is dropped, not closed, is open until the last who has looked at it looks away.
+            open.retain(|&other| other == name || unobserved(|| self.pool.holds(other as usize)));
+        }
+        assert!(open.len() <= highest, "{open:?} are open, and the limit never was above {highest}");
+        name
+    }
+
+    /// Lays a connection into the pool, before the threads start.
+    pub(super) fn open_idle(&self) {
+        let Ok(Reserve::New(room)) = self.pool.reserve(None, 0) else { panic!("there is room") };
+        let name = self.connect();
+        self.pool.fulfil(room.slot(), name as usize, &self.thing(name), NOW).expect("the pool is open");
+        drop(room);
+        self.look();
+    }
+
+    /// Takes room to open a connection for a thread, before the threads start.
+    pub(super) fn reserve(&self, thread: usize, want: &Want<Thing>) -> Reservation<'_, Thing, Bell> {
+        let Ok(CheckOut::Reserved(room)) = self.pool.check_out(want, None, None, NOW) else { panic!("there is room") };
+        self.books.pages().grant(thread, matches!(want, Want::Key(_)));
+        room
+    }
+
+    /// Closes the pool, and what it gives out to be closed.
+    pub(super) fn close(&self, thread: usize) {
+        let closing = self.pool.close();
+        note(thread, "closes the pool");
+        let first = !std::mem::replace(&mut self.books.pages().closed, true);
+        assert_eq!(closing.is_ok(), first, "a pool is closed once");
+        for connection in closing.into_iter().flatten() {
+            self.books.pages().disconnect(connection.name);
+        }
+        self.look();
+    }
+
+    /// Sets the limit, and closes what is above it.
+    pub(super) fn resize(&self, thread: usize, limit: usize) {
+        let surplus = self.pool.resize(self.minconn, limit);
+        note(thread, if surplus.is_empty() { "sets the limit" } else { "sets the limit and closes a connection" });
+        let closed = {
+            let mut pages = self.books.pages();
+            pages.limit = limit;
+            pages.highest = pages.highest.max(limit);
+            pages.closed
+        };
+        self.look();
+        for surplus in surplus {
+            if closed {
+                // It was closed with the pool.
+                drop(surplus);
+            } else {
+                self.discard(surplus);
+            }
+        }
+    }
+
+    /// Closes a connection that the pool has no use for, and frees its slot.
+    pub(super) fn discard(&self, returning: Returning<'_, Thing, Bell>) {
+        self.books.pages().disconnect(returning.connection().name);
+        drop(returning);
+        self.look();
+    }
+
+    /// Looks at the pool between two steps.
+    pub(super) fn look(&self) {
+        let counts = unobserved(|| self.pool.counts());
+        let mut pages = self.books.pages();
+        assert_eq!(counts.closed, pages.closed);
+        assert_eq!((counts.maxconn, counts.minconn), (pages.limit, self.minconn));
+        if pages.closed {
+            return;
+        }
+        let taken = counts.open() + counts.opening;
+        let before = std::mem::replace(&mut pages.taken, taken);
+        assert!(taken <= before.max(pages.limit), "{taken} slots are taken, were {before}: {counts:?}");
+        assert_eq!(counts.lent, pages.held(), "lent, and held: {counts:?}");
+        let free = counts.idle > 0 || taken < pages.limit;
+        assert!(!free || pages.waiting() == 0, "somebody waits while something is free: {counts:?}");
+    }
+
+    /// Looks at the pool when all threads are done: nobody waits, nothing is in the making, and it lends as much as it may.
+    pub(super) fn end(self) {
+        let counts = self.pool.counts();
+        let busy = (counts.promised, counts.opening, counts.checking, counts.returning, counts.waiting);
+        assert_eq!(busy, (0, 0, 0, 0, 0), "something is left: {counts:?}");
+        let stats = self.pool.stats().0;
+        let (open, opened, held) = {
+            let pages = self.books.pages();
+            (pages.open().len(), pages.opened(), pages.held())
+        };
+        assert_eq!(held, 0, "somebody holds a connection that it gave back");
+        let closed: u64 = stats.closed.iter().sum();
+        assert_eq!(usize::try_from(closed).expect("few"), opened - open, "closed by the books, and counted: {stats:?}");
+        if counts.closed {
+            assert_eq!(open, 0, "something is open in a closed pool");
+        } else {
+            assert_eq!((counts.idle, counts.lent), (open, 0), "what is open is idle: {counts:?}");
+            self.lend_all();
+        }
+        self.books.pages().careless = true;
+        let Self { pool, books, .. } = self;
+        drop(pool);
+        assert_eq!(books.pages().handles, 0, "a handle was lost");
+    }
+
+    fn lend_all(&self) {
+        let mut taken = 0;
+        let mut room = Vec::new();
+        loop {
+            match self.pool.check_out(&Want::Any(self.pool.next_number(), 1), None, None, NOW) {
+                Ok(CheckOut::Lent(_)) => taken += 1,
+                Ok(CheckOut::Reserved(reserved)) => room.push(reserved),
+                _ => break,
+            }
+        }
+        let (lent, limit) = (taken + room.len(), self.books.pages().limit);
+        assert_eq!(lent, limit, "the pool lends {lent} connections, and its limit is {limit}");
+    }
+}
