@@ -1,5 +1,6 @@
 # One command for each job. All of them do the set-up they need first: a venv in .venv, the pinned packages of
-# requirements-dev.txt, and the extension, each made anew only when what it is made from has changed.
+# requirements-dev.txt (and of requirements-prove.txt, for those that take longer), and the extension, each made anew only
+# when what it is made from has changed.
 #
 # Needed on the machine: python3 (>= 3.10, with venv), a C compiler and cargo. `make PYTHON=python3.13 build`, after a
 # `make clean`, takes another Python.
@@ -19,7 +20,7 @@ export PIP_NO_INPUT := 1
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test lint format bench clean
+.PHONY: help build demo test prove soak coverage sanitize lint format bench clean
 
 help: ## list these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -29,9 +30,36 @@ build: .venv/built ## make .venv and build the extension into it
 demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool
 	@$(RUN) demo/run.py
 
-test: build ## run every test
+test: build ## run every test that takes less than minutes
 	cargo test -p pgpool-core --locked
-	$(RUN) -m pytest
+	cargo test $(SCHEDULES)
+	$(RUN) -m pytest $(BESIDE_EACH_OTHER)
+
+prove: build .venv/proving ## run the long proofs: random tests, schedules, sanitizers, real servers (half an hour and more)
+	$(NIGHTLY) cargo test $(SCHEDULES)
+	$(NIGHTLY) PROPTEST_CASES=2000 CARGO_PROFILE_DEV_OPT_LEVEL=2 \
+	  cargo test -p pgpool-core --locked --target-dir target/nightly --lib -- would_do whatever_is_called
+	$(NIGHTLY) $(RUN) -m pytest $(BESIDE_EACH_OTHER) -o timeout=0 -o faulthandler_timeout=0 -s \
+	  tests/test_differential.py tests/test_proof_interrupts.py tests/test_proof_reentry.py
+	$(RUN) -m pytest proof/reliability
+	$(RUN) tools/sanitize.py
+	$(RUN) proof/reliability/run.py
+
+NIGHTLY := PGPOOL_PROFILE=nightly
+BESIDE_EACH_OTHER := --numprocesses auto --dist worksteal
+# Each combination of calls that is explored is a line; those that are as they should be are counted in the last ones.
+SCHEDULES := -p pgpool-core --locked --features shuttle -- --nocapture
+
+MINUTES ?= 10
+soak: build .venv/proving ## use a pool for MINUTES=10 with every option and every fault, and plot what must stay flat
+	$(RUN) proof/soak/run.py --minutes $(MINUTES)
+
+coverage: build .venv/proving ## measure what the tests reach, of the core and of the package
+	$(RUN) tools/core_coverage.py
+	$(RUN) tools/python_coverage.py
+
+sanitize: build ## run the tests under AddressSanitizer, LeakSanitizer and ThreadSanitizer
+	$(RUN) tools/sanitize.py
 
 lint: build .venv/rust-tools ## check format, lints and types
 	cargo fmt --all --check
@@ -62,6 +90,10 @@ clean: ## remove all that was made, .venv included
 	  || { echo 'Python 3.10 or later is needed; name one: make PYTHON=python3.x' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+.venv/proving: .venv/installed requirements-prove.txt
+	$(RUN) -m pip install --quiet --requirement requirements-prove.txt
 	@touch $@
 
 .venv/built: .venv/installed pyproject.toml $(RUST_SOURCES)

@@ -23,6 +23,7 @@ def filled(pool_class: Any, number: int, maxconn: int | None = None, **options: 
     pool = pool_class(0, number if maxconn is None else maxconn, **{"max_idle": None, **options})
     for connection in [pool.getconn() for _ in range(number)]:
         pool.putconn(connection)
+    wait_for_quiet(pool)
     return pool
 
 
@@ -40,10 +41,18 @@ def wait_for_quiet(pool: Any) -> None:
 
 def assert_balanced(pool: Any, server: FakeServer) -> None:
     """Assert that each connection that was opened is open, or counted as closed; and that the server agrees."""
-    stats = pool.get_stats()
+    stats, seen = _at_one_moment(pool, server)
     opened = stats["connections_num"] - stats["connections_errors"]
     assert opened == stats["pool_size"] + sum(closes(pool).values()), stats
-    assert server.open == stats["pool_size"], f"the server sees {server.open}: {stats}"
+    assert seen == stats["pool_size"], f"the server sees {seen}: {stats}"
+
+
+def _at_one_moment(pool: Any, server: FakeServer) -> tuple[dict[str, int], int]:
+    """Read the statistics, and how many connections the server sees, with no refill in between."""
+    while True:
+        stats, seen = pool.get_stats(), server.open
+        if pool.get_stats() == stats:
+            return stats, seen
 
 
 def assert_sound(pool: Any, server: FakeServer, **options: Any) -> None:

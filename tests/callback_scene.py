@@ -19,7 +19,7 @@ from pgpool_rs import _housekeeping
 from support import counts, wait_until
 
 # `make prove` crosses everything with everything.
-NIGHTLY = os.environ.get("PGPOOL_HYPOTHESIS_PROFILE") == "nightly"
+NIGHTLY = os.environ.get("PGPOOL_PROFILE") == "nightly"
 ROOM = 4  # connections that a pool may have
 
 Round = Callable[[], object]

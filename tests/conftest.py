@@ -28,7 +28,7 @@ CLASSES = ("SimpleConnectionPool", "ThreadedConnectionPool")
 # CI runs the same ones each time, so that a change is judged by what it changed.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, derandomize="CI" in os.environ)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
-hypothesis.settings.load_profile(os.environ.get("PGPOOL_HYPOTHESIS_PROFILE", "quick"))
+hypothesis.settings.load_profile(os.environ.get("PGPOOL_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def scenario(module: ModuleType, class_name: str, hooks: tuple[str, ...]) -> tup
             pool.getconn()
         with pytest.raises(PoolError):
             pool.closeall()
-    return trace, server.log
+    return trace, list(server.log)
 
 
 @pytest.mark.parametrize("hooks", SUBSETS, ids=["+".join(hooks) or "none" for hooks in SUBSETS])

@@ -355,11 +355,12 @@ def test_check_where_the_server_is_down_logs_and_does_not_raise(
 ) -> None:
     pool = our_class(2, 2, check=check, name="checked")
     check.raises(ValueError("dead"), ValueError("dead"))
-    server.fail("connect", psycopg2.OperationalError("down"))
+    server.fail("connect", *[psycopg2.OperationalError("down")] * 100)
     with listening("checked") as log:
         pool.check()
     assert [text for text in log.texts if text.startswith("connect failed")]
     assert counts(pool)["idle"] == 0
+    server.calm()
     assert_whole(pool)
 
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
+use super::lengths;
 use super::props::{Bell, Thing, World, no, refusal, seconds, settle, show};
 use crate::{Busy, CheckOut, Checking, Chore, Policy, Reason, Refill, Reservation, Reserve, Returning, Waiter, Want};
 
@@ -87,7 +88,7 @@ const CALLS: [Call; 31] = {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let often = prop::sample::select(vec![Call::Lend, Call::CheckOut, Call::Fulfil, Call::BeginReturn, Call::Keep]);
     let call = prop_oneof![1 => often, 2 => prop::sample::select(CALLS.to_vec())];
-    prop::collection::vec((call, 0..4_usize, 0..4_u32, any::<bool>()), 20..150)
+    prop::collection::vec((call, 0..4_usize, 0..4_u32, any::<bool>()), lengths::steps(20..150))
 }
 
 /// Everything that somebody holds.
@@ -284,7 +285,7 @@ fn occupied(world: &World) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(lengths::config(1000))]
 
     #[test]
     fn whatever_is_called_in_whatever_order_nothing_is_lost(minconn in 0..3_usize, maxconn in 0..5_usize, steps in steps()) {

@@ -1,7 +1,7 @@
 //! Which connections are lent unseen, which after a look, and which not at all.
 
 use super::props::{Bell, Thing, World, by_key, counts, doubtful, no, seconds, settle, show};
-use crate::{Busy, CheckOut, Checking, Doubt, Policy, Reason, Refusal, Waiter, Want};
+use crate::{Busy, CheckOut, Checking, Doubt, Policy, Reason, Refusal, Reserve, Waiter, Want};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
 fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
@@ -181,6 +181,18 @@ fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_conne
     assert_eq!(bell.rung(), 1);
     let answer = settle(&mut want, |want| world.check_out(want));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
+}
+
+#[test]
+fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and_leaves_that_alone() {
+    let world = checked(1, 2, &[1]);
+    world.pass(1.0);
+    let checking = doubtful(by_key(&world, 2, 1));
+    let reserved = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 1));
+    assert!(matches!(reserved, Ok(Reserve::New(_))), "it is not filled in where something lies already");
+    drop(reserved);
+    checking.lend(world.now()).expect("the pool is open");
+    assert_eq!((world.lent(), counts(&world)), (vec![1], (0, 1, 0, 0, 0)));
 }
 
 #[test]

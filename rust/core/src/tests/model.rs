@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
+use super::lengths;
 use super::props::{Bell, Thing, World, compare, no, refusal, settle};
 use crate::{Busy, Candidates, CheckOut, No, Refusal, Reservation, Returning, Waiter, Want};
 
@@ -74,7 +75,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0..5_usize).prop_map(Step::SetMaxconn),
         1 => prop_oneof![1 => Just(Step::Close), 2 => Just(Step::Reopen)],
     ];
-    prop::collection::vec(step, 0..120)
+    prop::collection::vec(step, lengths::steps(0..120))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -419,7 +420,7 @@ impl<'w> Duel<'w> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(lengths::config(2000))]
 
     #[test]
     fn the_pool_does_what_a_few_lists_would_do(

@@ -17,10 +17,11 @@ use proptest::prelude::*;
 
 use self::duel::Duel;
 use self::steps::{policies, steps};
+use super::lengths;
 use super::props::World;
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(lengths::config(1000))]
 
     #[test]
     fn an_ageing_pool_does_what_a_few_lists_and_a_clock_would_do(

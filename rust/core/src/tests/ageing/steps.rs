@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 
+use super::super::lengths;
 use crate::time::Span;
 use crate::{Policy, Reason};
 
@@ -139,7 +140,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 20..150)
+    prop::collection::vec(step(), lengths::steps(20..150))
 }
 
 pub(super) fn policies() -> impl Strategy<Value = Policy> {

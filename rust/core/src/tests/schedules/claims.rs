@@ -6,10 +6,10 @@ use super::combinations::{combinations, prove};
 use super::explorer::{Explored, Profile, note};
 use super::world::World;
 
-/// How far three threads are explored. `PGPOOL_SCHEDULES_PROFILE=thorough` is for those who have minutes.
+/// How far three threads are explored. `PGPOOL_PROFILE=nightly` is for those who have minutes.
 fn profile() -> Profile {
-    match std::env::var("PGPOOL_SCHEDULES_PROFILE").as_deref() {
-        Ok("thorough") => Profile::THOROUGH,
+    match std::env::var("PGPOOL_PROFILE").as_deref() {
+        Ok("nightly") => Profile::NIGHTLY,
         _ => Profile::QUICK,
     }
 }

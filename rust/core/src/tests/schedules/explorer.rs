@@ -69,7 +69,7 @@ pub(super) struct Profile {
 
 impl Profile {
     pub(super) const EXHAUSTIVE: Self = Self { schedules: usize::MAX, preemptions: usize::MAX };
-    pub(super) const THOROUGH: Self = Self { schedules: 30_000, preemptions: 4 };
+    pub(super) const NIGHTLY: Self = Self { schedules: 30_000, preemptions: 4 };
     pub(super) const QUICK: Self = Self { schedules: 0, preemptions: 2 };
 
     /// Runs the scenario in each schedule. A scenario that fails does so under its claim, with its steps.

@@ -22,8 +22,8 @@
 //! to its own next lock and stops there. So it is enough to choose, each time, who takes the mutex next.
 //!
 //! ```text
-//! cargo test -p pgpool-core --features shuttle -- --nocapture                                         a few seconds
-//! PGPOOL_SCHEDULES_PROFILE=thorough cargo test -p pgpool-core --features shuttle -- --nocapture       some minutes
+//! cargo test -p pgpool-core --features shuttle -- --nocapture                             a few seconds
+//! PGPOOL_PROFILE=nightly cargo test -p pgpool-core --features shuttle -- --nocapture      some minutes
 //! ```
 
 mod acts;
