@@ -4,8 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
+
+from pgpool_rs.testing import BrokenInvariant
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
@@ -40,3 +44,15 @@ def test_a_block_of_the_readme_runs(number: int, dsn: str) -> None:
     # Where a line says what is printed, it is.
     for said in re.findall(r"print\(.*\)  # (.*?)(?: ?\.\.\.)?$", block, re.MULTILINE):
         assert re.sub(r"\d\.\d\d", "0.05", ran.stdout).find(said) >= 0, ran.stdout
+
+
+def test_the_machine_says_of_the_broken_wrapper_what_is_shown() -> None:
+    (program,) = [block for block in BLOCKS if "TestPatientPool" in block]
+    (shown,) = re.findall(r"^```text\n(BrokenInvariant: .*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(program, names)
+    case = names["TestPatientPool"]
+    case.settings = settings(case.settings, database=None, derandomize=True)
+    with pytest.raises(BrokenInvariant) as raised:
+        case("runTest").runTest()
+    assert f"BrokenInvariant: {raised.value}\n" == shown

@@ -1,9 +1,13 @@
-"""Test a pool: a server in memory, and what must hold of any pool over it.
+"""Test a pool: a server in memory, what must hold of any pool over it, and whether its history can be explained.
 
-Install it with `pip install "pgpool-rs[testing]"`.
+Nothing here needs a database. `pip install "pgpool-rs[testing]"` brings hypothesis along, which `PoolMachine` needs and
+nothing else does. docs/testing.md tells how to use it.
 """
 
-from pgpool_rs.testing._connection import (
+from typing import TYPE_CHECKING
+
+from pgpool_rs.testing._fake.clock import Clock
+from pgpool_rs.testing._fake.connection import (
     ACTIVE,
     IDLE,
     INERROR,
@@ -13,19 +17,64 @@ from pgpool_rs.testing._connection import (
     FakeConnection,
     MortalFakeConnection,
 )
-from pgpool_rs.testing._gate import PATIENCE, Gate
-from pgpool_rs.testing._server import FakeServer
+from pgpool_rs.testing._fake.gate import PATIENCE, Gate
+from pgpool_rs.testing._fake.server import FakeServer
+from pgpool_rs.testing._fake.visit import Visit
+from pgpool_rs.testing._history.check import HistoryError, Limits, check_history
+from pgpool_rs.testing._history.exercise import exercise
+from pgpool_rs.testing._history.operation import History, Operation, Outcome
+from pgpool_rs.testing._history.recorder import Recorder
+from pgpool_rs.testing._machine.invariants import INVARIANTS, BrokenInvariant
+from pgpool_rs.testing._machine.promises import Promises
+
+if TYPE_CHECKING:
+    from pgpool_rs.testing._machine.machine import PoolMachine
 
 __all__ = [
     "ACTIVE",
     "IDLE",
     "INERROR",
     "INTRANS",
+    "INVARIANTS",
     "PATIENCE",
     "UNKNOWN",
     "BareFakeConnection",
+    "BrokenInvariant",
+    "Clock",
     "FakeConnection",
     "FakeServer",
     "Gate",
+    "History",
+    "HistoryError",
+    "Limits",
     "MortalFakeConnection",
+    "Operation",
+    "Outcome",
+    "PoolMachine",
+    "Promises",
+    "Recorder",
+    "Visit",
+    "check_history",
+    "exercise",
 ]
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Import PoolMachine when it is asked for, since it needs hypothesis."""
+        if name != "PoolMachine":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            from pgpool_rs.testing._machine.machine import PoolMachine  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            if error.name != "hypothesis":
+                raise
+            raise ImportError(
+                'PoolMachine needs hypothesis: pip install "pgpool-rs[testing]"', name=error.name
+            ) from error
+        return PoolMachine
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), "PoolMachine"})

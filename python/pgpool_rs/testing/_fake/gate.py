@@ -19,6 +19,7 @@ class Gate:
         self._passes = 0
         self._open = False
         self.arrived = 0
+        """How many callers have come since the gate was made."""
 
     def __enter__(self) -> Gate:
         """Return the gate, to be released at the end of the block."""
@@ -28,8 +29,16 @@ class Gate:
         """Release whoever is still held."""
         self.release()
 
+    @property
+    def is_released(self) -> bool:
+        """Tell whether it is open for good."""
+        return self._open
+
     def pass_through(self) -> None:
-        """Arrive, and stay until let through."""
+        """Arrive, and stay until let through.
+
+        :raises AssertionError: nobody did so within PATIENCE.
+        """
         with self._changed:
             self.arrived += 1
             self._changed.notify_all()
@@ -39,7 +48,10 @@ class Gate:
                 self._passes -= 1
 
     def wait_for(self, arrived: int = 1) -> None:
-        """Wait until this many callers have arrived since the gate was made."""
+        """Wait until this many callers have arrived since the gate was made.
+
+        :raises AssertionError: they have not within PATIENCE.
+        """
         with self._changed:
             if not self._changed.wait_for(lambda: self.arrived >= arrived, PATIENCE):
                 raise AssertionError(f"{self.arrived} arrived at the gate, not {arrived}")

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import psycopg2
 
 if TYPE_CHECKING:
-    from pgpool_rs.testing._server import FakeServer
+    from collections.abc import Callable, Iterator
+
+    from typing_extensions import Self
+
+    from pgpool_rs.testing._fake.server import FakeServer
 
 IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
+
+# What libpq says of a server that has gone away without a word.
+GONE = (
+    "server closed the connection unexpectedly\n"
+    "\tThis probably means the server terminated abnormally\n"
+    "\tbefore or while processing the request.\n"
+)
 
 
 class FakeInfo:
@@ -28,7 +39,9 @@ class FakeInfo:
 
 @final
 class FakeCursor:
-    """A cursor that begins a transaction and answers every query with 1."""
+    """A cursor that begins a transaction and answers every query with one row, whose only column is 1."""
+
+    rowcount = 1
 
     def __init__(self, connection: BareFakeConnection) -> None:
         """Work on this connection."""
@@ -41,30 +54,57 @@ class FakeCursor:
     def __exit__(self, *_: object) -> None:
         """Do nothing: nothing is held."""
 
-    def execute(self, query: str, _parameters: object = None) -> None:
-        """Begin a transaction, unless in autocommit."""
-        self.connection.refuse_if_closed()
-        self.connection.queries.append(query)
-        self.connection.visit("execute")
-        if not self.connection.autocommit and self.connection.status == IDLE:
-            self.connection.status = INTRANS
+    def __iter__(self) -> Iterator[tuple[int]]:
+        """Go through the rows."""
+        return iter(self.fetchall())
+
+    def execute(self, query: Any, _parameters: object = None) -> None:
+        """Begin a transaction, unless in autocommit, and note the query in `connection.queries`."""
+        connection = self.connection
+        connection.refuse_if_closed()
+        connection.queries.append(query)
+        try:
+            connection.visit("execute")
+        except psycopg2.DatabaseError:
+            # The server has refused it, which spoils the transaction.
+            if not connection.autocommit and connection.status in (IDLE, INTRANS):
+                connection.status = INERROR
+            raise
+        if not connection.autocommit and connection.status == IDLE:
+            connection.status = INTRANS
 
     def fetchone(self) -> tuple[int]:
         """Return the only row."""
         return (1,)
 
+    def fetchall(self) -> list[tuple[int]]:
+        """Return the only row in a list."""
+        return [self.fetchone()]
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
 
 class BareFakeConnection:
-    """A connection with what psycopg2.pool uses and no more: closed, info, rollback(), close(), and its identity."""
+    """A connection with what psycopg2.pool uses, and what a test needs to use it.
+
+    psycopg2.pool uses closed, info, rollback(), close(), and its identity.
+    """
+
+    fileno: Callable[[], int]
+    """A descriptor on which the server has hung up. Only a connection that was killed has one: the others have no
+    socket, and pass every check that looks at one."""
 
     def __init__(self, server: FakeServer, serial: int) -> None:
         """Be the connection with this number."""
         self.server = server
         self.serial = serial
+        # Tests set these: the transaction status; what the next call of a name raises, once.
         self.status = IDLE
-        self.autocommit = False
         self.faults: dict[str, BaseException] = {}
-        self.queries: list[str] = []
+        self.autocommit = False
+        self.queries: list[Any] = []
+        self.is_killed = False
         self._closed = 0
 
     def __repr__(self) -> str:
@@ -98,7 +138,7 @@ class BareFakeConnection:
         if self._closed:
             raise psycopg2.InterfaceError("connection already closed")
 
-    def cursor(self) -> FakeCursor:
+    def cursor(self, *_args: Any, **_kwargs: Any) -> FakeCursor:
         """Return a cursor."""
         self.refuse_if_closed()
         return FakeCursor(self)
@@ -123,23 +163,45 @@ class BareFakeConnection:
         self.set_closed(self._closed or 1)
         self.status = UNKNOWN
 
-    def visit(self, call: str) -> None:
-        """Ask the server something. An OperationalError breaks the connection, as it mostly does with psycopg2."""
+    def visit(self, call: str, *, asks: bool = True) -> None:
+        """Ask the server something, or have it noted only that nothing needs to be asked.
+
+        An OperationalError breaks the connection, as it mostly does with psycopg2.
+        """
         try:
             self.server.visit(call, self)
+            if asks:
+                self._find_death()
         except psycopg2.OperationalError:
             self.set_closed(2)
             self.status = UNKNOWN
             raise
         self.refuse_if_closed()
 
+    def _find_death(self) -> None:
+        if self.is_killed and not self._closed:
+            raise psycopg2.OperationalError(GONE)
+
     def _end_transaction(self, call: str) -> None:
-        self.visit(call)
+        # Where there is no transaction psycopg2 asks the server nothing, and finds no death.
+        self.visit(call, asks=self.status != IDLE)
         self.status = IDLE
 
 
 class FakeConnection(BareFakeConnection):
-    """A connection that also answers psycopg2's `get_transaction_status()`."""
+    """A connection that also answers psycopg2's `get_transaction_status()`, and serves as a block that commits."""
+
+    def __enter__(self) -> Self:
+        """Return the connection."""
+        self.refuse_if_closed()
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        """Commit, or roll back if the block has failed; it stays open."""
+        if exc_type is None:
+            self.commit()
+        else:
+            self.rollback()
 
     def get_transaction_status(self) -> int:
         """Answer 0 for an open, idle connection and only then."""

@@ -1,0 +1,1 @@
+"""A server in memory: its connections, its faults and gates, its clock."""

@@ -1,0 +1,1 @@
+"""Random programs on a pool, and what must hold after each step."""

@@ -1,0 +1,79 @@
+"""What a pool says of itself, where it does: its books `_pool` and `_used`, its statistics, its repr."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pgpool_rs.testing._machine.book import are_open
+
+if TYPE_CHECKING:
+    from pgpool_rs.testing._machine.book import Book
+
+_IN_REPR = re.compile(r"\b(idle|lent|opening|returning|waiting)=(\d+)")
+
+
+def misfiled(book: Book, free: list[Any]) -> str | None:
+    """Say what is wrong in `_pool` and `_used`, if the pool keeps connections there as psycopg2.pool does."""
+    idle, used = getattr(book.pool, "_pool", None), getattr(book.pool, "_used", None)
+    if not isinstance(idle, Sequence) or not isinstance(used, Mapping):
+        return None
+    idle, used, lent = list(idle), list(used.values()), [loan.connection for loan in book.loans]
+    if any(book.known(connection) is not connection for connection in (*idle, *used)):
+        return None
+    for connection in idle:
+        if _among(connection, lent):
+            return f"Connection {connection.serial} is lent, and idle as well"
+    for connection in used:
+        if not _among(connection, lent):
+            return f"Connection {connection.serial} counts as lent, and nobody has it"
+    lost = [connection for connection in free if not _among(connection, idle)]
+    return f"In _pool and _used they are not: {are_open(lost)}" if lost else None
+
+
+def numbers(book: Book) -> Iterator[tuple[str, int, int]]:
+    """Give the name of each number that the pool shows, what it says, and what is true."""
+    connecting, returning = len(book.connecting()), len(book.returning)
+    # Whether one counts as waiting that waits for another to open its key is for the pool to say.
+    waiting = None if any(one.apart for one in book.waiters()) else len(book.waiters())
+    said = {name: int(number) for name, number in _IN_REPR.findall(repr(book.pool))}
+    if len(said) == len(_IN_REPR.pattern.split("|")):
+        yield from (
+            (f"{name} in repr(pool)", said[name], true)
+            for name, true in (
+                ("lent", len(book.loans)),
+                ("opening", connecting),
+                ("returning", returning),
+                ("waiting", waiting),
+            )
+            if true is not None
+        )
+    get_stats = getattr(book.pool, "get_stats", None)
+    stats: Mapping[str, int] = get_stats() if callable(get_stats) else {}
+    true: dict[str, int | None] = {
+        "pool_max": book.limit,
+        "requests_waiting": waiting,
+        "requests_num": book.requests,
+        "requests_errors": book.failed_requests,
+    }
+    if not book.held():
+        true["connections_num"] = book.connects
+        true["connections_errors"] = book.failed_connects
+    for name, number in true.items():
+        if name in stats and number is not None:
+            yield (name, stats[name], number)
+    if {"pool_size", "pool_available"} <= stats.keys():
+        yield (
+            "pool_size - pool_available",
+            stats["pool_size"] - stats["pool_available"],
+            len(book.loans) + connecting + returning,
+        )
+    closed = sum(number for name, number in stats.items() if name.startswith("closed_"))
+    if {"connections_num", "connections_errors", "pool_size", "closed_surplus"} <= stats.keys() and not book.held():
+        opened = stats["connections_num"] - stats["connections_errors"]
+        yield ("pool_size and all closed_* together", stats["pool_size"] + closed, opened)
+
+
+def _among(connection: Any, others: list[Any]) -> bool:
+    return any(connection is other for other in others)

@@ -1,0 +1,316 @@
+"""What must hold of a pool, by name. Each says what it promises to the pool's user, and what it looks at.
+
+An invariant is looked at when a connection is lent (`at_loan`), when a request is refused (`at_refusal`), and each time
+that everything has come to rest (`at_rest`). It answers with what it has seen, if that is wrong: with a `Maybe` if it
+could still come right by itself, since a thread may be about to do so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pgpool_rs.testing._machine.accounts import misfiled, numbers
+from pgpool_rs.testing._machine.book import are_open, same
+
+if TYPE_CHECKING:
+    from pgpool_rs.testing._machine.book import Book, Borrower
+    from pgpool_rs.testing._machine.threads import Call
+
+STATUS = ("IDLE", "ACTIVE", "INTRANS", "INERROR", "UNKNOWN")
+
+
+class BrokenInvariant(AssertionError):
+    """A pool did what it must not do. `invariant` is the name of what was broken."""
+
+    def __init__(self, invariant: Invariant, seen: str, *, hangs: bool = False) -> None:
+        """Say which invariant it was, what it claims, and what was seen instead.
+
+        :param hangs: whether a call hangs that should not even wait, so that any other may hang as well.
+        """
+        super().__init__(f"{invariant.name}: {invariant.claim}. {seen}.")
+        self.invariant = invariant.name
+        self.hangs = hangs
+
+    def show(self, program: str) -> None:
+        """Add the program that leads here."""
+        self.args = (f"{self}\n{program}",)
+
+
+class Maybe(str):
+    """What is wrong now, and is a failure if it stays so."""
+
+    __slots__ = ()
+
+
+class Invariant:
+    """Something that must hold of every pool that promises it."""
+
+    name: ClassVar[str]
+    claim: ClassVar[str]
+
+    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:  # noqa: ARG002
+        """Look at a connection that getconn has just returned, before it is entered in the book."""
+        return None
+
+    def at_refusal(self, book: Book, error: BaseException) -> str | None:  # noqa: ARG002
+        """Look at a request that was refused though nothing had failed."""
+        return None
+
+    def at_rest(self, book: Book) -> str | None:  # noqa: ARG002
+        """Look at the pool when nothing moves."""
+        return None
+
+
+class OneHolder(Invariant):
+    """Nobody else uses a connection that you have borrowed, until you give it back.
+
+    Only those who ask for the same key share one, as they want to. A connection that is still being rolled back or
+    closed on its return is not lent either.
+    """
+
+    name = "one_holder"
+    claim = "a connection is lent to at most one borrower"
+
+    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:
+        """Look for another loan of it."""
+        for loan in book.loans:
+            if loan.connection is connection and not same(loan.key, key):
+                other = str(borrower) if key is None else repr(key)
+                return f"Connection {connection.serial} is lent to {loan} and to {other}"
+        for call, returned in book.returning.items():
+            if returned is connection and call.held_in is not None:
+                return f"Connection {connection.serial} is lent to {borrower} while its {call.held_in} is under way"
+        return None
+
+
+class WithinMaxconn(Invariant):
+    """The server never has more connections of this pool than you allowed, not even for a moment.
+
+    Those that are being opened count, and so do those that are being closed. It is looked at in each connect.
+    """
+
+    name = "within_maxconn"
+    claim = "the server never sees more than maxconn connections, those being opened included"
+
+    def at_rest(self, book: Book) -> str | None:
+        """Look whether a connect was one too many."""
+        return book.overflow
+
+
+class NothingLost(Invariant):
+    """Whatever failed, the pool can still lend maxconn connections, and leaves none open that it has forgotten.
+
+    When all is quiet, every connection that was opened is idle, lent or closed. A request is refused only if maxconn
+    connections are lent, being opened or being given back; a connection that is lent can be given back.
+    """
+
+    name = "nothing_lost"
+    claim = "every connection that was opened is idle, lent or closed, and the pool can lend maxconn of them"
+
+    def at_refusal(self, book: Book, error: BaseException) -> str | None:
+        """Look whether there is room."""
+        if book.closing or book.room() <= 0:
+            return None
+        return f"A request was refused, with {book.taken()} of {book.limit} lent ({told(error)})"
+
+    def at_rest(self, book: Book) -> str | None:
+        """Look for connections that nobody has, in the pool's own books too if it keeps them as psycopg2.pool does."""
+        if book.calls or book.closing:
+            return None
+        free = book.free_open()
+        if free and book.room() <= 0:
+            return Maybe(f"All {book.limit} are lent, and {are_open(free)} besides")
+        seen = misfiled(book, free)
+        return None if seen is None else Maybe(seen)
+
+
+class SameKey(Invariant):
+    """Whoever asks for a key that is lent gets that very connection, and it is opened once, however many ask at once.
+
+    Keys are the same if a dict says so: 1, 1.0 and True are one key.
+    """
+
+    name = "same_key"
+    claim = "the same key gives the same connection, which is opened once"
+
+    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:
+        """Look for another connection under this key."""
+        loan = book.loan_of(key)
+        if loan is None or loan.connection is connection:
+            return None
+        mine, others = connection.serial, loan.connection.serial
+        return f"{borrower} asked for {key!r}, which has connection {others}, and was given connection {mine}"
+
+    def at_rest(self, book: Book) -> str | None:
+        """Look for a key that is being opened a second time."""
+        connecting = book.connecting()
+        for number, call in enumerate(connecting):
+            if any(same(call.key, other.key) for other in connecting[:number]):
+                return f"Two connections are being opened for {call.key!r}"
+            if book.loan_of(call.key) is not None:
+                return f"Another connection is being opened for {call.key!r}, which is lent"
+        return None
+
+
+class OnlySoundLent(Invariant):
+    """A connection that you are given works: nobody has closed it, and it is not older than you allowed.
+
+    Nothing is lent that has been closed or has broken, that is older than `max_lifetime` or, beyond `minconn`, idle for
+    longer than `max_idle`; where `check` is promised, nothing either that the server has ended while it was idle.
+    Whoever asks for a key that is lent gets its connection as it is.
+    """
+
+    name = "only_sound_lent"
+    claim = "nothing that is closed, dead, expired or over-idle is lent"
+
+    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:
+        """Look at its state and its age."""
+        if book.closing or book.loan_of(key) is not None:
+            return None
+        named = f"Connection {connection.serial} is lent to {borrower}"
+        if connection._closed:
+            return f"{named}, and is closed (closed={connection._closed})"
+        if book.promises.check and not book.server.sees(connection):
+            return f"{named}, and the server had ended it before"
+        life, promises = book.lives[connection.serial], book.promises
+        age, unused = book.now - life.opened, book.now - life.unused_since
+        if promises.max_lifetime is not None and age > promises.max_lifetime:
+            return f"{named}, and is {age:g} s old, with max_lifetime={promises.max_lifetime:g}"
+        if promises.max_idle is not None and unused > promises.max_idle and len(book.free_open()) > book.minconn:
+            return Maybe(f"{named}, and was idle for {unused:g} s, with max_idle={promises.max_idle:g}")
+        return None
+
+
+class LentClean(Invariant):
+    """You never find yourself in somebody else's transaction.
+
+    What one borrower left open is rolled back, or the connection closed, before another gets it.
+    """
+
+    name = "lent_clean"
+    claim = "what is lent is in no transaction"
+
+    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:
+        """Look at its transaction status."""
+        if book.loan_of(key) is not None or connection._closed or connection.status == 0:
+            return None
+        return f"Connection {connection.serial} is lent to {borrower} in status {STATUS[connection.status]}"
+
+
+class ClosedStaysClosed(Invariant):
+    """After closeall() the server has no connection of this pool left, and nobody is lent one.
+
+    Lent connections are closed as well. One that was being opened or given back at that moment is closed as soon as
+    that is over.
+    """
+
+    name = "closed_stays_closed"
+    claim = "after closeall() nothing is open, and nothing is lent"
+
+    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:  # noqa: ARG002
+        """Look whether the pool is closed."""
+        return f"Connection {connection.serial} is lent to {borrower} after closeall()" if book.closed else None
+
+    def at_rest(self, book: Book) -> str | None:
+        """Look for connections that are open."""
+        if not book.closed or book.blocked():
+            return None
+        held = book.held()
+        left = [*book.free_open(), *(loan.connection for loan in book.loans)]
+        left += [connection for call, connection in book.returning.items() if call not in held]
+        left = [connection for connection in left if book.server.sees(connection)]
+        return Maybe(f"After closeall(), {are_open(left)}") if left else None
+
+
+class StatisticsTrue(Invariant):
+    """What the pool says of itself is true: its get_stats(), and the numbers in its repr.
+
+    Looked at where the names are those of pgpool_rs, most of which are psycopg_pool's.
+    """
+
+    name = "statistics_true"
+    claim = "get_stats() and repr() equal the events"
+
+    def at_rest(self, book: Book) -> str | None:
+        """Compare the numbers with what the machine has done and the server has seen."""
+        if book.closing or not book.strictly():
+            return None
+        for name, said, true in numbers(book):
+            if said != true:
+                return Maybe(f"{name} is {said}, and should be {true}")
+        return None
+
+
+class InOrder(Invariant):
+    """Whoever waits longest is served first, and a newcomer overtakes nobody.
+
+    Looked at where nobody else asks for the same key.
+    """
+
+    name = "in_order"
+    claim = "those who wait are served in the order in which they came"
+
+    def at_rest(self, book: Book) -> str | None:
+        """Look for one who still waits while a later one has been served."""
+        if book.closed:
+            return None
+        served = [(loan.turn, loan.holders[0]) for loan in book.loans if loan.holders]
+        served += [(one.turn, one) for one in book.borrowers if one.call in book.connecting()]
+        for waiter in book.waiters():
+            if waiter.apart or waiter.call is None or not waiter.call.may_wait:
+                continue
+            for turn, other in served:
+                if turn > waiter.turn:
+                    return Maybe(f"{waiter} still waits, and {other}, who came later, has been served")
+        return None
+
+
+class NobodyForgotten(Invariant):
+    """Every call answers. A request waits only while every connection is taken, and not for ever.
+
+    What a returned connection, a failed connect, a higher limit or closeall() makes possible is done at once.
+    """
+
+    name = "nobody_forgotten"
+    claim = "nobody waits while a connection or room is free, and every call answers"
+
+    def at_rest(self, book: Book) -> str | None:
+        """Look for a call that sleeps and has nothing to wait for."""
+        if not book.strictly():
+            return None
+        for call in book.blocked():
+            if not _may_sleep(book, call):
+                who = next((str(one) for one in book.borrowers if one.call is call), "A call")
+                state = "after closeall()" if book.closed else f"with {book.taken()} of {book.limit} taken"
+                return Maybe(f"{who} has no answer, {state}")
+        return None
+
+
+INVARIANTS: dict[str, Invariant] = {
+    invariant.name: invariant
+    for invariant in (
+        OneHolder(),
+        WithinMaxconn(),
+        NothingLost(),
+        SameKey(),
+        OnlySoundLent(),
+        LentClean(),
+        ClosedStaysClosed(),
+        StatisticsTrue(),
+        InOrder(),
+        NobodyForgotten(),
+    )
+}
+
+
+def told(error: BaseException) -> str:
+    """Show an error in a line."""
+    return f"{type(error).__name__}: {error}"
+
+
+def _may_sleep(book: Book, call: Call) -> bool:
+    if call.kind != "borrow" or book.closed:
+        return False
+    if any(same(call.key, other.key) for other in book.calls[: book.calls.index(call)]):
+        return True
+    return call.may_wait and book.room() <= 0 and book.loan_of(call.key) is None
