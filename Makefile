@@ -30,7 +30,7 @@ build: .venv/built ## make .venv and build the extension into it
 demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool
 	@$(RUN) demo/run.py
 
-test: build ## run every test that takes less than minutes
+test: build ## run every test, in the short form of those that may go on for long
 	cargo test -p pgpool-core --locked
 	cargo test $(SCHEDULES)
 	$(RUN) -m pytest $(BESIDE_EACH_OTHER)
@@ -39,8 +39,8 @@ prove: build .venv/proving ## run the long proofs: random tests, schedules, sani
 	$(NIGHTLY) cargo test $(SCHEDULES)
 	$(NIGHTLY) PROPTEST_CASES=2000 CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	  cargo test -p pgpool-core --locked --target-dir target/nightly --lib -- would_do whatever_is_called
-	$(NIGHTLY) $(RUN) -m pytest $(BESIDE_EACH_OTHER) -o timeout=0 -o faulthandler_timeout=0 -s \
-	  tests/test_differential.py tests/test_proof_interrupts.py tests/test_proof_reentry.py
+	$(NIGHTLY) $(RUN) -m pytest $(BESIDE_EACH_OTHER) -o timeout=0 -o faulthandler_timeout=0 \
+	  tests/test_differential.py tests/test_proof_interrupts.py tests/test_proof_reentry.py tests/test_testing_broken_pools.py
 	$(RUN) -m pytest proof/reliability
 	$(RUN) tools/sanitize.py
 	$(RUN) proof/reliability/run.py

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -29,6 +31,18 @@ CLASSES = ("SimpleConnectionPool", "ThreadedConnectionPool")
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=100, derandomize="CI" in os.environ)
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("PGPOOL_PROFILE", "quick"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell how many operations were compared with psycopg2.pool's, in all workers together."""
+    passed = terminalreporter.stats.get("passed", [])
+    totals = Counter[str]()
+    for name, number in itertools.chain.from_iterable(report.user_properties for report in passed):
+        if name.startswith("operations "):
+            totals[name] += number
+    if totals:
+        told = ", ".join(f"{number:,} {name}" for name, number in totals.items())
+        terminalreporter.write_line(f"against psycopg2.pool: {told}")
 
 
 @pytest.fixture(scope="session")

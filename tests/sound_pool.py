@@ -186,6 +186,9 @@ class SoundPool:
                 self.check(connection)
         except Exception:
             return False
+        except BaseException:
+            self.discard(connection)
+            raise
         return True
 
     # --- giving back ---

@@ -31,7 +31,6 @@ refuse, which is differences 2, 3 and 9, is counted apart.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -389,7 +388,7 @@ CHUNK = settings(max_examples=min(PROFILE.max_examples // 2, 400), stateful_step
 @pytest.mark.parametrize("part", range(PARTS))
 @pytest.mark.parametrize("machine", [Simple, Threaded])
 def test_a_pool_does_what_psycopg2s_does_but_for_the_listed_differences(
-    machine: type[SideBySide], part: int, capsys: pytest.CaptureFixture[str]
+    machine: type[SideBySide], part: int, record_property: Callable[[str, object], None]
 ) -> None:
     tally = machine.tally
     tally.clear()
@@ -401,10 +400,6 @@ def test_a_pool_does_what_psycopg2s_does_but_for_the_listed_differences(
         run_state_machine_as_test(again, settings=CHUNK)
         if tally["compared"] >= OPERATIONS // (2 * PARTS):
             break
-    _done.update(tally)
-    with capsys.disabled():
-        print(f" {_done['compared']:,} operations compared, {_done['refused']:,} refused", end="")
-
-
-# By all parts, up to now.
-_done: Counter[str] = Counter()
+    # The end of the run tells the sum: see conftest.py.
+    for what in ("compared", "refused"):
+        record_property(f"operations {what}", tally[what])

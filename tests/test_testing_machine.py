@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import threading
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg2.pool
@@ -244,3 +245,24 @@ def test_promises_cannot_be_changed() -> None:
     promises: Any = Promises(maxconn=1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         promises.maxconn = 2
+
+
+class KeepsWhatCannotBeCommitted(ThreadedConnectionPool):
+    @contextmanager
+    def connection(self, key: Any = None, **_: Any) -> Iterator[Any]:  # type: ignore[override]
+        connection = self.getconn(key)
+        try:
+            yield connection
+        except Exception:
+            self.putconn(connection)
+            raise
+        connection.commit()
+        self.putconn(connection)
+
+
+def test_a_block_that_loses_its_connection_with_the_commit_is_found() -> None:
+    case: Any = PoolMachine.over(lambda _: KeepsWhatCannotBeCommitted(1, 3), maxconn=3, minconn=1)
+    case.settings = settings(case.settings, database=None, derandomize=True, max_examples=2000)
+    with pytest.raises(BrokenInvariant, match="leave_the_block_as_the_commit_fails") as raised:
+        case("runTest").runTest()
+    assert raised.value.invariant == "nothing_lost"

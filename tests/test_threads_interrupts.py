@@ -11,6 +11,7 @@ from support import run_program
 
 PROLOGUE = """
 import signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without
 import psycopg2
 from pgpool_rs.testing import FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters

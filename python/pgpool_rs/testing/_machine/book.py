@@ -34,6 +34,8 @@ class Borrower:
     loan: Loan | None = None
     # What getconn returned, which may be a wrapper of the loan's connection.
     handle: Any = None
+    # The connection() block that it is in, or None.
+    block: Any = None
     call: Call | None = None
     turn: int = 0
     # Whether another call with the same key was under way as well, or the call began behind one that was held.

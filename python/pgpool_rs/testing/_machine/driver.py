@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+import psycopg2
+
 from pgpool_rs.testing._fake.gate import PATIENCE
 from pgpool_rs.testing._machine.book import Book, Borrower, Loan
 from pgpool_rs.testing._machine.invariants import told
@@ -41,7 +43,7 @@ class Driver:
         self._fair: set[Call] = set()
         self._closing: set[Call] = set()
         self._workers: list[Worker] = []
-        for name in ("connect", "rollback", "commit", "close"):
+        for name in ("connect", "rollback", "commit", "close", "check"):
             server.on(name, functools.partial(self._visited, name))
 
     @property
@@ -87,8 +89,9 @@ class Driver:
         timeout: float = 0,
         holds: Collection[str] = (),
         faults: dict[str, BaseException] | None = None,
+        in_a_block: bool = False,
     ) -> None:
-        """Let someone ask for a connection."""
+        """Let someone ask for a connection; for a `connection()` block, where there is room for it."""
         if borrower.call is not None or borrower.loan is not None:
             raise ValueError(f"{borrower} has a connection, or has asked for one")
         book, pool = self.book, self.pool
@@ -96,9 +99,10 @@ class Driver:
         kwargs = {"timeout": timeout} if waits == "timeout" else {}
         args = () if key is None else (key,)
         may_wait = waits == "always" or (waits == "timeout" and timeout == FOR_EVER)
+        borrower.block = pool.connection() if in_a_block else None
         call = Call(
             "borrow",
-            lambda: pool.getconn(*args, **kwargs),
+            borrower.block.__enter__ if in_a_block else lambda: pool.getconn(*args, **kwargs),
             key=key,
             holds=holds,
             faults=faults,
@@ -130,9 +134,40 @@ class Driver:
         pool, loan, handle = self.pool, borrower.loan, borrower.handle
         if loan is None:
             raise ValueError(f"{borrower} has no connection")
-        call = Call("return", lambda: pool.putconn(handle, *args, **kwargs), holds=holds, faults=faults)
+        self._give_back(borrower, loan, lambda: pool.putconn(handle, *args, **kwargs), holds, faults)
+
+    def end_block(self, borrower: Borrower, error: Exception | None, faults: dict[str, BaseException]) -> None:
+        """Let a borrower leave its block, by this error or in order."""
+        loan, block = borrower.loan, borrower.block
+        if loan is None:
+            raise ValueError(f"{borrower} has no connection")
+        was_closed = bool(loan.connection._closed)
+
+        def leave() -> None:
+            try:
+                block.__exit__(type(error) if error else None, error, None)
+            except psycopg2.InterfaceError:
+                # What is closed cannot be committed.
+                if not was_closed:
+                    raise
+            except Exception as raised:
+                if raised is not error:
+                    raise
+
+        self._give_back(borrower, loan, leave, (), faults)
+
+    def _give_back(
+        self,
+        borrower: Borrower,
+        loan: Loan,
+        what: Callable[[], None],
+        holds: Collection[str],
+        faults: dict[str, BaseException] | None,
+    ) -> None:
+        handle = borrower.handle
+        call = Call("return", what, holds=holds, faults=faults)
         for holder in loan.holders:
-            holder.loan = holder.handle = None
+            holder.loan = holder.handle = holder.block = None
         borrower.given_back = handle
         borrower.call = call
         self.book.loans.remove(loan)

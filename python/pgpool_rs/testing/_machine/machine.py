@@ -104,7 +104,7 @@ class PoolMachine(OverlappingRules, PoolRules):
         :raises TypeError: a promise is unknown, or of a wrong type.
         :raises ValueError: a promise is out of its range.
 
-        `TestMyPool.settings = settings(max_examples=1000)` lets hypothesis try harder.
+        `TestMyPool.settings = settings(TestMyPool.settings, max_examples=1000)` lets hypothesis try harder.
         """
         made = Promises(maxconn=maxconn, minconn=minconn, **promises)
         module = sys._getframe(1).f_globals.get("__name__", __name__)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2.pool
 
 from pgpool_rs import AbstractConnectionPool
 from pgpool_rs.testing._machine.invariants import INVARIANTS
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 # What may be spared a pool that does not bear it, by name.
 FAULTS = {
     "connect": "a connect fails",
     "rollback": "a rollback fails while a connection is given back",
     "close": "a close fails",
+    "commit": "a commit fails at the end of a connection() block",
+    "check": "a check of an idle connection fails, where that is `server.check` (only where `check` is promised)",
     "interrupt": "any of these is interrupted, as by Ctrl-C: it raises a KeyboardInterrupt",
     "broken": "a connection comes back that its borrower has closed, or that broke while it was lent",
     "killed": "the server ends an idle connection, and nobody is told (only where `check` is promised)",
@@ -57,8 +62,8 @@ class Promises:
     waits: str | None = None
     threads: bool | None = None
     parallel: bool | None = None
-    spare: frozenset[str] = frozenset()
-    waive: frozenset[str] = frozenset()
+    spare: Collection[str] = frozenset()
+    waive: Collection[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Check each value."""
@@ -110,9 +115,8 @@ class Abilities:
         """Look at this pool."""
         self.closes_on_return = "close" in _parameters(pool, "putconn")
         self.takes_keys_back = _takes(pool, "putconn", 2)
-        self.methods = frozenset(
-            name for name in ("closeall", "maintain", "drain", "resize") if callable(getattr(pool, name, None))
-        )
+        names = ("closeall", "connection", "maintain", "drain", "check", "resize")
+        self.methods = frozenset(name for name in names if callable(getattr(pool, name, None)))
 
 
 # What a method may take without a key standing there.

@@ -92,6 +92,9 @@ class Rules(RuleBasedStateMachine):
         """List those who have a connection, and may give it back now."""
         return [one for one in self.driver.book.borrowers if one.loan is not None] if self._can_call() else []
 
+    def _in_a_block(self) -> list[Borrower]:
+        return [one for one in self._lenders() if one.block is not None]
+
     def _held(self) -> list[Borrower]:
         return [one for one in self.driver.book.borrowers if one.call is not None and one.call.held_in is not None]
 
@@ -135,6 +138,7 @@ def _key_or_none(machine: Rules, number: int) -> Any:
 
 somebody = st.runner().map(lambda machine: machine._free_number())
 a_lender = chosen(lambda machine, number: pick(machine._lenders(), number).number)
+one_in_a_block = chosen(lambda machine, number: pick(machine._in_a_block(), number).number)
 one_who_is_held = chosen(lambda machine, number: pick(machine._held(), number).number)
 a_key = chosen(lambda machine, number: pick(machine._keys(), number))
 a_key_or_none = chosen(_key_or_none)
@@ -163,6 +167,33 @@ class BorrowingRules(Rules):
     def borrow_as_the_connect_fails(self, borrower: int, key: Any, error: str) -> None:
         """Borrow a connection; if one is opened for it, that fails."""
         self.driver.borrow(self._borrower(borrower), key, faults={"connect": self._error(error)})
+
+    @precondition(lambda self: self._has_free() and self.driver.book.promises.check and self._may("check"))
+    @rule(borrower=somebody, error=an_error)
+    def borrow_as_the_check_fails(self, borrower: int, error: str) -> None:
+        """Borrow a connection; if one that is idle is checked for it by `server.check`, that fails."""
+        self.driver.borrow(self._borrower(borrower), faults={"check": self._error(error)})
+
+    @precondition(
+        lambda self: self._has_free() and "connection" in self.driver.can.methods and self.driver.book.room() > 0
+    )
+    @rule(borrower=somebody)
+    def enter_a_block(self, borrower: int) -> None:
+        """Borrow a connection for a `connection()` block."""
+        self.driver.borrow(self._borrower(borrower), in_a_block=True)
+
+    @precondition(lambda self: bool(self._in_a_block()))
+    @rule(borrower=one_in_a_block, raises=st.booleans())
+    def leave_the_block(self, borrower: int, *, raises: bool) -> None:
+        """Leave a `connection()` block, in order or by an exception."""
+        error = ValueError("what the block raises") if raises else None
+        self.driver.end_block(self._borrower(borrower), error, {})
+
+    @precondition(lambda self: self._in_a_block() and self._may("commit"))
+    @rule(borrower=one_in_a_block, error=an_error)
+    def leave_the_block_as_the_commit_fails(self, borrower: int, error: str) -> None:
+        """Leave a `connection()` block, whose commit fails."""
+        self.driver.end_block(self._borrower(borrower), None, {"commit": self._error(error)})
 
     @precondition(lambda self: self._has_free() and self.driver.book.promises.keys and self._may("unhashable_keys"))
     @rule(borrower=somebody)

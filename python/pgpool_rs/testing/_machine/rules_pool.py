@@ -38,6 +38,12 @@ class PoolRules(Rules):
         """Call the pool's `maintain()`."""
         self.driver.do(self.driver.pool.maintain)
 
+    @precondition(lambda self: self._is_open() and "check" in self.driver.can.methods)
+    @rule()
+    def check(self) -> None:
+        """Call the pool's `check()`."""
+        self.driver.do(self.driver.pool.check)
+
     @precondition(lambda self: self._is_open() and "drain" in self.driver.can.methods)
     @rule()
     def drain(self) -> None:

@@ -36,7 +36,7 @@ fn no_two_calls_at_once_lose_a_slot_or_a_waiter_in_any_schedule() {
 }
 
 #[test]
-fn no_three_calls_at_once_lose_a_slot_or_a_waiter_in_any_schedule() {
+fn no_three_calls_at_once_lose_a_slot_or_a_waiter_in_a_schedule_explored() {
     let triples = combinations(3);
     assert_eq!(triples.len(), 165);
     prove_all("triples", &triples, profile());
