@@ -44,7 +44,7 @@ def test_the_pool_that_is_not_broken_passes(pool_class: type[SoundPool]) -> None
     run(PoolMachine.over(make, **PROMISES), max_examples=25)
 
 
-# A search takes up to some seconds; the shortest programs below show each mistake at once. `make prove` searches for all.
+# A search takes some seconds; the shortest programs below show each mistake at once. `make prove` searches for all.
 @pytest.mark.parametrize("mistake", MISTAKES if NIGHTLY else MISTAKES[::4], ids=lambda mistake: mistake.name)
 def test_the_machine_finds_the_mistake(mistake: Mistake) -> None:
     with pytest.raises(BrokenInvariant) as raised:
