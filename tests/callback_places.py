@@ -97,7 +97,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "log.log": ("call_method1*2 import", ("log handler", "log filter")),
     "log.masked": ("call_method1 extract getattr*2 import", ("_kwargs",)),
     "maintain.housekeeping": ("import", START),
-    "maintain.maintain": ("call_method0", ("_connect",)),
+    "maintain.do_chores": ("call_method0", ("_connect",)),
     "maintain.poke": ("call_method1", OURS),
     "maintain.poke_quietly": ("call_method1", OURS),
     "maintain.wait": ("call_method1 import", ("time.sleep",)),

@@ -101,8 +101,7 @@ def _(scene: Scene) -> Round:
     "close",
     "the end of a constructor that fails",
     PASSED,
-    PASSED,
-    why="the first error is the one to be heard",
+    why="the first error is the one to be heard, but for an interrupt",
     state=CLOSED,
 )
 def _(scene: Scene) -> Round:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg2.pool
@@ -122,3 +123,31 @@ def test_a_putconn_hook_is_given_the_flag_as_it_is(server: FakeServer, base: Any
     for flag in ("", 0, None, "yes"):
         pool.putconn(pool.getconn(), None, flag)
     assert flags == [False, "", 0, None, "yes"]
+
+
+class Deaf(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt("in a text")
+
+
+@pytest.mark.parametrize("act", ["drain", "check", "maintain", "resize"])
+def test_an_interrupt_that_was_kept_back_is_not_raised_in_a_later_call_of_another_pool(
+    server: FakeServer, act: str
+) -> None:
+    pool = pgpool_rs.ThreadedConnectionPool(2, 2, check=server.check)
+    for call in ("check", "close"):
+        server.fail(call, Deaf(), KeyboardInterrupt("direct"))
+    with pytest.raises(KeyboardInterrupt) if act != "maintain" else nullcontext():
+        pool.resize(0, 0) if act == "resize" else getattr(pool, act)()
+    server.calm()
+    other = pgpool_rs.ThreadedConnectionPool(1, 1)
+    other.putconn(other.getconn())
+    assert other.get_stats()["requests_errors"] == 0
+
+
+def test_an_interrupt_of_a_close_is_heard_where_a_constructor_fails(server: FakeServer) -> None:
+    server.fail("connect", None, psycopg2.OperationalError("the second connect"))
+    server.fail("close", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        pgpool_rs.ThreadedConnectionPool(2, 4)
+    assert server.open == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 import unittest
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import psycopg2.pool
 import pytest
 from hypothesis import Phase, settings
+from hypothesis.errors import Flaky
 
 from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs.testing import INVARIANTS, BrokenInvariant, FakeServer, PoolMachine, Promises
@@ -266,3 +268,17 @@ def test_a_block_that_loses_its_connection_with_the_commit_is_found() -> None:
     with pytest.raises(BrokenInvariant, match="leave_the_block_as_the_commit_fails") as raised:
         case("runTest").runTest()
     assert raised.value.invariant == "nothing_lost"
+
+
+def test_a_factory_that_fails_now_and_then_is_no_pass() -> None:
+    made = itertools.count()
+
+    def make(_: FakeServer) -> Any:
+        if next(made) % 2:
+            raise RuntimeError("no pool this time")
+        return ThreadedConnectionPool(1, 3)
+
+    case: Any = PoolMachine.over(make, maxconn=3, minconn=1)
+    case.settings = settings(case.settings, database=None, derandomize=True)
+    with pytest.raises((RuntimeError, Flaky)):
+        case("runTest").runTest()

@@ -186,7 +186,12 @@ def count_when_quiet(pool: Any, fault: Fault, name: str) -> tuple[int, int]:
     while True:
         stats = pool.get_stats()
         seen = stats["pool_size"], fault.sessions(name)
-        if (seen[0] == seen[1] and _balances(stats)) or time.monotonic() > deadline:
+        balanced = _balances(stats)
+        if seen[0] == seen[1] and balanced:
+            return seen
+        if time.monotonic() > deadline:
+            if not balanced:
+                raise AssertionError(f"the pool's books do not balance: {stats}")
             return seen
         time.sleep(STEP)
 

@@ -81,7 +81,8 @@ def judge(record: Record) -> list[Claim]:
         slopes = [Claim("rests after the warm-up", str(len(calms)), f"at least {FEWEST}", holds=False)]
     else:
         slopes = [*_memory(calms), *_latency(record)]
-    unexplained = record.last.get("unexplained", ())
+    # What has ended before its time has told nothing.
+    unexplained = record.last.get("unexplained", ("the subject has not told",))
     return [
         *slopes,
         _equal("threads at rest", [calm.figures.threads for calm in record.calms]),

@@ -143,6 +143,11 @@ pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
     answer.map_err(ignore).ok()
 }
 
+/// Ends a call: what this thread has kept back is raised first, so that no other call meets it.
+pub(crate) fn ended<T>(done: PyResult<T>) -> PyResult<T> {
+    raise_kept_back().and(done)
+}
+
 /// Raises what this thread has kept back, now that the books are straight.
 pub(crate) fn raise_kept_back() -> PyResult<()> {
     KEPT_BACK.take().map_or(Ok(()), Err)

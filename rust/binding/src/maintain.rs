@@ -10,7 +10,7 @@ use pyo3::types::PyModule;
 use crate::borrow::last_connect_error;
 use crate::check;
 use crate::connection::address;
-use crate::error::{Error, is_plain, raise_kept_back};
+use crate::error::{Error, ended, is_plain};
 use crate::filing::caller;
 use crate::give_back::{discard, finish_errand};
 use crate::log::{Level, log};
@@ -21,6 +21,10 @@ use crate::watch::describe_loan;
 
 /// Does all that is to be done now, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+    ended(do_chores(slf))
+}
+
+fn do_chores(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
     let pool = slf.get().ledger();
     let caller = caller(slf.py())?;
     let mut opened = 0;
@@ -52,10 +56,7 @@ pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
                     }
                 }
             }
-            Chore::Rest(until) => {
-                raise_kept_back()?;
-                return Ok(until);
-            }
+            Chore::Rest(until) => return Ok(until),
         }
     }
 }
@@ -72,7 +73,7 @@ pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let caller = caller(slf.py())?;
     for slot in pool.idle_slots() {
         if let Some(checking) = pool.begin_idle_check(slot, caller, now()) {
-            check::put_back(slf, checking)?;
+            ended(check::put_back(slf, checking))?;
         }
     }
     maintain_now(slf)
@@ -81,7 +82,7 @@ pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
 pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let drained = slf.get().ledger().drain(caller(slf.py())?);
-    drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and)?;
+    ended(drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and))?;
     maintain_now(slf)
 }
 

@@ -14,7 +14,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::borrow::{borrow, connect};
 use crate::connection::{Handle, Plain};
 use crate::detours::{self, Hooks};
-use crate::error::{Error, raise_kept_back};
+use crate::error::{Error, ended};
 use crate::filing::number_to_key;
 use crate::give_back::{discard, give_back};
 use crate::loan::Loan;
@@ -253,8 +253,7 @@ impl AbstractPool {
             return Err(PyValueError::new_err(text));
         }
         let surplus = slf.get().ledger().resize(least, most);
-        surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)?;
-        raise_kept_back()
+        ended(surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and))
     }
 
     /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`, here and
@@ -363,8 +362,7 @@ impl AbstractPool {
     #[setter]
     fn set_maxconn(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let surplus = slf.get().ledger().set_maxconn(size("maxconn", value)?);
-        surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)?;
-        raise_kept_back()
+        ended(surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and))
     }
 
     /// Whether the pool is closed.

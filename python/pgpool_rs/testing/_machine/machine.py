@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.errors import Flaky
+from hypothesis.errors import Flaky, FlakyStrategyDefinition
 from hypothesis.stateful import run_state_machine_as_test
 
 from pgpool_rs.testing._fake.server import FakeServer
@@ -130,14 +130,15 @@ class PoolMachine(OverlappingRules, PoolRules):
                     found = failure
                     break
                 except Flaky as failure:
-                    # A pool with a thread of its own, or with dice, does not do the same each time; that is no failure.
+                    # A pool with a thread of its own, or with dice, does not do the same each time: that alone is no
+                    # failure, and another try may do.
                     found = failure
-                    if machine.failed_steps is not None:
+                    if machine.failed_steps is not None or not isinstance(failure, FlakyStrategyDefinition):
                         break
+            if found is None:
+                raise AssertionError("no try was made")
             # Outside of the block: a program's end looks whether an error is under way.
-            if machine.failed_steps is not None and found is not None:
-                raise shortened(machine, found)
-            return None
+            raise shortened(machine, found) if machine.failed_steps is not None else found
 
         run_test.is_hypothesis_test = True  # type: ignore[attr-defined]
         return type(
