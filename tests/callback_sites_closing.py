@@ -101,7 +101,8 @@ def _(scene: Scene) -> Round:
     "close",
     "the end of a constructor that fails",
     PASSED,
-    why="the first error is the one to be heard, but for an interrupt",
+    PASSED,
+    why="the first error is the one to be heard",
     state=CLOSED,
 )
 def _(scene: Scene) -> Round:

@@ -143,11 +143,3 @@ def test_an_interrupt_that_was_kept_back_is_not_raised_in_a_later_call_of_anothe
     other = pgpool_rs.ThreadedConnectionPool(1, 1)
     other.putconn(other.getconn())
     assert other.get_stats()["requests_errors"] == 0
-
-
-def test_an_interrupt_of_a_close_is_heard_where_a_constructor_fails(server: FakeServer) -> None:
-    server.fail("connect", None, psycopg2.OperationalError("the second connect"))
-    server.fail("close", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        pgpool_rs.ThreadedConnectionPool(2, 4)
-    assert server.open == 0

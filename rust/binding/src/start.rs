@@ -6,7 +6,7 @@ use pyo3::types::PyWeakrefReference;
 
 use crate::connection;
 use crate::detours;
-use crate::error::{Error, answered, ended, is_plain};
+use crate::error::{Error, is_plain};
 use crate::log::{Level, log};
 use crate::maintain::poke;
 use crate::names::name;
@@ -31,14 +31,13 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     } else {
         (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))
     };
-    opened.or_else(|error| {
+    opened.inspect_err(|_| {
         // Closed first, so that no call that comes in meanwhile opens another one.
         for connection in pool.close().unwrap_or_default() {
-            // The error that stopped us is the one to be heard, but for an interrupt.
-            answered(py, connection.object(py).and_then(|connection| connection::close(&connection)));
+            // The error that stopped us is the one to be heard.
+            let _ = connection.object(py).and_then(|connection| connection::close(&connection));
         }
         pool.reset();
-        ended(Err(error))
     })?;
     pool.set_policy(policy);
     pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
