@@ -40,7 +40,6 @@ class Borrower:
     turn: int = 0
     # Whether another call with the same key was under way as well, or the call began behind one that was held.
     apart: bool = False
-    given_back: Any = None
 
     def __str__(self) -> str:
         """Name the borrower."""

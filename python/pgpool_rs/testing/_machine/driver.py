@@ -164,11 +164,9 @@ class Driver:
         holds: Collection[str],
         faults: dict[str, BaseException] | None,
     ) -> None:
-        handle = borrower.handle
         call = Call("return", what, holds=holds, faults=faults)
         for holder in loan.holders:
             holder.loan = holder.handle = holder.block = None
-        borrower.given_back = handle
         borrower.call = call
         self.book.loans.remove(loan)
         self.book.returning[call] = loan.connection
