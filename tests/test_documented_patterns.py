@@ -71,6 +71,7 @@ def run(dsn: str, query: Query, pool_module: ModuleType) -> Run:
             "PGPORT": address["port"],
             "PGUSER": address["user"],
             "PGDATABASE": "patterns",
+            "PGGSSENCMODE": address["gssencmode"],
         }
         finished = subprocess.run(
             [sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=60, check=False
