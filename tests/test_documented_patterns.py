@@ -74,7 +74,7 @@ def run(dsn: str, query: Query, pool_module: ModuleType) -> Run:
             "PGGSSENCMODE": address["gssencmode"],
         }
         finished = subprocess.run(
-            [sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=200, check=False
         )
         assert finished.returncode == 0, finished.stderr
         return finished.stdout.splitlines(), finished.stderr
