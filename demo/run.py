@@ -81,7 +81,7 @@ def main(seconds: float) -> None:
                 open_shop(postgres.socket_dsn)
                 with child("../tools/proxy.py", postgres.port, ONE_WAY) as output:
                     port = read_port(output, "the proxy to PostgreSQL")
-                    dsn = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
+                    dsn = f"host=127.0.0.1 port={port} user=postgres dbname=postgres gssencmode=disable"
                     results[pool] = try_pool(pool, dsn, seconds, screen)
             screen.conclude(results)
     except SystemExit:

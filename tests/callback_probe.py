@@ -115,6 +115,11 @@ class SiteInfo:
         connection.server.visit("info", connection)
         return connection.server.shown(connection.status)
 
+    @last
+    def parameter_status(self, _name: str) -> Any:
+        """Tell what the server reports, in those scenes that have it."""
+        return self._connection.server.part("parameter_status", self._connection)
+
 
 class SiteConnection(FakeConnection):
     """A fake connection in whose every part a probe may stand, at the very end of it too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import suppress
 from typing import Any
 
@@ -45,7 +46,8 @@ def _(scene: Scene) -> Round:
         scene.probe()
         return scene.server.connect()
 
-    scene.open(connect=lambda: connect(None))
+    # No line of Python comes after it, where what strikes late would lose the connection before the pool has it.
+    scene.open(connect=functools.partial(connect, None))
     return lambda: borrow(scene)
 
 

@@ -261,20 +261,63 @@ def _(scene: Scene) -> Round:
 
 
 class Failure(psycopg2.OperationalError):
-    """An error of a block, that runs Python when its code is read."""
+    """An error of a block, that runs Python when one of these is read: pgcode, diag, or diag.severity_nonlocalized."""
 
     scene: Scene
+    told = "pgcode"
+    code = "57P01"
+
+    def _tell(self, name: str, answer: object) -> Any:
+        if name == self.told:
+            self.scene.probe()
+            token = self.scene.probe.left_token()  # noqa: F841
+        return answer
 
     @property
     def pgcode(self) -> Any:  # type: ignore[override]
-        self.scene.probe()
-        token = self.scene.probe.left_token()  # noqa: F841
-        return "57P01"
+        return self._tell("pgcode", self.code)
+
+    @property
+    def diag(self) -> Any:  # type: ignore[override]
+        return self._tell("diag", self)
+
+    @property
+    def severity_nonlocalized(self) -> Any:
+        return self._tell("severity_nonlocalized", "FATAL")
+
+
+def fails_with(scene: Scene, **attributes: str) -> Round:
+    failure = Failure()
+    failure.scene = scene
+    vars(failure).update(attributes)
+    return lambda: fail_in_a_block(scene, failure)
 
 
 @site("pgcode", "a block that fails", PASSED, why="the block's own error is the one to be heard")
 def _(scene: Scene) -> Round:
     scene.open(1)
-    failure = Failure()
-    failure.scene = scene
-    return lambda: fail_in_a_block(scene, failure)
+    return fails_with(scene)
+
+
+@site("diag", "a block that fails", PASSED, why="the block's own error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    return fails_with(scene, told="diag")
+
+
+@site("severity_nonlocalized", "a block that fails", PASSED, why="the block's own error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    return fails_with(scene, told="severity_nonlocalized")
+
+
+@site("parameter_status", "a block that fails", PASSED, why="the block's own error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+
+    def parameter_status(connection: Any) -> str:
+        scene.probe(connection)
+        return "on"
+
+    scene.server.parts["parameter_status"] = parameter_status
+    return fails_with(scene, told="", code="25006")

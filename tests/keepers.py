@@ -103,7 +103,7 @@ class Pool:
         self.does()
         return self.answer
 
-def until(condition, patience=20):
+def until(condition, patience=60):
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it never came"
@@ -116,13 +116,13 @@ def poke_and_wait(pool):
 """
 
 # The process ends well before its thread has slept enough.
-IMPATIENCE = 30.0
+IMPATIENCE = 200.0
 
 AT_THE_END = {
     "asleep": "pool = Pool()",
     "asleep for long": "pool = Pool(600)",
     "at work": "pool = Pool(0)",
-    "blocked": "pool = Pool(does=lambda: time.sleep(60))",
+    "blocked": "pool = Pool(does=lambda: time.sleep(600))",
     "in a failure": "pool = Pool(does=lambda: 1 / 0)\nimport logging\nlogging.disable()",
     "waiting for a lock": "lock = threading.Lock()\nlock.acquire()\npool = Pool(does=lock.acquire)",
 }
@@ -141,7 +141,7 @@ def fork_by_hand():
 def in_child(work, fork=os.fork):
     child = fork()
     if child == 0:
-        signal.alarm(20)
+        signal.alarm(90)
         status = 1
         try:
             work()
@@ -150,7 +150,7 @@ def in_child(work, fork=os.fork):
             traceback.print_exc()
         finally:
             os._exit(status)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -60,7 +62,7 @@ class Group:
             status = self.process.wait(patience)
         except subprocess.TimeoutExpired:
             self.fail(f"the program still runs after {patience:g} seconds")
-        if not self.all_ended(5):
+        if not self.all_ended(30):
             self.fail("the program has left processes behind")
         return status
 
@@ -109,7 +111,7 @@ def group(
             os.close(lifeline)
 
 
-def run_forking_program(source: str, *, patience: float = 60.0) -> str:
+def run_forking_program(source: str, *, patience: float = 200.0) -> str:
     """Run a Python program that forks, with this module's names at hand, and return what it printed."""
     prologue = (
         f"import sys; sys.path.insert(0, {str(TESTS)!r})\n"
@@ -130,11 +132,24 @@ def expect_threads_at_forks() -> None:
 def _fork_as_c_does() -> int:
     """Fork as a server written in C does: with the GIL held, and none of Python's own hooks run.
 
-    CPython's locks stay as they are, so a child may hang if another thread was just asking for the GIL.
+    CPython's locks stay as they are, so a child may hang if another thread was just asking for the GIL. So they must
+    all be asleep, and one that asks for the GIL wakes every few milliseconds.
     """
-    time.sleep(0.02)  # the other threads fall asleep
+    deadline = time.monotonic() + 20
+    before: list[str] | None = None
+    while (seen := _other_threads()) != before or any("State:\tS" not in status for status in seen):
+        assert time.monotonic() < deadline, "another thread never sleeps"
+        before = seen
+        time.sleep(0.02)
     pid: int = ctypes.PyDLL(None).fork()
     return pid
+
+
+def _other_threads() -> list[str]:
+    """Give the states of this process's other threads, with how often each has gone to sleep."""
+    folder = Path("/proc/self/task")
+    statuses = [task / "status" for task in sorted(folder.glob("*")) if task.name != str(threading.get_native_id())]
+    return [re.sub(r"(?m)^(?!Pid:|State:|voluntary).*\n", "", status.read_text()) for status in statuses]
 
 
 FORKS: Final[Mapping[str, Callable[[], int]]] = {"os.fork": os.fork, "fork in C": _fork_as_c_does}
@@ -145,7 +160,7 @@ class Child:
     """A forked process that runs a function and nothing else."""
 
     # How long a child may take. Its own children may take less, so that whoever hangs is found out by its parent.
-    _patience = 24.0
+    _patience = 90.0
 
     def __init__(self, function: Callable[..., object], *args: Any, how: str = "os.fork") -> None:
         """Fork. The child never returns from here: it ends, with its error printed, without Python's finalisation."""
@@ -169,7 +184,7 @@ class Child:
         assert status == 0, f"the child's exit status is {status}"
 
 
-def wait_for_end(pid: int, patience: float = 24.0) -> int:
+def wait_for_end(pid: int, patience: float = 90.0) -> int:
     """Wait for the end of a child; return its exit status. One that hangs shows its stacks and is killed."""
     deadline = time.monotonic() + patience
     while True:

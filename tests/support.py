@@ -109,7 +109,7 @@ def assert_whole(pool: Any, **options: Any) -> None:
         pool.putconn(connection)
 
 
-def run_program(source: str, *, timeout: float = 40.0) -> str:
+def run_program(source: str, *, timeout: float = 200.0) -> str:
     """Run a Python program in a process of its own, with tests/ on its path; return what it printed."""
     finished = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"import sys; sys.path.insert(0, {str(TESTS)!r})\n{source}"],

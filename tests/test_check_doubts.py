@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -19,6 +20,7 @@ from audit import (
 )
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing._fake.connection import FakeInfo
 
 
 @pytest.fixture
@@ -147,10 +149,18 @@ def test_a_connection_that_its_borrower_closed_raises_no_doubts(
 # --- errors of a block -----------------------------------------------------------------------------------------------
 
 
-def server_error(code: str | None, base: type[psycopg2.Error] = psycopg2.OperationalError) -> psycopg2.Error:
+def server_error(
+    code: str | None, base: type[psycopg2.Error] = psycopg2.OperationalError, severity: str | None = "FATAL"
+) -> psycopg2.Error:
     """Make an error as the server reports it, with this SQLSTATE."""
-    error: psycopg2.Error = type("ServerError", (base,), {"pgcode": code})("from the server")
+    told = {"pgcode": code, "diag": SimpleNamespace(severity="TÖDLICH", severity_nonlocalized=severity)}
+    error: psycopg2.Error = type("ServerError", (base,), told)("from the server")
     return error
+
+
+def report_of(monkeypatch: pytest.MonkeyPatch, **parameters: object) -> None:
+    """Let every server report these parameters, as PostgreSQL does from version 14 on."""
+    monkeypatch.setattr(FakeInfo, "parameter_status", lambda _, name: parameters.get(name), raising=False)
 
 
 def fail_in_a_block(pool: Any, error: BaseException, key: object = None) -> Any:
@@ -171,6 +181,19 @@ def test_an_error_that_ends_the_session_replaces_its_connection_and_raises_doubt
     assert not server.sees(connection)
     assert closes(pool) == {"lost": 1}
     assert_doubts(pool, check)
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize(
+    ("severity", "replaces"), [("FATAL", True), ("PANIC", True), (None, True), ("ERROR", False), ("WARNING", False)]
+)
+def test_an_error_ends_the_session_only_by_its_severity_if_it_has_one(
+    server: FakeServer, our_class: Any, severity: str | None, replaces: bool
+) -> None:
+    """One without is of a server or a PgBouncer that tells it in its own language only."""
+    pool = our_class(1, 1)
+    connection = fail_in_a_block(pool, server_error("57P01", severity=severity))
+    assert server.sees(connection) is not replaces
     assert_sound(pool, server)
 
 
@@ -202,6 +225,56 @@ def test_after_a_read_only_error_a_borrower_gets_a_new_connection(server: FakeSe
         assert connection.serial > 3
     assert_balanced(pool, server)
     assert_sound(pool, server)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "replaces"),
+    [
+        ({"in_hot_standby": "on", "default_transaction_read_only": "off"}, True),
+        ({"in_hot_standby": "off", "default_transaction_read_only": "on"}, True),
+        ({"in_hot_standby": "off", "default_transaction_read_only": "off"}, False),
+        ({"in_hot_standby": "off"}, False),
+        ({}, True),
+        ({"in_hot_standby": object(), "default_transaction_read_only": object()}, True),
+    ],
+    ids=["a standby", "made read only", "neither", "a proxy that passes one on", "before PostgreSQL 14", "a mock"],
+)
+def test_a_read_only_error_replaces_connections_only_where_the_server_reports_that_it_takes_no_writes(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, object], replaces: bool
+) -> None:
+    report_of(monkeypatch, **parameters)
+    pool = our_class(3, 3, check=None)
+    fail_in_a_block(pool, server_error("25006", severity="ERROR"))
+    borrow(pool)
+    assert bool(closes(pool)) is replaces
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt()])
+def test_a_report_that_cannot_be_read_loses_no_slot(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def parameter_status(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(FakeInfo, "parameter_status", parameter_status, raising=False)
+    pool = our_class(1, 1)
+    with suppress(psycopg2.OperationalError, KeyboardInterrupt), pool.connection():
+        raise server_error("25006")
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08001", "08006", "08P01"])
+def test_an_error_that_does_not_end_the_session_replaces_nothing_whatever_its_code(
+    server: FakeServer, our_class: Any, check: Callback, code: str
+) -> None:
+    pool, lent = three_of(our_class, check)
+    for connection in lent:
+        pool.putconn(connection)
+    connection = fail_in_a_block(pool, server_error(code, severity="ERROR"))
+    assert server.sees(connection)
+    borrow(pool)
+    assert (closes(pool), check.calls) == ({}, [])
 
 
 @pytest.mark.parametrize("code", ["23505", "40001", "40P01", "57014", "57P04", "25P02", "0A000", "", None])

@@ -71,9 +71,10 @@ def run(dsn: str, query: Query, pool_module: ModuleType) -> Run:
             "PGPORT": address["port"],
             "PGUSER": address["user"],
             "PGDATABASE": "patterns",
+            "PGGSSENCMODE": address["gssencmode"],
         }
         finished = subprocess.run(
-            [sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", source], env=environment, capture_output=True, text=True, timeout=200, check=False
         )
         assert finished.returncode == 0, finished.stderr
         return finished.stdout.splitlines(), finished.stderr

@@ -340,14 +340,18 @@ def child():
     wait_until(lambda: counts(pool)["returning"] == counts(pool)["opening"] == 0)
     assert_whole(pool, timeout=0)
 
-for _ in range(120):
-    in_a_child(child)
+def look():
     for name in seen:
         seen[name] += counts(pool)[name]
+    return all(seen.values())
+
+for _ in range(120):
+    in_a_child(child)
+    look()
+wait_until(look, "all kinds of traffic")
 stop.append(True)
 for thread in threads:
     thread.result()
-assert all(seen.values()), seen  # or the traffic was none
 wait_until(lambda: counts(pool)["returning"] == counts(pool)["opening"] == 0)
 assert_whole(pool, timeout=0)
 """)

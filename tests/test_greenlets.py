@@ -301,7 +301,6 @@ for what, call in {CALLS!r}.items():
     assert_whole_again(pool)
     assert_balanced(pool)
 """,
-        timeout=80,
     )
 
 

@@ -15,6 +15,7 @@ import pgpool_rs
 from pgpool_rs._core import advance_clock
 from proxy import Proxy
 from real_server import borrow, end, give_back, happened, idle, pool_on, wait_until_readable, works
+from standby import promote
 from support import Task, assert_whole, counts, wait_until
 from test_real_server import admin, execute
 from throwaway_postgres import ThrowawayPostgres
@@ -446,23 +447,6 @@ def test_a_connection_that_dies_in_a_transaction_is_a_death_though_only_the_retu
         give_back(pool, connection)
 
 
-@pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08006", "08P01"])
-def test_an_answer_that_says_the_server_is_going_away_replaces_that_connection_and_no_other(
-    own_server: ThrowawayPostgres, code: str
-) -> None:
-    with pool_on(own_server, 2, 2, check_after=3600) as pool:
-        other, told = idle(pool, 2)
-        with pytest.raises(psycopg2.OperationalError) as raised, pool.connection() as connection:
-            assert connection is told
-            execute(connection, f"do $$ begin raise exception using errcode = '{code}'; end $$")
-        assert raised.value.pgcode == code
-        assert told.closed
-        lent = borrow(pool, 2)
-        assert other in lent
-        give_back(pool, *lent)
-        assert happened(pool) == {"connections_num": 3, "connections_lost": 1, "closed_lost": 1, "returns_bad": 1}
-
-
 def test_an_answer_that_says_read_only_replaces_that_connection_and_every_older_one(
     postgres: ThrowawayPostgres,
 ) -> None:
@@ -490,6 +474,53 @@ def test_an_answer_that_says_read_only_replaces_that_connection_and_every_older_
             "closed_drained": 2,
             "returns_bad": 1,
         }
+
+
+def test_a_hot_standby_that_takes_no_write_has_its_connections_replaced_and_one_that_was_promoted_has_not(
+    own_server: ThrowawayPostgres,
+) -> None:
+    with ThrowawayPostgres(standby_of=own_server) as standby, pool_on(standby, 2, 2, check_after=3600) as pool:
+        older, demoted = idle(pool, 2)
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), pool.connection() as connection:
+            assert connection is demoted
+            execute(connection, "create table refused ()")
+        lent = idle(pool, 2)
+        assert (older.closed, demoted.closed) == (1, 1)
+        promote(standby)
+        # Each answer of the server's brings its reports along.
+        assert [works(connection) for connection in borrow(pool, 2)] == [True, True]
+        give_back(pool, *lent)
+        fail_to_write(pool)
+        with pool.connection() as connection:
+            execute(connection, "create table taken ()")
+        assert set(idle(pool, 2)) == set(lent)
+
+
+@pytest.mark.parametrize("how", ["set transaction read only", "readonly"])
+def test_a_transaction_that_its_borrower_made_read_only_replaces_nothing(postgres: ThrowawayPostgres, how: str) -> None:
+    with pool_on(postgres, 0, 8, check_after=3600, max_idle=None) as pool:
+        connections = idle(pool, 8)
+        fail_to_write(pool, how)
+        assert set(idle(pool, 8)) == set(connections)
+        assert happened(pool) == {"connections_num": 8}
+
+
+def fail_to_write(pool: Any, how: str = "set transaction read only") -> None:
+    """Write in a transaction that was made read only, by a statement or by psycopg2."""
+    with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), pool.connection() as connection:
+        if how == "readonly":
+            connection.readonly = True
+        else:
+            execute(connection, how)
+        execute(connection, "create table refused ()")
+
+
+@pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08001", "08006", "08P01", "25006"])
+def test_an_error_that_a_function_raises_with_the_code_of_a_lost_server_replaces_nothing(
+    own_server: ThrowawayPostgres, code: str
+) -> None:
+    """As dblink does where another server is away, or takes no writes."""
+    test_any_other_answer_replaces_nothing(own_server, code)
 
 
 @pytest.mark.parametrize("code", ["22012", "23505", "25P02", "40001", "42703", "53300", "57014", "57P04", "XX000"])

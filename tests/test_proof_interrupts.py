@@ -20,7 +20,7 @@ from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
 from support import wait_until
 from watchdog import real_stderr, watchdog  # noqa: F401
 
-pytestmark = [pytest.mark.timeout(20), pytest.mark.usefixtures("watchdog")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("watchdog")]
 
 ROUNDS = 3
 ERRORS: list[type[BaseException]] = [ValueError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit, Killed]

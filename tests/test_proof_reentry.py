@@ -17,7 +17,7 @@ from callback_table import SITES
 from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
 from watchdog import real_stderr, watchdog  # noqa: F401
 
-pytestmark = [pytest.mark.timeout(20), pytest.mark.usefixtures("watchdog")]
+pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("watchdog")]
 
 ROUNDS = 3
 

@@ -37,7 +37,7 @@ def test_a_block_of_the_readme_runs(number: int, dsn: str) -> None:
         env={"DATABASE_URL": dsn},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr

@@ -19,7 +19,7 @@ import pytest
 from pgpool_rs import PoolClosed, PoolError, PoolExhausted, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.testing import INTRANS, FakeServer, Gate, HistoryError, Limits, Recorder, check_history
 from pgpool_rs.testing._history.exercise import exercise
-from support import Task, wait_until
+from support import Task
 
 DOWN = psycopg2.OperationalError("down")
 
@@ -436,12 +436,23 @@ def test_threads_over_the_sound_pool_are_explained(timeout: float) -> None:
     check_history(recorder.history, Limits(2))
 
 
-def test_threads_over_a_pool_that_passes_the_limit_are_not() -> None:
+def test_threads_over_a_pool_that_passes_the_limit_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     server = FakeServer()
     recorder = Recorder(PassesTheLimit(server))
-    with server.hold("connect") as gate:
+    borrow, lent = recorder.getconn, Gate()
+
+    def borrow_and_stay(*args: Any) -> Any:
+        connection = borrow(*args)
+        lent.pass_through()
+        return connection
+
+    monkeypatch.setattr(recorder, "getconn", borrow_and_stay)
+    with server.hold("connect") as connects:
         task = Task(exercise, recorder, threads=4, operations=50)
-        wait_until(lambda: gate.arrived >= 3, "three connects")
+        connects.wait_for(4)
+    # No loan has ended before the last one has begun.
+    lent.wait_for(4)
+    lent.release()
     task.result()
     with pytest.raises(HistoryError, match="as many connections as maxconn allows"):
         check_history(recorder.history, Limits(2))

@@ -24,7 +24,7 @@ class Run:
         command += ["--strict-markers", "-W", "error", "--color=no", *arguments]
         environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         ran = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=80, check=False
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=250, check=False
         )
         self.output = ran.stdout + ran.stderr
         summary = self.output.partition("short test summary info")[2]

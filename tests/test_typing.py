@@ -21,7 +21,7 @@ def complaints(module: str, stubs: Path) -> set[str]:
     config.write_text(f"[mypy]\nmypy_path = {stubs}\n")
     command = [sys.executable, "-m", "mypy.stubtest", module, "--concise", "--ignore-missing-stub"]
     command += ["--mypy-config-file", str(config)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     lines = ran.stdout.splitlines()
     assert lines or ran.returncode == 0, ran.stderr
     return {line.replace(f"{module}.", "") for line in lines if not NEW_KEYWORDS.search(line)}

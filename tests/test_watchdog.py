@@ -51,7 +51,7 @@ def run(tmp_path: Path, how: str) -> tuple[int, str]:
         [sys.executable, "-m", "pytest", *options, str(program)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     return finished.returncode, finished.stdout + finished.stderr

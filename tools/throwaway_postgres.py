@@ -34,6 +34,9 @@ DEBIAN_FOLDER = Path("/usr/lib/postgresql")
 PATIENCE = 30.0  # Seconds that one step (initdb, start, stop) may take before it counts as failed.
 LONGEST_SOCKET_PATH = 107  # Bytes, a limit of the kernel.
 
+# Its library has a lock that another thread may hold at a fork. The child then waits for it for ever when it connects.
+_NO_KERBEROS = {"gssencmode": "disable"}
+
 # States of processes, as proc(5) has them.
 _HALTED = "T"
 _ENDED = "ZX"
@@ -99,7 +102,7 @@ class ThrowawayPostgres:
     @property
     def dsn_kwargs(self) -> dict[str, Any]:
         """Give what psycopg2.connect(**dsn_kwargs) takes, over TCP."""
-        address = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres"}
+        address = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "dbname": "postgres", **_NO_KERBEROS}
         if self._tls:
             address.update(sslmode="verify-full", sslrootcert=str(self.folder / "authority.pem"))
         return address
@@ -112,7 +115,7 @@ class ThrowawayPostgres:
     @property
     def socket_dsn(self) -> str:
         """Give the string that connects over the Unix socket, with a third of TCP's latency, and never encrypted."""
-        return f"host={self.folder} port={self.port} user=postgres dbname=postgres"
+        return f"host={self.folder} port={self.port} user=postgres dbname=postgres gssencmode=disable"
 
     def start(self) -> None:
         """Start the server, unless it runs, and return when it takes connections. The first start makes the folder."""

@@ -48,13 +48,12 @@ class Observer:
         with ThrowawayPostgres() as server, Proxy(server.port) as proxy:
             crowd.prepare(server.dsn)
             weather = Weather(server, proxy, APPLICATION, self.record.seed)
-            # Without TLS and Kerberos, whose libraries have locks that a fork may find taken.
+            # Without TLS, as without Kerberos: their libraries have locks that a fork may find taken.
             address = {
                 **proxy.dsn_kwargs(server.dsn_kwargs),
                 "application_name": APPLICATION,
                 "connect_timeout": 2,
                 "sslmode": "disable",
-                "gssencmode": "disable",
             }
             with _started({"address": address, "seed": self.record.seed}) as subject:
                 self._began = time.monotonic()

@@ -125,6 +125,9 @@ pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Han
 /// The server says that it ends this session (57P01, 57P02) or lets nobody in now (57P03), the connection has failed (08*),
 /// or it takes no writes (25006), as a primary that has been demoted: then those that are older lead there, too.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
+///
+/// A code alone is no proof: a function on the server may raise each of them, and a borrower may make a transaction read
+/// only. A connection that is broken is found so when it is returned, whatever its last error was.
 pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = pool.py();
     let Ok(pool) = pool.cast::<AbstractPool>() else { return Ok(()) };
@@ -133,8 +136,36 @@ pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, erro
     }
     let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>()?.unwrap_or_default();
     let read_only = state == "25006";
-    if read_only || state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str()) {
+    let ends = state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str());
+    if (read_only && takes_no_writes(connection)?) || (ends && ends_the_session(error)?) {
         pool.get().ledger().condemn(connection::address(connection), read_only);
     }
     Ok(())
+}
+
+/// Says whether the server ends the session with this error. What has no severity that is told in every language alike (an
+/// error that no server has sent, or one of PostgreSQL before 9.6 or of an old PgBouncer) is judged by its code alone.
+fn ends_the_session(error: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = error.py();
+    let severity = error.getattr(name!(py, diag))?.getattr(name!(py, severity))?.extract::<Option<String>>()?;
+    Ok(severity.is_none_or(|severity| ["FATAL", "PANIC"].contains(&severity.as_str())))
+}
+
+/// Says whether the server has reported, without being asked, that it takes no writes. One that reports nothing of it, as
+/// before PostgreSQL 14, may be such a server.
+fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = connection.py();
+    let mut reports = false;
+    for name in ["in_hot_standby", "default_transaction_read_only"] {
+        let info = connection.getattr(name!(py, info));
+        let reported = info.and_then(|info| info.call_method1(name!(py, parameter_status), (name,)));
+        match reported.and_then(|reported| reported.extract::<Option<String>>()) {
+            Ok(Some(value)) if value == "on" => return Ok(true),
+            Ok(value) => reports |= value.is_some(),
+            // No connection of psycopg2's.
+            Err(error) if is_plain(py, &error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(!reports)
 }

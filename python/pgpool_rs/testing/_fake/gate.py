@@ -6,7 +6,7 @@ import threading
 from typing import final
 
 # How long anything in a test may take before it counts as hanging, in seconds.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 
 @final
