@@ -1,9 +1,9 @@
-//! Calls of a pool, from their beginning to their end, where a pool speaks and where interrupts are raised.
+//! Calls of a pool, from beginning to end: when its lines are written, and when an interrupt is raised.
 //!
-//! While a call is under way, slots may be reserved and connections be held. So a line of the log is kept until the outermost
-//! call of the caller ends, and is written then. An interrupt that strikes where none can be raised, while a waiter is woken
-//! for instance, is kept until the call that it struck ends. Both belong to a caller, a thread or a greenlet: another greenlet of
-//! the same thread may make a call meanwhile.
+//! During a call slots are reserved and connections are held. So a line of the log is kept until the outermost call of its
+//! caller ends, and is written then. An interrupt that strikes where none can be raised, while a waiter is woken for instance,
+//! is kept until the call that it struck ends. Both are filed under the caller, a thread or a greenlet, since several greenlets
+//! of one thread may be within a call at the same time.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,16 +16,16 @@ use crate::filing::caller;
 use crate::log::Line;
 use crate::system::thread_ident;
 
-/// What is under way for one caller.
+/// What one caller is at.
 #[derive(Default)]
 struct Calls {
-    /// How many calls there are, one within the other.
+    /// How many calls it is within, one within the other.
     depth: usize,
-    /// Whether a line of the log is being written: what its handlers call says nothing and waits for nothing.
+    /// Whether it is writing lines. Pool calls that a handler makes meanwhile log nothing and wait for nothing.
     speaking: bool,
-    /// What is to be written when the outermost call ends.
+    /// What is written when the outermost call ends.
     lines: Vec<Line>,
-    /// What is to be raised when the innermost call ends.
+    /// What is raised when the innermost call ends.
     interrupt: Option<PyErr>,
 }
 
@@ -33,8 +33,8 @@ thread_local! {
     static CALLS: RefCell<BTreeMap<Caller, Calls>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Looks at the calls of a caller and changes them. No Python code may run in it: what it displaces, it gives back.
-fn with<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
+/// Changes what is filed under a caller. `change` runs no Python code and drops no object: it gives back what it displaces.
+fn file<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     CALLS.with_borrow_mut(|all| {
         let calls = all.entry(caller).or_default();
         let changed = change(calls);
@@ -45,8 +45,8 @@ fn with<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     })
 }
 
-/// Runs one call of a pool. At its end an interrupt that struck meanwhile is raised; at the end of the outermost call of this
-/// caller its lines are written, too.
+/// Runs a call of a pool. At its end an interrupt that struck meanwhile is raised. At the end of the outermost call of this
+/// caller, its lines are written.
 pub(crate) fn call<T, E>(py: Python<'_>, body: impl FnOnce() -> Result<T, E>) -> PyResult<T>
 where
     PyErr: From<E>,
@@ -54,7 +54,7 @@ where
     call_or_undo(py, body, drop)
 }
 
-/// As [`call`]. If the end raises though the body did not, what the body has given is handed to `undo`.
+/// As [`call`]. If the body succeeds and the end raises, `undo` takes what the body has given.
 pub(crate) fn call_or_undo<T, E>(
     py: Python<'_>,
     body: impl FnOnce() -> Result<T, E>,
@@ -63,32 +63,72 @@ pub(crate) fn call_or_undo<T, E>(
 where
     PyErr: From<E>,
 {
-    // A way back must not fail over the question who returns.
-    let (caller, interrupt) = caller(py).map_or_else(|error| (thread_ident(), Some(error)), |caller| (caller, None));
-    with(caller, |calls| calls.depth += 1);
-    if let Some(error) = interrupt.filter(|error| !is_plain(py, error)) {
-        keep_for(caller, error);
+    // A connection must come back even where nothing can tell its caller.
+    let (caller, struck) = caller(py).map_or_else(|error| (thread_ident(), Some(error)), |caller| (caller, None));
+    file(caller, |calls| calls.depth += 1);
+    if let Some(error) = struck {
+        keep(py, caller, error);
     }
     let done = body().map_err(PyErr::from);
-    let (lines, interrupt) = with(caller, |calls| {
+    let (interrupt, lines) = file(caller, |calls| {
         calls.depth -= 1;
         let lines = if calls.depth == 0 { std::mem::take(&mut calls.lines) } else { Vec::new() };
-        (lines, calls.interrupt.take())
+        (calls.interrupt.take(), lines)
     });
-    let ended = interrupt.map_or(Ok(()), Err);
-    match (done, stronger(py, ended, write(py, caller, lines))) {
+    let end = match (interrupt.map_or(Ok(()), Err), write(py, caller, lines)) {
+        (Ok(()), written) => written,
+        (interrupted, _) => interrupted,
+    };
+    match (done, end) {
         (Ok(value), Err(error)) => {
             undo(value);
             Err(error)
         }
-        (Err(first), ended) => stronger(py, Err(first), ended).and_then(|()| unreachable_value()),
-        (done, Ok(())) => done,
+        (Err(first), Err(second)) if is_plain(py, &first) && !is_plain(py, &second) => Err(second),
+        (done, _) => done,
     }
 }
 
-/// Keeps a line until the outermost call of this caller ends. Without one there is nothing to wait for.
+/// Keeps an error that strikes where none can be raised, a `KeyboardInterrupt` while a waiter is woken for instance, until the
+/// call of this caller ends. What no call can raise is printed, and so is an `Exception`, which is no concern of the caller.
+pub(crate) fn keep_back(py: Python<'_>, error: PyErr) {
+    match caller(py) {
+        Ok(caller) => keep(py, caller, error),
+        Err(_) => keep(py, thread_ident(), error),
+    }
+}
+
+fn keep(py: Python<'_>, caller: Caller, error: PyErr) {
+    let unkept = file(caller, |calls| match &calls.interrupt {
+        None if calls.depth > 0 && !is_plain(py, &error) => {
+            calls.interrupt = Some(error);
+            None
+        }
+        _ => Some(error),
+    });
+    if let Some(error) = unkept {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Takes an answer to a question that may fail without harm. What is stronger than an `Exception` is kept back.
+pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
+    let ignore = |error| {
+        if !is_plain(py, &error) {
+            keep_back(py, error);
+        }
+    };
+    answer.map_err(ignore).ok()
+}
+
+/// Says whether this caller is writing a line of a pool's log: then it logs nothing and waits for nothing.
+pub(crate) fn is_speaking(caller: Caller) -> bool {
+    CALLS.with_borrow(|all| all.get(&caller).is_some_and(|calls| calls.speaking))
+}
+
+/// Writes a line when the outermost call of this caller ends, or at once if it is within none.
 pub(crate) fn say(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
-    let at_once = with(caller, |calls| {
+    let at_once = file(caller, |calls| {
         if calls.depth == 0 {
             return Some(line);
         }
@@ -96,4 +136,27 @@ pub(crate) fn say(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
         None
     });
     write(py, caller, at_once.into_iter().collect())
+}
+
+/// Writes what has been kept so far, in the midst of a call that holds nothing just now: before a wait, for instance.
+pub(crate) fn speak(py: Python<'_>, caller: Caller) -> PyResult<()> {
+    let outermost = |calls: &mut Calls| if calls.depth == 1 { std::mem::take(&mut calls.lines) } else { Vec::new() };
+    let lines = file(caller, outermost);
+    write(py, caller, lines)
+}
+
+/// Writes lines, all of them, and raises the first error of a handler.
+fn write(py: Python<'_>, caller: Caller, lines: Vec<Line>) -> PyResult<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    speaking(caller, || lines.iter().map(|line| line.write(py)).fold(Ok(()), Result::and))
+}
+
+/// Runs what writes to the log.
+pub(crate) fn speaking<T>(caller: Caller, write: impl FnOnce() -> T) -> T {
+    file(caller, |calls| calls.speaking = true);
+    let written = write();
+    file(caller, |calls| calls.speaking = false);
+    written
 }
