@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
 import pytest
 
 from audit import Callback, Killed, Lines, assert_balanced, assert_sound, filled, listening, wait_for_quiet
-from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeping
+from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool, _housekeeping
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, FakeServer
-from support import Task, assert_whole, counts, wait_until, waiting_task
+from support import PATIENCE, Task, assert_whole, counts, raising, wait_until, waiting_task
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 DOWN = psycopg2.OperationalError("down")
@@ -247,7 +249,7 @@ def close_late(pool: Any, server: FakeServer) -> None:
 
 
 OPENED = (DEBUG, "connection opened")
-REPLACED = (INFO, "connection opened: one was missing")
+REPLACED = (INFO, "opened a connection to restore minconn")
 CLOSED = (INFO, "pool closed, with 1 connections")
 
 
@@ -466,27 +468,309 @@ def test_closeall_has_closed_all_where_its_log_raises(server: FakeServer, our_cl
     assert_balanced(pool, server)
 
 
-def test_a_handler_may_call_the_pool(server: FakeServer) -> None:
+def test_a_handler_may_call_the_pool_which_logs_nothing_meanwhile(server: FakeServer) -> None:
     check = Callback()
     pool = filled(ThreadedConnectionPool, 1, 3, name=NAME, check=check, check_after=0)
     inside: list[str] = []
 
-    class Handler(logging.Handler):
-        busy = False
+    def call(record: logging.LogRecord) -> None:
+        inside.append(record.getMessage())
+        pool.putconn(pool.getconn(), close=True)
+        pool.get_stats()
 
-        def emit(self, record: logging.LogRecord) -> None:
-            inside.append(record.getMessage())
-            if not self.busy:
-                self.busy = True
-                pool.putconn(pool.getconn(), close=True)
-                pool.get_stats()
-                self.busy = False
-
-    handler = Handler()
-    with listening(NAME):
-        logging.getLogger(f"pgpool_rs.{NAME}").addHandler(handler)
+    with handled_by(call, f"pgpool_rs.{NAME}"):
         check.raises(ValueError("dead"))
         pool.putconn(pool.getconn())
-        logging.getLogger(f"pgpool_rs.{NAME}").removeHandler(handler)
-    assert len([text for text in inside if "its borrower asked for that" in text]) >= 2
+    assert [text.partition(":")[0] for text in inside] == ["connection lost", "connection opened"]
     assert_whole(pool)
+
+
+# --- a log that uses the pool ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def handled_by(act: Callable[[logging.LogRecord], object], name: str = "pgpool_rs") -> Iterator[None]:
+    """Have a handler call this with each record, as loud as debug."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            act(record)
+
+    logger, handler = logging.getLogger(name), Handler()
+    before, logger.propagate = logger.propagate, False
+    logger.setLevel(DEBUG)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = before
+
+
+@pytest.mark.parametrize("timeout", [0, 5, None])
+@pytest.mark.parametrize("act", ["getconn", "connection", "key", "wait", "check", "maintain"])
+def test_a_handler_that_uses_the_pool_opens_nothing_of_its_own_while_the_server_is_away(
+    server: FakeServer, act: str, timeout: float | None
+) -> None:
+    pool: Any = ThreadedConnectionPool(0, 5, timeout=timeout)
+    seen: list[Any] = []
+
+    def write_to_the_database(record: logging.LogRecord) -> None:
+        seen.append((record.getMessage(), counts(pool)["opening"], counts(pool)["waiting"]))
+        with suppress(psycopg2.Error, PoolError):
+            match act:
+                case "connection":
+                    with pool.connection():
+                        pass
+                case "key":
+                    pool.getconn("key")
+                case "wait":
+                    pool.wait(timeout)
+                case "getconn":
+                    pool.putconn(pool.getconn())
+                case _:
+                    getattr(pool, act)()
+
+    server.on("connect", raising(DOWN))
+    with handled_by(write_to_the_database), pytest.raises(psycopg2.OperationalError):
+        pool.getconn("key")
+    assert seen == [("connect failed: OperationalError", 0, 0)]
+    server.calm()
+    assert_whole(pool)
+
+
+@pytest.mark.parametrize("timeout", [0, 5, None])
+def test_a_handler_waits_for_nothing(server: FakeServer, timeout: float | None) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=timeout)
+    other: Any = ThreadedConnectionPool(0, 1, timeout=timeout)
+    other.getconn()
+    found: list[str] = []
+
+    def borrow(_: logging.LogRecord) -> None:
+        for full in (pool, other):
+            for key in (None, "key"):
+                with pytest.raises(PoolExhausted) as caught:
+                    full.getconn(key, timeout=timeout)
+                found.append(type(caught.value).__name__)
+
+    with handled_by(borrow):
+        lent = pool.getconn()
+    assert found == ["PoolExhausted"] * 4
+    pool.putconn(lent)
+    assert_whole(pool)
+
+
+def test_a_handler_does_not_wait_for_a_key_that_another_thread_opens(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 3, timeout=None)
+    found: list[BaseException] = []
+
+    def borrow(_: logging.LogRecord) -> None:
+        with pytest.raises(PoolExhausted) as caught:
+            pool.getconn("key")
+        found.append(caught.value)
+
+    with server.hold("connect") as gate:
+        opening = Task(pool.getconn, "key")
+        gate.wait_for()
+        lines = threading.Thread(target=lambda: pool._connect())
+        with handled_by(borrow):
+            gate.let_one_pass() if hasattr(gate, "let_one_pass") else None
+            with pytest.raises(PoolError):
+                pool.getconn("other", timeout=0.01) if False else pool.putconn(object())
+        del lines
+    pool.putconn(opening.result(), "key")
+
+
+def test_another_thread_is_served_as_ever_while_a_handler_runs(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(1, 2, timeout=None)
+    texts: list[str] = []
+
+    def call(record: logging.LogRecord) -> None:
+        texts.append(record.getMessage())
+        if len(texts) == 1:
+            Task(lambda: pool.putconn(pool.getconn(), close=True)).wait()
+
+    with handled_by(call):
+        pool.putconn(pool.getconn(), close=True)
+    assert texts.count("connection closed: its borrower asked for that") == 2
+
+
+# --- templates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_each_line_has_a_constant_template_and_fields_for_programs(
+    server: FakeServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_housekeeping, "poke", lambda _: None)
+    runs: list[list[logging.LogRecord]] = []
+    for _ in range(2):
+        records: list[logging.LogRecord] = []
+        pool = SCENES[name].pool()
+        with handled_by(records.append):
+            SCENES[name].act(pool, server)
+        runs.append(records)
+    first, second = ([(record.msg, record.event, record.reason) for record in records] for records in runs)  # type: ignore[attr-defined]
+    assert first == second
+    for record in runs[0]:
+        assert record.pool == NAME  # type: ignore[attr-defined]
+        assert str(record.event).isidentifier()  # type: ignore[attr-defined]
+        assert record.name == f"pgpool_rs.{NAME}"
+
+
+def test_a_record_factory_that_has_fields_of_these_names_does_no_harm(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Record(logging.LogRecord):
+        pool = event = reason = "mine"
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.event = "mine"
+
+    monkeypatch.setattr(logging, "_logRecordFactory", Record)
+    records: list[Any] = []
+    with handled_by(records.append):
+        our_class(1, 1, name=NAME)
+    assert [(record.event, record.pool) for record in records] == [("opened", NAME)]
+
+
+# --- a server that is away -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["getconn", "key", "maintain", "check", "_connect"])
+def test_connects_that_fail_are_told_of_once_in_ten_seconds(server: FakeServer, way: str) -> None:
+    pool: Any = ThreadedConnectionPool(0, 4, name=NAME)
+    pool.minconn = 1
+    server.on("connect", raising(DOWN))
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            with suppress(psycopg2.OperationalError):
+                pool.getconn("key") if way == "key" else getattr(pool, way)()
+
+    with listening(NAME, INFO) as log:
+        fail(500)
+        assert log.lines == [(WARNING, "connect failed: OperationalError")]
+        advance_clock(10)
+        fail(500)
+        assert len(log.lines) == 2
+        assert re.fullmatch(r"connect failed 500 times in 1\d s; the last time: OperationalError", log.texts[1])
+        server.calm()
+        advance_clock(20)
+        pool.getconn()
+        assert re.fullmatch(r"connect succeeds again, after 3\d\.\d s", log.texts[2])
+        pool.getconn()
+        assert len([text for text in log.texts if text.startswith("connect")]) == 3
+
+
+def test_threads_that_fail_together_tell_of_it_once(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 20, name=NAME)
+    server.on("connect", raising(DOWN))
+
+    def fail() -> None:
+        for _ in range(20):
+            with suppress(psycopg2.OperationalError, PoolError):
+                pool.getconn()
+
+    with listening(NAME, INFO) as log:
+        for task in [Task(fail) for _ in range(8)]:
+            task.wait()
+    assert log.texts == ["connect failed: OperationalError"]
+
+
+# --- logging's own lock ----------------------------------------------------------------------------------------------
+
+
+def test_a_lock_of_the_module_logging_that_was_left_held_holds_up_no_line(server: FakeServer, our_class: Any) -> None:
+    lock: Any = logging._lock  # type: ignore[attr-defined]
+    with listening(NAME) as log:
+        held, end = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with lock:
+                held.set()
+                end.wait(PATIENCE)
+
+        holder = Task(hold)
+        assert held.wait(PATIENCE)
+        logging.getLogger("pgpool_rs").manager._clear_cache if False else None
+        try:
+            for name in (NAME, None, "never heard of"):
+                Task(our_class, 1, 1, name=name).wait()
+        finally:
+            end.set()
+        holder.wait()
+    assert log.texts == ["connection opened"]
+
+
+def test_a_level_that_is_set_later_is_obeyed(server: FakeServer, our_class: Any) -> None:
+    records: list[logging.LogRecord] = []
+    with handled_by(records.append):
+        pool = our_class(0, 9, name="set.later")
+        pool.getconn()
+        logger = logging.getLogger("pgpool_rs.set.later")
+        logger.setLevel(WARNING)
+        pool.getconn()
+        logger.setLevel(logging.NOTSET)
+        logging.getLogger("pgpool_rs.set").setLevel(WARNING)
+        pool.getconn()
+        logging.getLogger("pgpool_rs.set").setLevel(logging.NOTSET)
+        logging.disable(DEBUG)
+        pool.getconn()
+        logging.disable(logging.NOTSET)
+        pool.getconn()
+    assert len(records) == 2
+
+
+# --- what is no Unicode ----------------------------------------------------------------------------------------------
+
+
+class Surrogate:
+    def __repr__(self) -> str:
+        return "key \udc80"
+
+
+def test_a_leak_is_reported_whose_key_thread_or_path_is_no_unicode(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 2, name=NAME, leak_after=60, password="secret")
+    code = compile("borrow = lambda pool, key: pool.getconn(key)", "/tmp/path\udc81.py", "exec")
+    scope: dict[str, Any] = {}
+    exec(code, scope)  # noqa: S102
+    key = Surrogate()
+    thread = threading.current_thread()
+    before, thread.name = thread.name, "thread\udc82"
+    try:
+        scope["borrow"](pool, key)
+        advance_clock(61)
+        with listening(NAME) as log:
+            pool.maintain()
+    finally:
+        thread.name = before
+    for part in ("key \\udc80", "path\\udc81.py", "thread\\udc82"):
+        assert part in log.texts[0]
+
+
+def test_an_error_whose_text_or_name_is_no_unicode_is_logged(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1, name=NAME, password="secret")
+    connection = pool.getconn()
+    connection.status = INTRANS
+    server.fail("rollback", type("Odd\udc80", (psycopg2.Error,), {})("text \udc81"))
+    with listening(NAME, WARNING) as log:
+        pool.putconn(connection)
+    assert log.texts[0].endswith(": Odd\\udc80: text \\udc81")
+
+
+def test_errors_and_names_of_a_pool_show_what_is_no_unicode(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1, name="pool\udc80")
+    assert pool.name == "pool\\udc80"
+    with listening(pool.name) as log:
+        pool.putconn(pool.getconn("key"), "key", close=True)
+        assert len(log.texts) == 1
+    connection = pool.getconn("key")
+    with pytest.raises(PoolError, match=r"key \\udc80"):
+        pool.putconn(connection, Surrogate())
+    with pytest.raises(PoolError, match=r"key \\udc80"):
+        pool.putconn(None, Surrogate())
+    with pytest.raises(TypeError, match=r"key \\udc80"):
+        ThreadedConnectionPool(0, 1).getconn(timeout=Surrogate())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@_core.once
 class AutomaticKey(int):
     """A key that the pool made up. It equals its number, yet is never taken for a user's key of the same value."""
 

@@ -20,7 +20,11 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
+
+from pgpool_rs import _log
+from pgpool_rs._core import if_free, speak
 
 __all__ = ["poke", "poke_quietly"]
 
@@ -29,9 +33,6 @@ BREATH: Final = 0.01  # between two calls of one pool, unless somebody else poke
 PAUSE: Final = 1.0  # after a call that failed, whoever pokes
 FAREWELL: Final = 0.2  # for the thread to end, at the end of the process
 LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, those of gevent and eventlet too
-
-log = logging.getLogger("pgpool_rs.housekeeping")
-
 
 class Pool(Protocol):
     """What can be maintained."""
@@ -121,21 +122,19 @@ class Housekeeper:
         return not self._ended and house.process == os.getpid()
 
     def _start(self, house: House) -> None:
-        # Asked again after the release: a thread that has died meanwhile found the lock taken and left this to us.
-        while self._on_duty(house) and not house.alive() and house.starting.acquire(blocking=False):
-            try:
-                if not house.alive():
-                    house.bell = threading.Lock()
-                    house.bell.acquire()
-                    house.thread = threading.Thread(
-                        target=self._run, args=(house,), name="pgpool_rs housekeeping", daemon=True
-                    )
-                    # In a context of its own, since it outlives that of the request that happened to poke first.
-                    contextvars.Context().run(house.thread.start)
-            except Exception:  # noqa: BLE001  (there are too many threads, or the process ends; the next poke tries again)
-                return
-            finally:
-                house.starting.release()
+        # Asked again afterwards: a thread that has died meanwhile found the lock taken and left this to us.
+        with suppress(Exception):  # there are too many threads, or the process ends; the next poke tries again
+            begin = partial(self._begin, house)
+            while self._on_duty(house) and not house.alive() and if_free(house.starting, begin):
+                pass
+
+    def _begin(self, house: House) -> None:
+        if not house.alive():
+            house.bell = threading.Lock()
+            house.bell.acquire()
+            house.thread = threading.Thread(target=self._run, args=(house,), name="pgpool_rs housekeeping", daemon=True)
+            # In a context of its own, since it outlives that of the request that happened to poke first.
+            contextvars.Context().run(house.thread.start)
 
     def _run(self, house: House) -> None:
         try:
@@ -146,7 +145,9 @@ class Housekeeper:
             house.thread = None
             if self._on_duty(house):
                 self._start(house)
-                log.warning("the housekeeping thread was ended by %s; another takes its place", type(error).__name__)
+                text = "the housekeeping thread was ended by %s; another takes its place"
+                ended_by = type(error).__name__
+                _say(logging.WARNING, text, None, "thread_ended", ended_by, ended_by)
 
     def _make_round(self, house: House) -> None:
         now = time.monotonic()
@@ -178,7 +179,8 @@ class Housekeeper:
             if not self._ended:
                 # No text and no traceback of it: they could show a password.
                 failure = type(error).__name__
-                log.error("housekeeping of %s failed with %s; it goes on in %g s", pool.name, failure, PAUSE)  # noqa: TRY400
+                text = "housekeeping of %s failed with %s; it goes on in %g s"
+                _say(logging.ERROR, text, pool.name, "housekeeping_failed", failure, pool.name, failure, PAUSE)
         finally:
             del pool  # which a traceback would keep alive
 
@@ -188,6 +190,11 @@ class Housekeeper:
         pause = -1 if due == math.inf else min(max(due - time.monotonic(), 0.001), LONGEST_SLEEP)
         if house.bell is not None:
             house.bell.acquire(timeout=pause)
+
+
+def _say(level: int, template: str, pool: str | None, event: str, reason: str, *args: object) -> None:
+    if _log.is_heard("housekeeping", level):
+        speak(partial(_log.write, level, template, args, pool, event, reason, "housekeeping"))
 
 
 _housekeeper = Housekeeper()

@@ -6,10 +6,13 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pgpool_rs._core import once
+
 if TYPE_CHECKING:
     from types import CodeType
 
 
+@once
 class LoanInfo(NamedTuple):
     """One connection that is lent now."""
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 
+use crate::call::call;
 use crate::connection::{Handle, address};
 use crate::error::is_plain;
 use crate::filing::{loan_key, settle, under};
@@ -13,7 +14,8 @@ use crate::system::now;
 /// List the idle connections, the next to be lent last.
 #[pyfunction]
 pub(crate) fn idle<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    pool.get().ledger().idle().iter().map(|connection| connection.object(pool.py())).collect()
+    let idle = call(pool.py(), || PyResult::Ok(pool.get().ledger().idle()))?;
+    idle.iter().map(|connection| connection.object(pool.py())).collect()
 }
 
 /// Replace the list of idle connections if it still is `seen`; return whether it was.
@@ -23,11 +25,12 @@ pub(crate) fn replace_idle(
     pool: &Bound<'_, AbstractPool>,
     seen: Vec<Bound<'_, PyAny>>,
     wanted: Vec<Bound<'_, PyAny>>,
-) -> bool {
+) -> PyResult<bool> {
     let seen: Vec<_> = seen.iter().map(address).collect();
     let wanted =
         wanted.iter().map(|connection| (address(connection), Arc::new(Handle::Object(connection.clone().unbind()))));
-    pool.get().ledger().replace_idle(&seen, wanted.collect(), now())
+    let wanted = wanted.collect();
+    call(pool.py(), || PyResult::Ok(pool.get().ledger().replace_idle(&seen, wanted, now())))
 }
 
 /// List the loans as (key, connection), the oldest first.
@@ -35,7 +38,7 @@ pub(crate) fn replace_idle(
 pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
     let py = pool.py();
     let mut shown = Vec::new();
-    for (key, connection) in pool.get().ledger().lent() {
+    for (key, connection) in call(py, || PyResult::Ok(pool.get().ledger().lent()))? {
         // One that its borrower has forgotten is on its way out of the books.
         if let Some(connection) = connection.living(py)? {
             shown.push((loan_key(py, &key)?, connection));
@@ -46,8 +49,8 @@ pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<
 
 /// Count the loans.
 #[pyfunction]
-pub(crate) fn count_lent(pool: &Bound<'_, AbstractPool>) -> usize {
-    pool.get().ledger().counts().lent
+pub(crate) fn count_lent(pool: &Bound<'_, AbstractPool>) -> PyResult<usize> {
+    call(pool.py(), || PyResult::Ok(pool.get().ledger().counts().lent))
 }
 
 /// Find the connection that is lent under `key`; None if nothing is.
@@ -56,7 +59,8 @@ pub(crate) fn loan<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let found = settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().loan(want))?;
+    let mut want = under(key)?;
+    let found = call(pool.py(), || settle(pool.py(), &mut want, |want| pool.get().ledger().loan(want)))?;
     found.map_or(Ok(None), |connection| connection.living(pool.py()))
 }
 
@@ -68,7 +72,7 @@ pub(crate) fn key_of<'py>(
 ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
     let py = pool.py();
     let key = match ident.extract() {
-        Ok(ident) => pool.get().ledger().key_of(ident),
+        Ok(ident) => call(py, || PyResult::Ok(pool.get().ledger().key_of(ident)))?,
         // What is no address is no connection's.
         Err(error) if is_plain(py, &error) => None,
         Err(error) => return Err(error),
@@ -85,7 +89,9 @@ pub(crate) fn enter_loan(
 ) -> PyResult<()> {
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     let place = address(connection);
-    Ok(settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().enter_loan(want, place, &handle, now()))?)
+    let mut want = under(key)?;
+    let enter = |want: &_| pool.get().ledger().enter_loan(want, place, &handle, now());
+    call(pool.py(), || settle(pool.py(), &mut want, enter))
 }
 
 /// Strike a loan out of the books; return its connection, or None if nothing is lent under `key`.
@@ -94,6 +100,7 @@ pub(crate) fn strike_loan<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let struck = settle(pool.py(), &mut under(key)?, |want| pool.get().ledger().strike_loan(want))?;
+    let mut want = under(key)?;
+    let struck = call(pool.py(), || settle(pool.py(), &mut want, |want| pool.get().ledger().strike_loan(want)))?;
     struck.map_or(Ok(None), |connection| connection.living(pool.py()))
 }

@@ -9,10 +9,11 @@ use pyo3::prelude::*;
 
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::error::{Error, is_plain, keep_back, raise_kept_back};
+use crate::call::{call_or_undo, is_speaking, keep_back, speak};
+use crate::error::{Error, is_plain};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish_errand, give_back};
-use crate::log::{Level, close_and_log, describe_public, log};
+use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
 use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -27,7 +28,19 @@ pub(crate) fn borrow(
     slf: &Bound<'_, AbstractPool>,
     key: Option<&Bound<'_, PyAny>>,
     timeout: Timeout,
-) -> Result<Py<PyAny>, Error> {
+) -> PyResult<Py<PyAny>> {
+    let undo = |connection: Bound<'_, PyAny>| {
+        // The error that stopped us is the one to be heard.
+        let _ = give_back(slf, Some(&connection), None, true);
+    };
+    call_or_undo(slf.py(), || lend(slf, key, timeout), undo).map(Bound::unbind)
+}
+
+fn lend<'py>(
+    slf: &Bound<'py, AbstractPool>,
+    key: Option<&Bound<'py, PyAny>>,
+    timeout: Timeout,
+) -> Result<Bound<'py, PyAny>, Error> {
     let pool = slf.get().ledger();
     pool.begin_request()?;
     let mut queued_at = None;
@@ -36,19 +49,13 @@ pub(crate) fn borrow(
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
     }
-    let connection = match found {
-        Ok(connection) => connection,
-        Err(error) => {
-            raise_kept_back()?;
-            return Err(error);
-        }
-    };
+    let connection = found?;
     let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
-    watched.and_then(|()| raise_kept_back()).inspect_err(|_| {
+    watched.inspect_err(|_| {
         // The error that stopped us is the one to be heard.
         let _ = give_back(slf, Some(&connection), None, true);
     })?;
-    Ok(connection.unbind())
+    Ok(connection)
 }
 
 /// Finds a connection. Notes when it began to wait, if it had to.
@@ -60,6 +67,7 @@ fn seek<'py>(
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
+    let caller = caller(py)?;
     let mut want = file(slf, key)?;
     let mut place = Place { slf, waiter: None };
     let mut bell = None;
@@ -85,6 +93,7 @@ fn seek<'py>(
         place.take(joined);
         let deadline = match (busy, timeout) {
             (Busy::Crowded, _) => return Err(crowded(slf)),
+            _ if is_speaking(caller) => return Err(Refusal::Exhausted.into()),
             (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
             // Not a wait for room: the connection is on its way, and whoever brings it has no time limit either.
             (Busy::KeyOpening, Timeout::ZERO) => None,
@@ -94,7 +103,11 @@ fn seek<'py>(
             _ => timeout.deadline(asked),
         };
         match &bell {
-            None => bell = Some(Bell::new(py)?),
+            None => {
+                // Nothing is held yet, and the wait may be long.
+                speak(py, caller)?;
+                bell = Some(Bell::new(py)?);
+            }
             Some(bell) => {
                 queued_at.get_or_insert_with(Instant::now);
                 expired = !bell.wait(deadline)? && timeout != Timeout::ZERO;
@@ -143,6 +156,19 @@ fn open<'py>(
 pub(crate) fn connect<'py>(
     slf: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let undo = |connection: Bound<'_, PyAny>| {
+        // Without a key it is idle.
+        if key.is_some() {
+            let _ = give_back(slf, Some(&connection), None, true);
+        }
+    };
+    call_or_undo(slf.py(), || connect_and_file(slf, key), undo)
+}
+
+fn connect_and_file<'py>(
+    slf: &Bound<'py, AbstractPool>,
+    key: Option<&Bound<'py, PyAny>>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
@@ -163,7 +189,7 @@ pub(crate) fn connect<'py>(
             if let Some(own) = own {
                 drop(own.fail(why));
             }
-            let logged = log(slf, Level::Warning, || format!("connect failed: {text}")).and(raise_kept_back());
+            let logged = log_connect(slf, Some((&error, &text)));
             // Of two, the stronger one is to be heard.
             return Err(logged.err().filter(|_| is_plain(py, &error)).unwrap_or(error).into());
         }
@@ -184,7 +210,7 @@ fn establish<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Bound<'py, PyAny>>
         Some(configure) => connection::leave_clean(&connection, configure.bind(slf.py()), "configure"),
         None => Ok(()),
     };
-    let configured = configured.and_then(|()| log(slf, Level::Debug, || "connection opened".to_owned()));
+    let configured = configured.and_then(|()| log_connect(slf, None)).and_then(|()| log(slf, OPENED, || ()));
     configured.inspect_err(|_| {
         // The error that stopped us is the one to be heard.
         let _ = connection::close(&connection);
@@ -208,7 +234,7 @@ pub(crate) fn last_connect_error(slf: &Bound<'_, AbstractPool>) -> String {
 fn crowded(slf: &Bound<'_, AbstractPool>) -> Error {
     let waiting = slf.get().ledger().counts().waiting;
     let text = format!("connection pool exhausted: {waiting} callers wait for a connection, and no more may");
-    match log(slf, Level::Info, || text.clone()) {
+    match log(slf, CROWDED, || (text.clone(),)) {
         Ok(()) => Error::Crowded(text),
         Err(error) => error.into(),
     }
@@ -226,7 +252,7 @@ fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error
     let _ = write!(text, " (lent {}, opening {}, waiting {})", counts.spoken_for(), counts.opening, counts.waiting);
     text.push_str(&last_connect_error(slf));
     // Not a warning: under load that would be one for each request, and the caller is told.
-    match log(slf, Level::Info, || text.clone()) {
+    match log(slf, TIMED_OUT, || (text.clone(),)) {
         Ok(()) => Error::TimedOut(text),
         Err(error) => error.into(),
     }

@@ -7,8 +7,8 @@ use pyo3::types::PyInt;
 
 use crate::connection::{self, Handle, Look};
 use crate::error::{Error, is_plain, psycopg2_error};
-use crate::log::{close_and_log, report};
-use crate::names::name;
+use crate::log::{CHECK_FAILED, close_and_log, report};
+use crate::names::{module, name};
 use crate::pool::AbstractPool;
 use crate::system::{Socket, look_at_socket, now};
 use crate::timeout::Waker;
@@ -81,7 +81,7 @@ pub(crate) fn examine(
             Ok(()) => return Ok(None),
             Err(error) => {
                 let closed = connection::close(&connection);
-                report(slf, "connection lost: its check failed", error)?;
+                report(slf, CHECK_FAILED, error)?;
                 closed.or_else(|error| if is_plain(slf.py(), &error) { Ok(()) } else { Err(error) })?;
                 return Ok(Some(Reason::Lost));
             }
@@ -131,7 +131,7 @@ pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Han
 pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = pool.py();
     let Ok(pool) = pool.cast::<AbstractPool>() else { return Ok(()) };
-    if !error.is_instance(&py.import(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
+    if !error.is_instance(&module(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
         return Ok(());
     }
     let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>()?.unwrap_or_default();

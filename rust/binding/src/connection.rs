@@ -10,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyTuple, PyType};
 
 use crate::error::{is_plain, psycopg2_error};
-use crate::names::name;
+use crate::names::{module, name};
 
 /// A connection, a key or a note, as the ledger keeps it.
 pub(crate) enum Handle {
@@ -60,7 +60,7 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>
     let py = pool.py();
     let connect = match instead {
         Some(connect) => connect.bind(py).clone(),
-        None => py.import(name!(py, psycopg2_module))?.getattr(name!(py, connect))?,
+        None => module(name!(py, psycopg2_module))?.getattr(name!(py, connect))?,
     };
     let args = pool.getattr(name!(py, args))?;
     let args = PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
@@ -96,7 +96,7 @@ impl Plain {
         if !class.hasattr(status)? {
             return Ok(None);
         }
-        let psycopg2s = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?;
+        let psycopg2s = module(name!(py, extensions_module))?.getattr(name!(py, connection))?;
         if class.is_subclass(&psycopg2s)? {
             for name in ["closed", "info", "get_transaction_status"] {
                 if !class.getattr(name)?.is(&psycopg2s.getattr(name)?) {

@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
 use crate::front::is_original;
+use crate::names::{module, name};
 use crate::pool::AbstractPool;
 use crate::system::PROCESS_STEP;
 
@@ -51,6 +52,6 @@ pub(crate) fn find(slf: &Bound<'_, AbstractPool>) -> PyResult<u64> {
 
 /// Says whether `threading.get_ident` is CPython's own. gevent and eventlet put theirs in its place.
 fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
-    let get_ident = py.import("threading")?.getattr("get_ident")?;
+    let get_ident = module(name!(py, threading_module))?.getattr(name!(py, get_ident))?;
     Ok(get_ident.is_instance_of::<PyCFunction>() && get_ident.getattr("__module__")?.eq("_thread")?)
 }

@@ -1,14 +1,11 @@
 //! Errors, on their way to Python.
 
-use std::cell::RefCell;
-
 use pgpool_core::Refusal;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::PyString;
 
-use crate::{connection, filing, maintain, watch};
+use crate::names::{class, module, name};
 
 /// An error that ends a call of ours.
 pub(crate) enum Error {
@@ -47,108 +44,49 @@ impl From<Error> for PyErr {
                     Refusal::Exhausted => &POOL_EXHAUSTED,
                     Refusal::Unkeyed | Refusal::WrongKey | Refusal::Reentrant => &POOL_ERROR,
                 };
-                class.error(refusal.to_string())
+                class.error(&refusal.to_string())
             }
             Error::WrongKey(key) => {
-                POOL_ERROR.error(format!("trying to put connection with key {key}, but it is lent under another key"))
+                POOL_ERROR.error(&format!("trying to put connection with key {key}, but it is lent under another key"))
             }
-            Error::NotLent(key) => POOL_ERROR.error(format!("{}: nothing is lent under key {key}", Refusal::Unkeyed)),
-            Error::Crowded(text) => TOO_MANY_REQUESTS.error(text),
-            Error::TimedOut(text) => POOL_TIMEOUT.error(text),
+            Error::NotLent(key) => POOL_ERROR.error(&format!("{}: nothing is lent under key {key}", Refusal::Unkeyed)),
+            Error::Crowded(text) => TOO_MANY_REQUESTS.error(&text),
+            Error::TimedOut(text) => POOL_TIMEOUT.error(&text),
             Error::Raised(error) => error,
         }
     }
 }
 
 /// One of the exceptions of `pgpool_rs.errors`.
-struct Class {
-    name: &'static str,
-    object: PyOnceLock<Py<PyType>>,
-}
+struct Class(&'static str);
 
-static POOL_ERROR: Class = Class::named("PoolError");
-static POOL_CLOSED: Class = Class::named("PoolClosed");
-static POOL_EXHAUSTED: Class = Class::named("PoolExhausted");
-static POOL_TIMEOUT: Class = Class::named("PoolTimeout");
-static TOO_MANY_REQUESTS: Class = Class::named("TooManyRequests");
+const POOL_ERROR: Class = Class("pgpool_rs.errors.PoolError");
+const POOL_CLOSED: Class = Class("pgpool_rs.errors.PoolClosed");
+const POOL_EXHAUSTED: Class = Class("pgpool_rs.errors.PoolExhausted");
+const POOL_TIMEOUT: Class = Class("pgpool_rs.errors.PoolTimeout");
+const TOO_MANY_REQUESTS: Class = Class("pgpool_rs.errors.TooManyRequests");
 
 impl Class {
-    const fn named(name: &'static str) -> Self {
-        Self { name, object: PyOnceLock::new() }
-    }
-
-    fn error(&self, text: String) -> PyErr {
+    fn error(&self, text: &str) -> PyErr {
+        // Made here and now: PyO3 would make the text later, and panic where there is no memory for it.
         Python::attach(|py| {
-            let class = self.object.import(py, "pgpool_rs.errors", self.name);
-            class.map_or_else(|error| error, |class| PyErr::from_type(class.clone(), text))
+            let class = PyString::from_bytes(py, self.0.as_bytes()).and_then(|name| class(&name));
+            class.and_then(|class| instance(&class, text)).map_or_else(|error| error, PyErr::from_value)
         })
     }
 }
 
-/// Look up all that is looked up once: the package calls it when it has been imported. At the end of the interpreter nothing
-/// can be looked up any more; and what one thread is just looking up, the child of a fork would wait for for ever.
-#[pyfunction]
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    for class in [&POOL_ERROR, &POOL_CLOSED, &POOL_EXHAUSTED, &POOL_TIMEOUT, &TOO_MANY_REQUESTS] {
-        class.object.import(py, "pgpool_rs.errors", class.name)?;
-    }
-    for module in ["pgpool_rs._log", "pgpool_rs._secrets", "pgpool_rs._loans"] {
-        py.import(module)?;
-    }
-    // PyO3 keeps these names in the same way, each from the first use on.
-    let class = py.get_type::<PyException>();
-    drop((class.name()?, class.qualname()?, class.module()?));
-    connection::prepare(py)?;
-    filing::prepare(py)?;
-    maintain::prepare(py)?;
-    watch::prepare(py)
+fn instance<'py>(class: &Bound<'py, PyAny>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    class.call1((PyString::from_bytes(class.py(), text.as_bytes())?,))
 }
 
 /// Makes one of psycopg2's exceptions.
 pub(crate) fn psycopg2_error(py: Python<'_>, class: &str, text: &str) -> PyErr {
-    let class = py.import("psycopg2").and_then(|psycopg2| psycopg2.getattr(class));
-    let class = class.and_then(|class| Ok(class.cast_into::<PyType>()?));
-    class.map_or_else(|error| error, |class| PyErr::from_type(class, text.to_owned()))
+    let class = module(name!(py, psycopg2_module)).and_then(|psycopg2| psycopg2.getattr(class));
+    class.and_then(|class| instance(&class, text)).map_or_else(|error| error, PyErr::from_value)
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.
 pub(crate) fn is_plain(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyException>(py)
-}
-
-thread_local! {
-    /// See [`keep_back`].
-    static KEPT_BACK: RefCell<Option<PyErr>> = const { RefCell::new(None) };
-}
-
-/// Keeps an error that comes where none can be raised: a `KeyboardInterrupt` while somebody else is woken, say. It is
-/// raised by [`raise_kept_back`]. An `Exception` there is nobody's, and printed.
-pub(crate) fn keep_back(py: Python<'_>, error: PyErr) {
-    if is_plain(py, &error) {
-        error.write_unraisable(py, None);
-    } else {
-        KEPT_BACK.with_borrow_mut(|kept| {
-            kept.get_or_insert(error);
-        });
-    }
-}
-
-/// Takes an answer to a question that may fail without harm. What is stronger than an `Exception` is kept back.
-pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
-    let ignore = |error| {
-        if !is_plain(py, &error) {
-            keep_back(py, error);
-        }
-    };
-    answer.map_err(ignore).ok()
-}
-
-/// Ends a call: what this thread has kept back is raised first, so that no other call meets it.
-pub(crate) fn ended<T>(done: PyResult<T>) -> PyResult<T> {
-    raise_kept_back().and(done)
-}
-
-/// Raises what this thread has kept back, now that the books are straight.
-pub(crate) fn raise_kept_back() -> PyResult<()> {
-    KEPT_BACK.take().map_or(Ok(()), Err)
 }

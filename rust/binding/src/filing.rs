@@ -4,22 +4,15 @@ use std::sync::Arc;
 
 use pgpool_core::{Ask, Caller, Candidates, LoanKey, No, UserKey, Want};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 use crate::connection::{Handle, address};
 use crate::error::Error;
-use crate::names::name;
+use crate::names::{class, module, name};
 
 /// The type of automatic keys: a subclass of int, so that a user's equal integer is told apart.
-fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    TYPE.import(py, "pgpool_rs._books", "AutomaticKey")
-}
-
-/// See [`crate::error::prepare`].
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    automatic_key(py).map(drop)
+fn automatic_key(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
+    class(name!(py, automatic_key))
 }
 
 /// Shows an automatic number to Python.
@@ -29,13 +22,13 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
 
 /// Tells who is calling. Looked up now: gevent puts another function in its place, which tells greenlets apart.
 pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
-    py.import(name!(py, threading_module))?.call_method0(name!(py, get_ident))?.extract()
+    module(name!(py, threading_module))?.call_method0(name!(py, get_ident))?.extract()
 }
 
 /// Files under `key`, hashing it. An unhashable key is a `TypeError`.
 pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     let py = key.py();
-    if key.get_type().is(automatic_key(py)?) {
+    if key.get_type().is(&automatic_key(py)?) {
         return Ok(Want::Number(key.extract()?, caller(py)?));
     }
     let handle = Arc::new(Handle::Object(key.clone().unbind()));

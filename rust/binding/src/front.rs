@@ -5,6 +5,7 @@
 //! arguments that they were not given. Whatever else is asked goes through to the methods in `pool` and `threaded`, which know everything and would also answer this.
 
 use std::ffi::CString;
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
@@ -26,12 +27,13 @@ const PUTCONN: usize = 1;
 const ABSTRACT_GETCONN: usize = 2;
 const ABSTRACT_PUTCONN: usize = 3;
 
-/// The hooks as they were before anybody could override or patch one.
-static ORIGINALS: [PyOnceLock<Py<PyAny>>; 3] = [const { PyOnceLock::new() }; 3];
+/// The hooks as they were before anybody could override or patch one; more than once, where the package was imported anew.
+static ORIGINALS: Mutex<Vec<[Py<PyAny>; 3]>> = Mutex::new(Vec::new());
 
 /// Says whether what a class has under the name of a hook is the hook itself.
 pub(crate) fn is_original(hook: usize, found: &Bound<'_, PyAny>) -> bool {
-    ORIGINALS[hook].get(found.py()).is_some_and(|original| original.is(found))
+    let originals = ORIGINALS.lock().unwrap_or_else(PoisonError::into_inner);
+    originals.iter().any(|hooks| hooks[hook].is(found))
 }
 
 /// Put the door in front of a pool class's own methods; a decorator.
@@ -46,9 +48,9 @@ pub(crate) fn front_door(pool_class: Bound<'_, PyType>) -> PyResult<Bound<'_, Py
     } else if pool_class.is_subclass_of::<AbstractPool>()? {
         door(&pool_class, ABSTRACT_GETCONN, "_getconn", getconn::<ABSTRACT_GETCONN>)?;
         door(&pool_class, ABSTRACT_PUTCONN, "_putconn", putconn::<ABSTRACT_PUTCONN>)?;
-        for (original, name) in ORIGINALS.iter().zip(HOOKS) {
-            let _ = original.set(pool_class.py(), pool_class.getattr(name)?.unbind());
-        }
+        let [getkey, getconn, putconn] = HOOKS.map(|name| pool_class.getattr(name).map(Bound::unbind));
+        let hooks = [getkey?, getconn?, putconn?];
+        ORIGINALS.lock().unwrap_or_else(PoisonError::into_inner).push(hooks);
     } else {
         return Err(PyTypeError::new_err(format!("{pool_class} is no pool")));
     }

@@ -6,11 +6,13 @@ use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
 
 use crate::connection::{self, Closed, Handle, Look, address};
-use crate::error::{Error, answered, is_plain, raise_kept_back};
+use crate::call::{answered, call};
+use crate::error::{Error, is_plain};
 use crate::filing::{settle_maybe, under};
-use crate::log::{DROPPED, log_closed, report};
+use crate::log::{CLOSE_FAILED, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, report};
 use crate::pool::AbstractPool;
 use crate::system::now;
+use crate::text::repr_of;
 use crate::timeout::Waker;
 use crate::watch;
 
@@ -21,9 +23,7 @@ pub(crate) fn give_back(
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<(), Error> {
-    let returned = take_back(slf, connection, key, close);
-    raise_kept_back()?;
-    returned
+    Ok(call(slf.py(), || take_back(slf, connection, key, close))?)
 }
 
 fn take_back(
@@ -56,7 +56,7 @@ fn take_back(
 /// Finishes a return that was left by somebody who is not there any more to be told of an error.
 pub(crate) fn finish_errand(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
     let finished = finish(slf, returning).map_err(PyErr::from);
-    finished.or_else(|error| report(slf, "a connection could not be returned", error))
+    finished.or_else(|error| report(slf, RETURN_FAILED, error))
 }
 
 /// Says whether what is left to do for a return takes the network.
@@ -92,7 +92,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
     };
     let cleaned = match look {
         Look::Clean => Ok(()),
-        Look::InTransaction => connection::rollback(&connection).map_err(|error| ("rollback()", error)),
+        Look::InTransaction => connection::rollback(&connection).map_err(|error| (ROLLBACK_FAILED, error)),
         Look::Broken => {
             returning.condemn(Reason::Lost);
             return Ok(discard(slf, returning)?);
@@ -104,16 +104,16 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
             return Ok(log_closed(slf, reason)?);
         }
     };
-    match cleaned.and_then(|()| reset(slf, &connection).map_err(|error| ("reset", error))) {
+    match cleaned.and_then(|()| reset(slf, &connection).map_err(|error| (RESET_FAILED, error))) {
         Ok(()) if returning.keep(now()) => Ok(()),
         Ok(()) => Ok(discard(slf, returning)?),
-        Err((what, error)) => {
+        Err((failed, error)) => {
             if is_broken(&connection) {
                 returning.condemn(Reason::Lost);
             }
             let closing = close_whatever_it_says(py, returning);
             let stronger = closing.filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
-            Ok(report(slf, &format!("{what} {DROPPED}"), stronger.unwrap_or(error))?)
+            Ok(report(slf, failed, stronger.unwrap_or(error))?)
         }
     }
 }
@@ -147,9 +147,9 @@ fn begin<'p>(
     let mut filed = key.map(under).transpose()?;
     let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.ledger().begin_return(place, filed, close, now()));
     match (begun, key) {
-        (Err(Error::Refused(Refusal::WrongKey)), Some(key)) => Err(Error::WrongKey(key.repr()?.to_string())),
+        (Err(Error::Refused(Refusal::WrongKey)), Some(key)) => Err(Error::WrongKey(repr_of(key)?)),
         (Err(Error::Refused(Refusal::Unkeyed)), Some(key)) if connection.is_none() => {
-            Err(Error::NotLent(key.repr()?.to_string()))
+            Err(Error::NotLent(repr_of(key)?))
         }
         (begun, _) => begun,
     }
@@ -159,9 +159,14 @@ fn begin<'p>(
 pub(crate) fn discard(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
     let reason = returning.closing().unwrap_or(Reason::Unclean);
     match close_whatever_it_says(slf.py(), returning) {
-        Some(error) => report(slf, &format!("close() {DROPPED}"), error),
+        Some(error) => report(slf, CLOSE_FAILED, error),
         None => log_closed(slf, reason),
     }
+}
+
+/// Closes connections that nobody has a use for, all of them, and gives the first error.
+pub(crate) fn discard_all(slf: &Bound<'_, AbstractPool>, surplus: Vec<Returning<'_, Handle, Waker>>) -> PyResult<()> {
+    surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)
 }
 
 /// Closes a connection, frees its slot, and gives the error of the first, if any.

@@ -16,8 +16,10 @@
 //! | `watch`      | keeping an eye on loans                                            |
 //! | `stats`      | statistics, as Python sees them                                    |
 //! | `options`    | the options of a pool                                              |
-//! | `names`      | the names that Python is asked for                                 |
+//! | `call`       | the end of a call: lines are written, interrupts raised            |
+//! | `names`      | what is looked up in Python, and the names for it                  |
 //! | `log`        | what a pool says of itself                                         |
+//! | `text`       | Python's texts                                                     |
 //! | `system`     | the clock, forks, sockets                                          |
 //! | `filing`     | keys: hashing them, comparing them                                 |
 //! | `timeout`    | timeouts, and waiting on a Python lock                             |
@@ -28,6 +30,7 @@
 
 mod books;
 mod borrow;
+mod call;
 mod check;
 mod connection;
 mod detours;
@@ -46,6 +49,7 @@ mod start;
 mod stats;
 #[expect(unsafe_code, reason = "it calls the C library; each block says why it may")]
 mod system;
+mod text;
 mod threaded;
 mod timeout;
 mod watch;
@@ -62,11 +66,15 @@ mod _core {
     #[pymodule_export]
     use super::check::check_socket;
     #[pymodule_export]
-    use super::error::prepare;
-    #[pymodule_export]
     use super::front::front_door;
     #[pymodule_export]
     use super::loan::Loan;
+    #[pymodule_export]
+    use super::log::speak;
+    #[pymodule_export]
+    use super::maintain::if_free;
+    #[pymodule_export]
+    use super::names::{once, prepare};
     #[pymodule_export]
     use super::pool::AbstractPool;
     #[pymodule_export]
@@ -75,8 +83,10 @@ mod _core {
     use super::threaded::ThreadedPool;
 
     #[pymodule_init]
-    fn init(module: &Bound<'_, PyModule>) {
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::system::refuse_subinterpreters()?;
         super::names::names(module.py());
         super::system::notice_forks();
+        Ok(())
     }
 }

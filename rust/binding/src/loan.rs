@@ -9,7 +9,7 @@ use pyo3::types::{IntoPyDict, PyTuple};
 use crate::check::learn;
 use crate::connection;
 use crate::error::is_plain;
-use crate::log::report;
+use crate::log::{RETURN_FAILED, report};
 use crate::names::name;
 use crate::system;
 use crate::timeout::Given;
@@ -105,7 +105,7 @@ impl Loan {
             for outcome in [ended, learnt] {
                 outcome.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
             }
-            returned.or_else(|error| report(pool.cast()?, "a connection could not be returned", error))?;
+            returned.or_else(|error| report(pool.cast()?, RETURN_FAILED, error))?;
         } else {
             ended.and(returned)?;
         }

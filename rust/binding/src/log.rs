@@ -1,12 +1,17 @@
-//! What a pool says of itself in the log. No line is written while anything could be lost if its handler raised.
+//! What a pool says of itself in the log.
 
-use pgpool_core::Reason;
+use pgpool_core::{ConnectNews, Reason};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
+use crate::call::{answered, is_speaking, say, speaking};
 use crate::connection;
-use crate::error::{answered, is_plain};
-use crate::names::name;
+use crate::error::is_plain;
+use crate::filing::caller;
+use crate::names::{module, name};
 use crate::pool::AbstractPool;
+use crate::system::now;
+use crate::text::text_of;
 
 /// How loud a line is; numbers of the module `logging`.
 #[derive(Clone, Copy)]
@@ -19,25 +24,122 @@ pub(crate) enum Level {
     Warning = 30,
 }
 
-/// Logs a line on `pgpool_rs.<pool name>`. The text is made only if somebody wants it.
-pub(crate) fn log(slf: &Bound<'_, AbstractPool>, level: Level, text: impl FnOnce() -> String) -> PyResult<()> {
-    let py = slf.py();
-    let (options, number) = (slf.get().options(), level as u8);
-    let logger = py.import("pgpool_rs._log")?.call_method1("logger", (&options.name, number))?;
-    if !logger.is_none() {
-        logger.call_method1(name!(py, log), (number, "%s", text()))?;
+/// A kind of line.
+#[derive(Clone, Copy)]
+pub(crate) struct Event {
+    level: Level,
+    /// One word, for programs.
+    name: &'static str,
+    /// The text, the same for all lines of this kind, into which `logging` puts their arguments.
+    template: &'static str,
+}
+
+macro_rules! events {
+    ($($event:ident = $level:ident, $name:literal, $template:literal;)*) => {
+        $(pub(crate) const $event: Event = Event { level: Level::$level, name: $name, template: $template };)*
+    };
+}
+
+// docs/options.md lists them.
+events! {
+    OPENED = Debug, "opened", "connection opened";
+    RESTORED = Info, "restored", "opened a connection to restore minconn";
+    CLOSED = Debug, "closed", "connection closed: %s";
+    CONNECT_FAILED = Warning, "connect_failed", "connect failed: %s";
+    CONNECTS_FAILED = Warning, "connect_failed", "connect failed %d times in %.0f s; the last time: %s";
+    CONNECTED_AGAIN = Warning, "connected_again", "connect succeeds again, after %.1f s";
+    CHECK_FAILED = Warning, "lost", "connection lost: its check failed: %s";
+    RETURN_FAILED = Warning, "return_failed", "a connection could not be returned: %s";
+    ROLLBACK_FAILED = Warning, "return_failed", "rollback() failed; the connection was dropped and its slot is free: %s";
+    RESET_FAILED = Warning, "return_failed", "reset failed; the connection was dropped and its slot is free: %s";
+    CLOSE_FAILED = Warning, "close_failed", "close() failed; the connection was dropped and its slot is free: %s";
+    LEAK = Warning, "leak", "connection not returned: %s";
+    LATE = Warning, "late_return", "connection returned late: it was lent for %.1f s";
+    RECLAIMED = Warning, "reclaimed", "connection reclaimed, its borrower forgot it: %s";
+    TIMED_OUT = Info, "timed_out", "%s";
+    CROWDED = Info, "crowded", "%s";
+    POOL_CLOSED = Info, "pool_closed", "pool closed, with %d connections";
+}
+
+/// One line, as it is to be written.
+pub(crate) struct Line {
+    event: Event,
+    pool: String,
+    reason: Option<String>,
+    args: Py<PyTuple>,
+}
+
+impl Line {
+    /// Hands the line to the handlers.
+    pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
+        let Self { event, pool, reason, args } = self;
+        let line = (event.level as u8, event.template, args, pool, event.name, reason);
+        module(name!(py, log_module))?.call_method1(name!(py, write), line).map(drop)
     }
-    Ok(())
+}
+
+/// Logs a line on `pgpool_rs.<pool name>`. Its arguments are made only if the line is wanted.
+pub(crate) fn log<'py, A>(slf: &Bound<'py, AbstractPool>, event: Event, args: impl FnOnce() -> A) -> PyResult<()>
+where
+    A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
+{
+    log_with_reason(slf, event, None, args)
+}
+
+/// As [`log`], with the `reason` that programs may look at.
+fn log_with_reason<'py, A>(
+    slf: &Bound<'py, AbstractPool>,
+    event: Event,
+    reason: Option<&str>,
+    args: impl FnOnce() -> A,
+) -> PyResult<()>
+where
+    A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
+{
+    let (py, options) = (slf.py(), slf.get().options());
+    let caller = caller(py)?;
+    if is_speaking(caller) {
+        return Ok(());
+    }
+    let wanted = module(name!(py, log_module))?.call_method1(name!(py, is_heard), (&options.name, event.level as u8))?;
+    if !wanted.is_truthy()? {
+        return Ok(());
+    }
+    let args = args().into_pyobject(py).map_err(Into::into)?.unbind();
+    let line = Line { event, pool: options.name.clone(), reason: reason.map(str::to_owned), args };
+    say(py, caller, line)
+}
+
+/// Call what writes a line to a log. Pool calls that a handler makes meanwhile log nothing and wait for nothing.
+#[pyfunction]
+pub(crate) fn speak(write: &Bound<'_, PyAny>) -> PyResult<()> {
+    let caller = caller(write.py())?;
+    speaking(caller, || write.call0()).map(drop)
 }
 
 /// Says in the log why a connection was closed.
 pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: Reason) -> PyResult<()> {
-    let level = match reason {
-        Reason::Lost | Reason::Unclean | Reason::Reclaimed => Level::Warning,
-        Reason::Drained => Level::Info,
-        _ => Level::Debug,
+    let event = match reason {
+        Reason::Lost => Event { level: Level::Warning, name: "lost", ..CLOSED },
+        Reason::Unclean | Reason::Reclaimed => Event { level: Level::Warning, ..CLOSED },
+        Reason::Drained => Event { level: Level::Info, ..CLOSED },
+        _ => CLOSED,
     };
-    log(slf, level, || format!("connection closed: {}", reason.text()))
+    log_with_reason(slf, event, Some(reason.name()), || (reason.text(),))
+}
+
+/// Says in the log how a connect has ended: not of each that fails where many do.
+pub(crate) fn log_connect(slf: &Bound<'_, AbstractPool>, error: Option<(&PyErr, &str)>) -> PyResult<()> {
+    let Some(news) = slf.get().ledger().connect_news(error.is_some(), now()) else { return Ok(()) };
+    let py = slf.py();
+    let (reason, text) = error.map_or_else(Default::default, |(error, text)| (class_name(py, error), text));
+    match news {
+        ConnectNews::Failed { times: 1, .. } => log_with_reason(slf, CONNECT_FAILED, Some(&reason), || (text,)),
+        ConnectNews::Failed { times, period } => {
+            log_with_reason(slf, CONNECTS_FAILED, Some(&reason), || (times, period.as_secs_f64(), text))
+        }
+        ConnectNews::Over { lasted } => log(slf, CONNECTED_AGAIN, || (lasted.as_secs_f64(),)),
+    }
 }
 
 /// Closes a connection and says so in the log. An `Exception` that `close()` raises is logged.
@@ -48,19 +150,17 @@ pub(crate) fn close_and_log(
 ) -> PyResult<()> {
     match connection::close(connection) {
         Ok(()) => log_closed(slf, reason),
-        Err(error) => report(slf, &format!("close() {DROPPED}"), error),
+        Err(error) => report(slf, CLOSE_FAILED, error),
     }
 }
 
-/// What is said of a connection whose rollback or close failed.
-pub(crate) const DROPPED: &str = "failed; the connection was dropped and its slot is free";
-
 /// Says in the log what went wrong, if it was an `Exception`; anything stronger is given back as it is.
-pub(crate) fn report(slf: &Bound<'_, AbstractPool>, what: &str, error: PyErr) -> PyResult<()> {
+pub(crate) fn report(slf: &Bound<'_, AbstractPool>, event: Event, error: PyErr) -> PyResult<()> {
     if !is_plain(slf.py(), &error) {
         return Err(error);
     }
-    log(slf, Level::Warning, || format!("{what}: {}", describe_masked(slf, &error)))
+    let class = class_name(slf.py(), &error);
+    log_with_reason(slf, event, Some(&class), || (describe_masked(slf, &error),))
 }
 
 /// Describes an error without the secrets that the pool connects with.
@@ -73,7 +173,7 @@ pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<Stri
     let py = slf.py();
     let mask = || {
         let (args, kwargs) = (slf.getattr(name!(py, args))?, slf.getattr(name!(py, kwargs))?);
-        py.import("pgpool_rs._secrets")?.call_method1("mask", (text, args, kwargs))?.extract::<String>()
+        text_of(&module(name!(py, secrets_module))?.call_method1("mask", (text, args, kwargs))?)
     };
     answered(py, mask())
 }
@@ -82,7 +182,7 @@ pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<Stri
 /// other text may quote the connection string. That of a wrong one may have made a host of a password, so it is masked too.
 pub(crate) fn describe_public(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
     let py = slf.py();
-    let operational = || py.import("psycopg2")?.getattr("OperationalError");
+    let operational = || module(name!(py, psycopg2_module))?.getattr("OperationalError");
     let operational = operational().is_ok_and(|class| error.is_instance(py, &class));
     let public = operational && describe(py, error).contains(": connection to server ");
     if public { describe_masked(slf, error) } else { class_name(py, error) }
@@ -90,10 +190,11 @@ pub(crate) fn describe_public(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> S
 
 /// Names an error's class and gives its text, which may hold anything.
 fn describe(py: Python<'_>, error: &PyErr) -> String {
-    let text = answered(py, error.value(py).str()).map_or_else(String::new, |text| text.to_string());
+    let text = answered(py, error.value(py).str().and_then(|text| text_of(&text))).unwrap_or_default();
     format!("{}: {}", class_name(py, error), text.trim())
 }
 
 fn class_name(py: Python<'_>, error: &PyErr) -> String {
-    error.get_type(py).name().map_or_else(|_| "an exception".to_owned(), |name| name.to_string())
+    let name = error.get_type(py).name().and_then(|name| text_of(&name));
+    name.unwrap_or_else(|_| "an exception".to_owned())
 }

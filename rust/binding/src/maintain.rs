@@ -2,87 +2,90 @@
 
 use std::time::{Duration, Instant};
 
-use pgpool_core::{Chore, Moment};
+use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyModule;
+use pyo3::types::IntoPyDict;
 
 use crate::borrow::last_connect_error;
+use crate::call::{call, is_speaking};
 use crate::check;
 use crate::connection::address;
-use crate::error::{Error, ended, is_plain};
+use crate::error::{Error, is_plain};
 use crate::filing::caller;
-use crate::give_back::{discard, finish_errand};
-use crate::log::{Level, log};
-use crate::names::name;
+use crate::give_back::{discard_all, finish_errand};
+use crate::log::{LEAK, RESTORED, log};
+use crate::names::{module, name};
 use crate::pool::AbstractPool;
-use crate::system::now;
+use crate::system::{float, now};
 use crate::watch::describe_loan;
 
 /// Does all that is to be done now, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
-    ended(do_chores(slf))
-}
-
-fn do_chores(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
-    let pool = slf.get().ledger();
     let caller = caller(slf.py())?;
     let mut opened = 0;
     loop {
-        match pool.chore(caller, now()) {
-            Chore::Return(returning) => finish_errand(slf, returning)?,
-            Chore::Report(loan) => {
-                let text = describe_loan(slf, &loan)?;
-                log(slf, Level::Warning, || format!("connection not returned: {text}"))?;
-            }
-            // Where lifetimes are shorter than connects take, there is no end to this.
-            Chore::Open(refill) if opened > pool.counts().minconn => {
-                refill.fail(now());
-            }
-            Chore::Open(refill) => {
-                opened += 1;
-                match slf.call_method0(name!(slf.py(), connect_hook)) {
-                    Ok(connection) if pool.holds(address(&connection)) => {
-                        drop(refill);
-                        log(slf, Level::Info, || "connection opened: one was missing".to_owned())?;
-                    }
-                    // An override that opens nothing, or nothing that stays.
-                    Ok(_) => refill.fail(now()),
-                    Err(error) => {
-                        refill.fail(now());
-                        if !is_plain(slf.py(), &error) {
-                            return Err(error);
-                        }
-                    }
-                }
-            }
-            Chore::Rest(until) => return Ok(until),
+        // Each chore is a call of its own: nothing is held between two of them.
+        if let Some(rest) = call(slf.py(), || do_chore(slf, caller, &mut opened))? {
+            return Ok(rest);
         }
     }
 }
 
+/// Does what is to be done next; where that is nothing, tells until when.
+fn do_chore(slf: &Bound<'_, AbstractPool>, caller: Caller, opened: &mut usize) -> PyResult<Option<Moment>> {
+    let pool = slf.get().ledger();
+    match pool.chore(caller, now()) {
+        Chore::Return(returning) => finish_errand(slf, returning)?,
+        Chore::Report(loan) => {
+            let text = describe_loan(slf, &loan)?;
+            log(slf, LEAK, || (text,))?;
+        }
+        // Where lifetimes are shorter than connects take, there is no end to this.
+        Chore::Open(refill) if *opened > pool.counts().minconn => refill.fail(now()),
+        Chore::Open(refill) => {
+            *opened += 1;
+            match slf.call_method0(name!(slf.py(), connect_hook)) {
+                Ok(connection) if pool.holds(address(&connection)) => {
+                    drop(refill);
+                    log(slf, RESTORED, || ())?;
+                }
+                // An override that opens nothing, or nothing that stays.
+                Ok(_) => refill.fail(now()),
+                Err(error) => {
+                    refill.fail(now());
+                    if !is_plain(slf.py(), &error) {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Chore::Rest(until) => return Ok(Some(until)),
+    }
+    Ok(None)
+}
+
 /// Does one round by hand: without a pause, though the last connect has failed.
 pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    slf.get().ledger().hurry_refill();
+    call(slf.py(), || PyResult::Ok(slf.get().ledger().hurry_refill()))?;
     maintain(slf).map(drop)
 }
 
 /// Checks all idle connections, and replaces those that are missing after that.
 pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let pool = slf.get().ledger();
-    let caller = caller(slf.py())?;
-    for slot in pool.idle_slots() {
-        if let Some(checking) = pool.begin_idle_check(slot, caller, now()) {
-            ended(check::put_back(slf, checking))?;
-        }
+    let (py, pool) = (slf.py(), slf.get().ledger());
+    let caller = caller(py)?;
+    for slot in call(py, || PyResult::Ok(pool.idle_slots()))? {
+        call(py, || match pool.begin_idle_check(slot, caller, now()) {
+            Some(checking) => check::put_back(slf, checking),
+            None => Ok(()),
+        })?;
     }
     maintain_now(slf)
 }
 
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
 pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let drained = slf.get().ledger().drain(caller(slf.py())?);
-    ended(drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and))?;
+    call(slf.py(), || discard_all(slf, slf.get().ledger().drain(caller(slf.py())?)))?;
     maintain_now(slf)
 }
 
@@ -90,7 +93,8 @@ pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
-    pool.hurry_refill();
+    call(py, || PyResult::Ok(pool.hurry_refill()))?;
+    let deadline = if is_speaking(caller(py)?) { Some(asked) } else { deadline };
     loop {
         let due = maintain(slf)?;
         slf.get().ensure_open()?;
@@ -112,8 +116,23 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         // Somebody else may be opening the one that is missing.
         let pause = Duration::from_secs_f64(due.since(now()).as_secs_f64().clamp(0.001, 0.05));
         let pause = left.map_or(pause, |left| left.min(pause));
-        py.import(name!(py, time_module))?.call_method1(name!(py, sleep), (pause.as_secs_f64(),))?;
+        module(name!(py, time_module))?.call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,))?;
     }
+}
+
+/// Call `act` with the lock held, unless somebody holds it; return whether it was called.
+///
+/// Here and not in Python, where an interrupt can strike between the call that takes a lock and the line that guards it.
+#[pyfunction]
+pub(crate) fn if_free(lock: &Bound<'_, PyAny>, act: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = lock.py();
+    let at_once = [(name!(py, blocking), false)].into_py_dict(py)?;
+    if !lock.call_method(name!(py, acquire), (), Some(&at_once))?.is_truthy()? {
+        return Ok(false);
+    }
+    let acted = act.call0();
+    lock.call_method0(name!(py, release))?;
+    acted.map(|_| true)
 }
 
 /// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
@@ -126,14 +145,6 @@ pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
     housekeeping(pool.py())?.call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
 }
 
-fn housekeeping(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
-    static MODULE: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
-    // Imported once: nothing can be when the interpreter ends.
-    let import = || Ok::<_, PyErr>(py.import("pgpool_rs._housekeeping")?.unbind());
-    Ok(MODULE.get_or_try_init(py, import)?.bind(py))
-}
-
-/// See [`crate::error::prepare`].
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    housekeeping(py).map(drop)
+fn housekeeping(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    module(name!(py, housekeeping_module))
 }

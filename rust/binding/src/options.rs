@@ -6,6 +6,8 @@ use pgpool_core::{Policy, Span};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use crate::text::text_of;
+
 /// What the binding itself needs of the options. The ledger has the others, as its [`Policy`].
 #[derive(Default)]
 pub(crate) struct Options {
@@ -26,6 +28,7 @@ pub(crate) struct Options {
 /// The options as Python hands them over.
 #[derive(FromPyObject)]
 pub(crate) struct Checked {
+    #[pyo3(from_py_with = text_of)]
     name: String,
     pub(crate) timeout: f64,
     max_waiting: usize,

@@ -12,14 +12,15 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::borrow::{borrow, connect};
+use crate::call::call;
 use crate::connection::{Handle, Plain};
 use crate::detours::{self, Hooks};
-use crate::error::{Error, ended};
+use crate::error::Error;
 use crate::filing::number_to_key;
-use crate::give_back::{discard, give_back};
+use crate::give_back::{discard_all, give_back};
 use crate::loan::Loan;
 use crate::maintain;
-use crate::names::name;
+use crate::names::{module, name};
 use crate::options::{Checked, Options};
 use crate::start::{close, start};
 use crate::stats::to_dict;
@@ -199,19 +200,19 @@ impl AbstractPool {
     /// open connections in another way.
     #[pyo3(signature = (key=None))]
     fn _connect<'py>(slf: &Bound<'py, Self>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(connect(slf, key)?)
+        connect(slf, key)
     }
 
     /// Make up a key. A hook: override it to lend by a key of your own where none is given.
     fn _getkey<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        number_to_key(py, self.ledger().next_number())
+        number_to_key(py, edit(py, || self.ledger().next_number())?)
     }
 
     /// Lend a connection, as `getconn` does.
     #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
     #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
     fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
-        Ok(borrow(slf, key, timeout_of(slf, &timeout)?)?)
+        borrow(slf, key, timeout_of(slf, &timeout)?)
     }
 
     /// Take a connection back, as `putconn` does.
@@ -227,7 +228,7 @@ impl AbstractPool {
 
     /// Close every connection, as `closeall` does.
     fn _closeall(slf: &Bound<'_, Self>) -> PyResult<()> {
-        Ok(close(slf)?)
+        close(slf)
     }
 
     // --- ours ------------------------------------------------------------------------------------------------
@@ -252,8 +253,7 @@ impl AbstractPool {
             let text = format!("minconn must not be greater than maxconn, not minconn={least} and maxconn={most}");
             return Err(PyValueError::new_err(text));
         }
-        let surplus = slf.get().ledger().resize(least, most);
-        ended(surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and))
+        call(slf.py(), || discard_all(slf, slf.get().ledger().resize(least, most)))
     }
 
     /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`, here and
@@ -300,12 +300,12 @@ impl AbstractPool {
     /// Tell what there is, and what has happened since the pool was made or `pop_stats` was called, in this process: numbers
     /// by name, of which those in `_ms` are milliseconds. docs/options.md says what each means.
     fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, self.ledger().stats())
+        to_dict(py, edit(py, || self.ledger().stats())?)
     }
 
     /// As `get_stats`; what happens is counted from zero from now on.
     fn pop_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, self.ledger().take_stats())
+        to_dict(py, edit(py, || self.ledger().take_stats())?)
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
@@ -343,48 +343,48 @@ impl AbstractPool {
 
     /// How many idle connections are kept, and how many open ones the housekeeping sees to.
     #[getter]
-    fn minconn(&self) -> usize {
-        self.ledger().counts().minconn
+    fn minconn(&self, py: Python<'_>) -> PyResult<usize> {
+        edit(py, || self.ledger().counts().minconn)
     }
 
     #[setter]
     fn set_minconn(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.ledger().set_minconn(size("minconn", value)?);
-        Ok(())
+        let least = size("minconn", value)?;
+        edit(value.py(), || self.ledger().set_minconn(least))
     }
 
     /// How many connections there are at most.
     #[getter]
-    fn maxconn(&self) -> usize {
-        self.ledger().counts().maxconn
+    fn maxconn(&self, py: Python<'_>) -> PyResult<usize> {
+        edit(py, || self.ledger().counts().maxconn)
     }
 
     #[setter]
     fn set_maxconn(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        let surplus = slf.get().ledger().set_maxconn(size("maxconn", value)?);
-        ended(surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and))
+        let most = size("maxconn", value)?;
+        call(slf.py(), || discard_all(slf, slf.get().ledger().set_maxconn(most)))
     }
 
     /// Whether the pool is closed.
     #[getter]
-    fn closed(&self) -> bool {
-        self.ledger().counts().closed
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        edit(py, || self.ledger().counts().closed)
     }
 
     #[setter]
-    fn set_closed(&self, value: Truth) {
-        self.ledger().set_closed(value.0);
+    fn set_closed(&self, py: Python<'_>, value: Truth) -> PyResult<()> {
+        edit(py, || self.ledger().set_closed(value.0))
     }
 
     /// The last automatic key that was given out, as a number.
     #[getter(_keys)]
-    fn keys(&self) -> u64 {
-        self.ledger().last_number()
+    fn keys(&self, py: Python<'_>) -> PyResult<u64> {
+        edit(py, || self.ledger().last_number())
     }
 
     #[setter(_keys)]
-    fn set_keys(&self, value: u64) {
-        self.ledger().set_last_number(value);
+    fn set_keys(&self, py: Python<'_>, value: u64) -> PyResult<()> {
+        edit(py, || self.ledger().set_last_number(value))
     }
 
     // --- garbage collection ----------------------------------------------------------------------------------
@@ -410,9 +410,14 @@ impl AbstractPool {
     }
 }
 
+/// Runs an edit of the ledger as a call of its own, which raises an interrupt that strikes meanwhile.
+fn edit<T>(py: Python<'_>, edit: impl FnOnce() -> T) -> PyResult<T> {
+    call(py, || PyResult::Ok(edit()))
+}
+
 /// Reads a size: anything that `int()` takes and that is not negative.
 fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
-    let number = value.py().import("builtins")?.call_method1("int", (value,))?;
+    let number = module(name!(value.py(), builtins_module))?.call_method1(name!(value.py(), int_class), (value,))?;
     if number.lt(0)? {
         return Err(PyValueError::new_err(format!("{name} must be 0 or more, not {number}")));
     }

@@ -4,12 +4,13 @@ use pgpool_core::Policy;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
+use crate::call::call;
 use crate::connection;
 use crate::detours;
 use crate::error::{Error, is_plain};
-use crate::log::{Level, log};
+use crate::log::{POOL_CLOSED, log};
 use crate::maintain::poke;
-use crate::names::name;
+use crate::names::{module, name};
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::timeout::Waker;
@@ -22,30 +23,38 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     let (policy, open_workers) = (options.policy(), options.open_workers);
     this.set_timeout(options.timeout);
     this.set_options(options.into_options(py)?);
-    pool.reset();
-    pool.set_policy(Policy { kept: false, ..policy });
-    drop(pool.resize(minconn, maxconn));
-    this.set_detours(detours::find(slf)?);
-    let opened = if open_workers > 1 {
-        py.import("pgpool_rs._opening")?.call_method1("in_parallel", (slf, minconn, open_workers)).map(drop)
-    } else {
-        (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))
-    };
-    opened.inspect_err(|_| {
-        // Closed first, so that no call that comes in meanwhile opens another one.
-        for connection in pool.close().unwrap_or_default() {
-            // The error that stopped us is the one to be heard.
-            let _ = connection.object(py).and_then(|connection| connection::close(&connection));
-        }
+    let started = call(py, || {
         pool.reset();
-    })?;
-    pool.set_policy(policy);
-    pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
-    if policy.kept { poke(slf) } else { Ok(()) }
+        pool.set_policy(Policy { kept: false, ..policy });
+        drop(pool.resize(minconn, maxconn));
+        this.set_detours(detours::find(slf)?);
+        if open_workers > 1 {
+            module(name!(py, opening_module))?.call_method1("in_parallel", (slf, minconn, open_workers))?;
+        } else {
+            (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))?;
+        }
+        pool.set_policy(policy);
+        pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
+        if policy.kept { poke(slf) } else { Ok(()) }
+    });
+    started.inspect_err(|_| {
+        // The error that stopped us is the one to be heard.
+        let _ = call(py, || {
+            // Closed first, so that no call that comes in meanwhile opens another one.
+            for connection in pool.close().unwrap_or_default() {
+                let _ = connection.object(py).and_then(|connection| connection::close(&connection));
+            }
+            PyResult::Ok(pool.reset())
+        });
+    })
 }
 
 /// Closes every connection, and the pool.
-pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
+pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    call(slf.py(), || close_all(slf))
+}
+
+fn close_all(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = slf.py();
     let mut interrupted = None;
     let connections = slf.get().ledger().close()?;
@@ -60,6 +69,6 @@ pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
         }
     }
     interrupted.map_or(Ok(()), Err)?;
-    log(slf, Level::Info, || format!("pool closed, with {} connections", connections.len()))?;
+    log(slf, POOL_CLOSED, || (connections.len(),))?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pgpool_core::{Caller, Moment, Span};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyImportError, PyValueError};
 use pyo3::prelude::*;
 
 /// How far the clock has been put forward by a test, in nanoseconds.
@@ -81,6 +81,31 @@ pub(crate) fn thread_ident() -> Caller {
     #[cfg(not(target_os = "linux"))]
     // SAFETY: it asks nothing of its caller.
     return Caller::from(unsafe { pyo3::ffi::PyThread_get_thread_ident() });
+}
+
+/// Makes a float. PyO3's own way panics where there is no memory for it.
+pub(crate) fn float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: it is called attached, and gives a new reference, or null with an error set.
+    unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyFloat_FromDouble(value)) }
+}
+
+/// Makes an integer. PyO3's own way panics where there is no memory for it.
+pub(crate) fn int(py: Python<'_>, value: u64) -> PyResult<Bound<'_, PyAny>> {
+    // SAFETY: as above.
+    unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyLong_FromUnsignedLongLong(value)) }
+}
+
+/// Refuses every interpreter but the main one: what is kept in static variables would be shared with it.
+pub(crate) fn refuse_subinterpreters() -> PyResult<()> {
+    // SAFETY: it is called attached, so there is a current interpreter.
+    let number = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
+    if number == 0 {
+        return Ok(());
+    }
+    Err(PyImportError::new_err(
+        "pgpool_rs works in the main interpreter only, and this is a subinterpreter; \
+         under mod_wsgi, set WSGIApplicationGroup %{GLOBAL}",
+    ))
 }
 
 /// What can be seen of a socket without reading from it.

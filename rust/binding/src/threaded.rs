@@ -51,7 +51,7 @@ impl ThreadedPool {
     fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
         let pool = slf.as_super();
         if !pool.get().hooks().getconn {
-            return Ok(borrow(pool, key, timeout_of(pool, &timeout)?)?);
+            return borrow(pool, key, timeout_of(pool, &timeout)?);
         }
         let kwargs = match timeout {
             Given::Nothing => None,

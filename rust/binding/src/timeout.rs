@@ -7,9 +7,11 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 
-use crate::error::keep_back;
+use crate::call::keep_back;
 use crate::maintain::poke;
-use crate::names::name;
+use crate::names::{module, name};
+use crate::system::float;
+use crate::text::repr_of;
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +36,7 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
             return Ok(Self(f64::INFINITY));
         }
         if given.is_instance_of::<PyBool>() {
-            let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
+            let text = format!("timeout must be a number of seconds or None, not {}", repr_of(&given)?);
             return Err(PyTypeError::new_err(text));
         }
         let seconds: f64 = match given.extract() {
@@ -48,13 +50,13 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
                 }
             }
             Err(error) if error.is_instance_of::<PyTypeError>(given.py()) => {
-                let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
+                let text = format!("timeout must be a number of seconds or None, not {}", repr_of(&given)?);
                 return Err(PyTypeError::new_err(text));
             }
             Err(error) => return Err(error),
         };
         if seconds.is_nan() || seconds < 0.0 {
-            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", given.repr()?);
+            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", repr_of(&given)?);
             return Err(PyValueError::new_err(text));
         }
         Ok(Self(seconds))
@@ -86,7 +88,7 @@ pub(crate) struct Bell<'py>(Bound<'py, PyAny>);
 impl<'py> Bell<'py> {
     /// Makes a bell from `threading.Lock`, looked up now, so that it is green under gevent.
     pub(crate) fn new(py: Python<'py>) -> PyResult<Self> {
-        let lock = py.import(name!(py, threading_module))?.call_method0(name!(py, lock_class))?;
+        let lock = module(name!(py, threading_module))?.call_method0(name!(py, lock_class))?;
         lock.call_method0(name!(py, acquire))?;
         Ok(Self(lock))
     }
@@ -101,9 +103,9 @@ impl<'py> Bell<'py> {
         let py = self.0.py();
         let acquire = name!(py, acquire);
         let Some(deadline) = deadline else { return self.0.call_method0(acquire)?.is_truthy() };
-        let longest: f64 = py.import(name!(py, threading_module))?.getattr(name!(py, timeout_max))?.extract()?;
+        let longest: f64 = module(name!(py, threading_module))?.getattr(name!(py, timeout_max))?.extract()?;
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
-        self.0.call_method1(acquire, (true, seconds.min(longest)))?.is_truthy()
+        self.0.call_method1(acquire, (true, float(py, seconds.min(longest))?))?.is_truthy()
     }
 }
 

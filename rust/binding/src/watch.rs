@@ -8,13 +8,15 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 
+use crate::call::call;
 use crate::connection::{Handle, address};
 use crate::filing::loan_key;
-use crate::log::{Level, log, masked};
+use crate::log::{LATE, RECLAIMED, log, masked};
 use crate::maintain::poke_quietly;
-use crate::names::name;
+use crate::names::{module, name};
 use crate::pool::AbstractPool;
-use crate::system::now;
+use crate::system::{float, int, now};
+use crate::text::text_of;
 
 /// How many frames of a borrower's stack are recorded, from the innermost out.
 const FRAMES: usize = 10;
@@ -55,22 +57,20 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
 /// Records the stack: each frame's code and where it stands in it. Its lines are looked up when somebody asks, and its
 /// variables are not kept alive.
 fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
-    static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let get_frame =
-        GET_FRAME.get_or_try_init(py, || Ok::<_, PyErr>(py.import("sys")?.getattr("_getframe")?.unbind()))?;
-    let innermost = get_frame.bind(py).call0()?.cast_into::<PyFrame>().ok();
+    let innermost = get_frame(py)?.bind(py).call0()?.cast_into::<PyFrame>().ok();
     let mut frames = Vec::with_capacity(2 * FRAMES);
     for frame in std::iter::successors(innermost, PyFrameMethods::outer).take(FRAMES) {
         frames.push(frame.code().into_any());
         frames.push(frame.getattr(name!(py, f_lasti))?);
     }
-    PyTuple::new(py, frames)
+    // Where there is no memory for a frame, CPython gives none, and sets an error.
+    PyErr::take(py).map_or_else(|| PyTuple::new(py, frames), Err)
 }
 
 /// Describes a loan in a line of a log, and the lines of its stack.
 pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Handle>) -> PyResult<String> {
     let py = slf.py();
-    let text = py.import("pgpool_rs._loans")?.call_method1("describe", (loan_info(py, loan)?,))?.extract()?;
+    let text = text_of(&module(name!(py, loans_module))?.call_method1("describe", (loan_info(py, loan)?,))?)?;
     // A key, or a line of source, may show one of the pool's secrets.
     Ok(masked(slf, text).unwrap_or_default())
 }
@@ -78,18 +78,19 @@ pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Han
 /// Shows a loan to Python.
 fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<'py, PyAny>> {
     let note = loan.note.as_ref().map(|note| note.object(py)).transpose()?;
-    let loans = py.import(name!(py, loans_module))?;
-    loans.call_method1("make", (loan_key(py, &loan.key)?, loan.age.as_secs_f64(), loan.borrower, note))
+    let loans = module(name!(py, loans_module))?;
+    loans.call_method1("make", (loan_key(py, &loan.key)?, float(py, loan.age.as_secs_f64())?, int(py, loan.borrower)?, note))
 }
 
 /// Lists what is lent now, the oldest first.
 pub(crate) fn loans<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    slf.get().ledger().loans(now()).iter().map(|(loan, _)| loan_info(slf.py(), loan)).collect()
+    let loans = call(slf.py(), || PyResult::Ok(slf.get().ledger().loans(now())))?;
+    loans.iter().map(|(loan, _)| loan_info(slf.py(), loan)).collect()
 }
 
 /// Says in the log that a loan which had been reported has come back.
 pub(crate) fn log_late(slf: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<()> {
-    log(slf, Level::Warning, || format!("connection returned late: it was lent for {seconds:.1} s"))
+    log(slf, LATE, || (seconds,))
 }
 
 /// What is called when a lent connection is gone, and nobody has returned it.
@@ -109,11 +110,9 @@ impl Forgotten {
         let Some(loan) = ledger.loan_report(self.slot, now()) else { return Ok(()) };
         // First the log, which may take its time: the garbage collector calls this before it closes the connection, and until
         // then its slot is not free.
-        let logged = describe_loan(&pool, &loan).and_then(|text| {
-            log(&pool, Level::Warning, || format!("connection reclaimed, its borrower forgot it: {text}"))
-        });
-        ledger.reclaim(self.slot, now());
+        let logged = describe_loan(&pool, &loan).and_then(|text| log(&pool, RECLAIMED, || (text,)));
+        let freed = call(py, || PyResult::Ok(ledger.reclaim(self.slot, now())));
         // No thread is started in the midst of anything.
-        logged.and(poke_quietly(&pool))
+        logged.and(freed).and(poke_quietly(&pool))
     }
 }

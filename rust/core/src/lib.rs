@@ -73,6 +73,6 @@ pub use ledger::{Busy, Doubt, Policy};
 pub use pool::{CheckOut, Chore, Pool, Reserve};
 pub use reason::Reason;
 pub use slot::SlotId;
-pub use stats::{ConnectError, Counts, LoanReport, Stats};
+pub use stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};
 pub use time::{Moment, Span};
 pub use wait::Wake;

@@ -7,7 +7,7 @@ use crate::guards::{Checking, Refill, Reservation, Returning, Waiter};
 use crate::key::{Caller, LoanKey, No, Want};
 use crate::ledger::{self, After, Busy, Ledger, Policy};
 use crate::slot::SlotId;
-use crate::stats::{ConnectError, Counts, LoanReport, Stats};
+use crate::stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};
 use crate::sync::Mutex;
 use crate::time::{Moment, Span};
 use crate::wait::{WaiterId, Wake};
@@ -302,6 +302,11 @@ impl<H, W: Wake> Pool<H, W> {
     /// Notes how long a connect took, and whether it failed.
     pub fn note_connect(&self, took: Span, failed: bool) {
         self.edit(|ledger| ledger.note_connect(took, failed));
+    }
+
+    /// Notes how a connect has ended, and gives what the log is to say of it, if anything.
+    pub fn connect_news(&self, failed: bool, now: Moment) -> Option<ConnectNews> {
+        self.edit_at(now, |ledger| ledger.connect_news(failed))
     }
 
     /// Tells what has happened, and what there is now.

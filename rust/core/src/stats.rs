@@ -105,3 +105,20 @@ pub struct ConnectError {
     /// When it failed.
     pub at: Moment,
 }
+
+/// What is to be said of connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectNews {
+    /// So many have failed since this was said last, which is so long ago.
+    Failed {
+        /// How many, the one of now included.
+        times: u64,
+        /// How long ago it was said last, or how long ago the first one failed.
+        period: Span,
+    },
+    /// The first one has succeeded after some that failed.
+    Over {
+        /// How long ago the first one of those failed.
+        lasted: Span,
+    },
+}

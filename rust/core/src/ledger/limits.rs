@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::outage::Outage;
 use super::{Ledger, Return};
 use crate::error::Refusal;
 use crate::key::NOBODY;
@@ -106,6 +107,7 @@ impl<H, W> Ledger<H, W> {
         self.closed = false;
         self.last_number = 0;
         self.connect_error = None;
+        self.outage = Outage::default();
         self.reset_refill();
         self.stats = Stats::default();
         self.after.chores = false;

@@ -12,6 +12,7 @@ mod health;
 mod limits;
 mod loans;
 mod open;
+mod outage;
 mod search;
 mod tally;
 
@@ -94,6 +95,7 @@ pub(crate) struct Ledger<H, W> {
     last_lent: u32,
     /// Why the last connect that failed did so.
     connect_error: Option<Arc<ConnectError>>,
+    outage: outage::Outage,
     pub(crate) after: After<H, W>,
 }
 
@@ -118,6 +120,7 @@ impl<H, W> Ledger<H, W> {
             last_filed: 0,
             last_lent: 0,
             connect_error: None,
+            outage: outage::Outage::default(),
             after: After::default(),
         }
     }
