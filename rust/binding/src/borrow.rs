@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Busy, CheckOut, ConnectError, Reason, Refusal, Reservation, Reserve, Span, Waiter, Want};
 use pyo3::prelude::*;
 
+use crate::call::{call_or_undo, is_speaking, speak};
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::call::{call_or_undo, is_speaking, keep_back, speak};
-use crate::error::{Error, is_plain};
+use crate::error::{Error, both, is_plain, weightier};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish_errand, give_back};
 use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
@@ -49,18 +49,35 @@ fn lend<'py>(
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
     }
-    let connection = found?;
+    let (connection, left) = found?;
     let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
-    watched.inspect_err(|_| {
-        // The error that stopped us is the one to be heard.
-        let _ = give_back(slf, Some(&connection), None, true);
+    both(slf.py(), left, watched).map_err(|error| {
+        let returned = give_back(slf, Some(&connection), None, true);
+        weightier(slf.py(), error, returned.map_err(PyErr::from).err())
     })?;
     Ok(connection)
 }
 
-/// Finds a connection. Notes when it began to wait, if it had to.
+/// Finds a connection, and tells how its place among those who wait was given up. Notes when it began to wait, if it had to.
 fn seek<'py>(
     slf: &Bound<'py, AbstractPool>,
+    key: Option<&Bound<'py, PyAny>>,
+    timeout: Timeout,
+    queued_at: &mut Option<Instant>,
+) -> Result<(Bound<'py, PyAny>, PyResult<()>), Error> {
+    let mut place = Place { slf, waiter: None };
+    let found = seek_from(&mut place, slf, key, timeout, queued_at);
+    match (found, place.give_up()) {
+        (Ok(connection), left) => Ok((connection, left)),
+        (Err(error), Ok(())) => Err(error),
+        (Err(first), Err(second)) => Err(weightier(slf.py(), first.into(), Some(second)).into()),
+    }
+}
+
+/// Finds a connection, taking the place in the queue for it that it needs.
+fn seek_from<'py, 'p>(
+    place: &mut Place<'py, 'p>,
+    slf: &'p Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
     timeout: Timeout,
     queued_at: &mut Option<Instant>,
@@ -69,7 +86,6 @@ fn seek<'py>(
     let pool = slf.get().ledger();
     let caller = caller(py)?;
     let mut want = file(slf, key)?;
-    let mut place = Place { slf, waiter: None };
     let mut bell = None;
     let mut expired = false;
     let asked = Instant::now();
@@ -90,7 +106,7 @@ fn seek<'py>(
                 CheckOut::Busy(busy, joined) => break (busy, joined),
             }
         };
-        place.take(joined);
+        place.take(joined)?;
         let deadline = match (busy, timeout) {
             (Busy::Crowded, _) => return Err(crowded(slf)),
             _ if is_speaking(caller) => return Err(Refusal::Exhausted.into()),
@@ -137,11 +153,10 @@ fn open<'py>(
     let connection = match slf.call_method1(name!(py, connect_hook), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
-            // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
-            if let Some(filed) = reservation.fail(connect_error(slf, &error)) {
-                drop(discard(slf, filed));
-            }
-            return Err(error.into());
+            // What the hook had filed before it failed is closed.
+            let filed = reservation.fail(connect_error(slf, &error));
+            let second = filed.and_then(|filed| discard(slf, filed).err());
+            return Err(weightier(py, error, second).into());
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {
@@ -211,10 +226,7 @@ fn establish<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Bound<'py, PyAny>>
         None => Ok(()),
     };
     let configured = configured.and_then(|()| log_connect(slf, None)).and_then(|()| log(slf, OPENED, || ()));
-    configured.inspect_err(|_| {
-        // The error that stopped us is the one to be heard.
-        let _ = connection::close(&connection);
-    })?;
+    configured.map_err(|error| weightier(slf.py(), error, connection::close(&connection).err()))?;
     Ok(connection)
 }
 
@@ -266,24 +278,16 @@ struct Place<'py, 'p> {
 
 impl<'p> Place<'_, 'p> {
     /// Takes a new place, if there is one, and gives up the old one.
-    fn take(&mut self, joined: Option<Waiter<'p, Handle, Waker>>) {
-        if joined.is_some() {
-            self.give_up();
-            self.waiter = joined;
+    fn take(&mut self, joined: Option<Waiter<'p, Handle, Waker>>) -> PyResult<()> {
+        if joined.is_none() {
+            return Ok(());
         }
+        let left = self.give_up();
+        self.waiter = joined;
+        left
     }
 
-    fn give_up(&mut self) {
-        if let Some(surplus) = self.waiter.take().and_then(Waiter::leave)
-            && let Err(error) = discard(self.slf, surplus)
-        {
-            keep_back(self.slf.py(), error);
-        }
-    }
-}
-
-impl Drop for Place<'_, '_> {
-    fn drop(&mut self) {
-        self.give_up();
+    fn give_up(&mut self) -> PyResult<()> {
+        self.waiter.take().and_then(Waiter::leave).map_or(Ok(()), |surplus| discard(self.slf, surplus))
     }
 }

@@ -1,7 +1,7 @@
 //! Errors, on their way to Python.
 
 use pgpool_core::Refusal;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -84,6 +84,44 @@ fn instance<'py>(class: &Bound<'py, PyAny>, text: &str) -> PyResult<Bound<'py, P
 pub(crate) fn psycopg2_error(py: Python<'_>, class: &str, text: &str) -> PyErr {
     let class = module(name!(py, psycopg2_module)).and_then(|psycopg2| psycopg2.getattr(class));
     class.and_then(|class| instance(&class, text)).map_or_else(|error| error, PyErr::from_value)
+}
+
+/// Says whether an error is what a database says, or the network to it: `psycopg2.Error` or `OSError`. Only these are logged;
+/// all others, a job's time limit say, are raised by the call that they came in. A statement that was cancelled is one of the
+/// others: psycopg2's `wait_select` makes that of Ctrl-C.
+pub(crate) fn is_said(py: Python<'_>, error: &PyErr) -> bool {
+    let is_a =
+        |module_name, class_name| module(module_name)?.getattr(class_name).map(|class| error.is_instance(py, &class));
+    let said = is_a(name!(py, psycopg2_module), name!(py, error_class));
+    let canceled = is_a(name!(py, extensions_module), name!(py, canceled_class));
+    error.is_instance_of::<PyOSError>(py) || matches!((said, canceled), (Ok(true), Ok(false)))
+}
+
+/// Gives the one of two errors that is to be raised, if there are two: what a database says gives way to all others, an
+/// `Exception` to what is none, and the second to the first.
+pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {
+    let weight = |error: &PyErr| if is_said(py, error) { 0 } else { 1 + u8::from(!is_plain(py, error)) };
+    match second {
+        Some(second) if weight(&second) > weight(&first) => second,
+        _ => first,
+    }
+}
+
+/// Gives the error of two outcomes; where both are errors, the [`weightier`].
+pub(crate) fn both(py: Python<'_>, first: PyResult<()>, second: PyResult<()>) -> PyResult<()> {
+    match (first, second) {
+        (Err(first), second) => Err(weightier(py, first, second.err())),
+        (Ok(()), second) => second,
+    }
+}
+
+/// Waits for all of these outcomes, and gives the error of any, as [`both`] does.
+pub(crate) fn every(py: Python<'_>, outcomes: impl Iterator<Item = PyResult<()>>) -> PyResult<()> {
+    let mut done = Ok(());
+    for outcome in outcomes {
+        done = both(py, done, outcome);
+    }
+    done
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
 
+use crate::call::call;
 use crate::connection::{self, Closed, Handle, Look, address};
-use crate::call::{answered, call};
-use crate::error::{Error, is_plain};
+use crate::error::{Error, both, every, weightier};
 use crate::filing::{settle_maybe, under};
-use crate::log::{CLOSE_FAILED, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, report};
+use crate::log::{
+    CLOSE_FAILED, LOOK_FAILED, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report,
+};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::text::repr_of;
@@ -42,10 +44,7 @@ fn take_back(
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
         Ok(Some(true)) => returning.leave(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
-        Err(error) => {
-            drop(close_whatever_it_says(slf.py(), returning));
-            return Err(error.into());
-        }
+        Err(error) => return Err(close_after(slf.py(), returning, error).into()),
     }
     if let Some(lent_for) = overdue {
         watch::log_late(slf, lent_for.as_secs_f64())?;
@@ -66,7 +65,7 @@ fn is_slow(slf: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Wake
     }
     Ok(match connection::look_at(&returning.connection().object(slf.py())?)? {
         Look::Clean => slf.get().options().reset.is_some(),
-        Look::InTransaction => true,
+        Look::InTransaction(_) => true,
         Look::Broken | Look::Closed(_) => false,
     })
 }
@@ -77,51 +76,57 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
     let connection = returning.connection().object(py)?;
     if let Some(reason) = returning.closing() {
         // Its end may be the first sign of one that others share.
-        if reason == Reason::Surplus && is_broken(&connection) {
-            returning.condemn(Reason::Lost);
-        }
-        return Ok(discard(slf, returning)?);
+        let looked = if reason == Reason::Surplus { condemn_if_broken(&mut returning, &connection) } else { Ok(()) };
+        let discarded = discard(slf, returning);
+        let looked = looked.or_else(|error| report(slf, LOOK_FAILED, error));
+        return Ok(both(py, looked, discarded)?);
     }
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
-        Err(error) => {
-            // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
-            drop(close_whatever_it_says(py, returning));
-            return Err(error.into());
-        }
+        // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
+        Err(error) => return Err(close_after(py, returning, error).into()),
     };
     let cleaned = match look {
-        Look::Clean => Ok(()),
-        Look::InTransaction => connection::rollback(&connection).map_err(|error| (ROLLBACK_FAILED, error)),
-        Look::Broken => {
-            returning.condemn(Reason::Lost);
-            return Ok(discard(slf, returning)?);
+        Look::InTransaction(seen) => {
+            connection::make_clean(&connection, seen).map_err(|error| (ROLLBACK_FAILED, error))
         }
-        Look::Closed(how) => {
+        look => Ok(look),
+    };
+    let done = cleaned.and_then(|look| match look {
+        Look::Clean => reset(slf, &connection).map(|()| look).map_err(|error| (RESET_FAILED, error)),
+        look => Ok(look),
+    });
+    match done {
+        Ok(Look::Clean) if returning.keep(now()) => Ok(()),
+        Ok(Look::Clean) => Ok(discard(slf, returning)?),
+        Ok(Look::InTransaction(left)) => Ok(match close_whatever_it_says(py, returning) {
+            Some(error) => report(slf, CLOSE_FAILED, error),
+            None => log_unclean(slf, left),
+        }?),
+        Ok(Look::Broken) => {
+            returning.condemn(Reason::Lost);
+            Ok(discard(slf, returning)?)
+        }
+        Ok(Look::Closed(how)) => {
             let reason = if how == Closed::Broken { Reason::Lost } else { Reason::ByBorrower };
             returning.condemn(reason);
             drop(returning);
-            return Ok(log_closed(slf, reason)?);
+            Ok(log_closed(slf, reason)?)
         }
-    };
-    match cleaned.and_then(|()| reset(slf, &connection).map_err(|error| (RESET_FAILED, error))) {
-        Ok(()) if returning.keep(now()) => Ok(()),
-        Ok(()) => Ok(discard(slf, returning)?),
         Err((failed, error)) => {
-            if is_broken(&connection) {
-                returning.condemn(Reason::Lost);
-            }
-            let closing = close_whatever_it_says(py, returning);
-            let stronger = closing.filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
-            Ok(report(slf, failed, stronger.unwrap_or(error))?)
+            let error = weightier(py, error, condemn_if_broken(&mut returning, &connection).err());
+            let error = close_after(py, returning, error);
+            Ok(report(slf, failed, error)?)
         }
     }
 }
 
-/// Says whether a connection has failed, as far as psycopg2 knows. Whatever stops it from telling is of no interest here.
-fn is_broken(connection: &Bound<'_, PyAny>) -> bool {
-    let look = answered(connection.py(), connection::look_at(connection));
-    matches!(look, Some(Look::Broken | Look::Closed(Closed::Broken)))
+/// Notes that a connection has failed, as far as psycopg2 knows.
+fn condemn_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Look::Broken | Look::Closed(Closed::Broken) = connection::look_at(connection)? {
+        returning.condemn(Reason::Lost);
+    }
+    Ok(())
 }
 
 /// Calls `reset`, if there is one, which must leave the connection open and in no transaction.
@@ -164,9 +169,12 @@ pub(crate) fn discard(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Ha
     }
 }
 
-/// Closes connections that nobody has a use for, all of them, and gives the first error.
-pub(crate) fn discard_all(slf: &Bound<'_, AbstractPool>, surplus: Vec<Returning<'_, Handle, Waker>>) -> PyResult<()> {
-    surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and)
+/// Does the same to several: to all of them, whatever is raised.
+pub(crate) fn discard_all<'p>(
+    slf: &Bound<'_, AbstractPool>,
+    all: impl IntoIterator<Item = Returning<'p, Handle, Waker>>,
+) -> PyResult<()> {
+    every(slf.py(), all.into_iter().map(|returning| discard(slf, returning)))
 }
 
 /// Closes a connection, frees its slot, and gives the error of the first, if any.
@@ -174,4 +182,9 @@ fn close_whatever_it_says(py: Python<'_>, returning: Returning<'_, Handle, Waker
     let closed = returning.connection().object(py).and_then(|connection| connection::close(&connection));
     drop(returning);
     closed.err()
+}
+
+/// Closes a connection after an error, frees its slot, and gives the error that is to be raised.
+fn close_after(py: Python<'_>, returning: Returning<'_, Handle, Waker>, error: PyErr) -> PyErr {
+    weightier(py, error, close_whatever_it_says(py, returning))
 }

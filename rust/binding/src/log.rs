@@ -5,8 +5,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::call::{answered, is_speaking, say, speaking};
-use crate::connection;
-use crate::error::is_plain;
+use crate::connection::{self, Accounts};
+use crate::error::is_said;
 use crate::filing::caller;
 use crate::names::{module, name};
 use crate::pool::AbstractPool;
@@ -49,6 +49,8 @@ events! {
     CONNECTS_FAILED = Warning, "connect_failed", "connect failed %d times in %.0f s; the last time: %s";
     CONNECTED_AGAIN = Warning, "connected_again", "connect succeeds again, after %.1f s";
     CHECK_FAILED = Warning, "lost", "connection lost: its check failed: %s";
+    OPEN_FAILED = Warning, "open_failed", "a connection could not be opened: %s";
+    LOOK_FAILED = Warning, "return_failed", "a connection could not be looked at: %s";
     RETURN_FAILED = Warning, "return_failed", "a connection could not be returned: %s";
     ROLLBACK_FAILED = Warning, "return_failed", "rollback() failed; the connection was dropped and its slot is free: %s";
     RESET_FAILED = Warning, "return_failed", "reset failed; the connection was dropped and its slot is free: %s";
@@ -101,7 +103,8 @@ where
     if is_speaking(caller) {
         return Ok(());
     }
-    let wanted = module(name!(py, log_module))?.call_method1(name!(py, is_heard), (&options.name, event.level as u8))?;
+    let wanted =
+        module(name!(py, log_module))?.call_method1(name!(py, is_heard), (&options.name, event.level as u8))?;
     if !wanted.is_truthy()? {
         return Ok(());
     }
@@ -115,6 +118,13 @@ where
 pub(crate) fn speak(write: &Bound<'_, PyAny>) -> PyResult<()> {
     let caller = caller(write.py())?;
     speaking(caller, || write.call0()).map(drop)
+}
+
+/// Says in the log that a connection was closed because it stayed in a transaction.
+pub(crate) fn log_unclean(slf: &Bound<'_, AbstractPool>, accounts: Accounts) -> PyResult<()> {
+    let event = Event { level: Level::Warning, ..CLOSED };
+    let reason = Reason::Unclean;
+    log_with_reason(slf, event, Some(reason.name()), || (format!("{}: {accounts}", reason.text()),))
 }
 
 /// Says in the log why a connection was closed.
@@ -142,7 +152,7 @@ pub(crate) fn log_connect(slf: &Bound<'_, AbstractPool>, error: Option<(&PyErr, 
     }
 }
 
-/// Closes a connection and says so in the log. An `Exception` that `close()` raises is logged.
+/// Closes a connection and says so in the log. What the database says of it is logged, too.
 pub(crate) fn close_and_log(
     slf: &Bound<'_, AbstractPool>,
     connection: &Bound<'_, PyAny>,
@@ -154,13 +164,37 @@ pub(crate) fn close_and_log(
     }
 }
 
-/// Says in the log what went wrong, if it was an `Exception`; anything stronger is given back as it is.
+/// Says in the log what went wrong, if the database said so; any other error is given back as it is.
 pub(crate) fn report(slf: &Bound<'_, AbstractPool>, event: Event, error: PyErr) -> PyResult<()> {
-    if !is_plain(slf.py(), &error) {
+    if !is_said(slf.py(), &error) {
         return Err(error);
     }
     let class = class_name(slf.py(), &error);
     log_with_reason(slf, event, Some(&class), || (describe_masked(slf, &error),))
+}
+
+/// Says in the log what went wrong, and where, for those errors that no caller hears of.
+pub(crate) fn report_place(slf: &Bound<'_, AbstractPool>, event: Event, error: &PyErr) -> PyResult<()> {
+    let class = class_name(slf.py(), error);
+    log_with_reason(slf, event, Some(&class), || {
+        let place = answered(slf.py(), place(slf.py(), error)).flatten().unwrap_or_default();
+        (format!("{}{place}", describe_masked(slf, error)),)
+    })
+}
+
+/// Tells where an error was raised, if that was in Python, as the end of a line.
+fn place(py: Python<'_>, error: &PyErr) -> PyResult<Option<String>> {
+    let Some(mut traceback) = error.traceback(py).map(Bound::into_any) else { return Ok(None) };
+    loop {
+        let next = traceback.getattr("tb_next")?;
+        if next.is_none() {
+            break;
+        }
+        traceback = next;
+    }
+    let code = traceback.getattr("tb_frame")?.getattr("f_code")?;
+    let (file, function) = (text_of(&code.getattr("co_filename")?)?, text_of(&code.getattr("co_name")?)?);
+    Ok(Some(format!(" ({file}:{} in {function})", text_of(&traceback.getattr("tb_lineno")?)?)))
 }
 
 /// Describes an error without the secrets that the pool connects with.

@@ -10,32 +10,52 @@ use crate::borrow::last_connect_error;
 use crate::call::{call, is_speaking};
 use crate::check;
 use crate::connection::address;
-use crate::error::{Error, is_plain};
+use crate::error::{Error, is_plain, is_said};
 use crate::filing::caller;
 use crate::give_back::{discard_all, finish_errand};
-use crate::log::{LEAK, RESTORED, log};
+use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
 use crate::names::{module, name};
 use crate::pool::AbstractPool;
 use crate::system::{float, now};
 use crate::watch::describe_loan;
 
-/// Does all that is to be done now, and tells when there will be something again.
+/// Does all that is to be done now, for a caller, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+    do_chores(slf, &|_, done| done)
+}
+
+/// Does the same for the housekeeping thread, which has no caller: an `Exception` is logged, and the work goes on.
+pub(crate) fn maintain_alone(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+    do_chores(slf, &|event, done| match done {
+        Err(error) if is_plain(slf.py(), &error) => report_place(slf, event, &error),
+        done => done,
+    })
+}
+
+/// Is given how a chore ended that ran other people's code; what it returns is raised.
+type Hear<'a> = &'a dyn Fn(Event, PyResult<()>) -> PyResult<()>;
+
+fn do_chores(slf: &Bound<'_, AbstractPool>, hear: Hear<'_>) -> PyResult<Moment> {
     let caller = caller(slf.py())?;
     let mut opened = 0;
     loop {
         // Each chore is a call of its own: nothing is held between two of them.
-        if let Some(rest) = call(slf.py(), || do_chore(slf, caller, &mut opened))? {
+        if let Some(rest) = call(slf.py(), || do_chore(slf, caller, &mut opened, hear))? {
             return Ok(rest);
         }
     }
 }
 
 /// Does what is to be done next; where that is nothing, tells until when.
-fn do_chore(slf: &Bound<'_, AbstractPool>, caller: Caller, opened: &mut usize) -> PyResult<Option<Moment>> {
+fn do_chore(
+    slf: &Bound<'_, AbstractPool>,
+    caller: Caller,
+    opened: &mut usize,
+    hear: Hear<'_>,
+) -> PyResult<Option<Moment>> {
     let pool = slf.get().ledger();
     match pool.chore(caller, now()) {
-        Chore::Return(returning) => finish_errand(slf, returning)?,
+        Chore::Return(returning) => hear(RETURN_FAILED, finish_errand(slf, returning))?,
         Chore::Report(loan) => {
             let text = describe_loan(slf, &loan)?;
             log(slf, LEAK, || (text,))?;
@@ -53,8 +73,9 @@ fn do_chore(slf: &Bound<'_, AbstractPool>, caller: Caller, opened: &mut usize) -
                 Ok(_) => refill.fail(now()),
                 Err(error) => {
                     refill.fail(now());
-                    if !is_plain(slf.py(), &error) {
-                        return Err(error);
+                    // What the database said was logged by the connect.
+                    if !is_said(slf.py(), &error) {
+                        hear(OPEN_FAILED, Err(error))?;
                     }
                 }
             }

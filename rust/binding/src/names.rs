@@ -29,6 +29,8 @@ names! {
     builtins_module = "builtins",
     args = "_args",
     async_ = "async_",
+    autocommit = "autocommit",
+    canceled_class = "QueryCanceledError",
     close = "close",
     closeall = "closeall",
     closeall_hook = "_closeall",
@@ -37,14 +39,15 @@ names! {
     connect = "connect",
     connect_hook = "_connect",
     connection = "connection",
+    cursor = "cursor",
     diag = "diag",
     error_class = "Error",
     errors_module = "pgpool_rs.errors",
+    execute = "execute",
     extensions_module = "psycopg2.extensions",
     f_lasti = "f_lasti",
     fileno = "fileno",
     get_ident = "get_ident",
-    get_transaction_status = "get_transaction_status",
     getconn = "getconn",
     getconn_hook = "_getconn",
     getkey_hook = "_getkey",
@@ -70,6 +73,7 @@ names! {
     secrets_module = "pgpool_rs._secrets",
     severity = "severity_nonlocalized",
     sleep = "sleep",
+    status = "status",
     threading_module = "threading",
     time_module = "time",
     timeout_max = "TIMEOUT_MAX",
@@ -138,7 +142,7 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     // PyO3 keeps these names in the same way, each from the first use on.
     let class = py.get_type::<pyo3::exceptions::PyException>();
     drop((class.name()?, class.qualname()?, class.module()?));
-    crate::connection::prepare(py)?;
+    crate::front::prepare(py);
     crate::watch::prepare(py)
 }
 

@@ -5,9 +5,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
 use crate::call::call;
-use crate::connection;
+use crate::connection::{self, Handle};
 use crate::detours;
-use crate::error::{Error, is_plain};
+use crate::error::{Error, every, is_said, weightier};
 use crate::log::{POOL_CLOSED, log};
 use crate::maintain::poke;
 use crate::names::{module, name};
@@ -37,15 +37,15 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
         if policy.kept { poke(slf) } else { Ok(()) }
     });
-    started.inspect_err(|_| {
-        // The error that stopped us is the one to be heard.
-        let _ = call(py, || {
+    started.map_err(|stopped| {
+        let closed = call(py, || {
             // Closed first, so that no call that comes in meanwhile opens another one.
-            for connection in pool.close().unwrap_or_default() {
-                let _ = connection.object(py).and_then(|connection| connection::close(&connection));
-            }
-            PyResult::Ok(pool.reset())
+            let connections = pool.close().unwrap_or_default();
+            let ends = every(py, connections.iter().map(|connection| connection::close(&connection.object(py)?)));
+            pool.reset();
+            ends
         });
+        weightier(py, stopped, closed.err())
     })
 }
 
@@ -56,19 +56,22 @@ pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 
 fn close_all(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = slf.py();
-    let mut interrupted = None;
     let connections = slf.get().ledger().close()?;
-    for connection in &connections {
-        // One that its borrower has forgotten is closed already.
-        let closed = connection.living(py).and_then(|living| living.as_ref().map_or(Ok(()), connection::close));
-        if let Err(error) = closed
-            && !is_plain(py, &error)
-            && interrupted.is_none()
-        {
-            interrupted = Some(error);
-        }
-    }
-    interrupted.map_or(Ok(()), Err)?;
+    // All of them, whatever is raised. psycopg2.pool, too, is silent about what the database says of it.
+    let ends = connections.iter().map(|connection| match close_last(py, connection) {
+        Err(error) if is_said(py, &error) => Ok(()),
+        closed => closed,
+    });
+    every(py, ends)?;
     log(slf, POOL_CLOSED, || (connections.len(),))?;
     Ok(())
+}
+
+/// Closes a connection as its pool closes. One that its borrower has forgotten is closed already; what cannot be closed, as no
+/// connection at all, is let go.
+fn close_last(py: Python<'_>, connection: &Handle) -> PyResult<()> {
+    match connection.living(py)? {
+        Some(connection) if connection.hasattr(name!(py, close))? => connection::close(&connection),
+        _ => Ok(()),
+    }
 }
