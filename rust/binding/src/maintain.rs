@@ -15,6 +15,7 @@ use crate::filing::caller;
 use crate::give_back::{discard, finish_errand};
 use crate::log::{Level, log};
 use crate::names::name;
+use crate::notes::told;
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::watch::describe_loan;
@@ -93,7 +94,7 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
     pool.hurry_refill();
     loop {
         let due = maintain(slf)?;
-        slf.get().ensure_open()?;
+        told(slf, slf.get().ensure_open())?;
         let counts = pool.counts();
         // What is being returned may be on its way out.
         if counts.open() - counts.returning >= counts.minconn {
@@ -103,7 +104,8 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         if left.is_some_and(|left| left.is_zero()) {
             let waited = asked.elapsed().as_secs_f64();
             return Err(Error::TimedOut(format!(
-                "connection pool not filled: waited {waited:.2} s for {} connections, {} are open{}",
+                "connection pool not filled: waited {waited:.2} s in {} for {} connections, {} are open{}",
+                slf.get().shown_name(py),
                 counts.minconn,
                 counts.open(),
                 last_connect_error(slf),

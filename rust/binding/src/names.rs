@@ -49,6 +49,8 @@ names! {
     lock_class = "Lock",
     log = "log",
     pgcode = "pgcode",
+    pgpool_close = "_pgpool_close",
+    pgpool_whole = "_pgpool_whole",
     poke = "poke",
     poke_quietly = "poke_quietly",
     poll = "poll",

@@ -10,6 +10,7 @@ use crate::error::{Error, is_plain};
 use crate::log::{Level, log};
 use crate::maintain::poke;
 use crate::names::name;
+use crate::notes::told;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::timeout::Waker;
@@ -48,7 +49,7 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
 pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = slf.py();
     let mut interrupted = None;
-    let connections = slf.get().ledger().close()?;
+    let connections = told(slf, slf.get().ledger().close())?;
     for connection in &connections {
         // One that its borrower has forgotten is closed already.
         let closed = connection.living(py).and_then(|living| living.as_ref().map_or(Ok(()), connection::close));

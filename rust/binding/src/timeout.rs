@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 
 use crate::error::keep_back;
+use crate::given::shown;
 use crate::maintain::poke;
 use crate::names::name;
 
@@ -33,9 +34,10 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         if given.is_none() {
             return Ok(Self(f64::INFINITY));
         }
+        let no_number =
+            || PyTypeError::new_err(format!("timeout must be a number of seconds or None, not {}", shown(&given)));
         if given.is_instance_of::<PyBool>() {
-            let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
-            return Err(PyTypeError::new_err(text));
+            return Err(no_number());
         }
         let seconds: f64 = match given.extract() {
             Ok(seconds) => seconds,
@@ -47,14 +49,11 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
                     f64::NEG_INFINITY
                 }
             }
-            Err(error) if error.is_instance_of::<PyTypeError>(given.py()) => {
-                let text = format!("timeout must be a number of seconds or None, not {}", given.repr()?);
-                return Err(PyTypeError::new_err(text));
-            }
+            Err(error) if error.is_instance_of::<PyTypeError>(given.py()) => return Err(no_number()),
             Err(error) => return Err(error),
         };
         if seconds.is_nan() || seconds < 0.0 {
-            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", given.repr()?);
+            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", shown(&given));
             return Err(PyValueError::new_err(text));
         }
         Ok(Self(seconds))
