@@ -21,7 +21,7 @@ LATER = 600.0
 
 
 class StubPool:
-    """Notes the calls of its `_maintain()` and answers, or does, what it is told to."""
+    """Notes the calls of its `_pgpool_maintain()` and answers, or does, what it is told to."""
 
     def __init__(self, answer: float | None = None, does: Callable[[], object] = lambda: None) -> None:
         self.name = "pool-of-the-test"
@@ -30,7 +30,10 @@ class StubPool:
         self.calls: list[float] = []
         self.threads: set[threading.Thread] = set()
 
-    def _maintain(self) -> float | None:
+    def _pgpool_name(self) -> str:
+        return self.name
+
+    def _pgpool_maintain(self) -> float | None:
         self.calls.append(time.monotonic())
         self.threads.add(threading.current_thread())
         self.does()
@@ -98,7 +101,10 @@ class Pool:
     def __init__(self, answer=None, does=lambda: None):
         self.name, self.answer, self.does, self.calls = "pool", answer, does, 0
 
-    def _maintain(self):
+    def _pgpool_name(self):
+        return self.name
+
+    def _pgpool_maintain(self):
         self.calls += 1
         self.does()
         return self.answer

@@ -67,7 +67,7 @@ def test_an_empty_pool_can_be_closed(pool_class: Any, server: FakeServer) -> Non
 def test_closed_can_be_assigned_to_refuse_everything(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(1, 1)
     pool.closed = True
-    with pytest.raises(PoolError, match=r"^connection pool is closed$"):
+    with pytest.raises(PoolError, match=r"(?m)^connection pool is closed$"):
         pool.getconn()
     assert server.calls("close") == []
     pool.closed = False

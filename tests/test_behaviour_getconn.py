@@ -20,7 +20,7 @@ def test_a_closed_pool_refuses_also_a_key_that_is_lent(pool_class: Any, server: 
     pool.closeall()
     keys: list[Any] = [None, "a", "b", []]
     for key in keys:
-        with pytest.raises(PoolError, match=r"^connection pool is closed$"):
+        with pytest.raises(PoolError, match=r"(?m)^connection pool is closed$"):
             pool.getconn(key)
     assert pool._keys == 0
 
@@ -49,7 +49,7 @@ def test_automatic_keys_count_from_one_and_look_like_numbers(pool_class: Any, se
 def test_an_automatic_key_is_spent_also_when_the_pool_is_exhausted(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 1)
     pool.getconn()
-    with pytest.raises(PoolError, match=r"^connection pool exhausted$"):
+    with pytest.raises(PoolError, match=r"(?m)^connection pool exhausted$"):
         pool.getconn()
     assert pool._keys == 2
 

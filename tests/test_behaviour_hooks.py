@@ -139,7 +139,7 @@ def test_what_connect_returns_is_returned_as_it_is_and_the_bookkeeping_is_the_ho
     assert (pool.getconn("k"), dict(pool._used), dict(pool._rused)) == ("a string", {}, {})
     for _ in range(5):
         assert pool.getconn() == "a string"
-    with pytest.raises(PoolError, match=r"^trying to put unkeyed connection$"):
+    with pytest.raises(PoolError, match=r"(?m)^trying to put unkeyed connection$"):
         pool.putconn("a string")
 
 

@@ -26,7 +26,7 @@ def test_a_closed_pool_refuses_every_return_and_leaves_the_connection_alone(
     pool.closeall()
     log = list(server.log)
     for arguments in ((connection,), (connection, "a"), (connection, "b"), (None,), (object(),)):
-        with pytest.raises(PoolError, match=r"^connection pool is closed$"):
+        with pytest.raises(PoolError, match=r"(?m)^connection pool is closed$"):
             pool.putconn(*arguments)
     assert server.log == log
     assert list(pool._used.values()) == [connection]
@@ -47,7 +47,7 @@ def test_a_second_return_is_refused(pool_class: Any, server: FakeServer) -> None
     pool = pool_class(1, 2)
     connection = pool.getconn()
     pool.putconn(connection)
-    with pytest.raises(PoolError, match=r"^trying to put unkeyed connection$"):
+    with pytest.raises(PoolError, match=r"(?m)^trying to put unkeyed connection$"):
         pool.putconn(connection)
     assert list(pool._pool) == [connection]
 
@@ -55,13 +55,13 @@ def test_a_second_return_is_refused(pool_class: Any, server: FakeServer) -> None
 def test_another_pools_connection_is_refused(pool_class: Any, server: FakeServer) -> None:
     mine, other = pool_class(0, 1), pool_class(0, 1)
     connection = other.getconn()
-    with pytest.raises(PoolError, match=r"^trying to put unkeyed connection$"):
+    with pytest.raises(PoolError, match=r"(?m)^trying to put unkeyed connection$"):
         mine.putconn(connection)
     other.putconn(connection)
 
 
 def test_putconn_without_arguments_is_a_pool_error_when_threaded(pool_module: ModuleType, server: FakeServer) -> None:
-    with pytest.raises(PoolError, match=r"^trying to put unkeyed connection$"):
+    with pytest.raises(PoolError, match=r"(?m)^trying to put unkeyed connection$"):
         pool_module.ThreadedConnectionPool(0, 1).putconn()
 
 

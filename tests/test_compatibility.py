@@ -70,11 +70,6 @@ def test_option_names_never_meet_a_keyword_of_libpq_or_of_connect() -> None:
             psycopg2.extensions.parse_dsn(f"{name}=1")
 
 
-def test_an_unknown_keyword_is_still_refused_by_libpq(pool_class: Any) -> None:
-    with pytest.raises(psycopg2.ProgrammingError, match='invalid dsn: invalid connection option "idle_timeout"'):
-        pool_class(1, 1, idle_timeout=5)
-
-
 @pytest.mark.parametrize("text", ["closed", "exhausted", "unkeyed"])
 def test_the_words_that_programs_look_for_in_an_error(pool_class: Any, server: FakeServer, text: str) -> None:
     pool = pool_class(0, 0)

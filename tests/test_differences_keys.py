@@ -81,7 +81,7 @@ def test_a_foreign_connection_with_a_lent_key_is_refused_and_nothing_changes(
     connection = pool.getconn("a")
     given = {"foreign": server.connect(), "idle": pool._pool[0], "object": object()}[thing]
     same = unchanged(pool, server)
-    with pytest.raises(PoolError, match=r"^trying to put unkeyed connection$"):
+    with pytest.raises(PoolError, match=r"(?m)^trying to put unkeyed connection$"):
         pool.putconn(given, "a")
     assert same()
     pool.putconn(connection)

@@ -39,7 +39,7 @@ def test_a_lowered_maxconn_refuses_until_enough_came_back(our_class: Any, server
     lent = [pool.getconn() for _ in range(3)]
     pool.maxconn = 1
     for connection in lent[:2]:
-        with pytest.raises(PoolError, match=r"^connection pool exhausted$"):
+        with pytest.raises(PoolError, match=r"(?m)^connection pool exhausted$"):
             pool.getconn()
         pool.putconn(connection)
         assert not server.sees(connection)

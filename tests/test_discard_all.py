@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import psycopg2
@@ -61,3 +62,47 @@ def test_discard_all_on_a_dead_connection_is_an_error(conn: Any, dsn: str) -> No
     other.close()
     with pytest.raises(psycopg2.OperationalError):
         discard_all(conn)
+
+
+class Appendable:
+    """The least that psycopg2 needs for `conn.notifies`."""
+
+    def append(self, _: object) -> None:
+        """Forget it."""
+
+
+@pytest.mark.parametrize("notifies", [list, collections.deque, Appendable])
+def test_discard_all_drops_notifications(conn: Any, dsn: str, notifies: Any) -> None:
+    conn.notifies = notifies()
+    execute(conn, "LISTEN news")
+    conn.commit()
+    other = psycopg2.connect(dsn)
+    other.autocommit = True
+    execute(other, "SELECT pg_notify('news', 'for the one who listened')")
+    execute(conn, "SELECT 1")
+    conn.rollback()
+    assert notifies is Appendable or len(conn.notifies) == 1
+    execute(other, "SELECT pg_notify('news', 'on its way')")
+    other.close()
+    discard_all(conn)
+    assert notifies is Appendable or len(conn.notifies) == 0
+
+
+def test_a_pool_that_discards_lends_no_notifications_of_another_borrower(our_class: Any, dsn: str) -> None:
+    pool = our_class(1, 1, dsn, reset="discard", check_after=0)
+    other = psycopg2.connect(dsn)
+    other.autocommit = True
+    for _ in range(3):
+        connection = pool.getconn()
+        assert connection.notifies == []
+        execute(connection, "LISTEN news")
+        connection.commit()
+        execute(other, "SELECT pg_notify('news', 'one')")
+        execute(connection, "SELECT 1")
+        assert len(connection.notifies) == 1
+        pool.putconn(connection)
+        execute(other, "SELECT pg_notify('news', 'two')")
+        pool.check()
+        assert connection.notifies == []
+    other.close()
+    pool.closeall()

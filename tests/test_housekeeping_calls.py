@@ -205,7 +205,7 @@ class Pool:
     name = "pool"
     calls = 0
 
-    def _maintain(self):
+    def _pgpool_maintain(self):
         self.calls += 1
 
 pool, other = Pool(), Pool()

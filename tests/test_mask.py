@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn
 
-from pgpool_rs._secrets import mask
+from pgpool_rs._secrets import mask, mask_name
 
 SECRET = "p@ss/w0rd#x"
 PARTS = ("p@s", "ss/", "w0r", "rd#", "0rd")
@@ -154,10 +154,52 @@ def test_it_masks_all_rather_than_raise(args: Any, kwargs: Any) -> None:
     assert mask(SECRET, args, kwargs) == "***"
 
 
-@pytest.mark.parametrize("password", [None, 12345, b"bytes", object()])
-def test_a_password_that_is_no_string_is_ignored(password: Any) -> None:
+class Secretive:
+    """Is written into a connection string as psycopg2 does it: by str()."""
+
+    def __str__(self) -> str:
+        return SECRET
+
+
+@pytest.mark.parametrize(
+    ("password", "text"),
+    [
+        (31337424242, "31337424242"),
+        (SECRET.encode(), SECRET),
+        (SECRET.encode(), str(SECRET.encode())),
+        (bytearray(b"word"), "word"),
+        (Secretive(), SECRET),
+    ],
+)
+def test_a_password_that_is_no_string_is_masked(password: Any, text: str) -> None:
+    assert masked(f"before {text} after", password=password) == "before *** after"
+    assert masked(f"before {text} after", sslpassword=password) == "before *** after"
+
+
+@pytest.mark.parametrize(
+    "dsn", [f"host=h password='{SECRET}'".encode(), f"postgresql://u:{quote(SECRET)}@h/d".encode()]
+)
+def test_a_connection_string_that_is_no_string_is_looked_through(dsn: bytes) -> None:
+    assert masked(f"before {SECRET} after", dsn) == masked(f"before {SECRET} after", dsn=dsn) == "before *** after"
+
+
+@pytest.mark.parametrize("password", [None, object()])
+def test_a_password_that_is_none_masks_nothing(password: Any) -> None:
     assert masked("text 12345", password=password) == "text 12345"
     assert masked("text 12345", password) == "text 12345"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("shop", "shop"),
+        ("postgresql://app:x@db/shop", "postgresql://***@db/shop"),
+        ("postgresql+psycopg2://app:p@x@db/shop", "postgresql+psycopg2://***@db/shop"),
+        ("host=db password='x y' user=app", "host=db *** user=app"),
+    ],
+)
+def test_a_name_that_is_a_connection_string_is_shown_without_its_password(name: str, shown: str) -> None:
+    assert mask_name(name, (), {}) == shown
 
 
 def test_a_secret_of_many_backslashes_takes_no_time() -> None:

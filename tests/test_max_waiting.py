@@ -14,7 +14,7 @@ from pgpool_rs import TooManyRequests as TooMany
 from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
-TEXT = r"^connection pool exhausted: 2 callers wait for a connection, and no more may$"
+TEXT = r"(?m)^connection pool exhausted: 2 callers wait for a connection of pool '[^']+', and no more may$"
 
 
 def crowded(**options: Any) -> tuple[Any, Any, list[Task[Any]]]:

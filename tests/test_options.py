@@ -25,7 +25,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "options.md"
 SECONDS = ["timeout", "check_after", "max_idle", "max_lifetime", "leak_after"]
 COUNTS = ["max_waiting", "open_workers"]
 CALLABLES = ["check", "configure", "reset", "connect"]
-FLAGS = ["background", "reclaim"]
+FLAGS = ["background", "reclaim", "close_returns"]
 
 INF = math.inf
 NAN = math.nan
@@ -57,6 +57,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "background": False,
         "leak_after": INF,
         "reclaim": False,
+        "close_returns": False,
     }
 
 
@@ -171,6 +172,34 @@ def test_what_cannot_be_called_is_a_type_error(option: str, value: Any) -> None:
 def test_what_is_given_for_connect_is_not_repeated() -> None:
     refused(TypeError, "connect must be a callable or None, not a str", connect="postgresql://app:hidden@db/shop")
     refused(TypeError, "connect must be a callable or None, not a dict", connect={"password": "hidden"})
+
+
+@pytest.mark.parametrize("option", [*SECONDS, *COUNTS, *CALLABLES, *FLAGS])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgresql://app:hidden@db/shop",
+        b"postgresql://app:hidden@db/shop",
+        "host=db password=hidden",
+        {"password": "hidden"},
+        ["postgresql://app:hidden@db/shop"],
+        "hidden" * 10,
+    ],
+)
+def test_what_may_be_a_connection_string_in_the_wrong_place_is_not_repeated(option: str, value: object) -> None:
+    with pytest.raises((TypeError, ValueError)) as raised:
+        Options.checked(**{option: value})
+    assert option in str(raised.value)
+    assert type(value).__name__ in str(raised.value)
+    assert "hidden" not in str(raised.value)
+
+
+def test_a_value_whose_repr_fails_is_named_by_its_type() -> None:
+    class Rude:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    refused(TypeError, "max_idle must be a number of seconds or None, not a Rude", max_idle=Rude())
 
 
 def test_the_repr_shows_no_argument_of_a_callable() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg2.extensions
 import pytest
 
 from audit import assert_balanced, assert_sound, closes, filled, listening
@@ -442,3 +443,79 @@ def test_a_first_time_borrower_may_be_anywhere(mortal: FakeServer) -> None:
     wait_until(lambda: counts(pool)["lent"] == 0)
     assert closes(pool) == {"reclaimed": 2}
     assert_sound(pool, mortal)
+
+
+# --- what may be forgotten while it is in use -------------------------------------------------------------------------
+
+
+class Traced:
+    """A proxy, as tracing libraries put one round a connection. Its cursors hold the connection in it."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+class Posing(Traced):
+    """A proxy that says it is what it wraps, as wrapt's do."""
+
+    @property
+    def __class__(self) -> Any:
+        return self._connection.__class__
+
+    @__class__.setter
+    def __class__(self, _: Any) -> None:
+        raise NotImplementedError
+
+
+class Explicit:
+    """A wrapper that has all that it needs by itself."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.info = connection.info
+
+    @property
+    def closed(self) -> Any:
+        return self._connection.closed
+
+    def cursor(self) -> Any:
+        return self._connection.cursor()
+
+    def rollback(self) -> None:
+        self._connection.rollback()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.mark.parametrize("wrapper", [Traced, Posing, Explicit])
+def test_a_proxy_that_is_forgotten_while_its_cursor_is_in_use_stays_lent(
+    mortal: FakeServer, our_class: Any, wrapper: Any
+) -> None:
+    pool = our_class(0, 1, reclaim=True, connect=lambda: wrapper(mortal.connect()))
+    cursor = pool.getconn().cursor()
+    gc.collect()
+    with pytest.raises(PoolError, match="exhausted"):
+        pool.getconn()
+    cursor.execute("SELECT 1")
+    assert mortal.open == 1
+    (loan,) = pool._used.values()
+    pool.putconn(loan)
+    assert counts(pool)["lent"] == 0
+
+
+def test_psycopg2s_own_connection_is_reclaimed_once_its_last_cursor_is_gone(our_class: Any, dsn: str) -> None:
+    class Own(psycopg2.extensions.connection):
+        pass
+
+    for factory in (None, Own):
+        pool = our_class(0, 1, dsn, reclaim=True, connection_factory=factory)
+        cursor = pool.getconn().cursor()
+        assert counts(pool)["lent"] == 1
+        cursor.execute("SELECT 1")
+        del cursor
+        assert counts(pool)["lent"] == 0
+        pool.closeall()

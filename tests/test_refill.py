@@ -132,14 +132,14 @@ def test_after_failed_refills_there_is_a_doubling_pause(server: FakeServer, our_
     pool.putconn(pool.getconn(), close=True)
     server.fail("connect", *[DOWN] * 7)
     for longest in (0.25, 0.5, 1, 2, 4, 4, 4):
-        pause = pool._maintain()
+        pause = pool._pgpool_maintain()
         assert longest * 0.89 < pause <= longest
         tried = len(server.calls("connect"))
         advance_clock(longest / 2)
-        pool._maintain()
+        pool._pgpool_maintain()
         assert len(server.calls("connect")) == tried, "too early"
         advance_clock(longest / 2 + 0.02)
-    pool._maintain()
+    pool._pgpool_maintain()
     assert counts(pool)["idle"] == 1
 
 
@@ -157,9 +157,9 @@ def test_a_connect_that_succeeds_ends_the_pause(server: FakeServer, our_class: A
     for connection in lend(pool, 2):
         pool.putconn(connection, close=True)
     server.fail("connect", DOWN)
-    assert pool._maintain() > 0.1
+    assert pool._pgpool_maintain() > 0.1
     connections = [pool.getconn()]
-    pool._maintain()
+    pool._pgpool_maintain()
     assert counts(pool)["idle"] == 1
     give_back(pool, connections)
     assert_sound(pool, server)
@@ -249,7 +249,7 @@ def test_a_pool_that_is_closed_has_nothing_to_maintain(server: FakeServer, our_c
     pool.closeall()
     advance_clock(2000)
     pool.maintain()
-    assert pool._maintain() is None
+    assert pool._pgpool_maintain() is None
     assert_balanced(pool, server)
 
 

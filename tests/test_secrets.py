@@ -305,10 +305,10 @@ def test_a_housekeeping_that_fails(
     class Pool(ThreadedConnectionPool):
         fails = False
 
-        def _maintain(self) -> float | None:
+        def _pgpool_maintain(self) -> float | None:
             if self.fails:
                 raise error
-            return super()._maintain()
+            return super()._pgpool_maintain()
 
     given = make(0, 1)
     pool: Any = Pool(1, 1, *given._args, name="shop", max_idle=5, **given._kwargs)

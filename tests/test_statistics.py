@@ -156,11 +156,12 @@ def unhashable(pool: Any) -> None:
 def test_a_request_that_ends_with_an_error_is_counted(
     server: FakeServer, ask: Callable[[Any], None], queued: int
 ) -> None:
-    pool: Any = ThreadedConnectionPool(0, 0)
+    pool: Any = ThreadedConnectionPool(0, 1)
+    pool.getconn()
     for _ in range(3):
         ask(pool)
     stats = pool.get_stats()
-    assert [stats[name] for name in ("requests_num", "requests_errors", "requests_queued")] == [3, 3, 3 * queued]
+    assert [stats[name] for name in ("requests_num", "requests_errors", "requests_queued")] == [4, 3, 3 * queued]
 
 
 @pytest.mark.parametrize("error", [DOWN, ValueError("odd"), KeyboardInterrupt(), Killed()])

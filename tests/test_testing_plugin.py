@@ -423,7 +423,7 @@ def test_nothing_is_changed_before_a_test_is_watched_and_after_the_run(tmp_path:
             from pgpool_rs import AbstractConnectionPool
 
             def wrapped():
-                return "_start" in vars(AbstractConnectionPool)
+                return "_pgpool_start" in vars(AbstractConnectionPool)
 
             def pytest_sessionstart():
                 assert not wrapped()

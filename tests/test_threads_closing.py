@@ -22,7 +22,7 @@ def test_a_connection_that_was_being_opened_is_closed_when_it_comes(server: Fake
         Task(pool.closeall).result()
         assert pool.closed is True
     for task in opening:
-        with pytest.raises(PoolClosed, match=r"^connection pool is closed$"):
+        with pytest.raises(PoolClosed, match=r"(?m)^connection pool is closed$"):
             task.result()
     assert server.open == 0
     assert sorted(server.calls("close")) == [1, 2, 3]

@@ -145,7 +145,7 @@ def test_closeall_wakes_all_waiters_with_pool_closed(server: FakeServer) -> None
     waiters = [waiting_task(pool, key=key) for key in (None, "a", "b", None)]
     pool.closeall()
     for waiter in waiters:
-        with pytest.raises(PoolClosed, match=r"^connection pool is closed$"):
+        with pytest.raises(PoolClosed, match=r"(?m)^connection pool is closed$"):
             waiter.result()
     assert counts(pool)["waiting"] == 0
 

@@ -38,3 +38,32 @@ def test_against_psycopg2s_stub_nothing_shows_that_psycopg2_does_not_show(tmp_pa
         shutil.copy(Path(str(stub.locate())), folder / package / "pool.pyi")
     new = complaints("pgpool_rs.pool", ours) - complaints("psycopg2.pool", theirs)
     assert not new, "\n".join(sorted(new))
+
+
+PROGRAM = """
+from pgpool_rs import PoolTimeout, ThreadedConnectionPool, replace_psycopg2_pool
+
+pool = ThreadedConnectionPool(1, 2, "host=db", timeout=5, close_returns=True)
+
+def today() -> str:
+    with pool.connection() as conn:
+        with conn.cursor() as cursor:
+            cursor.execute("SELECT current_date")
+            return str(cursor.fetchone())
+
+def name() -> str | None:
+    try:
+        return today()
+    except PoolTimeout as error:
+        return error.pool_name
+    finally:
+        replace_psycopg2_pool()()
+"""
+
+
+def test_a_function_that_returns_from_a_block_returns_in_any_case(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", str(program)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -16,6 +16,7 @@ except ModuleNotFoundError as error:
 
 from pgpool_rs._core import check_socket
 from pgpool_rs._loans import LoanInfo
+from pgpool_rs._psycopg2_pool import replace_psycopg2_pool
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 from pgpool_rs.health import check_query
 from pgpool_rs.pool import AbstractConnectionPool, SimpleConnectionPool, ThreadedConnectionPool
@@ -32,4 +33,5 @@ __all__ = [
     "TooManyRequests",
     "check_query",
     "check_socket",
+    "replace_psycopg2_pool",
 ]

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+# Automatic keys are below this.
+_NUMBERS = 1 << 64
+
+
 @_core.once
 class AutomaticKey(int):
     """A key that the pool made up. It equals its number, yet is never taken for a user's key of the same value."""
@@ -124,9 +128,6 @@ class _Loans(MutableMapping[Any, Any]):
         """List what there is now. An automatic key may stand beside a user's key that equals it."""
         raise NotImplementedError
 
-    def __getitem__(self, key: Any) -> Any:
-        return dict(self._pairs())[key]
-
     def __iter__(self) -> Iterator[Any]:
         return iter([key for key, _ in self._pairs()])
 
@@ -178,7 +179,9 @@ class Used(_Loans):
     def __getitem__(self, key: Any) -> Any:
         connection = _core.loan(self._pool, key)
         # A program may read a number that it was shown as a key of its own.
-        return super().__getitem__(key) if connection is None else connection
+        if connection is None and isinstance(key, int) and 0 <= key < _NUMBERS:
+            connection = _core.loan(self._pool, AutomaticKey(key))
+        return self._rest[key] if connection is None else connection
 
     def __setitem__(self, key: Any, connection: Any) -> None:
         self._rest.pop(key, None)

@@ -1,7 +1,7 @@
 """The housekeeping thread: one for each process, for all its pools together.
 
-A pool that has something to do, now or later, pokes. The thread then calls its `_maintain()`, which does what is due
-and answers in how many seconds there will be something again. Between two calls the thread holds a pool weakly.
+A pool that has something to do, now or later, pokes. The thread then calls its `_pgpool_maintain()`, which does what is
+due and answers in how many seconds there will be something again. Between two calls the thread holds a pool weakly.
 
 A poke writes into a dict and rings a bell, and waits for nobody, so it may come at any moment, from the midst of
 another poke too. The bell is a plain lock, which the thread acquires to sleep. Its release is one step; Condition and
@@ -37,11 +37,10 @@ LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, those of gev
 class Pool(Protocol):
     """What can be maintained."""
 
-    @property
-    def name(self) -> str:
-        """The name under which a failure is logged."""
+    def _pgpool_name(self) -> str:
+        """Give the name under which a failure is logged."""
 
-    def _maintain(self) -> float | None:
+    def _pgpool_maintain(self) -> float | None:
         """Do what is due; return in how many seconds there will be something, None for not before the next poke."""
 
 
@@ -156,7 +155,7 @@ class Housekeeper:
             visit = house.visits.get(number)
             if visit is None or visit.pool is not pool:
                 visit = house.visits[number] = Visit(pool, now)
-            # What a pool does in its `_maintain()` may poke. That is no reason to call it without end.
+            # What a pool does in its `_pgpool_maintain()` may poke. That is no reason to call it without end.
             breath = BREATH if poker == threading.get_ident() else 0.0
             visit.due = max(now + breath, visit.barred)
         for number, visit in list(house.visits.items()):
@@ -172,15 +171,15 @@ class Housekeeper:
         # Set beforehand, so that it holds however the call ends.
         visit.due = visit.barred = time.monotonic() + PAUSE
         try:
-            pause = pool._maintain()
+            pause = type(pool)._pgpool_maintain(pool)
             visit.due = math.inf if pause is None else time.monotonic() + max(BREATH, pause)
             visit.barred = -math.inf
         except Exception as error:  # noqa: BLE001
             if not self._ended:
                 # No text and no traceback of it: they could show a password.
-                failure = type(error).__name__
+                name, failure = type(pool)._pgpool_name(pool), type(error).__name__
                 text = "housekeeping of %s failed with %s; it goes on in %g s"
-                _say(logging.ERROR, text, pool.name, "housekeeping_failed", failure, pool.name, failure, PAUSE)
+                _say(logging.ERROR, text, name, "housekeeping_failed", failure, name, failure, PAUSE)
         finally:
             del pool  # which a traceback would keep alive
 

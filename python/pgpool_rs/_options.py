@@ -37,6 +37,7 @@ class Options:
     background: bool
     leak_after: float
     reclaim: bool
+    close_returns: bool
 
     @property
     def kept(self) -> bool:
@@ -66,11 +67,13 @@ class Options:
         background: object = False,
         leak_after: object = None,
         reclaim: object = False,
+        close_returns: object = False,
     ) -> Options:
         """Take the options as a pool's constructor has them.
 
         :raises TypeError: a value has a wrong type.
-        :raises ValueError: a value is out of range. Either message names the option and the value.
+        :raises ValueError: a value is out of range. Either message names the option and the
+            value, unless that may be a connection string.
         """
         return cls(
             timeout=_values.seconds("timeout", timeout, none="to wait for ever"),
@@ -87,6 +90,7 @@ class Options:
             background=_values.flag("background", background),
             leak_after=_values.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
             reclaim=_values.flag("reclaim", reclaim),
+            close_returns=_values.flag("close_returns", close_returns),
             # Last, so that a pool that is refused takes no number.
             name=f"pool-{next(_numbers)}" if name is None else _values.text("name", name),
         )

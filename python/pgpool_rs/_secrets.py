@@ -16,6 +16,8 @@ MASK = "***"
 
 _SECRET_OPTION = re.compile(r"passw(or)?d|secret|scram_|token", re.IGNORECASE)
 _URI = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
+# Where a connection string of any kind has a password.
+_IN_CONNECTION_STRING = re.compile(r"(?<=://).*(?=@)|passw\w*\s*=\s*('(\\.|[^'])*'?|\S+)", re.IGNORECASE | re.DOTALL)
 _PORTS = re.compile(r"[\d,\s]*")
 # Characters at which libpq divides a connection string, before it complains of one of the parts.
 _DIVIDERS = re.compile(r"[\s=:/@?&#,'\"\\]+")
@@ -40,25 +42,40 @@ def mask(text: str, args: Any, kwargs: Any) -> str:
         return MASK
 
 
+def mask_name(name: str, args: Any, kwargs: Any) -> str:
+    """Return a pool's name as it may be shown: some programs name a pool by its connection string."""
+    shown = _IN_CONNECTION_STRING.sub(MASK, name)
+    return name if shown == name else mask(shown, args, kwargs)
+
+
 def _of_arguments(args: Any, kwargs: Any) -> Iterator[str]:
-    if args and isinstance(args[0], str):
-        yield from _of_dsn(args[0])
+    if args:
+        for dsn in _texts(args[0]):
+            yield from _of_dsn(dsn)
     yield from _of_options(kwargs)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """Give a value as psycopg2 writes it into a connection string, and bytes as a program may read them, too."""
+    if value is None:
+        return ()
+    if isinstance(value, bytes | bytearray | memoryview):
+        return str(value), bytes(value).decode("utf-8", "surrogateescape")
+    return (str(value),)
 
 
 def _of_options(options: Any) -> Iterator[str]:
     """Find the secrets among a connection's options, given by name."""
-    for name, value in options.items():
-        if not isinstance(value, str):
-            continue
-        if _SECRET_OPTION.search(name):
-            yield value
-            yield unquote(value)
-        elif name == "dsn" or _URI.match(value):
-            yield from _of_dsn(value)
-        elif name == "port" and not _PORTS.fullmatch(value):
-            # libpq ends the host's name at a colon, a password with a slash in it included.
-            yield from _with_parts(value)
+    for name, given in options.items():
+        for value in _texts(given):
+            if _SECRET_OPTION.search(name):
+                yield value
+                yield unquote(value)
+            elif name == "dsn" or _URI.match(value):
+                yield from _of_dsn(value)
+            elif name == "port" and not _PORTS.fullmatch(value):
+                # libpq ends the host's name at a colon, a password with a slash in it included.
+                yield from _with_parts(value)
 
 
 def _of_dsn(dsn: str) -> Iterator[str]:

@@ -10,6 +10,8 @@ import operator
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pgpool_rs._core import kind, shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -21,12 +23,12 @@ def seconds(option: str, given: Any, *, none: str | None = None, zero: bool = Tr
     value = _real(given)
     if value is None:
         alternative = "" if none is None else " or None"
-        raise TypeError(f"{option} must be a number of seconds{alternative}, not {given!r}")
+        raise TypeError(f"{option} must be a number of seconds{alternative}, not {shown(given)}")
     if value > 0 or (zero and value == 0):
         return value
     least = "0 or more" if zero else "more than 0"
     alternative = "" if none is None else f", or None {none}"
-    raise ValueError(f"{option} must be {least} seconds{alternative}, not {given!r}")
+    raise ValueError(f"{option} must be {least} seconds{alternative}, not {shown(given)}")
 
 
 def count(option: str, given: Any, *, least: int, note: str = "") -> int:
@@ -36,16 +38,16 @@ def count(option: str, given: Any, *, least: int, note: str = "") -> int:
     except TypeError:
         value = None
     if value is None:
-        raise TypeError(f"{option} must be a whole number, not {given!r}")
+        raise TypeError(f"{option} must be a whole number, not {shown(given)}")
     if value < least:
-        raise ValueError(f"{option} must be {least}{note} or more, not {given!r}")
+        raise ValueError(f"{option} must be {least}{note} or more, not {shown(given)}")
     return min(value, sys.maxsize)
 
 
 def flag(option: str, given: Any) -> bool:
     """Check a bool."""
     if not isinstance(given, bool):
-        raise TypeError(f"{option} must be True or False, not {given!r}")
+        raise TypeError(f"{option} must be True or False, not {shown(given)}")
     return given
 
 
@@ -62,16 +64,16 @@ def callback(
     if is_word and given in words:
         return words[given]
     allowed = ", ".join(["a callable", *(f'"{word}"' for word in words)])
-    shown = f"a {type(given).__name__}" if secret else repr(given)
-    raise (ValueError if is_word else TypeError)(f"{option} must be {allowed} or None, not {shown}")
+    what = kind(given) if secret else shown(given)
+    raise (ValueError if is_word else TypeError)(f"{option} must be {allowed} or None, not {what}")
 
 
 def text(option: str, given: Any) -> str:
     """Check a string that is not empty."""
     if not isinstance(given, str):
-        raise TypeError(f"{option} must be a string, not {given!r}")
+        raise TypeError(f"{option} must be a string, not {shown(given)}")
     if not given:
-        raise ValueError(f"{option} must not be empty, not {given!r}")
+        raise ValueError(f"{option} must not be empty, not {shown(given)}")
     return given
 
 

@@ -6,6 +6,7 @@ import contextlib
 import math
 import socket
 import threading
+from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -61,8 +62,9 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
 def discard_all(conn: Any) -> None:
     """Put the session back to what it was after connecting, by DISCARD ALL. This is what `reset="discard"` stands for.
 
-    Settings made by SET, temporary tables, prepared statements, LISTEN and advisory locks are gone. What belongs to the
-    connection object stays: autocommit, and its isolation level, readonly and deferrable, which hold afterwards too.
+    Settings made by SET, temporary tables, prepared statements, LISTEN and advisory locks are gone, and so are the
+    notifications that have come in. What belongs to the connection object stays: autocommit, and its isolation level,
+    readonly and deferrable, which hold afterwards too.
 
     :param conn: a connection that is in no transaction.
     :raises psycopg2.Error: the server could not be asked, or would not; the connection is best closed.
@@ -73,6 +75,8 @@ def discard_all(conn: Any) -> None:
         cursor.execute("DISCARD ALL")
         if isinstance(conn, extensions.connection):
             _tell_session(conn, characteristics=was_on)
+            if isinstance(conn.notifies, MutableSequence):  # it may be a program's own
+                conn.notifies.clear()
 
 
 def _tell_session(conn: extensions.connection, *, characteristics: bool) -> None:

@@ -6,19 +6,21 @@ code expects to find.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-import psycopg2.pool
+import psycopg2
 from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
-from psycopg2.pool import PoolError
 
-from pgpool_rs import _core
+from pgpool_rs import _core, _keywords, _returning
 from pgpool_rs._books import Books
 from pgpool_rs._core import check_socket
 from pgpool_rs._locks import renewed_by_fork
 from pgpool_rs._options import Options
-from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout, TooManyRequests
+from pgpool_rs._psycopg2_pool import original as _psycopg2_pool
+from pgpool_rs._secrets import mask_name
+from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,11 +55,15 @@ class _Name:
     @overload
     def __get__(self, pool: AbstractConnectionPool, owner: type) -> str: ...
     def __get__(self, pool: AbstractConnectionPool | None, owner: type) -> Self | str:
-        return self if pool is None else pool._get_name()
+        return self if pool is None else _Pool._pgpool_name(pool)
+
+
+# What we call of our own is called on the class: a subclass may have anything under the same name.
+_Pool = _core.AbstractConnectionPool
 
 
 @_core.front_door
-class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.AbstractConnectionPool):
+class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.AbstractConnectionPool):
     """Keep PostgreSQL connections open and lend them; the base of both pools.
 
     A subclass may override `_connect`, `_getkey`, `_getconn`, `_putconn` and `_closeall`, and may keep books of its
@@ -85,6 +91,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
         background: bool = False,
         leak_after: float | None = None,
         reclaim: bool = False,
+        close_returns: bool = False,
         **kwargs: Any,
     ) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
@@ -112,12 +119,14 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
         :param background: whether `putconn` leaves what takes the network, rollbacks and closes, to the housekeeping.
         :param leak_after: a loan that lasts this long is logged, with the stack that borrowed it. None watches none.
         :param reclaim: whether a connection that was borrowed without a key, and forgotten, gives its slot back.
+        :param close_returns: whether `close()` of a lent connection returns it, as `putconn` does.
         :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or an option is out of its range.
-        :raises TypeError: an option has a wrong type, or is not for this class.
+        :raises TypeError: an option has a wrong type, is not for this class, or is known neither to the pool nor to
+            psycopg2.connect, unless `connect` or `_connect` is the program's own.
         :raises psycopg2.Error: a connection could not be opened. Those that had been opened are closed.
         """
-        minconn = int(minconn)
-        maxconn = int(maxconn)
+        minconn = _core.whole("minconn", minconn)
+        maxconn = _core.whole("maxconn", maxconn)
         if not 0 <= minconn <= maxconn:
             raise ValueError(f"a pool needs 0 <= minconn <= maxconn, not minconn={minconn} and maxconn={maxconn}")
         waits = isinstance(self, _core.ThreadedConnectionPool)
@@ -142,11 +151,19 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
             background=background,
             leak_after=leak_after,
             reclaim=reclaim,
+            close_returns=close_returns,
         )
-        self.__dict__.pop("_live_books", None)
+        if connect is None and _connects_by_psycopg2(self):
+            _keywords.check(args, kwargs, _OPTIONS)
+        if close_returns:
+            _returning.returning(args[1] if len(args) > 1 else kwargs.get("connection_factory"))
+            options = dataclasses.replace(options, connect=_returning.Connect(self, connect))
+        if name is not None:
+            options = dataclasses.replace(options, name=mask_name(name, args, kwargs))
+        self.__dict__.pop("_pgpool_books", None)
         self._args = args
         self._kwargs = kwargs
-        self._start(minconn, maxconn, options)
+        AbstractConnectionPool._pgpool_start(self, minconn, maxconn, options)
         if waits:
             # For subclasses that take it. This pool needs it for nothing.
             self._lock = renewed_by_fork(threading.Lock())
@@ -154,51 +171,61 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, psycopg2.pool.Abstrac
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if name in _HOOKS_OF_A_LOAN:
-            self._find_hooks()
+            _Pool._pgpool_find_hooks(self)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
         if name in _HOOKS_OF_A_LOAN:
-            self._find_hooks()
-
-    @property
-    def _books(self) -> Books:
-        try:
-            return self.__dict__["_live_books"]  # type: ignore[no-any-return]
-        except KeyError:
-            return self.__dict__.setdefault("_live_books", Books(self))  # type: ignore[no-any-return]
+            _Pool._pgpool_find_hooks(self)
 
     @property
     def _pool(self) -> Idle:
         """The idle connections, as a live list; the next to be lent stands last."""
-        return self._books.idle
+        return _books(self).idle
 
     @_pool.setter
     def _pool(self, connections: Iterable[Any]) -> None:
-        self._books.idle[:] = connections
+        _books(self).idle[:] = connections
 
     @property
     def _used(self) -> Used:
         """The lent connections by key, as a live dict."""
-        return self._books.used
+        return _books(self).used
 
     @_used.setter
     def _used(self, loans: Mapping[Any, Any]) -> None:
-        self._books.used.clear()
-        self._books.used.update(loans)
+        _books(self).used.clear()
+        _books(self).used.update(loans)
 
     @property
     def _rused(self) -> Rused:
         """The keys of the lent connections by `id(connection)`, as a live dict."""
-        return self._books.rused
+        return _books(self).rused
 
     @_rused.setter
     def _rused(self, keys: Mapping[int, Any]) -> None:
-        self._books.rused.clear()
-        self._books.rused.update(keys)
+        _books(self).rused.clear()
+        _books(self).rused.update(keys)
 
 
-class SimpleConnectionPool(AbstractConnectionPool, psycopg2.pool.SimpleConnectionPool):
+# The names of the options.
+_OPTIONS = tuple(AbstractConnectionPool.__init__.__kwdefaults__ or ())
+
+
+def _books(pool: AbstractConnectionPool) -> Books:
+    try:
+        return pool.__dict__["_pgpool_books"]  # type: ignore[no-any-return]
+    except KeyError:
+        return pool.__dict__.setdefault("_pgpool_books", Books(pool))  # type: ignore[no-any-return]
+
+
+def _connects_by_psycopg2(pool: AbstractConnectionPool) -> bool:
+    """Tell whether it is psycopg2.connect itself that will open the pool's connections."""
+    own = "_connect" in pool.__dict__ or type(pool)._connect is not _Pool._connect
+    return not own and _keywords.is_psycopg2s(psycopg2.connect)
+
+
+class SimpleConnectionPool(AbstractConnectionPool, _psycopg2_pool.SimpleConnectionPool):
     """Lend connections to one thread.
 
     It keeps its books straight if several threads share it by mistake, yet it never waits for a connection.
@@ -211,7 +238,7 @@ class SimpleConnectionPool(AbstractConnectionPool, psycopg2.pool.SimpleConnectio
 
 @_core.front_door
 class ThreadedConnectionPool(
-    _core.ThreadedConnectionPool, AbstractConnectionPool, psycopg2.pool.ThreadedConnectionPool
+    _core.ThreadedConnectionPool, AbstractConnectionPool, _psycopg2_pool.ThreadedConnectionPool
 ):
     """Lend connections to any number of threads.
 

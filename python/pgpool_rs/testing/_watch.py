@@ -46,7 +46,7 @@ class Lent(NamedTuple):
 
     def describe(self) -> str:
         """Name the pool; tell what is known of the loan."""
-        return f"{_Pool._get_name(self.pool)}: {_loans.describe(self.loan)}"
+        return f"{_Pool._pgpool_name(self.pool)}: {_loans.describe(self.loan)}"
 
 
 @final
@@ -69,9 +69,9 @@ class Register:
 
         def start(pool: _core.AbstractConnectionPool, minconn: int, maxconn: int, options: Options) -> None:
             note(pool)
-            _Pool._start(pool, minconn, maxconn, options)
+            _Pool._pgpool_start(pool, minconn, maxconn, options)
 
-        setattr(AbstractConnectionPool, "_start", start)  # noqa: B010  (mypy minds that it is a method)
+        setattr(AbstractConnectionPool, "_pgpool_start", start)  # noqa: B010  (mypy minds that it is a method)
         for thing in gc.get_objects():
             # Its type is asked rather than itself, which may be a proxy that answers for another.
             if issubclass(type(thing), AbstractConnectionPool) and thing is not self._clock:
@@ -80,7 +80,7 @@ class Register:
     def end(self) -> None:
         """Note no more pools, unless somebody still watches."""
         if self._clock is not None and not self.watches:
-            delattr(AbstractConnectionPool, "_start")
+            delattr(AbstractConnectionPool, "_pgpool_start")
             self._clock = None
             self._pools.clear()
 

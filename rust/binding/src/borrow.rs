@@ -15,6 +15,7 @@ use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish_errand, give_back};
 use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
 use crate::names::name;
+use crate::notes::{annotated, told};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::timeout::{Bell, Timeout, Waker};
@@ -42,14 +43,17 @@ fn lend<'py>(
     timeout: Timeout,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let pool = slf.get().ledger();
-    pool.begin_request()?;
+    told(slf, pool.begin_request())?;
     let mut queued_at = None;
     let found = seek(slf, key, timeout, &mut queued_at);
     let waited = queued_at.map(|began: Instant| Span::from_secs_f64(began.elapsed().as_secs_f64()));
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
     }
-    let (connection, left) = found?;
+    let (connection, left) = found.map_err(|error| {
+        let waited = queued_at.map_or(Duration::ZERO, |began| began.elapsed());
+        annotated(slf, error, waited, None)
+    })?;
     let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
     both(slf.py(), left, watched).map_err(|error| {
         let returned = give_back(slf, Some(&connection), None, true);
@@ -115,7 +119,10 @@ fn seek_from<'py, 'p>(
             (Busy::KeyOpening, Timeout::ZERO) => None,
             // The same, as long as it is.
             (Busy::Coming, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
-            _ if expired => return Err(timed_out(slf, busy, asked)),
+            // With no room at all, there is nothing to wait for.
+            _ if expired || pool.counts().maxconn == 0 && busy == Busy::Full => {
+                return Err(timed_out(slf, busy, asked));
+            }
             _ => timeout.deadline(asked),
         };
         match &bell {
@@ -189,7 +196,7 @@ fn connect_and_file<'py>(
     let pool = slf.get().ledger();
     let mut want = key.map(under).transpose()?;
     let caller = caller(py)?;
-    let (slot, own) = match settle_maybe(py, &mut want, |want| pool.reserve(want, caller))? {
+    let (slot, own) = match told(slf, settle_maybe(py, &mut want, |want| pool.reserve(want, caller)))? {
         Reserve::Pending(slot) => (slot, None),
         Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
     };
@@ -245,7 +252,10 @@ pub(crate) fn last_connect_error(slf: &Bound<'_, AbstractPool>) -> String {
 
 fn crowded(slf: &Bound<'_, AbstractPool>) -> Error {
     let waiting = slf.get().ledger().counts().waiting;
-    let text = format!("connection pool exhausted: {waiting} callers wait for a connection, and no more may");
+    let text = format!(
+        "connection pool exhausted: {waiting} callers wait for a connection of {}, and no more may",
+        slf.get().shown_name(slf.py())
+    );
     match log(slf, CROWDED, || (text.clone(),)) {
         Ok(()) => Error::Crowded(text),
         Err(error) => error.into(),
@@ -256,10 +266,13 @@ fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error
     let pool = slf.get().ledger();
     let counts = pool.counts();
     let waited = asked.elapsed().as_secs_f64();
+    let name = slf.get().shown_name(slf.py());
     let mut text = if busy == Busy::KeyOpening {
-        format!("connection not opened: waited {waited:.2} s for the one that another caller opens under this key")
+        format!(
+            "connection not opened: waited {waited:.2} s in {name} for the one that another caller opens under this key"
+        )
     } else {
-        format!("connection pool exhausted: waited {waited:.2} s for one of {} connections", counts.maxconn)
+        format!("connection pool exhausted: waited {waited:.2} s in {name} for one of {} connections", counts.maxconn)
     };
     let _ = write!(text, " (lent {}, opening {}, waiting {})", counts.spoken_for(), counts.opening, counts.waiting);
     text.push_str(&last_connect_error(slf));

@@ -246,7 +246,11 @@ fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'p
 }
 
 pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection.call_method0(name!(connection.py(), close)).map(drop)
+    let py = connection.py();
+    // With `close_returns`, `close()` is what a borrower calls to return it.
+    let own = name!(py, pgpool_close);
+    let close = if matches!(connection.get_type().hasattr(own), Ok(true)) { own } else { name!(py, close) };
+    connection.call_method0(close).map(drop)
 }
 
 /// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back. A connection that

@@ -11,10 +11,8 @@ use crate::names::{class, module, name};
 pub(crate) enum Error {
     /// The ledger refused.
     Refused(Refusal),
-    /// A lent connection came back with this key, and it is lent under another.
-    WrongKey(String),
-    /// What is lent under this key was to come back, and nothing is.
-    NotLent(String),
+    /// What is lent under a key was to come back, and nothing is.
+    NotLent,
     /// As many wait as may.
     Crowded(String),
     /// A waiter's time is over; the text says how long it waited and what it saw.
@@ -46,10 +44,7 @@ impl From<Error> for PyErr {
                 };
                 class.error(&refusal.to_string())
             }
-            Error::WrongKey(key) => {
-                POOL_ERROR.error(&format!("trying to put connection with key {key}, but it is lent under another key"))
-            }
-            Error::NotLent(key) => POOL_ERROR.error(&format!("{}: nothing is lent under key {key}", Refusal::Unkeyed)),
+            Error::NotLent => POOL_ERROR.error(&format!("{}: nothing is lent under this key", Refusal::Unkeyed)),
             Error::Crowded(text) => TOO_MANY_REQUESTS.error(&text),
             Error::TimedOut(text) => POOL_TIMEOUT.error(&text),
             Error::Raised(error) => error,

@@ -1,6 +1,7 @@
 //! putconn, step by step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
@@ -12,9 +13,9 @@ use crate::filing::{settle_maybe, under};
 use crate::log::{
     CLOSE_FAILED, LOOK_FAILED, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report,
 };
+use crate::notes::{annotated, told};
 use crate::pool::AbstractPool;
 use crate::system::now;
-use crate::text::repr_of;
 use crate::timeout::Waker;
 use crate::watch;
 
@@ -147,17 +148,15 @@ fn begin<'p>(
     close: bool,
 ) -> Result<Returning<'p, Handle, Waker>, Error> {
     let pool = slf.get();
-    pool.ensure_open()?;
+    told(slf, pool.ensure_open())?;
     let place = connection.map(address);
     let mut filed = key.map(under).transpose()?;
     let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.ledger().begin_return(place, filed, close, now()));
-    match (begun, key) {
-        (Err(Error::Refused(Refusal::WrongKey)), Some(key)) => Err(Error::WrongKey(repr_of(key)?)),
-        (Err(Error::Refused(Refusal::Unkeyed)), Some(key)) if connection.is_none() => {
-            Err(Error::NotLent(repr_of(key)?))
-        }
-        (begun, _) => begun,
-    }
+    begun.map_err(|error| {
+        let only_key = connection.is_none() && key.is_some();
+        let error = if only_key && matches!(error, Error::Refused(Refusal::Unkeyed)) { Error::NotLent } else { error };
+        annotated(slf, error, Duration::ZERO, Some((connection, key.is_some())))
+    })
 }
 
 /// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.

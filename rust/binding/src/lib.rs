@@ -9,6 +9,7 @@
 //! | `start`      | the beginning and the end of a pool                                |
 //! | `borrow`     | getconn, step by step                                              |
 //! | `give_back`  | putconn, step by step                                              |
+//! | `given`      | what is given to the pool, as a message may show it                |
 //! | `loan`       | `with pool.connection() as conn`                                   |
 //! | `connection` | everything that is ever asked of a connection                      |
 //! | `check`      | finding out whether a connection is well                           |
@@ -17,7 +18,9 @@
 //! | `stats`      | statistics, as Python sees them                                    |
 //! | `options`    | the options of a pool                                              |
 //! | `call`       | the end of a call: lines are written, interrupts raised            |
+//! | `names`      | the names that Python is asked for                                 |
 //! | `names`      | what is looked up in Python, and the names for it                  |
+//! | `notes`      | what a refusal says beyond psycopg2.pool's words                   |
 //! | `log`        | what a pool says of itself                                         |
 //! | `text`       | Python's texts                                                     |
 //! | `system`     | the clock, forks, sockets                                          |
@@ -39,10 +42,12 @@ mod filing;
 #[expect(unsafe_code, reason = "it speaks the C API; each block says why it may")]
 mod front;
 mod give_back;
+mod given;
 mod loan;
 mod log;
 mod maintain;
 mod names;
+mod notes;
 mod options;
 mod pool;
 mod start;
@@ -62,11 +67,13 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::books::{count_lent, enter_loan, idle, key_of, lent, loan, replace_idle, strike_loan};
+    use super::books::{count_lent, enter_loan, idle, is_idle, key_of, lent, loan, replace_idle, strike_loan};
     #[pymodule_export]
     use super::check::check_socket;
     #[pymodule_export]
     use super::front::front_door;
+    #[pymodule_export]
+    use super::given::{kind, shown, whole};
     #[pymodule_export]
     use super::loan::Loan;
     #[pymodule_export]

@@ -1,10 +1,10 @@
 //! `with pool.connection() as conn`. Written here rather than in Python, where a `KeyboardInterrupt` can strike between
 //! the call that lends a connection and the line that guards it.
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyTuple};
+use pyo3::types::{IntoPyDict, PyString, PyTuple};
 
 use crate::check::learn;
 use crate::connection;
@@ -79,7 +79,7 @@ impl Loan {
         exc_type: Option<&Bound<'_, PyAny>>,
         exc_value: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
+    ) -> PyResult<()> {
         let py = slf.py();
         let pool = slf.try_borrow()?.pool(py)?;
         let lent = slf.try_borrow_mut()?.connection.take();
@@ -88,7 +88,7 @@ impl Loan {
         if loan.process != system::process() {
             // A fork since then: the connection is the parent's, who goes on using it.
             loan.entered = false;
-            return Ok(false);
+            return Ok(());
         }
         drop(loan);
         let failed = exc_type.is_some();
@@ -109,7 +109,14 @@ impl Loan {
         } else {
             both(py, ended, returned)?;
         }
-        Ok(false)
+        Ok(())
+    }
+
+    /// Says what to do with a loan that is taken for its connection.
+    fn __getattr__(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
+        let connection = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?;
+        let hint = if connection.hasattr(name)? { "; use `with pool.connection() as conn:`" } else { "" };
+        Err(PyAttributeError::new_err(format!("'Loan' object has no attribute '{name}'{hint}")))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -15,6 +15,7 @@ use crate::filing::caller;
 use crate::give_back::{discard_all, finish_errand};
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
 use crate::names::{module, name};
+use crate::notes::told;
 use crate::pool::AbstractPool;
 use crate::system::{float, now};
 use crate::watch::describe_loan;
@@ -118,7 +119,7 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
     let deadline = if is_speaking(caller(py)?) { Some(asked) } else { deadline };
     loop {
         let due = maintain(slf)?;
-        slf.get().ensure_open()?;
+        told(slf, slf.get().ensure_open())?;
         let counts = pool.counts();
         // What is being returned may be on its way out.
         if counts.open() - counts.returning >= counts.minconn {
@@ -128,7 +129,8 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         if left.is_some_and(|left| left.is_zero()) {
             let waited = asked.elapsed().as_secs_f64();
             return Err(Error::TimedOut(format!(
-                "connection pool not filled: waited {waited:.2} s for {} connections, {} are open{}",
+                "connection pool not filled: waited {waited:.2} s in {} for {} connections, {} are open{}",
+                slf.get().shown_name(py),
                 counts.minconn,
                 counts.open(),
                 last_connect_error(slf),

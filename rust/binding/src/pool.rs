@@ -9,19 +9,20 @@ use pgpool_core::{Moment, Pool, Refusal};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::borrow::{borrow, connect};
 use crate::call::call;
 use crate::connection::Handle;
 use crate::detours::{self, Hooks};
-use crate::error::Error;
 use crate::filing::number_to_key;
 use crate::front::Plain;
 use crate::give_back::{discard_all, give_back};
+use crate::given::whole;
 use crate::loan::Loan;
 use crate::maintain;
-use crate::names::{module, name};
+use crate::names::name;
+use crate::notes::{annotated, told};
 use crate::options::{Checked, Options};
 use crate::start::{close, start};
 use crate::stats::to_dict;
@@ -59,7 +60,7 @@ impl<'py> FromPyObject<'_, 'py> for Truth {
 
 impl AbstractPool {
     pub(crate) fn new() -> Self {
-        // Until `_find_hooks` has looked, any of them may be overridden.
+        // Until `_pgpool_find_hooks` has looked, any of them may be overridden.
         Self {
             ledger: Pool::new(RandomState::new().hash_one(0)),
             options: RwLock::default(),
@@ -104,6 +105,16 @@ impl AbstractPool {
     /// Gives the options as they are now.
     pub(crate) fn options(&self) -> Arc<Options> {
         Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives the pool's name.
+    pub(crate) fn name(&self) -> String {
+        self.options().name.clone()
+    }
+
+    /// Names the pool in a text of ours.
+    pub(crate) fn shown_name(&self, py: Python<'_>) -> String {
+        PyString::new(py, &self.name()).repr().map_or_else(|_| "this pool".to_owned(), |name| format!("pool {name}"))
     }
 
     pub(crate) fn set_detours(&self, detours: u64) {
@@ -168,7 +179,7 @@ impl AbstractPool {
     }
 
     /// Empties the ledger, sets the limits and opens minconn connections; closes them again if one fails.
-    fn _start(
+    fn _pgpool_start(
         slf: &Bound<'_, Self>,
         minconn: &Bound<'_, PyAny>,
         maxconn: &Bound<'_, PyAny>,
@@ -178,21 +189,21 @@ impl AbstractPool {
     }
 
     /// Finds out which of the hooks that stand on the fast path are overridden.
-    fn _find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
+    fn _pgpool_find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().set_detours(detours::find(slf)?);
         Ok(())
     }
 
     /// Do all the housekeeping that is due, and tell in how many seconds there may be something again; None: not before
     /// something happens.
-    fn _maintain(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
+    fn _pgpool_maintain(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
         let due = maintain::maintain_alone(slf)?;
         Ok((due < Moment::NEVER).then(|| due.since(now()).as_secs_f64()))
     }
 
     /// The name of the pool, in its log.
-    fn _get_name(&self) -> String {
-        self.options().name.clone()
+    fn _pgpool_name(&self) -> String {
+        self.name()
     }
 
     // --- psycopg2.pool's own methods -------------------------------------------------------------------------
@@ -268,7 +279,7 @@ impl AbstractPool {
     ///
     /// :raises PoolClosed: the pool is closed.
     fn check(slf: &Bound<'_, Self>) -> PyResult<()> {
-        slf.get().ensure_open().map_err(Error::from)?;
+        told(slf, slf.get().ensure_open())?;
         maintain::check_all(slf)
     }
 
@@ -287,9 +298,10 @@ impl AbstractPool {
     /// :raises PoolClosed: the pool is closed.
     #[pyo3(signature = (timeout=Timeout(30.0)), text_signature = "($self, timeout=30.0)")]
     fn wait(slf: &Bound<'_, Self>, timeout: Timeout) -> PyResult<()> {
-        slf.get().ensure_open().map_err(Error::from)?;
+        told(slf, slf.get().ensure_open())?;
         let asked = Instant::now();
-        Ok(maintain::wait(slf, timeout.deadline(asked), asked)?)
+        let waited = maintain::wait(slf, timeout.deadline(asked), asked);
+        Ok(waited.map_err(|error| annotated(slf, error, asked.elapsed(), None))?)
     }
 
     /// List what is lent now, the oldest loan first: `key`, `age` in seconds, `thread` (under gevent, the greenlet) as
@@ -310,7 +322,7 @@ impl AbstractPool {
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        slf.get().ensure_open().map_err(Error::from)?;
+        told(slf, slf.get().ensure_open())?;
         Ok(slf.clone())
     }
 
@@ -327,9 +339,10 @@ impl AbstractPool {
         let counts = slf.get().ledger().counts();
         let closed = if counts.closed { " closed" } else { "" };
         Ok(format!(
-            "<{}.{}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
+            "<{}.{} {}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
             class.module()?,
             class.qualname()?,
+            PyString::new(slf.py(), &slf.get().name()).repr()?,
             counts.idle,
             counts.spoken_for(),
             counts.opening,
@@ -418,7 +431,7 @@ fn edit<T>(py: Python<'_>, edit: impl FnOnce() -> T) -> PyResult<T> {
 
 /// Reads a size: anything that `int()` takes and that is not negative.
 fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
-    let number = module(name!(value.py(), builtins_module))?.call_method1(name!(value.py(), int_class), (value,))?;
+    let number = whole(name, value)?;
     if number.lt(0)? {
         return Err(PyValueError::new_err(format!("{name} must be 0 or more, not {number}")));
     }

@@ -11,6 +11,7 @@ use crate::error::{Error, every, is_said, weightier};
 use crate::log::{POOL_CLOSED, log};
 use crate::maintain::poke;
 use crate::names::{module, name};
+use crate::notes::told;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::timeout::Waker;
@@ -56,7 +57,7 @@ pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 
 fn close_all(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = slf.py();
-    let connections = slf.get().ledger().close()?;
+    let connections = told(slf, slf.get().ledger().close())?;
     // All of them, whatever is raised. psycopg2.pool, too, is silent about what the database says of it.
     let ends = connections.iter().map(|connection| match close_last(py, connection) {
         Err(error) if is_said(py, &error) => Ok(()),

@@ -8,10 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 
 use crate::call::keep_back;
+use crate::given::shown;
 use crate::maintain::poke;
 use crate::names::{module, name};
 use crate::system::float;
-use crate::text::repr_of;
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,9 +35,10 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         if given.is_none() {
             return Ok(Self(f64::INFINITY));
         }
+        let no_number =
+            || PyTypeError::new_err(format!("timeout must be a number of seconds or None, not {}", shown(&given)));
         if given.is_instance_of::<PyBool>() {
-            let text = format!("timeout must be a number of seconds or None, not {}", repr_of(&given)?);
-            return Err(PyTypeError::new_err(text));
+            return Err(no_number());
         }
         let seconds: f64 = match given.extract() {
             Ok(seconds) => seconds,
@@ -49,14 +50,11 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
                     f64::NEG_INFINITY
                 }
             }
-            Err(error) if error.is_instance_of::<PyTypeError>(given.py()) => {
-                let text = format!("timeout must be a number of seconds or None, not {}", repr_of(&given)?);
-                return Err(PyTypeError::new_err(text));
-            }
+            Err(error) if error.is_instance_of::<PyTypeError>(given.py()) => return Err(no_number()),
             Err(error) => return Err(error),
         };
         if seconds.is_nan() || seconds < 0.0 {
-            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", repr_of(&given)?);
+            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", shown(&given));
             return Err(PyValueError::new_err(text));
         }
         Ok(Self(seconds))

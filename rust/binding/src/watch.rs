@@ -29,6 +29,7 @@ pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>
         slf.get().ledger().annotate(address(connection), Arc::new(Handle::Object(note)));
     }
     if options.reclaim
+        && is_whole(connection)?
         && let Some(slot) = slf.get().ledger().unkeyed_loan(address(connection))
     {
         let forgotten = Forgotten { pool: PyWeakrefReference::new(slf)?.unbind(), slot };
@@ -40,6 +41,15 @@ pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>
         }
     }
     Ok(())
+}
+
+/// Says whether whatever uses the connection, a cursor too, holds this very object. That is so of psycopg2's own connections.
+/// A proxy may be forgotten while the connection in it is in use.
+fn is_whole(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = connection.py();
+    let class = connection.get_type();
+    let psycopg2s = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?;
+    Ok(class.is_subclass(&psycopg2s)? || class.hasattr(name!(py, pgpool_whole))?)
 }
 
 /// `sys._getframe`.

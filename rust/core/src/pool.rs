@@ -259,6 +259,11 @@ impl<H, W: Wake> Pool<H, W> {
         loans.into_iter().map(|(_, report, connection)| (report, connection)).collect()
     }
 
+    /// Tells for how long the oldest loan has lasted, and who borrowed it.
+    pub fn oldest_loan(&self, now: Moment) -> Option<(Span, Caller)> {
+        self.edit_at(now, |ledger| ledger.oldest_loan())
+    }
+
     /// Notes something of the loan of the connection at `address`, for its reports. The first note stays.
     pub fn annotate(&self, address: usize, note: Arc<H>) {
         self.edit(|ledger| ledger.annotate(address, note));
@@ -399,6 +404,11 @@ impl<H, W: Wake> Pool<H, W> {
     /// Lists the idle connections, the next to be lent last.
     pub fn idle(&self) -> Vec<Arc<H>> {
         self.edit(|ledger| ledger.idle())
+    }
+
+    /// Says whether the connection at `address` is idle.
+    pub fn is_idle(&self, address: usize) -> bool {
+        self.edit(|ledger| ledger.is_idle(address))
     }
 
     /// Lists the loans, the oldest first.

@@ -101,6 +101,11 @@ impl<H> Table<H> {
         self.by_address.contains_key(&address)
     }
 
+    /// Says whether a connection at this address is in this state.
+    pub(crate) fn is_in_state(&self, address: usize, state: State) -> bool {
+        self.at(address).any(|index| self.get(index).state == state)
+    }
+
     fn at(&self, address: usize) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(self.by_address.get(&address).copied(), |&index| self.get(index).twin)
     }

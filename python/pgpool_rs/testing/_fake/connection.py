@@ -91,6 +91,9 @@ class BareFakeConnection:
     psycopg2.pool uses closed, info, rollback(), close(), and its identity.
     """
 
+    _pgpool_whole = True
+    """What uses the connection holds this object, as with psycopg2's own; `reclaim` asks."""
+
     fileno: Callable[[], int]
     """A descriptor on which the server has hung up. Only a connection that was killed has one: the others have no
     socket, and pass every check that looks at one."""

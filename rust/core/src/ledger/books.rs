@@ -13,6 +13,10 @@ impl<H, W> Ledger<H, W> {
         self.idle.iter().filter_map(|&index| self.table.get(index).connection.clone()).collect()
     }
 
+    pub(crate) fn is_idle(&self, address: usize) -> bool {
+        self.table.is_in_state(address, State::Idle)
+    }
+
     /// Lists the loans, in no order, each with its generation.
     pub(crate) fn lent(&self) -> Vec<(u64, LoanKey<H>, Arc<H>)> {
         let loan = |index: u32| {

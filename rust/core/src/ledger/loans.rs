@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::Key;
+use crate::key::{Caller, Key};
 use crate::reason::Reason;
 use crate::slot::{SlotId, State};
 use crate::stats::LoanReport;
+use crate::time::Span;
 
 impl<H, W> Ledger<H, W> {
     /// Reports all loans, each with its generation and its connection, in no order.
@@ -16,6 +17,13 @@ impl<H, W> Ledger<H, W> {
             Some((slot.generation, self.report(index)?, slot.connection.clone()?))
         };
         self.table.in_state(State::Lent).filter_map(report).collect()
+    }
+
+    /// Tells for how long the oldest loan has lasted, and who borrowed it.
+    pub(crate) fn oldest_loan(&self) -> Option<(Span, Caller)> {
+        let lent = self.table.in_state(State::Lent).map(|index| self.table.get(index));
+        let oldest = lent.min_by_key(|slot| slot.generation)?;
+        Some((self.now.since(oldest.since), oldest.borrower))
     }
 
     /// Finds a loan that lasts too long and has not been reported.

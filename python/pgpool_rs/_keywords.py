@@ -1,0 +1,104 @@
+"""What may be given to a pool's constructor: its options, and what psycopg2.connect takes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from pgpool_rs._secrets import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+# What psycopg2.connect takes beside the names that libpq knows.
+_PSYCOPG2S = frozenset({"dsn", "connection_factory", "cursor_factory", "async", "async_", "database"})
+
+# Names of other pools: psycopg_pool's, SQLAlchemy's, DBUtils'.
+_ELSEWHERE = {
+    "min_size": "minconn",
+    "max_size": "maxconn",
+    "conninfo": "dsn",
+    "connection_class": "connection_factory",
+    "num_workers": "open_workers",
+    "pool_size": "minconn",
+    "max_overflow": "maxconn (pool_size included)",
+    "pool_timeout": "timeout",
+    "pool_recycle": "max_lifetime",
+    "recycle": "max_lifetime",
+    "pool_pre_ping": "check",
+    "pre_ping": "check",
+    "pool_reset_on_return": "reset",
+    "reset_on_return": "reset",
+    "creator": "connect",
+    "pool_name": "name",
+    "mincached": "minconn",
+    "maxcached": "maxconn",
+    "maxconnections": "maxconn",
+    "setsession": "configure",
+    "ping": "check",
+}
+
+# libpq's, for suggestions only; libpq itself is asked what it knows.
+_LIBPQS = (
+    *("host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "options", "connect_timeout"),
+    *("application_name", "client_encoding", "target_session_attrs", "tcp_user_timeout", "keepalives"),
+    *("keepalives_idle", "keepalives_interval", "keepalives_count", "sslmode", "sslcert", "sslkey", "sslrootcert"),
+    *("gssencmode", "channel_binding", "load_balance_hosts"),
+)
+
+_OTHER_URL = re.compile(r"\s*(?P<dialect>\w+)\+(?P<driver>\w+)://")
+
+
+def is_psycopg2s(connect: object) -> bool:
+    """Tell whether this is psycopg2.connect itself: a test or a tracing library may have put something in its place."""
+    return type(connect) is types.FunctionType and connect.__globals__ is vars(psycopg2)
+
+
+def check(args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Iterable[str]) -> None:
+    """Check what is to be passed on to psycopg2.connect.
+
+    :param options: the names of the pool's own options.
+    :raises TypeError: psycopg2.connect takes no keyword of this name.
+    :raises psycopg2.ProgrammingError: the connection string cannot be read. The message shows no secret.
+    """
+    for name in kwargs:
+        if name not in _PSYCOPG2S and not _libpq_knows(name):
+            raise TypeError(_unknown(name, options))
+    dsn = args[0] if args else kwargs.get("dsn")
+    if isinstance(dsn, str):
+        _check_dsn(dsn)
+
+
+def _libpq_knows(name: str) -> bool:
+    try:
+        extensions.make_dsn(**{name: "1"})
+    except (psycopg2.Error, ValueError):
+        return False
+    return True
+
+
+def _unknown(name: str, options: Iterable[str]) -> str:
+    if name in _ELSEWHERE:
+        return f"{name} is called {_ELSEWHERE[name]} here"
+    near = difflib.get_close_matches(name, ["minconn", "maxconn", *options, *_PSYCOPG2S, *_LIBPQS], n=1)
+    suggestion = f"; did you mean {near[0]}?" if near else ""
+    return f"{name!r} is no option of the pool nor of psycopg2.connect{suggestion}"
+
+
+def _check_dsn(dsn: str) -> None:
+    other = _OTHER_URL.match(dsn)
+    if other:
+        raise psycopg2.ProgrammingError(f"invalid dsn: this is an SQLAlchemy URL: drop +{other['driver']}")
+    text = None
+    try:
+        extensions.parse_dsn(dsn)
+    except psycopg2.ProgrammingError as error:
+        # It quotes what it could not read.
+        text = mask(str(error), (dsn,), {})
+    if text is not None:
+        raise psycopg2.ProgrammingError(text)

@@ -1,0 +1,51 @@
+//! What is given to the pool, as a message may show it: never a connection string that was given in the wrong place.
+
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyFloat, PyInt};
+
+use crate::text::{repr_of, text_of};
+
+/// Parts of connection strings, and of what holds a password by name.
+const SUSPICIOUS: [&str; 4] = ["://", "=", "@", "passw"];
+/// How many characters are shown at most.
+const LONGEST: usize = 40;
+
+/// Read a number of connections, as `int()` does.
+///
+/// :raises TypeError: `int()` raised it; the message names the parameter and not the value, which may be a connection string.
+/// :raises ValueError: the same, or the number is infinite.
+#[pyfunction]
+pub(crate) fn whole<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let py = value.py();
+    py.get_type::<PyInt>().call1((value,)).map_err(|error| {
+        let text = || format!("{name} must be a whole number, not {}", kind(value));
+        if error.is_instance_of::<PyTypeError>(py) {
+            PyTypeError::new_err(text())
+        } else if error.is_instance_of::<PyValueError>(py) || error.is_instance_of::<PyOverflowError>(py) {
+            PyValueError::new_err(text())
+        } else {
+            error
+        }
+    })
+}
+
+/// Show what was given for an option. Of anything that may be a connection string, only the type is shown.
+#[pyfunction]
+pub(crate) fn shown(given: &Bound<'_, PyAny>) -> String {
+    let Ok(shown) = repr_of(given) else { return kind(given) };
+    let number = given.is_exact_instance_of::<PyInt>() || given.is_exact_instance_of::<PyFloat>();
+    let short = shown.chars().count() <= LONGEST && !SUSPICIOUS.iter().any(|part| shown.contains(part));
+    if number || short { shown } else { kind(given) }
+}
+
+/// Name the type of what was given: it may be a secret in a wrong place.
+#[pyfunction]
+pub(crate) fn kind(given: &Bound<'_, PyAny>) -> String {
+    if given.is_none() {
+        return "None".to_owned();
+    }
+    let name = given.get_type().name().and_then(|name| text_of(&name)).unwrap_or_else(|_| "object".to_owned());
+    let article = if name.starts_with(|first: char| "aeiouAEIO".contains(first)) { "an" } else { "a" };
+    format!("{article} {name}")
+}
