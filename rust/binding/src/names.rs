@@ -27,7 +27,6 @@ names! {
     annotate = "annotate",
     automatic_key = "pgpool_rs._books.AutomaticKey",
     blocking = "blocking",
-    builtins_module = "builtins",
     args = "_args",
     async_ = "async_",
     autocommit = "autocommit",
@@ -126,7 +125,6 @@ fn keep_module<'py>(name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> 
 pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     let names = names(py);
     for module in [
-        &names.builtins_module,
         &names.extensions_module,
         &names.housekeeping_module,
         &names.loans_module,
