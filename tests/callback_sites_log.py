@@ -107,7 +107,9 @@ def _(scene: Scene) -> Round:
     return waiting(scene)
 
 
-@site("log handler", "one that was forgotten", PRINTED, PRINTED, why="a weak reference's callback cannot raise")
+@site(
+    "log handler", "one that was forgotten", PRINTED, PRINTED, PRINTED, why="a weak reference's callback cannot raise"
+)
 def _(scene: Scene) -> Round:
     scene.server.keep = False
     scene.server.at_end = lambda _: None
@@ -149,7 +151,7 @@ class Told(Exception):
         return "told"
 
 
-@site("str(error)", "the line about a rollback that failed", PASSED, why="only its class is named, then")
+@site("str(error)", "the line about a rollback that failed", PASSED, PASSED, why="only its class is named, then")
 def _(scene: Scene) -> Round:
     scene.open(1)
 
@@ -177,7 +179,7 @@ class Value(str):
     __eq__ = str.__eq__
 
 
-@site("_kwargs", "masking", PASSED, why="what cannot be masked is not shown")
+@site("_kwargs", "masking", PASSED, PASSED, why="what cannot be masked is not shown")
 def _(scene: Scene) -> Round:
     scene.open(1)
     scene.server.on("rollback", scene.go_wrong)

@@ -156,7 +156,7 @@ def drop_by_return(pool: Any) -> None:
 def drop_by_failing_rollback(pool: Any) -> None:
     connection = pool.getconn()
     connection.status = INTRANS
-    connection.faults["rollback"] = ValueError("odd")
+    connection.faults["rollback"] = psycopg2.DatabaseError("odd")
     pool.putconn(connection)
 
 
