@@ -11,7 +11,7 @@ use crate::check;
 use crate::connection::{self, Handle, address};
 use crate::error::{Error, is_plain, keep_back, raise_kept_back};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish_errand, give_back};
+use crate::give_back::{discard, finish_errand, give_back_loan};
 use crate::log::{Level, close_and_log, describe_public, log};
 use crate::names::name;
 use crate::pool::AbstractPool;
@@ -29,9 +29,13 @@ pub(crate) fn borrow(
     timeout: Timeout,
 ) -> Result<Py<PyAny>, Error> {
     let pool = slf.get().ledger();
-    pool.begin_request()?;
+    let since = pool.begin_request()?;
     let mut queued_at = None;
-    let found = seek(slf, key, timeout, &mut queued_at);
+    let mut borrower = 0;
+    let found = file(slf, key).and_then(|mut want| {
+        borrower = want.caller();
+        seek(slf, &mut want, timeout, &mut queued_at)
+    });
     let waited = queued_at.map(|began: Instant| Span::from_secs_f64(began.elapsed().as_secs_f64()));
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
@@ -43,10 +47,15 @@ pub(crate) fn borrow(
             return Err(error);
         }
     };
-    let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
+    // Another caller's loan of the same key is no concern of this call.
+    let loan = || pool.loan_since(address(&connection), borrower, since);
+    let watched = match slf.get().watches().then(loan).flatten() {
+        Some(loan) => watch::begin(slf, loan, &connection),
+        None => Ok(()),
+    };
     watched.and_then(|()| raise_kept_back()).inspect_err(|_| {
         // The error that stopped us is the one to be heard.
-        let _ = give_back(slf, Some(&connection), None, true);
+        let _ = loan().map(|loan| give_back_loan(slf, loan, true));
     })?;
     Ok(connection.unbind())
 }
@@ -54,19 +63,18 @@ pub(crate) fn borrow(
 /// Finds a connection. Notes when it began to wait, if it had to.
 fn seek<'py>(
     slf: &Bound<'py, AbstractPool>,
-    key: Option<&Bound<'py, PyAny>>,
+    want: &mut Want<Handle>,
     timeout: Timeout,
     queued_at: &mut Option<Instant>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
-    let mut want = file(slf, key)?;
     let mut place = Place { slf, waiter: None };
     let mut bell = None;
     let mut expired = false;
     let asked = Instant::now();
     'asking: loop {
-        let mut answer = settle(py, &mut want, |want| {
+        let mut answer = settle(py, want, |want| {
             let waker = if expired { None } else { bell.as_ref().map(Bell::waker) };
             pool.check_out(want, place.waiter.as_ref(), waker, now())
         })?;
@@ -74,7 +82,7 @@ fn seek<'py>(
             match answer {
                 CheckOut::Lent(connection) => return Ok(connection.object(py)?),
                 CheckOut::Doubtful(checking) => answer = check::lend(slf, checking)?,
-                CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
+                CheckOut::Reserved(reservation) => return open(slf, want, reservation),
                 CheckOut::Errand(returning) => {
                     finish_errand(slf, returning)?;
                     continue 'asking;

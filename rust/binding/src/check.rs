@@ -1,6 +1,6 @@
 //! Finding out whether a connection is well.
 
-use pgpool_core::{CheckOut, Checking, Doubt, Reason};
+use pgpool_core::{CheckOut, Checking, Doubt, Reason, SlotId};
 use pyo3::exceptions::PyAttributeError;
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
@@ -125,16 +125,15 @@ pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Han
 /// The server says that it ends this session (57P01, 57P02) or lets nobody in now (57P03), the connection has failed (08*),
 /// or it takes no writes (25006), as a primary that has been demoted: then those that are older lead there, too.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn learn(pool: &Bound<'_, AbstractPool>, loan: SlotId, error: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = pool.py();
-    let Ok(pool) = pool.cast::<AbstractPool>() else { return Ok(()) };
     if !error.is_instance(&py.import(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
         return Ok(());
     }
     let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>()?.unwrap_or_default();
     let read_only = state == "25006";
     if read_only || state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str()) {
-        pool.get().ledger().condemn(connection::address(connection), read_only);
+        pool.get().ledger().condemn(loan, read_only);
     }
     Ok(())
 }

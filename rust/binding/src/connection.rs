@@ -201,6 +201,17 @@ pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
     connection.call_method0(name!(connection.py(), close)).map(drop)
 }
 
+/// Says whether somebody has called `close()` on a connection that was well. One that does not tell is open.
+pub(crate) fn is_closed_properly(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = connection.py();
+    match connection.getattr(name!(py, closed)) {
+        // An integer: a mock's attribute is as true as it is meaningless.
+        Ok(closed) => Ok(closed.is_instance_of::<PyInt>() && closed.eq(1)?),
+        Err(error) if is_plain(py, &error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back. A connection that
 /// knows nothing of it is none.
 pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> PyResult<bool> {

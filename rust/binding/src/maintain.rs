@@ -61,10 +61,25 @@ fn do_chores(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
     }
 }
 
-/// Does one round by hand: without a pause, though the last connect has failed.
+/// Does one round by hand: without a pause, though the last connect has failed. What another caller is just opening is
+/// waited for.
 pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    slf.get().ledger().hurry_refill();
-    maintain(slf).map(drop)
+    let pool = slf.get().ledger();
+    let caller = caller(slf.py())?;
+    pool.hurry_refill();
+    maintain(slf)?;
+    while pool.is_refilled_by_another(caller) {
+        sleep(slf.py(), MOMENT)?;
+        maintain(slf)?;
+    }
+    Ok(())
+}
+
+/// How long we wait, at least, before we look again.
+const MOMENT: Duration = Duration::from_millis(1);
+
+fn sleep(py: Python<'_>, pause: Duration) -> PyResult<()> {
+    py.import(name!(py, time_module))?.call_method1(name!(py, sleep), (pause.as_secs_f64(),)).map(drop)
 }
 
 /// Checks all idle connections, and replaces those that are missing after that.
@@ -86,7 +101,7 @@ pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     maintain_now(slf)
 }
 
-/// Waits until `minconn` connections are open, opening those that are missing.
+/// Waits until `minconn` connections are open, and one at least, opening those that are missing.
 pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
@@ -94,9 +109,15 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
     loop {
         let due = maintain(slf)?;
         slf.get().ensure_open()?;
-        let counts = pool.counts();
+        let mut counts = pool.counts();
+        // A pool that keeps none open has to find out whether one could be.
+        if counts.minconn == 0 && counts.maxconn > 0 && counts.open() + counts.opening == 0 {
+            open_one(slf)?;
+            counts = pool.counts();
+        }
         // What is being returned may be on its way out.
-        if counts.open() - counts.returning >= counts.minconn {
+        let target = counts.minconn.max(1).min(counts.maxconn);
+        if counts.open() - counts.returning >= target {
             return Ok(());
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -104,7 +125,7 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
             let waited = asked.elapsed().as_secs_f64();
             return Err(Error::TimedOut(format!(
                 "connection pool not filled: waited {waited:.2} s for {} connections, {} are open{}",
-                counts.minconn,
+                target,
                 counts.open(),
                 last_connect_error(slf),
             )));
@@ -112,8 +133,14 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         // Somebody else may be opening the one that is missing.
         let pause = Duration::from_secs_f64(due.since(now()).as_secs_f64().clamp(0.001, 0.05));
         let pause = left.map_or(pause, |left| left.min(pause));
-        py.import(name!(py, time_module))?.call_method1(name!(py, sleep), (pause.as_secs_f64(),))?;
+        sleep(py, pause)?;
     }
+}
+
+/// Opens a connection that lies idle. A connect that fails has been logged.
+fn open_one(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let opened = slf.call_method0(name!(slf.py(), connect_hook)).map(drop);
+    ended(opened.or_else(|error| if is_plain(slf.py(), &error) { Ok(()) } else { Err(error) }))
 }
 
 /// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.

@@ -216,7 +216,7 @@ impl AbstractPool {
 
     /// Take a connection back, as `putconn` does.
     #[pyo3(signature = (conn, key=None, close=Truth(false)), text_signature = "($self, conn, key=None, close=False)")]
-    fn _putconn(
+    pub(crate) fn _putconn(
         slf: &Bound<'_, Self>,
         conn: Option<&Bound<'_, PyAny>>,
         key: Option<&Bound<'_, PyAny>>,
@@ -237,7 +237,7 @@ impl AbstractPool {
     #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
     fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> PyResult<Loan> {
         timeout_of(slf, &timeout)?;
-        Ok(Loan::new(slf.clone().into_any().unbind(), key, timeout))
+        Ok(Loan::new(slf.clone().unbind(), key, timeout))
     }
 
     /// Set both limits, as assigning `minconn` and `maxconn` does. Idle connections above `maxconn` are closed now, others as
@@ -300,12 +300,12 @@ impl AbstractPool {
     /// Tell what there is, and what has happened since the pool was made or `pop_stats` was called, in this process: numbers
     /// by name, of which those in `_ms` are milliseconds. docs/options.md says what each means.
     fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, self.ledger().stats())
+        to_dict(py, self.ledger().stats(now()))
     }
 
     /// As `get_stats`; what happens is counted from zero from now on.
     fn pop_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, self.ledger().take_stats())
+        to_dict(py, self.ledger().take_stats(now()))
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
@@ -329,7 +329,8 @@ impl AbstractPool {
             "<{}.{}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
             class.module()?,
             class.qualname()?,
-            counts.idle,
+            // closeall has closed them, and they stay in the books.
+            if counts.closed { 0 } else { counts.idle },
             counts.spoken_for(),
             counts.opening,
             counts.returning,
