@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pgpool_core::{Chore, Moment};
+use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyModule;
@@ -61,13 +61,16 @@ fn do_chores(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
     }
 }
 
-/// Does one round by hand: without a pause, though the last connect has failed. What another caller is just opening is
-/// waited for.
+/// Does one round by hand: without a pause, though the last connect has failed.
 pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    slf.get().ledger().hurry_refill();
+    maintain(slf).map(drop)
+}
+
+/// Opens what is missing, and waits for what another caller is just opening.
+fn refill(slf: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
     let pool = slf.get().ledger();
-    let caller = caller(slf.py())?;
-    pool.hurry_refill();
-    maintain(slf)?;
+    maintain_now(slf)?;
     while pool.is_refilled_by_another(caller) {
         sleep(slf.py(), MOMENT)?;
         maintain(slf)?;
@@ -91,14 +94,15 @@ pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
             ended(check::put_back(slf, checking))?;
         }
     }
-    maintain_now(slf)
+    refill(slf, caller)
 }
 
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
 pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let drained = slf.get().ledger().drain(caller(slf.py())?);
+    let caller = caller(slf.py())?;
+    let drained = slf.get().ledger().drain(caller);
     ended(drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and))?;
-    maintain_now(slf)
+    refill(slf, caller)
 }
 
 /// Waits until `minconn` connections are open, and one at least, opening those that are missing.
