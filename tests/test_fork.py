@@ -90,8 +90,9 @@ FIRST_USES = {
     "a loan": "pool.putconn(pool.getconn())",
     "a loan with a key": "pool.putconn(pool.getconn('key'), 'key')",
     "a block": "with pool.connection(): pass",
-    "a return": "assert_refused(pool.putconn, lent)",
-    "a return of nothing": "assert_refused(pool.putconn, None, 'key')",
+    "a return": "pool.putconn(lent)",
+    "a return by key": "pool.putconn(None, 'key')",
+    "a return of nothing": "assert_refused(pool.putconn, None, 'nothing')",
     "repr": "repr(pool)",
     "the idle ones": "assert list(pool._pool) == []",
     "the lent ones": "assert len(pool._used) == 0 and id(lent) not in pool._rused",
@@ -142,7 +143,7 @@ assert counts(pool)["lent"] == 2
 
 
 @pytest.mark.parametrize("arguments", ["lent", "lent, None, True", "keyed, 'key'", "keyed", "None, 'key'"])
-def test_what_the_parent_had_lent_is_unknown_to_the_childs_pool(arguments: str) -> None:
+def test_what_the_parent_had_lent_may_be_returned_in_the_child_once_and_nothing_happens(arguments: str) -> None:
     run_forking_program(f"""{PROLOGUE}
 pool = ThreadedConnectionPool(1, 3)
 lent, keyed = pool.getconn(), pool.getconn("key")
@@ -153,12 +154,30 @@ def child(first):
     other_server()
     if first == "own":
         pool.putconn(pool.getconn())
+    if first == "by a grandchild":
+        in_a_child(child, "at once")
+    pool.putconn({arguments})
     assert_refused(pool.putconn, {arguments})
     assert (server.log, server.open) == (before, 2)
     assert_whole(pool)
 
-for first in ("refused", "own"):
-    in_a_child(child, first)
+def mistaken():
+    other_server()
+    assert_refused(pool.putconn, lent, "key")
+    assert_refused(pool.putconn, keyed, "another")
+    assert_refused(pool.putconn, None, "another")
+    own = pool.getconn("key")
+    pool.putconn(None, "key")  # its own comes first
+    assert_refused(pool.putconn, own)
+    pool.putconn(None, "key")
+    assert_refused(pool.putconn, keyed)
+    pool.closeall()
+    assert (server.log, server.open) == (before, 2)
+
+for how in FORKS:
+    for first in ("at once", "own", "by a grandchild"):
+        in_a_child(child, first, how=how)
+    in_a_child(mistaken, how=how)
 pool.putconn({arguments})
 """)
 

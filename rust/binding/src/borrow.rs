@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgpool_core::{Busy, CheckOut, ConnectError, Reason, Refusal, Reservation, Reserve, Span, Waiter, Want};
+use pgpool_core::{
+    Busy, Caller, CheckOut, ConnectError, Reason, Refusal, Reservation, Reserve, SlotId, Span, Waiter, Want,
+};
 use pyo3::prelude::*;
 
 use crate::call::{call_or_undo, is_speaking, speak};
@@ -12,7 +14,7 @@ use crate::check;
 use crate::connection::{self, Handle, address};
 use crate::error::{Error, both, is_plain, weightier};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish_errand, give_back};
+use crate::give_back::{discard, finish_errand, give_back, give_back_loan};
 use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
 use crate::names::name;
 use crate::notes::{annotated, told};
@@ -30,22 +32,38 @@ pub(crate) fn borrow(
     key: Option<&Bound<'_, PyAny>>,
     timeout: Timeout,
 ) -> PyResult<Py<PyAny>> {
-    let undo = |connection: Bound<'_, PyAny>| {
-        // The error that stopped us is the one to be heard.
-        let _ = give_back(slf, Some(&connection), None, true);
-    };
-    call_or_undo(slf.py(), || lend(slf, key, timeout), undo).map(Bound::unbind)
+    // Report the first error, and ignore one of the return.
+    let undo = |lent: NewLoan<'_>| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true)));
+    call_or_undo(slf.py(), || lend(slf, key, timeout), undo).map(|lent| lent.connection.unbind())
+}
+
+/// What a caller has just been lent.
+struct NewLoan<'py> {
+    connection: Bound<'py, PyAny>,
+    borrower: Caller,
+    since: u64,
+}
+
+impl NewLoan<'_> {
+    /// Names the loan. Another caller's loan of the same key is no concern of this one.
+    fn loan(&self, slf: &Bound<'_, AbstractPool>) -> Option<SlotId> {
+        slf.get().ledger().loan_since(address(&self.connection), self.borrower, self.since)
+    }
 }
 
 fn lend<'py>(
     slf: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
     timeout: Timeout,
-) -> Result<Bound<'py, PyAny>, Error> {
+) -> Result<NewLoan<'py>, Error> {
     let pool = slf.get().ledger();
-    told(slf, pool.begin_request())?;
+    let since = told(slf, pool.begin_request())?;
     let mut queued_at = None;
-    let found = seek(slf, key, timeout, &mut queued_at);
+    let mut borrower = 0;
+    let found = file(slf, key).and_then(|mut want| {
+        borrower = want.caller();
+        seek(slf, &mut want, timeout, &mut queued_at)
+    });
     let waited = queued_at.map(|began: Instant| Span::from_secs_f64(began.elapsed().as_secs_f64()));
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
@@ -54,23 +72,27 @@ fn lend<'py>(
         let waited = queued_at.map_or(Duration::ZERO, |began| began.elapsed());
         annotated(slf, error, waited, None)
     })?;
-    let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
+    let lent = NewLoan { connection, borrower, since };
+    let watched = match slf.get().watches().then(|| lent.loan(slf)).flatten() {
+        Some(loan) => watch::begin(slf, loan, &lent.connection),
+        None => Ok(()),
+    };
     both(slf.py(), left, watched).map_err(|error| {
-        let returned = give_back(slf, Some(&connection), None, true);
+        let returned = lent.loan(slf).map_or(Ok(()), |loan| give_back_loan(slf, loan, true));
         weightier(slf.py(), error, returned.map_err(PyErr::from).err())
     })?;
-    Ok(connection)
+    Ok(lent)
 }
 
 /// Finds a connection, and tells how its place among those who wait was given up. Notes when it began to wait, if it had to.
 fn seek<'py>(
     slf: &Bound<'py, AbstractPool>,
-    key: Option<&Bound<'py, PyAny>>,
+    want: &mut Want<Handle>,
     timeout: Timeout,
     queued_at: &mut Option<Instant>,
 ) -> Result<(Bound<'py, PyAny>, PyResult<()>), Error> {
     let mut place = Place { slf, waiter: None };
-    let found = seek_from(&mut place, slf, key, timeout, queued_at);
+    let found = seek_from(&mut place, slf, want, timeout, queued_at);
     match (found, place.give_up()) {
         (Ok(connection), left) => Ok((connection, left)),
         (Err(error), Ok(())) => Err(error),
@@ -82,19 +104,18 @@ fn seek<'py>(
 fn seek_from<'py, 'p>(
     place: &mut Place<'py, 'p>,
     slf: &'p Bound<'py, AbstractPool>,
-    key: Option<&Bound<'py, PyAny>>,
+    want: &mut Want<Handle>,
     timeout: Timeout,
     queued_at: &mut Option<Instant>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
-    let caller = caller(py)?;
-    let mut want = file(slf, key)?;
+    let caller = want.caller();
     let mut bell = None;
     let mut expired = false;
     let asked = Instant::now();
     'asking: loop {
-        let mut answer = settle(py, &mut want, |want| {
+        let mut answer = settle(py, want, |want| {
             let waker = if expired { None } else { bell.as_ref().map(Bell::waker) };
             pool.check_out(want, place.waiter.as_ref(), waker, now())
         })?;
@@ -102,7 +123,7 @@ fn seek_from<'py, 'p>(
             match answer {
                 CheckOut::Lent(connection) => return Ok(connection.object(py)?),
                 CheckOut::Doubtful(checking) => answer = check::lend(slf, checking)?,
-                CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
+                CheckOut::Reserved(reservation) => return open(slf, want, reservation),
                 CheckOut::Errand(returning) => {
                     finish_errand(slf, returning)?;
                     continue 'asking;

@@ -1,6 +1,6 @@
 //! Finding out whether a connection is well.
 
-use pgpool_core::{CheckOut, Checking, Doubt, Reason};
+use pgpool_core::{CheckOut, Checking, Doubt, Reason, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
@@ -131,9 +131,13 @@ pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Han
 ///
 /// A code alone is no proof: a function on the server may raise each of them, and a borrower may make a transaction read
 /// only. A connection that is broken is found so when it is returned, whatever its last error was.
-pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, error: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn learn(
+    pool: &Bound<'_, AbstractPool>,
+    loan: SlotId,
+    connection: &Bound<'_, PyAny>,
+    error: &Bound<'_, PyAny>,
+) -> PyResult<()> {
     let py = pool.py();
-    let Ok(pool) = pool.cast::<AbstractPool>() else { return Ok(()) };
     if !error.is_instance(&module(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
         return Ok(());
     }
@@ -141,7 +145,7 @@ pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, erro
     let read_only = state == "25006";
     let ends = state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str());
     if (read_only && takes_no_writes(connection)?) || (ends && ends_the_session(error)?) {
-        pool.get().ledger().condemn(connection::address(connection), read_only);
+        pool.get().ledger().condemn(loan, read_only);
     }
     Ok(())
 }

@@ -237,7 +237,7 @@ fn end_in_sql(connection: &Bound<'_, PyAny>, statement: &str) -> PyResult<()> {
 /// Makes a cursor that does nothing but what it is told, if there can be one. A connection's `cursor()` may be a subclass's.
 fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = connection.py();
-    let extensions = py.import(name!(py, extensions_module))?;
+    let extensions = module(name!(py, extensions_module))?;
     let psycopg2s = extensions.getattr(name!(py, connection))?;
     if connection.get_type().is_subclass(&psycopg2s)? {
         return extensions.getattr(name!(py, cursor))?.call1((connection,)).map(Some);
@@ -251,6 +251,16 @@ pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let own = name!(py, pgpool_close);
     let close = if matches!(connection.get_type().hasattr(own), Ok(true)) { own } else { name!(py, close) };
     connection.call_method0(close).map(drop)
+}
+
+/// Says whether somebody has called `close()` on a connection that was well. One that does not tell is open.
+pub(crate) fn is_closed_properly(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = connection.py();
+    match connection.getattr_opt(name!(py, closed))? {
+        // An integer: a mock's attribute is as true as it is meaningless.
+        Some(closed) => Ok(closed.is_instance_of::<PyInt>() && closed.eq(1)?),
+        None => Ok(false),
+    }
 }
 
 /// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back. A connection that

@@ -40,7 +40,9 @@ impl From<Error> for PyErr {
                 let class = match refusal {
                     Refusal::Closed => &POOL_CLOSED,
                     Refusal::Exhausted => &POOL_EXHAUSTED,
-                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Reentrant => &POOL_ERROR,
+                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::Over | Refusal::Reentrant => {
+                        &POOL_ERROR
+                    }
                 };
                 class.error(&refusal.to_string())
             }

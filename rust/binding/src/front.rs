@@ -15,14 +15,14 @@ use pyo3::ffi;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyString, PyType};
 
 use crate::connection::{IDLE, READY, address};
 use crate::detours::{self, HOOKS};
 use crate::names::name;
-use crate::pool::AbstractPool;
+use crate::pool::{AbstractPool, Truth};
 use crate::system::{now, thread_ident};
-use crate::threaded::ThreadedPool;
+use crate::threaded::{Flag, ThreadedPool};
 
 /// The methods behind the door.
 static METHODS: [PyOnceLock<Py<PyAny>>; 4] = [const { PyOnceLock::new() }; 4];
@@ -141,7 +141,75 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
                 return py.None().into_ptr();
             }
         }
-        go_through(METHOD, slf, args, count, names)
+        take_back(METHOD, slf, args, count, names)
+    }
+}
+
+/// Does what the method behind the door does, without a call in between: where the stack was deep enough for getconn, it is
+/// for putconn. What does not fit the parameters goes through, to be refused.
+#[cold]
+unsafe fn take_back(
+    method: usize,
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for the caller. `fit` reads as many arguments as there are. The classes are those that the door was put
+    // in front of. The interpreter is attached already, so it may end meanwhile: `attach_unchecked` only notes that.
+    unsafe {
+        Python::attach_unchecked(|py| {
+            let Some([connection, key, close]) = fit(py, args, count, names) else {
+                return go_through(method, slf, args, count, names);
+            };
+            let (connection, key) = (connection.as_deref(), key.as_deref());
+            let close = Flag(close.map(Borrowed::to_owned));
+            let pool = Borrowed::from_ptr(py, slf);
+            let taken = match method {
+                PUTCONN => ThreadedPool::putconn(&pool.cast_unchecked(), connection, key, close),
+                // This one cannot do without.
+                _ if count == 0 && connection.is_none() => return go_through(method, slf, args, count, names),
+                _ => close
+                    .is_truthy()
+                    .and_then(|close| AbstractPool::_putconn(&pool.cast_unchecked(), connection, key, Truth(close))),
+            };
+            match taken {
+                Ok(()) => py.None().into_ptr(),
+                Err(error) => {
+                    error.restore(py);
+                    std::ptr::null_mut()
+                }
+            }
+        })
+    }
+}
+
+/// Lays the arguments of putconn out in the order of its parameters. `None` for a connection or a key is as good as nothing.
+unsafe fn fit<'a>(
+    py: Python<'a>,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> Option<[Option<Borrowed<'a, 'a, PyAny>>; 3]> {
+    // SAFETY: as for the caller: behind `count` arguments there are as many as `names`, a tuple of strings, has.
+    unsafe {
+        let mut fitted = [None; 3];
+        let by_name = if names.is_null() { 0 } else { ffi::PyTuple_GET_SIZE(names) };
+        for nth in 0..count + by_name {
+            let at = if nth < count {
+                nth.unsigned_abs()
+            } else {
+                let name = Borrowed::from_ptr(py, ffi::PyTuple_GET_ITEM(names, nth - count));
+                let name = name.cast::<PyString>().ok()?;
+                let name = name.to_str().ok()?;
+                ["conn", "key", "close"].iter().position(|&parameter| parameter == name)?
+            };
+            let place = fitted.get_mut(at).filter(|place| place.is_none())?;
+            *place = Some(Borrowed::from_ptr(py, *args.add(nth.unsigned_abs())));
+        }
+        let given = |argument: Option<Borrowed<'a, 'a, PyAny>>| argument.filter(|argument| !argument.is_none());
+        let [connection, key, close] = fitted;
+        Some([given(connection), given(key), close])
     }
 }
 

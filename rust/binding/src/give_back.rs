@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgpool_core::{Reason, Refusal, Returning};
+use pgpool_core::{Reason, Refusal, Returning, SlotId};
+use pyo3::exceptions::{PyMemoryError, PyRecursionError};
 use pyo3::prelude::*;
 
 use crate::call::call;
 use crate::connection::{self, Closed, Handle, Look, address};
-use crate::error::{Error, both, every, weightier};
+use crate::error::{Error, both, every, is_plain, weightier};
 use crate::filing::{settle_maybe, under};
 use crate::log::{
     CLOSE_FAILED, LOOK_FAILED, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report,
@@ -26,16 +27,19 @@ pub(crate) fn give_back(
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<(), Error> {
-    Ok(call(slf.py(), || take_back(slf, connection, key, close))?)
+    Ok(call(slf.py(), || match begin(slf, connection, key, close)? {
+        Some(returning) => take_back(slf, returning),
+        // It was lent in the process that this one was forked from.
+        None => Ok(()),
+    })?)
 }
 
-fn take_back(
-    slf: &Bound<'_, AbstractPool>,
-    connection: Option<&Bound<'_, PyAny>>,
-    key: Option<&Bound<'_, PyAny>>,
-    close: bool,
-) -> Result<(), Error> {
-    let mut returning = begin(slf, connection, key, close)?;
+/// As [`give_back`], for one loan, and only if it has not come back since.
+pub(crate) fn give_back_loan(slf: &Bound<'_, AbstractPool>, loan: SlotId, close: bool) -> Result<(), Error> {
+    Ok(call(slf.py(), || take_back(slf, slf.get().ledger().begin_return_of(loan, close, now())?))?)
+}
+
+fn take_back(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle, Waker>) -> Result<(), Error> {
     let options = slf.get().options();
     if options.reclaim {
         let object = returning.connection().object(slf.py())?;
@@ -45,7 +49,7 @@ fn take_back(
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
         Ok(Some(true)) => returning.leave(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
-        Err(error) => return Err(close_after(slf.py(), returning, error).into()),
+        Err(error) => return Err(close_after(slf, returning, error).into()),
     }
     if let Some(lent_for) = overdue {
         watch::log_late(slf, lent_for.as_secs_f64())?;
@@ -85,7 +89,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
         // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
-        Err(error) => return Err(close_after(py, returning, error).into()),
+        Err(error) => return Err(close_after(slf, returning, error).into()),
     };
     let cleaned = match look {
         Look::InTransaction(seen) => {
@@ -100,7 +104,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
     match done {
         Ok(Look::Clean) if returning.keep(now()) => Ok(()),
         Ok(Look::Clean) => Ok(discard(slf, returning)?),
-        Ok(Look::InTransaction(left)) => Ok(match close_whatever_it_says(py, returning) {
+        Ok(Look::InTransaction(left)) => Ok(match close_whatever_it_says(slf, returning) {
             Some(error) => report(slf, CLOSE_FAILED, error),
             None => log_unclean(slf, left),
         }?),
@@ -116,7 +120,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         }
         Err((failed, error)) => {
             let error = weightier(py, error, condemn_if_broken(&mut returning, &connection).err());
-            let error = close_after(py, returning, error);
+            let error = close_after(slf, returning, error);
             Ok(report(slf, failed, error)?)
         }
     }
@@ -140,29 +144,64 @@ fn reset(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResu
     connection::leave_clean(connection, reset.bind(slf.py()), "reset")
 }
 
-/// Takes the connection out of its borrower's hands.
+/// Takes the connection out of its borrower's hands. Nothing is left to be done for one that the parent of this process
+/// has lent.
 fn begin<'p>(
     slf: &'p Bound<'_, AbstractPool>,
     connection: Option<&Bound<'_, PyAny>>,
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
-) -> Result<Returning<'p, Handle, Waker>, Error> {
-    let pool = slf.get();
+) -> Result<Option<Returning<'p, Handle, Waker>>, Error> {
+    let (py, pool) = (slf.py(), slf.get());
     told(slf, pool.ensure_open())?;
+    let ledger = pool.ledger();
     let place = connection.map(address);
+    let filed = key.map(under).transpose().map_err(Error::from);
+    let begun = filed.and_then(|mut filed| {
+        settle_maybe(py, &mut filed, |filed| ledger.begin_return(place, filed, close, now())).map(Some)
+    });
+    match begun {
+        Err(Error::Refused(Refusal::WrongKey | Refusal::Unkeyed)) if is_inherited(slf, place, key)? => Ok(None),
+        // Nothing is wrong with the key: the interpreter could not compare it now, or not without an interrupt. The caller
+        // will not come back, and the connection is named.
+        Err(Error::Raised(error)) if key.is_some() && place.is_some() && is_no_answer(py, &error) => {
+            if let Ok(returning) = settle_maybe(py, &mut None, |_| ledger.begin_return(place, None, true, now())) {
+                drop(close_whatever_it_says(slf, returning));
+            }
+            Err(error.into())
+        }
+        begun => begun.map_err(|error| {
+            let only_key = connection.is_none() && key.is_some();
+            let unkeyed = matches!(error, Error::Refused(Refusal::Unkeyed));
+            let error = if only_key && unkeyed { Error::NotLent } else { error };
+            annotated(slf, error, Duration::ZERO, Some((connection, key.is_some())))
+        }),
+    }
+}
+
+/// Says whether the interpreter itself stopped what it was to do for us: by an interrupt, or as it had no stack or memory.
+fn is_no_answer(py: Python<'_>, error: &PyErr) -> bool {
+    !is_plain(py, error) || error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py)
+}
+
+/// Says whether this was lent in the process that we were forked from; from now on it is not any more.
+fn is_inherited(
+    slf: &Bound<'_, AbstractPool>,
+    place: Option<usize>,
+    key: Option<&Bound<'_, PyAny>>,
+) -> Result<bool, Error> {
+    let ledger = slf.get().ledger();
+    if !ledger.has_inherited() {
+        return Ok(false);
+    }
     let mut filed = key.map(under).transpose()?;
-    let begun = settle_maybe(slf.py(), &mut filed, |filed| pool.ledger().begin_return(place, filed, close, now()));
-    begun.map_err(|error| {
-        let only_key = connection.is_none() && key.is_some();
-        let error = if only_key && matches!(error, Error::Refused(Refusal::Unkeyed)) { Error::NotLent } else { error };
-        annotated(slf, error, Duration::ZERO, Some((connection, key.is_some())))
-    })
+    settle_maybe(slf.py(), &mut filed, |filed| ledger.forget_inherited(place, filed))
 }
 
 /// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
 pub(crate) fn discard(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
     let reason = returning.closing().unwrap_or(Reason::Unclean);
-    match close_whatever_it_says(slf.py(), returning) {
+    match close_whatever_it_says(slf, returning) {
         Some(error) => report(slf, CLOSE_FAILED, error),
         None => log_closed(slf, reason),
     }
@@ -177,13 +216,18 @@ pub(crate) fn discard_all<'p>(
 }
 
 /// Closes a connection, frees its slot, and gives the error of the first, if any.
-fn close_whatever_it_says(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
-    let closed = returning.connection().object(py).and_then(|connection| connection::close(&connection));
+fn close_whatever_it_says(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
+    // In the child of a fork that came meanwhile, the ledger is emptied now, and the connection is the parent's.
+    slf.get().ledger();
+    if !returning.lasts() {
+        return None;
+    }
+    let closed = returning.connection().object(slf.py()).and_then(|connection| connection::close(&connection));
     drop(returning);
     closed.err()
 }
 
 /// Closes a connection after an error, frees its slot, and gives the error that is to be raised.
-fn close_after(py: Python<'_>, returning: Returning<'_, Handle, Waker>, error: PyErr) -> PyErr {
-    weightier(py, error, close_whatever_it_says(py, returning))
+fn close_after(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>, error: PyErr) -> PyErr {
+    weightier(slf.py(), error, close_whatever_it_says(slf, returning))
 }

@@ -1,59 +1,183 @@
 //! `with pool.connection() as conn`. Written here rather than in Python, where a `KeyboardInterrupt` can strike between
 //! the call that lends a connection and the line that guards it.
 
+use pgpool_core::{Refusal, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyString, PyTuple};
+use pyo3::types::{IntoPyDict, PyCFunction, PyString, PyTuple, PyWeakrefReference};
 
 use crate::check::learn;
-use crate::connection;
-use crate::error::{both, is_said};
-use crate::log::{RETURN_FAILED, report};
-use crate::names::name;
+use crate::connection::{self, address};
+use crate::error::{Error, both, is_plain, is_said};
+use crate::filing::{caller, settle_maybe, under};
+use crate::give_back::give_back_loan;
+use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
+use crate::names::{module, name};
+use crate::notes::told;
+use crate::pool::AbstractPool;
 use crate::system;
 use crate::timeout::Given;
 
-/// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`.
+/// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`; and it
+/// goes back, too, if the block is not left: since CPython 3.14 an interrupt can come between `__enter__` and the body.
 #[pyclass(module = "pgpool_rs._core")]
 pub(crate) struct Loan {
-    pool: Option<Py<PyAny>>,
+    pool: Option<Py<AbstractPool>>,
     key: Option<Py<PyAny>>,
     timeout: Option<Py<PyAny>>,
     /// Set before the pool is asked, so that nobody enters a second time meanwhile.
     entered: bool,
-    /// The process that the connection was lent in.
+    lent: Option<Lent>,
+}
+
+/// What a block has borrowed.
+struct Lent {
+    connection: Py<PyAny>,
+    /// The loan; nothing, for an object that the ledger does not know, as a proxy that a subclass lends.
+    slot: Option<SlotId>,
+    /// The process that it was lent in.
     process: u64,
-    connection: Option<Py<PyAny>>,
+    /// Leads nowhere once the garbage collector has begun to take the pool apart.
+    pool: Py<PyWeakrefReference>,
 }
 
 impl Loan {
-    pub(crate) fn new(pool: Py<PyAny>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> Self {
+    pub(crate) fn new(pool: Py<AbstractPool>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> Self {
         let timeout = match timeout {
             Given::Nothing => None,
             Given::This(_, timeout) => Some(timeout.unbind()),
         };
-        Self { pool: Some(pool), key, timeout, entered: false, process: 0, connection: None }
+        Self { pool: Some(pool), key, timeout, entered: false, lent: None }
     }
 
-    fn pool<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+    fn pool<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, AbstractPool>> {
         let gone = || PyRuntimeError::new_err("this loan has been taken apart by the garbage collector");
         Ok(self.pool.as_ref().ok_or_else(gone)?.bind(py).clone())
     }
 
-    /// Calls the pool's `getconn` with what was given to `connection`, and nothing else.
-    fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+    /// Calls the pool's `getconn` with what was given to `connection`, and nothing else; sees to it that the loan is a new
+    /// one, and this block's alone.
+    fn borrow(slf: &Bound<'_, Self>) -> Result<Lent, Error> {
         let py = slf.py();
         // No borrow of `slf` is held while Python code runs.
         let (pool, key, timeout) = {
-            let loan = slf.try_borrow()?;
-            let given = |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.clone_ref(py));
+            let loan = slf.try_borrow().map_err(PyErr::from)?;
+            let given = |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
             (loan.pool(py)?, given(&loan.key), given(&loan.timeout))
         };
+        let (borrower, before) = (caller(py)?, system::process());
+        let weak = PyWeakrefReference::new(&pool)?.unbind();
+        let since = look(&pool, key.as_ref())?;
         let args = PyTuple::new(py, key)?;
         let kwargs = timeout.map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
-        pool.call_method(name!(py, getconn), args, kwargs.as_ref())
+        let connection = pool.call_method(name!(py, getconn), args, kwargs.as_ref())?;
+        let slot = pool.get().ledger().own_loan(address(&connection), borrower, since)?;
+        // What the ledger of a forked child does not know is the parent's, if the fork came in `getconn`.
+        let process = if slot.is_some() { system::process() } else { before };
+        Ok(Lent { connection: connection.unbind(), slot, process, pool: weak })
     }
+}
+
+/// Refuses a key that is lent. Where it cannot be hashed or compared, `getconn` says so, or knows better.
+fn look(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<u64, Error> {
+    let (py, ledger) = (pool.py(), pool.get().ledger());
+    let looked = key.map(under).transpose().map_err(Error::from);
+    let looked = looked.and_then(|mut want| settle_maybe(py, &mut want, |want| ledger.begin_block(want)));
+    match looked {
+        Err(Error::Raised(error)) if is_plain(py, &error) => settle_maybe(py, &mut None, |_| ledger.begin_block(None)),
+        looked => looked,
+    }
+}
+
+impl Lent {
+    /// Says whether a fork has come since, after which the connection is the parent's, who goes on using it.
+    fn is_inherited(&self) -> bool {
+        self.process != system::process()
+    }
+
+    /// Refuses if the loan has ended since.
+    fn check(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
+        let over = self.slot.is_some_and(|slot| !pool.get().ledger().is_lent(slot));
+        if over { told(pool, Err(Refusal::Over)) } else { Ok(()) }
+    }
+
+    /// Ends the loan in the child of a fork, where nothing is to be done but to forget it.
+    fn forget(&self, pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+        let (py, place) = (pool.py(), address(self.connection.bind(pool.py())));
+        settle_maybe(py, &mut None, |_| pool.get().ledger().forget_inherited(Some(place), None))?;
+        Ok(())
+    }
+
+    /// Returns the connection through the pool's `putconn`.
+    fn give_back(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
+        let py = pool.py();
+        let putconn = pool.getattr(name!(py, putconn));
+        let overridden = putconn.as_ref().is_ok_and(|putconn| !putconn.is_instance_of::<PyCFunction>());
+        let natively = !(overridden || pool.get().hooks().putconn);
+        if let Some(slot) = self.slot.filter(|_| natively) {
+            return give_back_loan(pool, slot, false);
+        }
+        self.check(pool)?;
+        putconn?.call1((&self.connection,))?;
+        Ok(())
+    }
+
+    /// Ends a block: commits, or rolls back if it has `failed`, and returns the connection whatever happens.
+    fn end(&self, pool: &Bound<'_, AbstractPool>, failed: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        if self.is_inherited() {
+            return self.forget(pool);
+        }
+        let py = pool.py();
+        if let Err(error) = self.check(pool) {
+            // The block's own exception is the one that is raised.
+            let error = PyErr::from(error);
+            return if failed.is_some() { report(pool, BLOCK_OVER, error) } else { Err(error) };
+        }
+        let learnt = match (self.slot, failed) {
+            (Some(slot), Some(error)) => learn(pool, slot, self.connection.bind(py), error),
+            _ => Ok(()),
+        };
+        let ended = end_transaction(self.connection.bind(py), failed.is_some());
+        if self.is_inherited() {
+            return self.forget(pool);
+        }
+        let returned = self.give_back(pool).map_err(PyErr::from);
+        if failed.is_none() {
+            return both(py, ended, returned);
+        }
+        // The block's own exception is raised; putconn has dealt with a failed rollback.
+        let unsaid =
+            |outcome: PyResult<()>| outcome.or_else(|error| if is_said(py, &error) { Ok(()) } else { Err(error) });
+        let returned = returned.or_else(|error| report(pool, RETURN_FAILED, error));
+        both(py, both(py, unsaid(ended), unsaid(learnt)), returned)
+    }
+
+    /// Returns the connection of a block that was entered and not left: nobody can leave it any more. It is called in the
+    /// midst of anything, by the garbage collector too, so it raises nothing.
+    fn abandon(self) {
+        // Nobody has a use for the connection where the interpreter is gone.
+        Python::try_attach(|py| {
+            let raised = PyErr::take(py);
+            let pool = self.pool.bind(py).upgrade().and_then(|pool| pool.cast_into::<AbstractPool>().ok());
+            let pool = pool.filter(|pool| !self.is_inherited() && self.check(pool).is_ok());
+            let returned = pool.map_or(Ok(()), |pool| self.give_back(&pool).map_err(PyErr::from));
+            if let Err(error) = returned {
+                error.write_unraisable(py, None);
+            }
+            if let Some(raised) = raised {
+                raised.restore(py);
+            }
+        });
+    }
+}
+
+/// Ends the transaction of a block. One whose connection the block has closed is over.
+fn end_transaction(connection: &Bound<'_, PyAny>, failed: bool) -> PyResult<()> {
+    if connection::is_async(connection)? || connection::is_closed_properly(connection)? {
+        return Ok(());
+    }
+    if failed { connection::rollback(connection) } else { connection::commit(connection) }
 }
 
 #[pymethods]
@@ -63,16 +187,19 @@ impl Loan {
         if std::mem::replace(&mut slf.try_borrow_mut()?.entered, true) {
             return Err(PyRuntimeError::new_err("this loan has been entered already; ask the pool for another one"));
         }
-        let lent = Self::get(slf);
+        let lent = Self::borrow(slf);
         let mut loan = slf.try_borrow_mut()?;
         loan.entered = lent.is_ok();
-        let connection = lent?.unbind();
-        loan.process = system::process();
-        loan.connection = Some(connection.clone_ref(slf.py()));
+        let lent = lent?;
+        let connection = lent.connection.clone_ref(slf.py());
+        loan.lent = Some(lent);
         Ok(connection)
     }
 
-    /// Commit, or roll back if the block raised, and return the connection whatever happens.
+    /// Commit, or roll back if the block raised, and return the connection whatever happens. Nothing is done for a loan that
+    /// has ended before.
+    ///
+    /// :raises PoolError: the connection has been returned meanwhile; if the block raised, that is logged.
     #[pyo3(signature = (exc_type, exc_value, _traceback))]
     fn __exit__(
         slf: &Bound<'_, Self>,
@@ -80,54 +207,41 @@ impl Loan {
         exc_value: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let py = slf.py();
-        let pool = slf.try_borrow()?.pool(py)?;
-        let lent = slf.try_borrow_mut()?.connection.take();
-        let connection = lent.ok_or_else(|| PyRuntimeError::new_err("this loan was never entered"))?.into_bound(py);
-        let mut loan = slf.try_borrow_mut()?;
-        if loan.process != system::process() {
-            // A fork since then: the connection is the parent's, who goes on using it.
-            loan.entered = false;
-            return Ok(());
-        }
-        drop(loan);
-        let failed = exc_type.is_some();
-        let learnt = exc_value.map_or(Ok(()), |error| learn(&pool, &connection, error));
-        let ended = connection::is_async(&connection).and_then(|is_async| match failed {
-            _ if is_async => Ok(()),
-            false => connection::commit(&connection),
-            true => connection::rollback(&connection),
-        });
-        let returned = pool.call_method1(name!(py, putconn), (connection,)).map(drop);
+        let pool = slf.try_borrow()?.pool(slf.py())?;
+        let lent = slf.try_borrow_mut()?.lent.take();
+        let lent = lent.ok_or_else(|| PyRuntimeError::new_err("this loan was never entered"))?;
+        let ended = lent.end(&pool, exc_value.or(exc_type));
         slf.try_borrow_mut()?.entered = false;
-        if failed {
-            // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.
-            let unsaid =
-                |outcome: PyResult<()>| outcome.or_else(|error| if is_said(py, &error) { Ok(()) } else { Err(error) });
-            let returned = returned.or_else(|error| report(pool.cast()?, RETURN_FAILED, error));
-            both(py, both(py, unsaid(ended), unsaid(learnt)), returned)?;
-        } else {
-            both(py, ended, returned)?;
-        }
-        Ok(())
+        ended
     }
 
     /// Says what to do with a loan that is taken for its connection.
     fn __getattr__(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
-        let connection = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?;
+        let connection = module(name!(py, extensions_module))?.getattr(name!(py, connection))?;
         let hint = if connection.hasattr(name)? { "; use `with pool.connection() as conn:`" } else { "" };
         Err(PyAttributeError::new_err(format!("'Loan' object has no attribute '{name}'{hint}")))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        for handle in [&self.pool, &self.key, &self.timeout, &self.connection].into_iter().flatten() {
-            visit.call(handle)?;
-        }
-        Ok(())
+        visit.call(&self.pool)?;
+        let lent = self.lent.as_ref();
+        lent.map_or(Ok(()), |lent| visit.call(&lent.connection).and_then(|()| visit.call(&lent.pool)))?;
+        [&self.key, &self.timeout].into_iter().flatten().try_for_each(|handle| visit.call(handle))
     }
 
     fn __clear__(&mut self) {
-        // Taken out before they are dropped: what a drop runs must find this loan empty and not borrowed.
-        drop((self.pool.take(), self.key.take(), self.timeout.take(), self.connection.take()));
+        // Taken out before they are dropped: what a drop runs must find this loan empty.
+        if let Some(lent) = self.lent.take() {
+            lent.abandon();
+        }
+        drop((self.pool.take(), self.key.take(), self.timeout.take()));
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(lent) = self.lent.take() {
+            lent.abandon();
+        }
     }
 }

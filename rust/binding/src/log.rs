@@ -51,6 +51,7 @@ events! {
     CHECK_FAILED = Warning, "lost", "connection lost: its check failed: %s";
     OPEN_FAILED = Warning, "open_failed", "a connection could not be opened: %s";
     LOOK_FAILED = Warning, "return_failed", "a connection could not be looked at: %s";
+    BLOCK_OVER = Warning, "block_over", "a block was left: %s";
     RETURN_FAILED = Warning, "return_failed", "a connection could not be returned: %s";
     ROLLBACK_FAILED = Warning, "return_failed", "rollback() failed; the connection was dropped and its slot is free: %s";
     RESET_FAILED = Warning, "return_failed", "reset failed; the connection was dropped and its slot is free: %s";

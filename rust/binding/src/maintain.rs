@@ -92,6 +92,24 @@ pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     maintain(slf).map(drop)
 }
 
+/// Opens what is missing, and waits for what another caller is just opening.
+fn refill(slf: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
+    let pool = slf.get().ledger();
+    maintain_now(slf)?;
+    while pool.is_refilled_by_another(caller) && !is_speaking(caller) {
+        sleep(slf.py(), MOMENT)?;
+        maintain(slf)?;
+    }
+    Ok(())
+}
+
+/// How long we wait, at least, before we look again.
+const MOMENT: Duration = Duration::from_millis(1);
+
+fn sleep(py: Python<'_>, pause: Duration) -> PyResult<()> {
+    module(name!(py, time_module))?.call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,)).map(drop)
+}
+
 /// Checks all idle connections, and replaces those that are missing after that.
 pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let (py, pool) = (slf.py(), slf.get().ledger());
@@ -102,16 +120,17 @@ pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
             None => Ok(()),
         })?;
     }
-    maintain_now(slf)
+    refill(slf, caller)
 }
 
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
 pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    call(slf.py(), || discard_all(slf, slf.get().ledger().drain(caller(slf.py())?)))?;
-    maintain_now(slf)
+    let caller = caller(slf.py())?;
+    call(slf.py(), || discard_all(slf, slf.get().ledger().drain(caller)))?;
+    refill(slf, caller)
 }
 
-/// Waits until `minconn` connections are open, opening those that are missing.
+/// Waits until `minconn` connections are open, and one at least, opening those that are missing.
 pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
@@ -120,18 +139,23 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
     loop {
         let due = maintain(slf)?;
         told(slf, slf.get().ensure_open())?;
-        let counts = pool.counts();
+        let mut counts = pool.counts();
+        // A pool that keeps none open has to find out whether one could be.
+        if counts.minconn == 0 && counts.maxconn > 0 && counts.open() + counts.opening == 0 {
+            open_one(slf)?;
+            counts = pool.counts();
+        }
         // What is being returned may be on its way out.
-        if counts.open() - counts.returning >= counts.minconn {
+        let target = counts.minconn.max(1).min(counts.maxconn);
+        if counts.open() - counts.returning >= target {
             return Ok(());
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             let waited = asked.elapsed().as_secs_f64();
             return Err(Error::TimedOut(format!(
-                "connection pool not filled: waited {waited:.2} s in {} for {} connections, {} are open{}",
+                "connection pool not filled: waited {waited:.2} s in {} for {target} connections, {} are open{}",
                 slf.get().shown_name(py),
-                counts.minconn,
                 counts.open(),
                 last_connect_error(slf),
             )));
@@ -139,8 +163,14 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         // Somebody else may be opening the one that is missing.
         let pause = Duration::from_secs_f64(due.since(now()).as_secs_f64().clamp(0.001, 0.05));
         let pause = left.map_or(pause, |left| left.min(pause));
-        module(name!(py, time_module))?.call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,))?;
+        sleep(py, pause)?;
     }
+}
+
+/// Opens a connection that lies idle. A connect that fails has been logged.
+fn open_one(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let opened = slf.call_method0(name!(slf.py(), connect_hook)).map(drop);
+    opened.or_else(|error| if is_said(slf.py(), &error) { Ok(()) } else { Err(error) })
 }
 
 /// Call `act` with the lock held, unless somebody holds it; return whether it was called.

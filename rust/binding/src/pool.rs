@@ -229,7 +229,7 @@ impl AbstractPool {
 
     /// Take a connection back, as `putconn` does.
     #[pyo3(signature = (conn, key=None, close=Truth(false)), text_signature = "($self, conn, key=None, close=False)")]
-    fn _putconn(
+    pub(crate) fn _putconn(
         slf: &Bound<'_, Self>,
         conn: Option<&Bound<'_, PyAny>>,
         key: Option<&Bound<'_, PyAny>>,
@@ -250,7 +250,7 @@ impl AbstractPool {
     #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
     fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> PyResult<Loan> {
         timeout_of(slf, &timeout)?;
-        Ok(Loan::new(slf.clone().into_any().unbind(), key, timeout))
+        Ok(Loan::new(slf.clone().unbind(), key, timeout))
     }
 
     /// Set both limits, as assigning `minconn` and `maxconn` does. Idle connections above `maxconn` are closed now, others as
@@ -313,12 +313,12 @@ impl AbstractPool {
     /// Tell what there is, and what has happened since the pool was made or `pop_stats` was called, in this process: numbers
     /// by name, of which those in `_ms` are milliseconds. docs/options.md says what each means.
     fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, edit(py, || self.ledger().stats())?)
+        to_dict(py, edit(py, || self.ledger().stats(now()))?)
     }
 
     /// As `get_stats`; what happens is counted from zero from now on.
     fn pop_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        to_dict(py, edit(py, || self.ledger().take_stats())?)
+        to_dict(py, edit(py, || self.ledger().take_stats(now()))?)
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
@@ -343,7 +343,8 @@ impl AbstractPool {
             class.module()?,
             class.qualname()?,
             PyString::new(slf.py(), &slf.get().name()).repr()?,
-            counts.idle,
+            // closeall has closed them, and they stay in the books.
+            if counts.closed { 0 } else { counts.idle },
             counts.spoken_for(),
             counts.opening,
             counts.returning,

@@ -14,10 +14,10 @@ use crate::timeout::Given;
 pub(crate) struct ThreadedPool;
 
 /// A flag, to be tested for truth or passed on to a hook as it is; False, if it was not given.
-struct Flag<'py>(Option<Bound<'py, PyAny>>);
+pub(crate) struct Flag<'py>(pub(crate) Option<Bound<'py, PyAny>>);
 
 impl Flag<'_> {
-    fn is_truthy(&self) -> PyResult<bool> {
+    pub(crate) fn is_truthy(&self) -> PyResult<bool> {
         self.0.as_ref().map_or(Ok(false), PyAnyMethods::is_truthy)
     }
 }
@@ -71,7 +71,7 @@ impl ThreadedPool {
         signature = (conn=None, key=None, close=Flag(None)),
         text_signature = "($self, conn=None, key=None, close=False)"
     )]
-    fn putconn(
+    pub(crate) fn putconn(
         slf: &Bound<'_, Self>,
         conn: Option<&Bound<'_, PyAny>>,
         key: Option<&Bound<'_, PyAny>>,

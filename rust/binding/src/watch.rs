@@ -9,7 +9,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 
 use crate::call::call;
-use crate::connection::{Handle, address};
+use crate::connection::Handle;
 use crate::filing::loan_key;
 use crate::log::{LATE, RECLAIMED, log, masked};
 use crate::maintain::poke_quietly;
@@ -22,19 +22,16 @@ use crate::text::text_of;
 const FRAMES: usize = 10;
 
 /// Does to a new loan what the options ask for.
-pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let options = slf.get().options();
     if options.record {
         let note = record(slf.py())?.into_any().unbind();
-        slf.get().ledger().annotate(address(connection), Arc::new(Handle::Object(note)));
+        slf.get().ledger().annotate(loan, Arc::new(Handle::Object(note)));
     }
-    if options.reclaim
-        && is_whole(connection)?
-        && let Some(slot) = slf.get().ledger().unkeyed_loan(address(connection))
-    {
-        let forgotten = Forgotten { pool: PyWeakrefReference::new(slf)?.unbind(), slot };
+    if options.reclaim && is_whole(connection)? && slf.get().ledger().is_unkeyed(loan) {
+        let forgotten = Forgotten { pool: PyWeakrefReference::new(slf)?.unbind(), slot: loan };
         match PyWeakrefReference::new_with(connection, Bound::new(slf.py(), forgotten)?) {
-            Ok(weak) => slf.get().ledger().replace_handle(slot, Arc::new(Handle::Weak(weak.into_any().unbind()))),
+            Ok(weak) => slf.get().ledger().replace_handle(loan, Arc::new(Handle::Weak(weak.into_any().unbind()))),
             // What cannot be referred to weakly stays with the pool.
             Err(error) if error.is_instance_of::<PyTypeError>(slf.py()) => {}
             Err(error) => return Err(error),

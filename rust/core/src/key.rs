@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Refusal;
 use crate::slot::SlotId;
+use crate::wait::Wish;
 
 /// What a slot is filed under.
 #[derive(Debug)]
@@ -14,6 +15,16 @@ pub(crate) enum Key<H> {
     Automatic(u64),
     /// A user's key.
     User(UserKey<H>),
+}
+
+impl<H> Clone for Key<H> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Automatic(number) => Self::Automatic(*number),
+            Self::User(key) => Self::User(key.clone()),
+        }
+    }
 }
 
 impl<H> Key<H> {
@@ -146,7 +157,13 @@ impl<H> Want<H> {
         }
     }
 
-    pub(crate) fn caller(&self) -> Caller {
+    pub(crate) fn wish(&self) -> Wish {
+        Wish { mark: self.mark(), caller: self.caller() }
+    }
+
+    /// Tells which caller wants it.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
         match self {
             Want::Any(_, caller) | Want::Number(_, caller) => *caller,
             Want::Key(ask) => ask.caller,

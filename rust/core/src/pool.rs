@@ -193,6 +193,28 @@ impl<H, W: Wake> Pool<H, W> {
         Ok(self.returning(self.edit_at(now, |ledger| ledger.begin_return(address, filed, close))?))
     }
 
+    /// Takes one loan out of its borrower's hands; `close` says that it is not to be kept.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`]; [`Refusal::Over`]: it has come back since.
+    pub fn begin_return_of(&self, slot: SlotId, close: bool, now: Moment) -> Result<Returning<'_, H, W>, Refusal> {
+        Ok(self.returning(self.edit_at(now, |ledger| ledger.begin_return_of(slot, close))?))
+    }
+
+    /// Says whether there are loans that were made in the process that this one was forked from.
+    pub fn has_inherited(&self) -> bool {
+        self.edit(|ledger| ledger.has_inherited())
+    }
+
+    /// Forgets a loan that was made in the process that this one was forked from, and is named as in
+    /// [`Pool::begin_return`]; says whether there was one.
+    ///
+    /// # Errors
+    /// [`No::Compare`].
+    pub fn forget_inherited(&self, address: Option<usize>, filed: Option<&Want<H>>) -> Result<bool, No<H>> {
+        self.edit(|ledger| ledger.forget_inherited(address, filed))
+    }
+
     pub(crate) fn returning(&self, begun: ledger::Return<H>) -> Returning<'_, H, W> {
         let ledger::Return { slot, connection, closing, overdue } = begun;
         Returning { pool: self, slot, connection, closing, overdue, left: false }
@@ -200,10 +222,10 @@ impl<H, W: Wake> Pool<H, W> {
 
     // --- health ----------------------------------------------------------------------------------------------
 
-    /// Marks the lent connection at `address` as dead, and, if `older`, marks all that were opened before it for
-    /// replacement.
-    pub fn condemn(&self, address: usize, older: bool) {
-        self.edit(|ledger| ledger.condemn(address, older));
+    /// Marks a lent connection as dead, and, if `older`, marks all that were opened before it for replacement. Does nothing
+    /// if it has come back since.
+    pub fn condemn(&self, slot: SlotId, older: bool) {
+        self.edit(|ledger| ledger.condemn(slot, older));
     }
 
     /// Marks every connection for replacement, and gives those that are idle, to be closed.
@@ -245,6 +267,11 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit(|ledger| ledger.holds(address))
     }
 
+    /// Says whether another caller is opening one of the connections that are missing.
+    pub fn is_refilled_by_another(&self, caller: Caller) -> bool {
+        self.edit(|ledger| ledger.is_refilled_by_another(caller))
+    }
+
     /// Lets what is missing be opened without a pause, though the last connect has failed.
     pub fn hurry_refill(&self) {
         self.edit(Ledger::hurry_refill);
@@ -264,14 +291,46 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit_at(now, |ledger| ledger.oldest_loan())
     }
 
-    /// Notes something of the loan of the connection at `address`, for its reports. The first note stays.
-    pub fn annotate(&self, address: usize, note: Arc<H>) {
-        self.edit(|ledger| ledger.annotate(address, note));
+    /// Notes something of a loan, for its reports, unless it has come back since. The first note stays.
+    pub fn annotate(&self, slot: SlotId, note: Arc<H>) {
+        self.edit(|ledger| ledger.annotate(slot, note));
     }
 
-    /// Names the loan of the connection at `address`, if it is lent without a user's key.
-    pub fn unkeyed_loan(&self, address: usize) -> Option<SlotId> {
-        self.edit(|ledger| ledger.unkeyed_loan(address))
+    /// Tells the number of the last event, for [`Pool::own_loan`], to a block that is about to borrow.
+    ///
+    /// # Errors
+    /// [`No::Compare`]; [`Refusal::Taken`]: the key is lent, and a block needs a loan of its own.
+    pub fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, No<H>> {
+        self.edit(|ledger| ledger.begin_block(want))
+    }
+
+    /// Names the loan of the connection at `address` that was made for this borrower after `since`.
+    pub fn loan_since(&self, address: usize, borrower: Caller, since: u64) -> Option<SlotId> {
+        self.edit(|ledger| ledger.loan_since(address, borrower, since))
+    }
+
+    /// As [`Pool::loan_since`], for a block; nothing, for an object that the pool does not know.
+    ///
+    /// # Errors
+    /// [`Refusal::Taken`]: the connection is lent to another.
+    pub fn own_loan(&self, address: usize, borrower: Caller, since: u64) -> Result<Option<SlotId>, Refusal> {
+        self.edit(|ledger| ledger.own_loan(address, borrower, since))
+    }
+
+    /// Names the loan of the connection at `address`; of several, the latest.
+    #[cfg(test)]
+    pub(crate) fn loan_at(&self, address: usize) -> Option<SlotId> {
+        self.edit(|ledger| ledger.loan_at(address))
+    }
+
+    /// Says whether a loan still lasts.
+    pub fn is_lent(&self, slot: SlotId) -> bool {
+        self.edit(|ledger| ledger.is_lent(slot))
+    }
+
+    /// Says whether a loan still lasts, and was made without a user's key.
+    pub fn is_unkeyed(&self, slot: SlotId) -> bool {
+        self.edit(|ledger| ledger.is_unkeyed(slot))
     }
 
     /// Puts another handle of the same connection into its slot: a weak one for as long as it is lent, for instance.
@@ -291,11 +350,11 @@ impl<H, W: Wake> Pool<H, W> {
 
     // --- counting --------------------------------------------------------------------------------------------
 
-    /// Counts a request.
+    /// Counts a request, and tells the number of the last event, for [`Pool::loan_since`].
     ///
     /// # Errors
     /// [`Refusal::Closed`].
-    pub fn begin_request(&self) -> Result<(), Refusal> {
+    pub fn begin_request(&self) -> Result<u64, Refusal> {
         self.edit(Ledger::begin_request)
     }
 
@@ -315,13 +374,13 @@ impl<H, W: Wake> Pool<H, W> {
     }
 
     /// Tells what has happened, and what there is now.
-    pub fn stats(&self) -> (Stats, Counts) {
-        self.edit(|ledger| (ledger.stats(), ledger.counts()))
+    pub fn stats(&self, now: Moment) -> (Stats, Counts) {
+        self.edit_at(now, |ledger| (ledger.stats(), ledger.counts()))
     }
 
     /// As [`Pool::stats`]; what has happened is counted from zero from now on.
-    pub fn take_stats(&self) -> (Stats, Counts) {
-        self.edit(|ledger| (ledger.take_stats(), ledger.counts()))
+    pub fn take_stats(&self, now: Moment) -> (Stats, Counts) {
+        self.edit_at(now, |ledger| (ledger.take_stats(), ledger.counts()))
     }
 
     // --- limits and the end ----------------------------------------------------------------------------------

@@ -81,6 +81,8 @@ pub(crate) struct Slot<H> {
     pub(crate) health: Health,
     /// Who borrowed it last.
     pub(crate) borrower: Caller,
+    /// Whether another caller has been given it under the same key since.
+    pub(crate) shared: bool,
     /// What was noted of the loan when it was made.
     pub(crate) note: Option<Arc<H>>,
     /// Whether the loan has been reported as one that lasts too long.

@@ -79,9 +79,13 @@ impl<H> Table<H> {
 
     /// Finds the slot that lends the connection at `address`; of several, the latest loan.
     pub(crate) fn lent_at(&self, address: usize) -> Option<u32> {
-        self.at(address)
-            .filter(|&index| self.get(index).state == State::Lent)
-            .max_by_key(|&index| self.get(index).generation)
+        self.lent_at_if(address, |_| true)
+    }
+
+    /// Finds the latest loan of the connection at `address` of which this is true.
+    pub(crate) fn lent_at_if(&self, address: usize, is: impl Fn(&Slot<H>) -> bool) -> Option<u32> {
+        let lent = |&index: &u32| self.get(index).state == State::Lent && is(self.get(index));
+        self.at(address).filter(lent).max_by_key(|&index| self.get(index).generation)
     }
 
     /// Finds the one slot that holds the connection at `address`; none if there are several. `guess` is looked at
@@ -167,6 +171,7 @@ impl<H> Table<H> {
                 since: Moment::START,
                 health: Health::NONE,
                 borrower: NOBODY,
+                shared: false,
                 note: None,
                 overdue: false,
                 coming: false,
@@ -217,6 +222,7 @@ impl<H> Table<H> {
         debug_assert!(matches!(slot.key, Key::None), "a slot has one key");
         slot.key = key;
         slot.generation = generation;
+        slot.shared = false;
     }
 
     /// Takes a slot's key away and gives it back.

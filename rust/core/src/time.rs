@@ -84,6 +84,11 @@ impl Span {
         self.0 = self.0.saturating_add(more.0);
     }
 
+    /// Gives what is left of it without `other`; no time at all, if that is longer.
+    pub(crate) fn less(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+
     /// Makes it shorter by up to a tenth, as the dice fall. For ever stays for ever.
     pub(crate) fn jittered(self, dice: &mut Dice) -> Self {
         if self.is_forever() { self } else { Self(self.0 - dice.below(self.0 / 10 + 1)) }

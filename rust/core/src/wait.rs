@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::key::Mark;
+use crate::key::{Caller, Mark};
 use crate::slot::SlotId;
 
 /// Wakes a waiter, or the keeper.
@@ -28,11 +28,19 @@ enum Reason {
     Key,
 }
 
+/// What a waiter wants, and which caller it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) mark: Mark,
+    pub(crate) caller: Caller,
+}
+
 struct Waiter<W> {
     id: WaiterId,
     reason: Reason,
-    /// What it wants.
-    mark: Mark,
+    wish: Wish,
+    /// Whether it has waited for its key, now or before.
+    followed: bool,
     /// Gone once it has been woken; it brings a new one when it goes back to waiting.
     waker: Option<W>,
 }
@@ -44,7 +52,14 @@ pub(crate) struct Queue<W> {
     waiters: VecDeque<Waiter<W>>,
     /// How many of them wait for room.
     for_room: usize,
-    promises: HashMap<WaiterId, SlotId>,
+    promises: HashMap<WaiterId, Promise>,
+}
+
+/// A slot that is kept for a waiter until it claims it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promise {
+    pub(crate) slot: SlotId,
+    pub(crate) wish: Wish,
 }
 
 impl<W> Queue<W> {
@@ -59,22 +74,23 @@ impl<W> Queue<W> {
     }
 
     /// Gives a place in the queue: at the end, or where the caller's turn is if it has waited before.
-    pub(crate) fn join(&mut self, before: Option<WaiterId>, mark: Mark, waker: W) -> WaiterId {
+    pub(crate) fn join(&mut self, before: Option<WaiterId>, wish: Wish, waker: W) -> WaiterId {
         self.for_room += 1;
-        self.insert(before, Reason::Room, mark, waker)
+        self.insert(before, Reason::Room, wish, waker)
     }
 
     /// Lets a caller wait for a key that somebody else is opening.
-    pub(crate) fn follow(&mut self, before: Option<WaiterId>, mark: Mark, waker: W) -> WaiterId {
-        self.insert(before, Reason::Key, mark, waker)
+    pub(crate) fn follow(&mut self, before: Option<WaiterId>, wish: Wish, waker: W) -> WaiterId {
+        self.insert(before, Reason::Key, wish, waker)
     }
 
-    fn insert(&mut self, before: Option<WaiterId>, reason: Reason, mark: Mark, waker: W) -> WaiterId {
+    fn insert(&mut self, before: Option<WaiterId>, reason: Reason, wish: Wish, waker: W) -> WaiterId {
+        let followed = reason == Reason::Key || before.is_some_and(|before| self.has_followed(before));
         let serial = self.next;
         self.next += 1;
         let id = WaiterId { turn: before.map_or(serial, |before| before.turn), serial };
         let at = self.waiters.partition_point(|waiter| waiter.id < id);
-        self.waiters.insert(at, Waiter { id, reason, mark, waker: Some(waker) });
+        self.waiters.insert(at, Waiter { id, reason, wish, followed, waker: Some(waker) });
         id
     }
 
@@ -85,6 +101,21 @@ impl<W> Queue<W> {
     /// Says whether this waiter has a place in the queue.
     pub(crate) fn has_place(&self, id: WaiterId) -> bool {
         self.position(id).is_some_and(|at| self.waiters[at].reason == Reason::Room)
+    }
+
+    /// Says whether this waiter has waited for its key, now or before.
+    pub(crate) fn has_followed(&self, id: WaiterId) -> bool {
+        self.position(id).is_some_and(|at| self.waiters[at].followed)
+    }
+
+    /// Says whether a slot is promised to a waiter that wants the same, and that is another caller's.
+    pub(crate) fn is_promised_to_another(&self, wish: Wish) -> bool {
+        self.promises.values().any(|other| other.wish.mark == wish.mark && other.wish.caller != wish.caller)
+    }
+
+    /// Says whether a slot is promised to a waiter of this caller's.
+    pub(crate) fn is_promised_to(&self, caller: Caller) -> bool {
+        self.promises.values().any(|promise| promise.wish.caller == caller)
     }
 
     /// Counts those who wait for room and come before this waiter; all of them, if it has no place.
@@ -98,12 +129,12 @@ impl<W> Queue<W> {
         let at = self.waiters.iter().position(|waiter| waiter.reason == Reason::Room)?;
         let waiter = self.waiters.remove(at)?;
         self.for_room -= 1;
-        self.promises.insert(waiter.id, slot);
+        self.promises.insert(waiter.id, Promise { slot, wish: waiter.wish });
         waiter.waker
     }
 
     /// Hands out what was promised to this waiter.
-    pub(crate) fn claim(&mut self, id: WaiterId) -> Option<SlotId> {
+    pub(crate) fn claim(&mut self, id: WaiterId) -> Option<Promise> {
         self.promises.remove(&id)
     }
 
@@ -126,13 +157,14 @@ impl<W> Queue<W> {
 
     /// Takes the wakers of all who may want the same; they keep their places.
     pub(crate) fn nudge(&mut self, mark: Mark, wakes: &mut Vec<W>) {
-        let interested = self.waiters.iter_mut().filter(|waiter| waiter.mark == mark);
+        let interested = self.waiters.iter_mut().filter(|waiter| waiter.wish.mark == mark);
         wakes.extend(interested.filter_map(|waiter| waiter.waker.take()));
     }
 
     /// Gives those who waited for a key that has not come to be the places in the queue that are due to them.
     pub(crate) fn admit(&mut self, mark: Mark) {
-        for waiter in self.waiters.iter_mut().filter(|waiter| waiter.mark == mark && waiter.reason == Reason::Key) {
+        let followers = self.waiters.iter_mut().filter(|waiter| waiter.reason == Reason::Key);
+        for waiter in followers.filter(|waiter| waiter.wish.mark == mark) {
             waiter.reason = Reason::Room;
             self.for_room += 1;
         }
@@ -149,6 +181,6 @@ impl<W> Queue<W> {
         wakes.extend(self.waiters.drain(..).filter_map(|waiter| waiter.waker));
         let mut promised: Vec<_> = self.promises.drain().collect();
         promised.sort_unstable_by_key(|&(waiter, _)| waiter);
-        promised.into_iter().map(|(_, slot)| slot).collect()
+        promised.into_iter().map(|(_, promise)| promise.slot).collect()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Ledger;
 use crate::key::{LoanKey, No, Want};
-use crate::slot::State;
+use crate::slot::{SlotId, State};
 use crate::stats::{ConnectError, Counts};
 
 impl<H, W> Ledger<H, W> {
@@ -91,6 +91,11 @@ impl<H, W> Ledger<H, W> {
         }))
     }
 
+    /// Says whether a slot is as it was when this id was given out.
+    pub(crate) fn knows(&self, slot: SlotId) -> bool {
+        self.table.find(slot).is_some()
+    }
+
     /// Says whether the connection at `address` is in the books.
     pub(crate) fn holds(&self, address: usize) -> bool {
         self.table.holds(address)
@@ -123,7 +128,8 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    pub(crate) fn for_each_handle(&self, visit: impl FnMut(&H)) {
-        self.table.for_each_handle(visit);
+    pub(crate) fn for_each_handle(&self, mut visit: impl FnMut(&H)) {
+        self.table.for_each_handle(&mut visit);
+        self.inherited_handles().for_each(visit);
     }
 }

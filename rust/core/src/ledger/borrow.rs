@@ -7,7 +7,7 @@ use crate::error::Refusal;
 use crate::key::{No, Want};
 use crate::reason::Reason;
 use crate::slot::{SlotId, State};
-use crate::wait::WaiterId;
+use crate::wait::{Promise, WaiterId};
 
 /// The answer to a borrower.
 pub(crate) enum CheckOut<H> {
@@ -28,9 +28,10 @@ pub(crate) enum CheckOut<H> {
 pub enum Busy {
     /// Every slot is taken.
     Full,
-    /// Another caller is opening the connection for this very key.
+    /// Another caller is opening the connection for this very key, or has been promised room for it.
     KeyOpening,
-    /// Every slot is taken, but one is on its way to be free for each who waits, and one more.
+    /// Every slot is taken, but one is on its way to be free for each who waits, and one more; or the caller has waited for
+    /// its key, which nobody opens any more, and of some slot it is not decided yet whether it will be lent.
     Coming,
     /// Every slot is taken, and as many wait as may.
     Crowded,
@@ -65,10 +66,13 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed.into());
         }
         if let Some(index) = self.find(want)? {
-            let slot = self.table.get(index);
+            let slot = self.table.get_mut(index);
             let own = slot.opener.is_none_or(|opener| opener == want.caller());
             return match &slot.connection {
-                Some(connection) if own && slot.state == State::Lent => Ok(CheckOut::Lent(Arc::clone(connection))),
+                Some(connection) if own && slot.state == State::Lent => {
+                    slot.shared |= slot.borrower != want.caller();
+                    Ok(CheckOut::Lent(Arc::clone(connection)))
+                }
                 _ if own => Err(Refusal::Reentrant.into()),
                 // Even if there is a connection: who opens it has not finished with it.
                 _ => Ok(self.wait(Busy::KeyOpening, want, waiter, waker)),
@@ -82,15 +86,27 @@ impl<H, W> Ledger<H, W> {
             if let Some(errand) = self.next_errand(want.caller()) {
                 return Ok(CheckOut::Errand(errand));
             }
-            let ahead = self.queue.ahead_of(waiter.filter(|&waiter| self.queue.has_place(waiter)));
-            let coming = self.coming_for(want.caller()) > ahead;
-            return Ok(self.wait(if coming { Busy::Coming } else { Busy::Full }, want, waiter, waker));
+            let busy = self.busy(want, waiter);
+            return Ok(self.wait(busy, want, waiter, waker));
         };
         debug_assert!(
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
             "nobody waits while something is free"
         );
         Ok(self.hand_out(index, want))
+    }
+
+    /// Says what a caller that finds no slot free may wait for.
+    fn busy(&self, want: &Want<H>, waiter: Option<WaiterId>) -> Busy {
+        if self.queue.is_promised_to_another(want.wish()) {
+            // That waiter is about to open, or to be lent, what both want.
+            return Busy::KeyOpening;
+        }
+        let ahead = self.queue.ahead_of(waiter.filter(|&waiter| self.queue.has_place(waiter)));
+        // A caller whose key was being opened has waited for that. It is refused only because of loans.
+        let followed = waiter.is_some_and(|waiter| self.queue.has_followed(waiter));
+        let undecided = followed && self.is_undecided(want.caller());
+        if undecided || self.coming_for(want.caller()) > ahead { Busy::Coming } else { Busy::Full }
     }
 
     /// Files a slot for its borrower.
@@ -130,23 +146,27 @@ impl<H, W> Ledger<H, W> {
             return CheckOut::Busy(Busy::Crowded, None);
         }
         let joined = waker.take().map(|waker| match busy {
-            Busy::KeyOpening => self.queue.follow(waiter, want.mark(), waker),
-            Busy::Full | Busy::Coming | Busy::Crowded => self.queue.join(waiter, want.mark(), waker),
+            Busy::KeyOpening => self.queue.follow(waiter, want.wish(), waker),
+            Busy::Full | Busy::Coming | Busy::Crowded => self.queue.join(waiter, want.wish(), waker),
         });
         CheckOut::Busy(busy, joined)
     }
 
     /// Takes what was promised to this waiter, which then has no place any more.
     fn claim(&mut self, waiter: WaiterId) -> Option<u32> {
-        let promised = self.queue.claim(waiter)?;
-        self.table.find(promised)
+        let promise = self.queue.claim(waiter)?;
+        self.table.find(promise.slot)
     }
 
     /// Lets a waiter go, and hands on what it was promised. What nobody has a use for is given back to be closed.
     pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<Return<H>> {
         let waker = self.queue.remove(waiter);
         self.after.wakers.extend(waker);
-        let index = self.claim(waiter)?;
+        let Promise { slot, wish } = self.queue.claim(waiter)?;
+        let index = self.table.find(slot)?;
+        // Callers that waited for what this one was about to open wait for room from now on.
+        self.queue.admit(wish.mark);
+        self.nudge(Some(wish.mark));
         if self.table.get(index).state == State::Opening {
             self.vacate(index);
             return None;

@@ -41,8 +41,8 @@ pub(crate) enum Chore<H> {
 pub(crate) struct Refill {
     /// How many there have been.
     number: u64,
-    /// The one that somebody is at.
-    under_way: Option<u64>,
+    /// The one that somebody is at, and who that is.
+    under_way: Option<(u64, Caller)>,
     /// Not before then.
     at: Moment,
     /// The pause after the last failure.
@@ -66,7 +66,7 @@ impl<H, W> Ledger<H, W> {
         }
         if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
             self.refill.number += 1;
-            self.refill.under_way = Some(self.refill.number);
+            self.refill.under_way = Some((self.refill.number, caller));
             return Chore::Open(self.refill.number);
         }
         Chore::Rest(self.next_due())
@@ -134,7 +134,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Ends a refill. After a failed one there is a pause.
     pub(crate) fn end_refill(&mut self, number: u64, failed: bool) {
-        if self.refill.under_way != Some(number) {
+        if self.refill.under_way.is_none_or(|(under_way, _)| under_way != number) {
             return;
         }
         self.refill.under_way = None;
@@ -144,6 +144,11 @@ impl<H, W> Ledger<H, W> {
         }
         // Whoever had been told that somebody was at it has to know when the next one is due.
         self.after.chores |= self.policy.kept && !self.closed && self.lacks_some();
+    }
+
+    /// Says whether another caller is at a refill.
+    pub(crate) fn is_refilled_by_another(&self, caller: Caller) -> bool {
+        self.refill.under_way.is_some_and(|(_, by)| by != caller)
     }
 
     /// Lets the next refill be tried at once.

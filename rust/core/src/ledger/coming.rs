@@ -5,7 +5,7 @@
 
 use super::Ledger;
 use crate::key::Caller;
-use crate::slot::State;
+use crate::slot::{Slot, State};
 
 impl<H, W> Ledger<H, W> {
     /// Notes that a slot is on its way to be free, and who sees to that.
@@ -25,6 +25,16 @@ impl<H, W> Ledger<H, W> {
         let mut coming = busy.flat_map(|state| self.table.in_state(state)).map(|index| self.table.get(index));
         let his_own = coming.any(|slot| slot.coming && slot.borrower == caller);
         if his_own { 0 } else { self.coming }
+    }
+
+    /// Says whether other callers are at work on a slot that may be lent or come free: they open it, check it, or have been
+    /// promised it. A caller that is itself at work on one must not wait for them, since they may wait for it.
+    pub(super) fn is_undecided(&self, caller: Caller) -> bool {
+        let busy = [State::Opening, State::Checking].into_iter().flat_map(|state| self.table.in_state(state));
+        let mut busy = busy.map(|index| self.table.get(index)).peekable();
+        let some = busy.peek().is_some() || self.table.count(State::Promised) > 0;
+        let own = |slot: &Slot<H>| slot.opener == Some(caller) || slot.coming && slot.borrower == caller;
+        some && !busy.any(own) && !self.queue.is_promised_to(caller)
     }
 
     /// Notes that a slot is not on its way any more, if it was.

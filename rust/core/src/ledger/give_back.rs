@@ -42,9 +42,22 @@ impl<H, W> Ledger<H, W> {
         let Some(index) = index else {
             return Err(if lent_here.is_some() { Refusal::WrongKey } else { Refusal::Unkeyed }.into());
         };
+        Ok(self.take_back(index, close)?)
+    }
+
+    /// Takes one loan out of its borrower's hands; refuses if it has come back since.
+    pub(crate) fn begin_return_of(&mut self, slot: SlotId, close: bool) -> Result<Return<H>, Refusal> {
+        if self.closed {
+            return Err(Refusal::Closed);
+        }
+        let index = self.still_lent(slot).ok_or(Refusal::Over)?;
+        self.take_back(index, close)
+    }
+
+    fn take_back(&mut self, index: u32, close: bool) -> Result<Return<H>, Refusal> {
         let slot = self.table.get(index);
         let Some(connection) = slot.connection.clone() else {
-            return Err(Refusal::Unkeyed.into());
+            return Err(Refusal::Unkeyed);
         };
         let (health, lent_for) = (slot.health, self.now.since(slot.since));
         let overdue = slot.overdue.then_some(lent_for);

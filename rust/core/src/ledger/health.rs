@@ -161,10 +161,10 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Marks the lent connection at `address` as dead, and, if `older`, marks all that were opened before it for
-    /// replacement.
-    pub(crate) fn condemn(&mut self, address: usize, older: bool) {
-        let Some(index) = self.table.lent_at(address) else { return };
+    /// Marks a lent connection as dead, and, if `older`, marks all that were opened before it for replacement. Does nothing
+    /// if it has come back since.
+    pub(crate) fn condemn(&mut self, slot: SlotId, older: bool) {
+        let Some(index) = self.still_lent(slot) else { return };
         let born = self.table.get(index).health.born;
         if older {
             self.replace_all(born);

@@ -84,11 +84,14 @@ impl<H, W> Ledger<H, W> {
         if self.closed {
             return Err(Refusal::Closed);
         }
+        let usage = self.usage_of_loans();
         self.set_closed(true);
         let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand(NOBODY)).collect();
         for errand in &unreturned {
             self.discard(errand.slot, Reason::WithPool);
         }
+        self.disown();
+        self.stats.usage.add(usage);
         let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
         self.stats.closed[Reason::WithPool as usize] += rest as u64;
         Ok(unreturned.into_iter().map(|errand| errand.connection).collect())
@@ -104,22 +107,26 @@ impl<H, W> Ledger<H, W> {
             }
         }
         self.errands.clear();
+        self.disown();
         self.closed = false;
         self.last_number = 0;
         self.connect_error = None;
         self.outage = Outage::default();
         self.reset_refill();
         self.stats = Stats::default();
+        self.usage_told = Span::ZERO;
         self.after.chores = false;
     }
 
-    /// Empties the pool if it comes from another process than this one.
+    /// Empties the pool if it comes from another process than this one, whose loans it remembers.
     pub(crate) fn enter_process(&mut self, process: u64, seed: u64) {
         if self.process != process {
             self.process = process;
             self.dice = Dice::new(seed);
             let closed = self.closed;
+            let inherited = self.bequeath();
             self.reset();
+            self.inherited = inherited;
             self.closed = closed;
             self.after.chores |= self.policy.kept && !closed;
         }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{Caller, Key};
+use crate::error::Refusal;
+use crate::key::{Caller, Key, No, Want};
 use crate::reason::Reason;
-use crate::slot::{SlotId, State};
+use crate::slot::{Slot, SlotId, State};
 use crate::stats::LoanReport;
 use crate::time::Span;
 
@@ -56,7 +57,6 @@ impl<H, W> Ledger<H, W> {
         if !self.closed {
             self.stats.reclaimed += 1;
             self.stats.count_closed(Reason::Reclaimed);
-            self.stats.usage.add(self.now.since(self.table.get(index).since));
         }
         self.vacate(index);
         self.after.chores = false;
@@ -67,14 +67,53 @@ impl<H, W> Ledger<H, W> {
         self.still_lent(slot).filter(|_| !self.closed).and_then(|index| self.report(index))
     }
 
-    fn still_lent(&self, slot: SlotId) -> Option<u32> {
+    /// Tells the number of the last event, so that a block can find out which loan was made for it after this; refuses a key
+    /// that is lent.
+    pub(crate) fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, No<H>> {
+        let filed = want.map_or(Ok(None), |want| self.find(want))?.map(|index| self.table.get(index));
+        if filed.is_some_and(|slot| slot.state == State::Lent && slot.opener.is_none()) {
+            return Err(Refusal::Taken.into());
+        }
+        Ok(self.table.generation())
+    }
+
+    /// Names the loan of the connection at `address` that was made for this borrower after `since`.
+    pub(crate) fn loan_since(&self, address: usize, borrower: Caller, since: u64) -> Option<SlotId> {
+        self.loan_if(address, |slot| slot.generation > since && slot.borrower == borrower)
+    }
+
+    /// As [`Ledger::loan_since`], for a block. A `getconn` of a subclass may have let another thread borrow: then that loan is
+    /// the block's if nobody else has been given it. Nothing is found where the pool does not know the object; what it lends
+    /// to another is refused.
+    pub(crate) fn own_loan(&self, address: usize, borrower: Caller, since: u64) -> Result<Option<SlotId>, Refusal> {
+        let own = self.loan_since(address, borrower, since);
+        let own = own.or_else(|| self.loan_if(address, |slot| slot.generation > since && !slot.shared));
+        if own.is_none() && self.table.lent_at(address).is_some() { Err(Refusal::Taken) } else { Ok(own) }
+    }
+
+    fn loan_if(&self, address: usize, is: impl Fn(&Slot<H>) -> bool) -> Option<SlotId> {
+        self.table.lent_at_if(address, is).map(|index| self.table.id(index))
+    }
+
+    /// Names the loan of the connection at `address`; of several, the latest.
+    #[cfg(test)]
+    pub(crate) fn loan_at(&self, address: usize) -> Option<SlotId> {
+        self.table.lent_at(address).map(|index| self.table.id(index))
+    }
+
+    /// Finds the slot of a loan, unless it has come back since.
+    pub(super) fn still_lent(&self, slot: SlotId) -> Option<u32> {
         self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)
     }
 
-    /// Names the loan of the connection at `address`, if it is lent without a user's key.
-    pub(crate) fn unkeyed_loan(&self, address: usize) -> Option<SlotId> {
-        let index = self.table.lent_at(address)?;
-        matches!(self.table.get(index).key, Key::Automatic(_)).then(|| self.table.id(index))
+    /// Says whether a loan still lasts.
+    pub(crate) fn is_lent(&self, slot: SlotId) -> bool {
+        self.still_lent(slot).is_some()
+    }
+
+    /// Says whether a loan still lasts, and was made without a user's key.
+    pub(crate) fn is_unkeyed(&self, slot: SlotId) -> bool {
+        self.still_lent(slot).is_some_and(|index| matches!(self.table.get(index).key, Key::Automatic(_)))
     }
 
     /// Puts another handle of the same connection into its slot.
@@ -86,9 +125,9 @@ impl<H, W> Ledger<H, W> {
         self.after.handles.extend(displaced);
     }
 
-    /// Notes something of the loan of the connection at `address`. The first note stays.
-    pub(crate) fn annotate(&mut self, address: usize, note: Arc<H>) {
-        let index = self.table.lent_at(address).filter(|&index| self.table.get(index).note.is_none());
+    /// Notes something of a loan, unless it has come back since. The first note stays.
+    pub(crate) fn annotate(&mut self, slot: SlotId, note: Arc<H>) {
+        let index = self.still_lent(slot).filter(|&index| self.table.get(index).note.is_none());
         match index {
             Some(index) => self.table.get_mut(index).note = Some(note),
             None => self.after.handles.push(note),

@@ -9,6 +9,7 @@ mod chores;
 mod coming;
 mod give_back;
 mod health;
+mod inherited;
 mod limits;
 mod loans;
 mod open;
@@ -21,6 +22,7 @@ pub(crate) use self::borrow::CheckOut;
 pub(crate) use self::chores::{Chore, Errand};
 pub(crate) use self::give_back::Return;
 pub use self::health::Doubt;
+pub(crate) use self::inherited::Inherited;
 pub use self::limits::Policy;
 pub(crate) use self::open::Reserve;
 
@@ -29,7 +31,7 @@ use std::sync::Arc;
 
 use crate::key::{Caller, Key, Mark, Want};
 use crate::reason::Reason;
-use crate::slot::State;
+use crate::slot::{Slot, State};
 use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
 use crate::time::{Dice, Moment, Span};
@@ -84,7 +86,12 @@ pub(crate) struct Ledger<H, W> {
     coming: usize,
     refill: chores::Refill,
     dice: Dice,
+    /// What has happened since it was told last; `usage` is that of all loans that have ended.
     stats: Stats,
+    /// How much usage was told, and taken, of loans that have ended or last.
+    usage_told: Span,
+    /// What was lent when this process was forked, and has not been returned here.
+    inherited: Vec<Inherited<H>>,
     /// Which process this pool is used in.
     process: u64,
     /// The last automatic number given out.
@@ -115,6 +122,8 @@ impl<H, W> Ledger<H, W> {
             refill: chores::Refill::default(),
             dice: Dice::new(seed),
             stats: Stats::default(),
+            usage_told: Span::ZERO,
+            inherited: Vec::new(),
             process: 0,
             last_number: 0,
             last_filed: 0,
@@ -230,6 +239,10 @@ impl<H, W> Ledger<H, W> {
     /// Frees a slot; whoever calls this sees to those who wait.
     fn empty(&mut self, index: u32) {
         self.note_arrived(index);
+        let Slot { state, since, .. } = *self.table.get(index);
+        if state == State::Lent && !self.closed {
+            self.stats.usage.add(self.now.since(since));
+        }
         let displaced = self.table.vacate(index);
         self.after.drop_later(displaced);
         self.after.chores |= self.wants_refill();

@@ -2,17 +2,18 @@
 
 use super::Ledger;
 use crate::error::Refusal;
+use crate::slot::State;
 use crate::stats::Stats;
 use crate::time::Span;
 
 impl<H, W> Ledger<H, W> {
-    /// Counts a request, unless the pool is closed.
-    pub(crate) fn begin_request(&mut self) -> Result<(), Refusal> {
+    /// Counts a request, unless the pool is closed, and tells the number of the last event.
+    pub(crate) fn begin_request(&mut self) -> Result<u64, Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
         self.stats.requests_num += 1;
-        Ok(())
+        Ok(self.table.generation())
     }
 
     /// Notes how long a request had to wait, if it had to, and whether it failed.
@@ -37,10 +38,25 @@ impl<H, W> Ledger<H, W> {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        self.stats
+        let mut usage = self.stats.usage;
+        usage.add(self.usage_of_loans());
+        Stats { usage: usage.less(self.usage_told), ..self.stats }
     }
 
     pub(crate) fn take_stats(&mut self) -> Stats {
-        std::mem::take(&mut self.stats)
+        let told = self.stats();
+        self.usage_told.add(told.usage);
+        self.stats = Stats { usage: self.stats.usage, ..Stats::default() };
+        told
+    }
+
+    /// Tells how long the connections that are lent now have been so, all together. Those of a closed pool are closed.
+    pub(super) fn usage_of_loans(&self) -> Span {
+        let mut usage = Span::ZERO;
+        if !self.closed {
+            let lent = self.table.in_state(State::Lent).map(|index| self.table.get(index).since);
+            lent.for_each(|since| usage.add(self.now.since(since)));
+        }
+        usage
     }
 }

@@ -247,10 +247,14 @@ impl<'w> Hands<'w> {
                 }
             }
             Call::Drain => self.returns.extend(pool.drain(caller)),
-            Call::CondemnLoan => pool.condemn(name as usize, flag),
+            Call::CondemnLoan => {
+                if let Some(slot) = pool.loan_at(name as usize) {
+                    pool.condemn(slot, flag);
+                }
+            }
             Call::Reclaim => {
-                if let Some(slot) = pool.unkeyed_loan(name as usize) {
-                    pool.annotate(name as usize, world.thing(99));
+                if let Some(slot) = pool.loan_at(name as usize) {
+                    pool.annotate(slot, world.thing(99));
                     pool.replace_handle(slot, world.thing(name));
                     drop(flag.then(|| world.reclaim(slot)));
                 }

@@ -4,7 +4,7 @@ use super::props::{World, by_key, no, seconds, settle};
 use crate::{CheckOut, ConnectNews, LoanKey, Policy, Reason, Refusal, Stats};
 
 fn stats(world: &World) -> Stats {
-    world.pool.stats().0
+    world.pool.stats(world.now()).0
 }
 
 /// Opens connections as the binding does, which tells how long each took.
@@ -18,7 +18,7 @@ fn open_counted(world: &World, names: impl IntoIterator<Item = u32>) {
 
 /// Checks that every connection that was opened is open, or was closed for one reason.
 fn check_balance(world: &World) {
-    let (stats, counts) = world.pool.stats();
+    let (stats, counts) = world.pool.stats(world.now());
     let opened = stats.connections_num - stats.connections_errors;
     let closed: u64 = stats.closed.iter().sum();
     // A closed pool still lists what it had, which is counted as closed.
@@ -56,7 +56,7 @@ fn the_time_that_connections_were_lent_is_summed_up_whatever_way_they_come_back(
     world.pass(2.0);
     assert!(world.keep(1));
     assert!(world.begin_return(2).expect("it is lent").keep(world.now()));
-    let slot = world.pool.unkeyed_loan(3).expect("it is lent");
+    let slot = world.loan(3);
     assert!(world.reclaim(slot).is_some());
     assert_eq!(stats(&world).usage, seconds(6.0));
     world.pass(5.0);
@@ -80,7 +80,7 @@ fn taken_statistics_begin_at_zero_and_the_counts_stay() {
     let world = World::new(1, 1);
     open_counted(&world, [1]);
     assert!(world.give_back(1));
-    let (taken, counts) = world.pool.take_stats();
+    let (taken, counts) = world.pool.take_stats(world.now());
     assert_eq!((taken.connections_num, counts.idle), (1, 1));
     assert_eq!((stats(&world), world.pool.counts()), (Stats::default(), counts));
 }
@@ -121,7 +121,7 @@ fn each_close_is_counted_once_under_its_reason() {
             drop(world.pool.drain(7));
         }),
         (Reason::Lost, |world| {
-            world.pool.condemn(1, false);
+            world.pool.condemn(world.loan(1), false);
             assert!(!world.give_back(1));
         }),
         (Reason::Lost, |world| {
@@ -132,7 +132,7 @@ fn each_close_is_counted_once_under_its_reason() {
         (Reason::Unclean, |world| drop(world.begin_return(1).expect("it is lent"))),
         (Reason::ByBorrower, |world| world.begin_return(1).expect("it is lent").condemn(Reason::ByBorrower)),
         (Reason::Reclaimed, |world| {
-            let slot = world.pool.unkeyed_loan(1).expect("it is lent");
+            let slot = world.loan(1);
             drop(world.reclaim(slot));
         }),
         (Reason::WithPool, |world| drop(world.pool.close())),
@@ -140,7 +140,7 @@ fn each_close_is_counted_once_under_its_reason() {
             assert!(world.give_back(1));
             drop(world.pool.drain(7));
             let reservation = world.reserve();
-            let _ = world.pool.take_stats();
+            let _ = world.pool.take_stats(world.now());
             drop(world.pool.close());
             world.pool.note_connect(seconds(0.1), false);
             assert_eq!(world.fulfil(&reservation, 2), Err(Refusal::Closed));
@@ -175,19 +175,22 @@ fn what_was_found_dead_is_counted_as_lost_a_failed_check_as_one_and_a_bad_return
 #[test]
 fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
     let world = World::new(0, 3);
+    world.open([9]);
+    let over = world.loan(9);
+    assert!(!world.give_back(9));
     world.open([1]);
     world.pass(2.0);
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 6, 42) else { panic!("there is room") };
     world.fulfil(&reservation, 2).expect("the pool is open");
     drop(reservation);
-    world.pool.annotate(2, world.thing(77));
-    world.pool.annotate(2, world.thing(78));
-    world.pool.annotate(9, world.thing(79));
-    assert_eq!(*world.dropped.lock().expect("no panic"), [78, 79], "the first note stays, and nobody has 9");
+    world.pool.annotate(world.loan(2), world.thing(77));
+    world.pool.annotate(world.loan(2), world.thing(78));
+    world.pool.annotate(over, world.thing(79));
+    assert_eq!(*world.dropped.lock().expect("no panic"), [9, 78, 79], "the first note stays, and nobody has 9");
     let loans = world.pool.loans(world.now());
     let [(first, one), (second, two)] = &loans[..] else { panic!("there are two") };
     assert_eq!((one.name, two.name), (1, 2));
-    assert!(matches!((&first.key, &second.key), (LoanKey::Automatic(1), LoanKey::User(key)) if key.name == 6));
+    assert!(matches!((&first.key, &second.key), (LoanKey::Automatic(2), LoanKey::User(key)) if key.name == 6));
     assert_eq!((first.age, second.age), (seconds(2.0), seconds(0.0)));
     assert_eq!((first.borrower, second.borrower), (0, 42));
     assert!(first.note.is_none() && second.note.as_ref().is_some_and(|note| note.name == 77));
@@ -197,7 +200,7 @@ fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
 fn a_note_goes_with_its_loan() {
     let world = World::with(1, 1, Policy { leak_after: seconds(60.0), ..Policy::default() });
     world.open([1]);
-    world.pool.annotate(1, world.thing(77));
+    world.pool.annotate(world.loan(1), world.thing(77));
     assert!(!world.keep(1), "the fast path has no place to drop a note");
     assert!(world.give_back(1));
     assert_eq!(*world.dropped.lock().expect("no panic"), [77]);
@@ -209,8 +212,8 @@ fn a_note_goes_with_its_loan() {
 fn a_forgotten_loan_gives_its_slot_to_who_waits() {
     let world = World::new(0, 1);
     world.open([1]);
-    world.pool.annotate(1, world.thing(77));
-    let slot = world.pool.unkeyed_loan(1).expect("it is lent");
+    world.pool.annotate(world.loan(1), world.thing(77));
+    let slot = world.loan(1);
     let (bell, want) = (world.bell(), world.any());
     let waiter = world.join(&want, &bell);
     world.pass(3.0);
@@ -225,7 +228,7 @@ fn a_forgotten_loan_gives_its_slot_to_who_waits() {
 fn what_came_back_in_time_is_not_reclaimed_nor_is_its_next_loan() {
     let world = World::new(1, 1);
     world.open([1]);
-    let slot = world.pool.unkeyed_loan(1).expect("it is lent");
+    let slot = world.loan(1);
     assert!(world.give_back(1));
     assert!(world.reclaim(slot).is_none());
     world.borrow();
@@ -237,16 +240,15 @@ fn what_came_back_in_time_is_not_reclaimed_nor_is_its_next_loan() {
 fn a_loan_under_a_users_key_is_not_to_be_reclaimed() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 6, 42) else { panic!("there is room") };
-    assert!(world.pool.unkeyed_loan(2).is_none());
     world.fulfil(&reservation, 2).expect("the pool is open");
-    assert!(world.pool.unkeyed_loan(2).is_none());
+    assert!(!world.pool.is_unkeyed(world.loan(2)));
 }
 
 #[test]
 fn a_handle_that_is_replaced_is_dropped_after_the_unlock_and_one_that_comes_too_late_at_once() {
     let world = World::new(1, 1);
     world.open([1]);
-    let slot = world.pool.unkeyed_loan(1).expect("it is lent");
+    let slot = world.loan(1);
     world.pool.replace_handle(slot, world.thing(11));
     assert_eq!((world.lent(), world.dropped.lock().expect("no panic").clone()), (vec![11], vec![1]));
     let mut returning = world.begin_return(1).expect("it is found by the same address");
@@ -262,7 +264,7 @@ fn a_handle_that_is_replaced_is_dropped_after_the_unlock_and_one_that_comes_too_
 fn a_connection_that_is_forgotten_after_the_pool_was_closed_is_not_closed_twice() {
     let world = World::new(0, 1);
     open_counted(&world, [1]);
-    let slot = world.pool.unkeyed_loan(1).expect("it is lent");
+    let slot = world.loan(1);
     world.pool.close().expect("it is open");
     world.reclaim(slot);
     check_balance(&world);

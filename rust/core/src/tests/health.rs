@@ -269,7 +269,7 @@ fn an_idle_connection_that_is_too_old_is_not_lent() {
     assert_eq!(looked_at(&over), (1, Doubt::Over(Reason::Lifetime)));
     let answer = over.next(Reason::Lifetime, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
-    assert_eq!((world.closed(Reason::Lifetime), world.pool.stats().0.connections_lost), (1, 0));
+    assert_eq!((world.closed(Reason::Lifetime), world.pool.stats(world.now()).0.connections_lost), (1, 0));
 }
 
 #[test]
@@ -308,12 +308,12 @@ fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_late
 fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
     let world = checked(3, 3, &[1, 2]);
     assert_eq!(world.borrow(), 2);
-    world.pool.condemn(2, false);
+    world.pool.condemn(world.loan(2), false);
     assert!(!world.keep(2));
     let returning = world.begin_return(2).expect("it is lent");
     assert_eq!(returning.closing(), Some(Reason::Lost));
     drop(returning);
-    assert_eq!(world.pool.stats().0.connections_lost, 1);
+    assert_eq!(world.pool.stats(world.now()).0.connections_lost, 1);
     assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
 }
 
@@ -322,7 +322,7 @@ fn a_connection_that_is_condemned_with_the_older_ones_spares_the_newer_ones() {
     let world = World::new(4, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(1));
-    world.pool.condemn(3, true);
+    world.pool.condemn(world.loan(3), true);
     for (name, closing) in [(2, Some(Reason::Drained)), (3, Some(Reason::Lost)), (4, None)] {
         assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
     }
@@ -463,7 +463,7 @@ fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are
     let world = World::new(2, 2);
     let opening = world.reserve();
     world.open([2]);
-    world.pool.condemn(2, true);
+    world.pool.condemn(world.loan(2), true);
     world.fulfil(&opening, 1).expect("the pool is open");
     assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Drained));
 }

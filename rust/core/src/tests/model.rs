@@ -193,15 +193,23 @@ impl<'w> Duel<'w> {
             }
         }
         let promise = waiter.and_then(|waiter| model.claim(waiter));
+        let busy = if self.waiting.iter().any(|waiting| {
+            let same_hash = key.zip(waiting.key).is_some_and(|(ours, its)| ours % 2 == its % 2);
+            same_hash && model.promised.iter().any(|&(promised, _)| promised == waiting.number)
+        }) {
+            Busy::KeyOpening
+        } else {
+            Busy::Full
+        };
         let queued = waiter.is_some_and(|waiter| model.queue.contains(&waiter));
         let connection = match promise {
             Some(Promise::Connection(connection)) => Some(connection),
             Some(Promise::Room) => None,
-            None if queued => return Got::Busy(Busy::Full),
+            None if queued => return Got::Busy(busy),
             None => match model.idle.pop() {
                 Some(connection) => Some(connection),
                 None if model.occupied() < model.maxconn => None,
-                None => return Got::Busy(Busy::Full),
+                None => return Got::Busy(busy),
             },
         };
         if let Some(connection) = connection {

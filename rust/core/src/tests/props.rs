@@ -204,6 +204,11 @@ impl World {
         doubtful(self.check_out(&self.any()))
     }
 
+    /// Names the loan of a connection.
+    pub(super) fn loan(&self, name: u32) -> SlotId {
+        self.pool.loan_at(name as usize).expect("it is lent")
+    }
+
     /// Begins to return a connection by its name.
     pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, Bell>, Refusal> {
         self.pool.begin_return(Some(name as usize), None, false, self.now()).map_err(refusal)
@@ -285,7 +290,7 @@ impl World {
 
     /// Counts the connections that were closed for this reason.
     pub(super) fn closed(&self, reason: Reason) -> u64 {
-        self.pool.stats().0.closed[reason as usize]
+        self.pool.stats(self.now()).0.closed[reason as usize]
     }
 
     pub(super) fn idle(&self) -> Vec<u32> {

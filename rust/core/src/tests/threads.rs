@@ -240,7 +240,7 @@ fn many_threads_and_a_keeper_lose_no_slot_and_no_wake_up_whatever_is_lost_or_ove
     while let Chore::Return(returning) = town.pool.chore(7, town.now()) {
         drop(returning);
     }
-    let (stats, counts) = town.pool.stats();
+    let (stats, counts) = town.pool.stats(town.now());
     assert_eq!((counts.open(), counts.opening, counts.waiting), (counts.idle, 0, 0), "{counts:?}");
     let open = u64::try_from(counts.idle).expect("small");
     assert_eq!(stats.connections_num, open + stats.closed.iter().sum::<u64>(), "{stats:?}");

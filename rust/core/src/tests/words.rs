@@ -72,7 +72,7 @@ fn a_connection_is_in_the_books_until_it_is_let_go_whatever_becomes_of_it_meanwh
 fn the_collector_sees_what_was_noted_of_a_loan_and_finds_nothing_where_a_connection_is_yet_to_be_opened() {
     let world = World::new(0, 2);
     world.open([1]);
-    world.pool.annotate(1, world.thing(7));
+    world.pool.annotate(world.loan(1), world.thing(7));
     let _opening = world.reserve();
     let mut seen = Vec::new();
     world.pool.try_visit(|thing| seen.push(thing.name));

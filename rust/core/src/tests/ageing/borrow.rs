@@ -24,12 +24,37 @@ impl Lists {
 
     /// A key is there no more: who waited for it has a place in the queue.
     pub(super) fn disappoint(&mut self, key: Option<u32>) {
+        self.admit(key);
+        self.serve();
+    }
+
+    fn admit(&mut self, key: Option<u32>) {
         if let Some(key) = key {
             let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
             self.queue.iter_mut().filter(same_hash).for_each(|waiter| waiter.for_room = true);
         }
         self.nudge(key);
-        self.serve();
+    }
+
+    fn has_followed(&self, waiter: Token) -> bool {
+        self.queue.iter().any(|queued| queued.number == waiter && queued.followed)
+    }
+
+    /// Whether another caller has been promised room, or a connection, for a key with the same hash.
+    fn is_promised_to_another(&self, key: Option<u32>, caller: u64) -> bool {
+        self.promised.iter().map(|(number, _)| self.wishes[number]).any(|(other, by)| {
+            let same_hash = key.zip(other).is_some_and(|(key, other)| other % 2 == key % 2);
+            same_hash && by != caller
+        })
+    }
+
+    /// Whether others, and not this caller, are at work on what may be lent or come free.
+    fn is_undecided(&self, caller: u64) -> bool {
+        let by = |purpose: Purpose| matches!(purpose, Purpose::Loan { caller: by, .. } if by == caller);
+        let own = self.opening.iter().any(|opening| by(opening.purpose));
+        let own = own || self.checking.iter().any(|checking| by(checking.purpose));
+        let own = own || self.promised.iter().any(|(number, _)| self.wishes[number].1 == caller);
+        !own && self.opening.len() + self.checking.len() + self.promised.len() > 0
     }
 
     pub(super) fn serve(&mut self) {
@@ -52,7 +77,13 @@ impl Lists {
         Some(self.promised.remove(at).1)
     }
 
-    pub(super) fn wait(&mut self, busy: Busy, key: Option<u32>, waiter: Option<Token>, willing: Option<Token>) -> Got {
+    pub(super) fn wait(
+        &mut self,
+        busy: Busy,
+        (key, caller): (Option<u32>, u64),
+        waiter: Option<Token>,
+        willing: Option<Token>,
+    ) -> Got {
         let at = waiter.and_then(|waiter| self.queue.iter().position(|queued| queued.number == waiter));
         if let Some(at) = at.filter(|&at| busy == Busy::KeyOpening || self.queue[at].for_room) {
             self.queue[at].armed |= willing.is_some();
@@ -69,8 +100,11 @@ impl Lists {
             let turn = waiter.map_or(number, |waiter| self.turns[&waiter]);
             let at = self.queue.partition_point(|queued| (queued.turn, queued.number) < (turn, number));
             let for_room = busy != Busy::KeyOpening;
+            let before = waiter.is_some_and(|waiter| self.has_followed(waiter));
             self.turns.insert(number, turn);
-            self.queue.insert(at, Waiter { turn, number, key, for_room, armed: true });
+            self.wishes.insert(number, (key, caller));
+            let followed = before || !for_room;
+            self.queue.insert(at, Waiter { turn, number, key, for_room, followed, armed: true });
         }
         Got::Busy(busy, willing.is_some())
     }
@@ -78,7 +112,10 @@ impl Lists {
     /// A waiter goes. What it was promised goes to the next, or comes out to be closed.
     pub(super) fn leave(&mut self, waiter: Token, token: Token) -> Option<u32> {
         self.queue.retain(|queued| queued.number != waiter);
-        let Promise::Connection(connection) = self.claim(waiter)? else {
+        let promise = self.claim(waiter)?;
+        let (key, _) = self.wishes[&waiter];
+        self.admit(key);
+        let Promise::Connection(connection) = promise else {
             self.serve();
             return None;
         };
@@ -120,7 +157,7 @@ impl Lists {
         }
         match key.map_or(Filed::Nowhere, |key| self.filed(key)) {
             Filed::Lent(name) => return Got::Lent(name),
-            Filed::Coming => return self.wait(Busy::KeyOpening, key, waiter, willing),
+            Filed::Coming => return self.wait(Busy::KeyOpening, (key, caller), waiter, willing),
             Filed::Nowhere => {}
         }
         let purpose = Purpose::Loan { key, caller };
@@ -149,7 +186,13 @@ impl Lists {
         let ahead = ahead.iter().filter(|queued| queued.for_room).count();
         let own = self.returning.iter().any(|returning| returning.coming == Some(caller));
         let coming = self.coming() > ahead && self.occupied() <= self.maxconn && !own;
-        self.wait(if coming { Busy::Coming } else { Busy::Full }, key, waiter, willing)
+        let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
+        let busy = match () {
+            () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,
+            () if coming || undecided => Busy::Coming,
+            () => Busy::Full,
+        };
+        self.wait(busy, (key, caller), waiter, willing)
     }
 
     pub(super) fn coming(&self) -> usize {

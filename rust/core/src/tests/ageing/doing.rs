@@ -201,7 +201,8 @@ impl<'w> Duel<'w> {
     }
 
     pub(super) fn reclaim(&mut self, name: u32) {
-        if let Some(slot) = self.world.pool.unkeyed_loan(name as usize) {
+        let slot = self.world.loan(name);
+        if self.world.pool.is_unkeyed(slot) {
             assert_eq!(self.world.reclaim(slot).is_some(), !self.lists.closed);
             self.lists.reclaim(name);
             // Whoever calls it sees to the chores.

@@ -96,7 +96,7 @@ impl<'w> Duel<'w> {
             Step::Refill { failed } => self.end_refill(failed),
             Step::Annotate { nth } => {
                 if let Some(name) = self.lent(nth) {
-                    self.world.pool.annotate(name as usize, self.world.thing(7));
+                    self.world.pool.annotate(self.world.loan(name), self.world.thing(7));
                 }
             }
             Step::Reclaim { nth } => {
@@ -106,12 +106,12 @@ impl<'w> Duel<'w> {
             }
             Step::Condemn { nth, older } => {
                 if let Some(name) = self.lent(nth) {
-                    self.world.pool.condemn(name as usize, older);
+                    self.world.pool.condemn(self.world.loan(name), older);
                     self.lists.condemn(name, older);
                 }
             }
             Step::TakeStats => {
-                assert_eq!(self.world.pool.take_stats().0, std::mem::take(&mut self.lists.stats));
+                assert_eq!(self.world.pool.take_stats(self.world.now()).0, self.lists.take_stats());
             }
             Step::Drain
             | Step::SetMinconn(_)
@@ -184,7 +184,7 @@ impl<'w> Duel<'w> {
         assert_eq!((counts.waiting, counts.closed), (lists.waiting(), lists.closed));
         let free = !lists.idle.is_empty() || lists.occupied() < lists.maxconn;
         assert!(lists.closed || !free || lists.waiting_for_room() == 0, "somebody waits while something is free");
-        assert_eq!(self.world.pool.stats().0, lists.stats);
+        assert_eq!(self.world.pool.stats(self.world.now()).0, lists.stats());
         self.check_bells();
         self.check_keeper();
     }

@@ -85,6 +85,8 @@ pub(super) struct Waiter {
     pub(super) number: Token,
     pub(super) key: Option<u32>,
     pub(super) for_room: bool,
+    /// Whether it has ever waited for its key.
+    pub(super) followed: bool,
     pub(super) armed: bool,
 }
 
@@ -129,6 +131,8 @@ pub(super) struct Lists {
     pub(super) returning: Vec<Returning>,
     pub(super) promised: Vec<(Token, Promise)>,
     pub(super) queue: Vec<Waiter>,
+    /// What each waiter wants, and who it is.
+    pub(super) wishes: BTreeMap<Token, (Option<u32>, u64)>,
     /// The turn of each waiter, which it keeps in another place.
     pub(super) turns: BTreeMap<Token, Token>,
     /// How often each waiter has been woken.
@@ -140,7 +144,14 @@ pub(super) struct Lists {
     pub(super) drained: u64,
     /// Thrown in the same order as the real ones, and so they fall.
     pub(super) dice: Dice,
+    /// The usage is that of the loans that have ended.
     pub(super) stats: Stats,
+    /// How much usage has been taken.
+    pub(super) usage_told: u64,
+}
+
+pub(super) fn nanos(nanos: u64) -> Span {
+    Moment::from_nanos(nanos).since(Moment::START)
 }
 
 impl Lists {
@@ -158,6 +169,7 @@ impl Lists {
             returning: vec![],
             promised: vec![],
             queue: vec![],
+            wishes: BTreeMap::new(),
             turns: BTreeMap::new(),
             rung: BTreeMap::new(),
             errands: VecDeque::new(),
@@ -166,6 +178,7 @@ impl Lists {
             drained: 0,
             dice: Dice::new(seed),
             stats: Stats::default(),
+            usage_told: 0,
         }
     }
 
@@ -199,6 +212,26 @@ impl Lists {
     pub(super) fn birth(&mut self) -> u64 {
         self.births += 1;
         self.births
+    }
+
+    pub(super) fn usage_of_loans(&self) -> u64 {
+        let lent = self.lent.iter().filter(|_| !self.closed);
+        lent.map(|loan| self.now.since(loan.since).as_nanos()).sum()
+    }
+
+    /// What the pool tells of itself: the loans that last count, too.
+    pub(super) fn stats(&self) -> Stats {
+        let usage = self.stats.usage.as_nanos() + self.usage_of_loans();
+        let mut told = Stats { usage: Span::ZERO, ..self.stats };
+        told.usage.add(nanos(usage.saturating_sub(self.usage_told)));
+        told
+    }
+
+    pub(super) fn take_stats(&mut self) -> Stats {
+        let told = self.stats();
+        self.usage_told += told.usage.as_nanos();
+        self.stats = Stats { usage: self.stats.usage, ..Stats::default() };
+        told
     }
 
     pub(super) fn count_closed(&mut self, reason: Reason) {

@@ -1,6 +1,6 @@
 //! Chores, limits and the end, on the lists.
 
-use super::lists::{Job, KEEPER, Lists, Loan, Promise, Refill, Returning, Token};
+use super::lists::{Job, KEEPER, Lists, Loan, Promise, Refill, Returning, Token, nanos};
 use crate::time::Span;
 use crate::{Moment, Reason, Refusal, Stats};
 
@@ -133,6 +133,8 @@ impl Lists {
         if self.closed {
             return Err(Refusal::Closed);
         }
+        let usage = nanos(self.usage_of_loans());
+        self.stats.usage.add(usage);
         self.set_closed(true);
         let mut given = vec![];
         for (token, _) in std::mem::take(&mut self.errands) {
@@ -155,5 +157,6 @@ impl Lists {
         self.closed = false;
         self.refill = Refill::default();
         self.stats = Stats::default();
+        self.usage_told = 0;
     }
 }

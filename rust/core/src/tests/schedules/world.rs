@@ -124,7 +124,7 @@ impl World {
         let counts = self.pool.counts();
         let busy = (counts.promised, counts.opening, counts.checking, counts.returning, counts.waiting);
         assert_eq!(busy, (0, 0, 0, 0, 0), "something is left: {counts:?}");
-        let stats = self.pool.stats().0;
+        let stats = self.pool.stats(NOW).0;
         let (open, opened, held) = {
             let pages = self.books.pages();
             (pages.open().len(), pages.opened(), pages.held())
