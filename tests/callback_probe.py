@@ -113,7 +113,7 @@ class SiteInfo:
         """Tell the transaction status, by way of the server's callbacks."""
         connection = self._connection
         connection.server.visit("info", connection)
-        return connection.server.shown(connection.status)
+        return connection.server.shown(connection.transaction_status)
 
 
 class SiteConnection(FakeConnection):
