@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from psycopg2.extensions import STATUS_PREPARED
 from psycopg2.pool import PoolError
 
 from pgpool_rs.testing import FakeServer
@@ -305,13 +306,13 @@ class OpensAKeyTwice(SoundPool):
     "same_key",
     "borrow(borrower=1, key=1)",
     "borrow(borrower=2, key=True)",
-    also=("nobody_forgotten",),
+    also=("nobody_forgotten", "nothing_lost"),
 )
 class TellsKeysApartByType(SoundPool):
     """Takes 1 and True, which are one key for a dict, for two."""
 
-    def getconn(self, key: Any = None, timeout: float = 0) -> Any:
-        return super().getconn(None if key is None else (type(key), key), timeout)
+    def borrow(self, key: Any, timeout: float, *, shared: bool) -> tuple[Any, Any]:
+        return super().borrow(None if key is None else (type(key), key), timeout, shared=shared)
 
     def unfile(self, connection: Any, key: Any) -> None:
         super().unfile(connection, None if key is None else (type(key), key))
@@ -452,14 +453,110 @@ class TrustsAnInterruptedRollback(SoundPool):
 
 
 @caught_by(
+    "lent_clean",
+    "borrow(borrower=1, key=None)",
+    "leave_behind(borrower=1, what='COMMIT in SQL')",
+)
+class TrustsLibpqAlone(SoundPool):
+    """Asks libpq alone whether there is a transaction, not psycopg2."""
+
+    def is_clean(self, connection: Any) -> bool:
+        try:
+            if self.libpq_knows_of_one(connection):
+                connection.rollback()
+        except Exception:
+            return False
+        return not connection.closed and not self.libpq_knows_of_one(connection)
+
+
+@caught_by(
+    "lent_clean",
+    "borrow(borrower=1, key=None)",
+    "leave_behind(borrower=1, what='BEGIN in autocommit')",
+)
+class TrustsPsycopg2Alone(SoundPool):
+    """Asks psycopg2 alone whether there is a transaction, not libpq."""
+
+    def libpq_knows_of_one(self, connection: Any) -> bool:
+        return False
+
+
+@caught_by(
+    "lent_clean",
+    "borrow(borrower=1, key=None)",
+    "leave_behind(borrower=1, what='COPY')",
+)
+class BelievesItsRollback(SoundPool):
+    """Calls rollback() where either account has a transaction, and does not look at what came of it."""
+
+    def end_transaction(self, connection: Any, how: str) -> None:
+        if not super().looks_clean(connection):
+            connection.rollback()
+
+    def looks_clean(self, connection: Any) -> bool:
+        return True
+
+
+@caught_by(
+    "lent_clean",
+    "borrow(borrower=1, key=None)",
+    "leave_behind(borrower=1, what='tpc_prepare')",
+)
+class EndsWhatWasPrepared(SoundPool):
+    """Rolls back a transaction that its borrower has prepared."""
+
+    def end_transaction(self, connection: Any, how: str) -> None:
+        if connection.status == STATUS_PREPARED:
+            connection.tpc_rollback()
+        super().end_transaction(connection, how)
+
+
+@caught_by(
+    "blocks_end_their_own_loan",
+    "enter_a_block(borrower=1, key=None)",
+    "give_back(borrower=1)",
+    "borrow(borrower=2, key=None)",
+)
+class EndsABlockByObject(SoundPool):
+    """Takes for a block's own whatever loan its connection has by then."""
+
+    def is_current(self, loan: tuple[Any, Any]) -> bool:
+        return id(loan[0]) in self.lent
+
+
+@caught_by(
+    "blocks_end_their_own_loan",
+    "borrow(borrower=1, key='a')",
+    "enter_a_block(borrower=2, key='a')",
+)
+class SharesAKeyWithABlock(SoundPool):
+    """Lets a block share the loan of a key with those who have it."""
+
+    def refuse_if_lent(self, key: Any) -> None:
+        pass
+
+
+@caught_by(
+    "blocks_end_their_own_loan",
+    "enter_a_block(borrower=1, key=None)",
+    "close_the_connection(borrower=1)",
+)
+class CommitsWhatABlockHasClosed(SoundPool):
+    """Commits at the end of a block a connection that the block has closed."""
+
+    def commit_block(self, connection: Any) -> None:
+        connection.commit()
+
+
+@caught_by(
     "statistics_true",
 )
 class CountsNoRefusals(CountingPool):
     """Counts a request only when it has been served."""
 
-    def getconn(self, key: Any = None, timeout: float = 0) -> Any:
+    def borrow(self, key: Any, timeout: float, *, shared: bool) -> tuple[Any, Any]:
         try:
-            return super().getconn(key, timeout)
+            return super().borrow(key, timeout, shared=shared)
         except BaseException:
             self.requests -= 1
             raise

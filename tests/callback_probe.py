@@ -115,7 +115,7 @@ class SiteInfo:
         """Tell the transaction status, by way of the server's callbacks."""
         connection = self._connection
         connection.server.visit("info", connection)
-        return connection.server.shown(connection.status)
+        return connection.server.shown(connection.transaction_status)
 
     @last
     def parameter_status(self, _name: str) -> Any:

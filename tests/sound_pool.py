@@ -9,10 +9,13 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from psycopg2.extensions import STATUS_READY
 from psycopg2.pool import PoolError
+
+from pgpool_rs.testing import IDLE
 
 
 class Seat:
@@ -57,14 +60,20 @@ class SoundPool:
 
     def getconn(self, key: Any = None, timeout: float = 0) -> Any:
         """Lend a connection."""
+        return self.borrow(key, timeout, shared=True)[0]
+
+    def borrow(self, key: Any, timeout: float, *, shared: bool) -> tuple[Any, Any]:
+        """Lend a connection; tell which loan it is."""
         with self.changed:
             self.requests += 1
             if self.closed:
                 raise PoolError("closed")
             if key is not None:
+                if not shared:
+                    self.refuse_if_lent(key)
                 lent = self.find(key)
                 if lent is not None:
-                    return lent
+                    return self.lent[id(lent)]
                 if self.closed:
                     raise PoolError("closed")
                 self.keyed[key] = None
@@ -120,7 +129,7 @@ class SoundPool:
         """Tell whether another connection may be opened."""
         return self.taken + len(self.idle) < self.maxconn
 
-    def fill(self, key: Any, connection: Any) -> Any:
+    def fill(self, key: Any, connection: Any) -> tuple[Any, Any]:
         """See that there is a connection in a slot that was taken, and that it is sound; file it."""
         try:
             while connection is not None and not self.is_sound(connection):
@@ -134,7 +143,7 @@ class SoundPool:
         with self.changed:
             if not self.closed:
                 self.file(key, connection)
-                return connection
+                return self.lent[id(connection)]
             self.taken -= 1
             self.forget_key(key)
         self.close_late(connection)
@@ -199,6 +208,10 @@ class SoundPool:
             if self.closed:
                 raise PoolError("closed")
             self.unfile(connection, key)
+        self.take_back(connection, close=close)
+
+    def take_back(self, connection: Any, *, close: bool) -> None:
+        """Clean or close a connection whose loan has ended, and free its slot."""
         try:
             if close or not self.is_clean(connection):
                 self.discard(connection)
@@ -221,12 +234,38 @@ class SoundPool:
         """Make a connection clean, and tell whether it is."""
         if connection.closed:
             return False
-        if connection.info.transaction_status != 0:
-            try:
-                connection.rollback()
-            except Exception:
-                return False
-        return True
+        try:
+            self.end_transaction(connection, "ROLLBACK")
+        except Exception:
+            return False
+        return not connection.closed and self.looks_clean(connection)
+
+    def looks_clean(self, connection: Any) -> bool:
+        """Tell whether a connection is in no transaction, by both accounts."""
+        return not (self.libpq_knows_of_one(connection) or self.psycopg2_knows_of_one(connection))
+
+    def libpq_knows_of_one(self, connection: Any) -> bool:
+        """Tell whether libpq knows of a transaction."""
+        return bool(connection.info.transaction_status != IDLE)
+
+    def psycopg2_knows_of_one(self, connection: Any) -> bool:
+        """Tell whether psycopg2 knows of a transaction."""
+        return bool(connection.status != STATUS_READY)
+
+    def end_transaction(self, connection: Any, how: str) -> None:
+        """Commit what is open by either account, or roll it back: with SQL where psycopg2 does nothing."""
+        if self.psycopg2_knows_of_one(connection):
+            connection.commit() if how == "COMMIT" else connection.rollback()
+        if self.libpq_knows_of_one(connection):
+            self.end_in_sql(connection, how)
+
+    def end_in_sql(self, connection: Any, how: str) -> None:
+        """End a transaction that psycopg2 does not know of."""
+        before = connection.autocommit
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(how)
+        connection.autocommit = before
 
     def discard(self, connection: Any) -> None:
         """Close a connection."""
@@ -272,6 +311,48 @@ class SoundPool:
     def wake(self) -> None:
         """Wake whoever waits."""
         self.changed.notify_all()
+
+    # --- blocks ---
+
+    @contextlib.contextmanager
+    def connection(self, key: Any = None) -> Iterator[Any]:
+        """Lend a connection for a block, and take it back at its end, committed or rolled back."""
+        loan = self.borrow(key, 0, shared=False)
+        connection = loan[0]
+        try:
+            yield connection
+        except BaseException:
+            self.end_loan(loan)
+            self.take_back(connection, close=False)
+            raise
+        self.end_loan(loan)
+        try:
+            self.commit_block(connection)
+        finally:
+            self.take_back(connection, close=False)
+
+    def commit_block(self, connection: Any) -> None:
+        """Commit what the block has done, unless it has closed the connection."""
+        if not connection.closed:
+            self.end_transaction(connection, "COMMIT")
+
+    def refuse_if_lent(self, key: Any) -> None:
+        """Refuse a block that would have no loan of its own."""
+        if key in self.keyed:
+            raise PoolError("a block needs a key that is not lent")
+
+    def end_loan(self, loan: tuple[Any, Any]) -> None:
+        """End the loan of a block, and no other."""
+        with self.changed:
+            if self.closed:
+                raise PoolError("closed")
+            if not self.is_current(loan):
+                raise PoolError("the block's connection has been given back")
+            self.unfile(loan[0], None)
+
+    def is_current(self, loan: tuple[Any, Any]) -> bool:
+        """Tell whether this very loan is still out, and not a later one of the same connection."""
+        return self.lent.get(id(loan[0])) is loan
 
     # --- the rest ---
 

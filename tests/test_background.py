@@ -160,7 +160,7 @@ def test_a_connection_is_lent_again_only_when_it_is_clean(server: FakeServer) ->
     def work() -> None:
         for _ in range(100):
             connection = pool.getconn()
-            if connection.status:
+            if connection.transaction_status:
                 errors.append(f"lent {connection!r}")
             connection.status = INTRANS
             pool.putconn(connection)

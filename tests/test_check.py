@@ -114,7 +114,7 @@ def test_check_query_asks_one_question_and_leaves_no_transaction(server: FakeSer
     pool = our_class(1, 1, check=check_query, check_after=0)
     connection = pool.getconn()
     assert connection.queries == ["SELECT 1"]
-    assert (connection.autocommit, connection.status) == (False, IDLE)
+    assert (connection.autocommit, connection.transaction_status) == (False, IDLE)
 
 
 # --- every outcome, by every way to a check --------------------------------------------------------------------------

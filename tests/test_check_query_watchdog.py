@@ -152,7 +152,7 @@ def test_a_connection_without_a_file_descriptor_is_just_asked(timer: type[Timer]
     connection = server.connect()
     check_query(connection)
     assert connection.autocommit is False
-    assert connection.status != INTRANS
+    assert connection.transaction_status != INTRANS
     connection.set_closed(2)
     with pytest.raises(psycopg2.InterfaceError):
         check_query(connection)

@@ -26,9 +26,9 @@ def test_a_block_that_succeeds_commits_and_gives_the_connection_back(our_class: 
     with pool.connection() as connection:
         assert pool._used == {1: connection}
         connection.cursor().execute("insert")
-        assert connection.status == INTRANS
+        assert connection.transaction_status == INTRANS
     assert server.log == [("connect", 1), ("commit", 1)]
-    assert connection.status == IDLE
+    assert connection.transaction_status == IDLE
     assert list(pool._pool) == [connection]
 
 

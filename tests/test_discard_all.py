@@ -53,7 +53,7 @@ def test_discard_all_does_without_what_only_psycopg2_has(server: FakeServer) -> 
     connection = server.connect()
     discard_all(connection)
     assert connection.autocommit is False
-    assert connection.status != INTRANS
+    assert connection.transaction_status != INTRANS
 
 
 def test_discard_all_on_a_dead_connection_is_an_error(conn: Any, dsn: str) -> None:

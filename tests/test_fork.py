@@ -204,7 +204,7 @@ def child(error, used):
         assert not block.__exit__(None, None, None)
     else:
         assert not block.__exit__(type(error), error, None)
-    assert (server.log, connection.status, server.open) == (before, INTRANS, 1)
+    assert (server.log, connection.transaction_status, server.open) == (before, INTRANS, 1)
     assert_whole(pool)
     assert_refused(pool.putconn, connection)
     assert mine.peak <= 2
@@ -212,7 +212,7 @@ def child(error, used):
 for error in (None, ValueError("odd"), GonePrimary("read-only"), KeyboardInterrupt()):
     for used in (False, True):
         in_a_child(child, error, used, how={how!r})
-assert (server.log, connection.status) == (before, INTRANS)
+assert (server.log, connection.transaction_status) == (before, INTRANS)
 block.__exit__(None, None, None)
 assert server.log == [*before, ("commit", connection.serial)]
 assert_whole(pool)

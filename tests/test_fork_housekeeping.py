@@ -92,7 +92,7 @@ def child():
     assert len(mine.calls("rollback")) >= 1
     assert mine.open == 1
     assert_whole(pool, timeout=0)
-    assert server.log == before and all(connection.status == INTRANS for connection in dirty)
+    assert server.log == before and all(connection.transaction_status == INTRANS for connection in dirty)
 
 in_a_child(child, how={how!r})
 gate.release()

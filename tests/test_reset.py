@@ -47,7 +47,7 @@ def test_reset_is_called_with_each_connection_that_comes_back_once_it_is_in_no_t
     server: FakeServer, our_class: Any
 ) -> None:
     seen: list[int] = []
-    pool = our_class(1, 1, reset=lambda connection: seen.append(connection.status))
+    pool = our_class(1, 1, reset=lambda connection: seen.append(connection.transaction_status))
     for status in (IDLE, INTRANS, INERROR, ACTIVE):
         connection = pool.getconn()
         connection.status = status

@@ -13,7 +13,7 @@ from broken_pools import MISTAKES, Mistake
 from callback_scene import NIGHTLY
 from pgpool_rs.testing import FakeServer
 from pgpool_rs.testing._machine import judge
-from pgpool_rs.testing._machine.invariants import BrokenInvariant
+from pgpool_rs.testing._machine.invariant import BrokenInvariant
 from pgpool_rs.testing._machine.machine import PoolMachine
 from pgpool_rs.testing._machine.promises import Promises
 from sound_pool import CountingPool, SoundPool

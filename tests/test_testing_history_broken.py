@@ -123,7 +123,7 @@ class Sound:
                 raise PoolClosed("connection pool is closed")
             if id(conn) not in self.lent:
                 raise PoolError("trying to put unkeyed connection")
-        if not close and conn.status != 0:
+        if not close and conn.transaction_status != 0:
             try:
                 conn.rollback()
             except psycopg2.Error:

@@ -232,19 +232,19 @@ def test_a_query_begins_a_transaction_and_a_failed_one_spoils_it(one: FakeServer
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
         assert (cursor.fetchone(), cursor.fetchall(), list(cursor), cursor.rowcount) == ((1,), [(1,)], [(1,)], 1)
-        assert connection.status == INTRANS
+        assert connection.transaction_status == INTRANS
         one.fail("execute", psycopg2.ProgrammingError("syntax error"))
         with pytest.raises(psycopg2.ProgrammingError):
             cursor.execute("SELECT")
         cursor.close()
-    assert (connection.status, connection.queries) == (INERROR, ["SELECT 1", "SELECT"])
+    assert (connection.transaction_status, connection.queries) == (INERROR, ["SELECT 1", "SELECT"])
     connection.rollback()
-    assert connection.status == IDLE
+    assert connection.transaction_status == IDLE
     connection.autocommit = True
     one.fail("execute", psycopg2.ProgrammingError("syntax error"))
     with pytest.raises(psycopg2.ProgrammingError):
         connection.cursor().execute("SELECT")
-    assert connection.status == IDLE
+    assert connection.transaction_status == IDLE
 
 
 def test_an_operational_error_breaks_a_connection(one: FakeServer) -> None:
@@ -252,7 +252,7 @@ def test_an_operational_error_breaks_a_connection(one: FakeServer) -> None:
     one.fail("execute", DOWN)
     with pytest.raises(psycopg2.OperationalError):
         connection.cursor().execute("SELECT 1")
-    assert (connection.closed, connection.status, connection.is_open) == (2, UNKNOWN, False)
+    assert (connection.closed, connection.transaction_status, connection.is_open) == (2, UNKNOWN, False)
     with pytest.raises(psycopg2.InterfaceError, match="already closed"):
         connection.cursor()
 

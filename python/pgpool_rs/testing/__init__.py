@@ -7,24 +7,17 @@ nothing else does. docs/testing.md tells how to use it.
 from typing import TYPE_CHECKING
 
 from pgpool_rs.testing._fake.clock import Clock
-from pgpool_rs.testing._fake.connection import (
-    ACTIVE,
-    IDLE,
-    INERROR,
-    INTRANS,
-    UNKNOWN,
-    BareFakeConnection,
-    FakeConnection,
-    MortalFakeConnection,
-)
+from pgpool_rs.testing._fake.connection import BareFakeConnection, FakeConnection, MortalFakeConnection
 from pgpool_rs.testing._fake.gate import PATIENCE, Gate
 from pgpool_rs.testing._fake.server import FakeServer
+from pgpool_rs.testing._fake.session import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN
 from pgpool_rs.testing._fake.visit import Visit
 from pgpool_rs.testing._history.check import HistoryError, Limits, check_history
 from pgpool_rs.testing._history.exercise import exercise
 from pgpool_rs.testing._history.operation import History, Operation, Outcome
 from pgpool_rs.testing._history.recorder import Recorder
-from pgpool_rs.testing._machine.invariants import INVARIANTS, BrokenInvariant
+from pgpool_rs.testing._machine.invariant import BrokenInvariant
+from pgpool_rs.testing._machine.invariants import INVARIANTS
 from pgpool_rs.testing._machine.promises import Promises
 
 if TYPE_CHECKING:

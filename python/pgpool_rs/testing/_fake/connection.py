@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 
+from pgpool_rs.testing._fake.accounts import Accounts
+from pgpool_rs.testing._fake.cursor import FakeCursor
+from pgpool_rs.testing._fake.session import UNKNOWN
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from typing_extensions import Self
 
     from pgpool_rs.testing._fake.server import FakeServer
-
-IDLE, ACTIVE, INTRANS, INERROR, UNKNOWN = range(5)
 
 # What libpq says of a server that has gone away without a word.
 GONE = (
@@ -34,58 +36,10 @@ class FakeInfo:
     def transaction_status(self) -> int:
         """Tell the transaction status, one of 0 to 4."""
         self._connection.server.visit("info", self._connection)
-        return self._connection.status
+        return self._connection.transaction_status
 
 
-@final
-class FakeCursor:
-    """A cursor that begins a transaction and answers every query with one row, whose only column is 1."""
-
-    rowcount = 1
-
-    def __init__(self, connection: BareFakeConnection) -> None:
-        """Work on this connection."""
-        self.connection = connection
-
-    def __enter__(self) -> FakeCursor:
-        """Return the cursor."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: nothing is held."""
-
-    def __iter__(self) -> Iterator[tuple[int]]:
-        """Go through the rows."""
-        return iter(self.fetchall())
-
-    def execute(self, query: Any, _parameters: object = None) -> None:
-        """Begin a transaction, unless in autocommit, and note the query in `connection.queries`."""
-        connection = self.connection
-        connection.refuse_if_closed()
-        connection.queries.append(query)
-        try:
-            connection.visit("execute")
-        except psycopg2.DatabaseError:
-            # The server has refused it, which spoils the transaction.
-            if not connection.autocommit and connection.status in (IDLE, INTRANS):
-                connection.status = INERROR
-            raise
-        if not connection.autocommit and connection.status == IDLE:
-            connection.status = INTRANS
-
-    def fetchone(self) -> tuple[int]:
-        """Return the only row."""
-        return (1,)
-
-    def fetchall(self) -> list[tuple[int]]:
-        """Return the only row in a list."""
-        return [self.fetchone()]
-
-    def close(self) -> None:
-        """Do nothing: nothing is held."""
-
-
-class BareFakeConnection:
+class BareFakeConnection(Accounts):
     """A connection with what psycopg2.pool uses, and what a test needs to use it.
 
     psycopg2.pool uses closed, info, rollback(), close(), and its identity.
@@ -100,19 +54,18 @@ class BareFakeConnection:
 
     def __init__(self, server: FakeServer, serial: int) -> None:
         """Be the connection with this number."""
+        super().__init__(server.prepared)
         self.server = server
         self.serial = serial
-        # Tests set these: the transaction status; what the next call of a name raises, once.
-        self.status = IDLE
+        # Tests set this: what the next call of a name raises, once.
         self.faults: dict[str, BaseException] = {}
-        self.autocommit = False
-        self.queries: list[Any] = []
         self.is_killed = False
         self._closed = 0
 
     def __repr__(self) -> str:
         """Show the number and the state."""
-        return f"<connection {self.serial} closed={self._closed} status={self.status}>"
+        told = f"transaction_status={self.transaction_status} status={self._status}"
+        return f"<connection {self.serial} closed={self._closed} {told}>"
 
     @property
     def closed(self) -> int:
@@ -136,23 +89,10 @@ class BareFakeConnection:
         if closed:
             self.server.forget(self)
 
-    def refuse_if_closed(self) -> None:
-        """Raise what psycopg2 raises when a closed connection is used."""
-        if self._closed:
-            raise psycopg2.InterfaceError("connection already closed")
-
     def cursor(self, *_args: Any, **_kwargs: Any) -> FakeCursor:
         """Return a cursor."""
         self.refuse_if_closed()
         return FakeCursor(self)
-
-    def commit(self) -> None:
-        """End the transaction."""
-        self._end_transaction("commit")
-
-    def rollback(self) -> None:
-        """Undo the transaction."""
-        self._end_transaction("rollback")
 
     def close(self) -> None:
         """Close the connection. Whatever is raised, the server sees it no more."""
@@ -164,7 +104,7 @@ class BareFakeConnection:
         finally:
             self.server.forget(self)
         self.set_closed(self._closed or 1)
-        self.status = UNKNOWN
+        self.transaction_status = UNKNOWN
 
     def visit(self, call: str, *, asks: bool = True) -> None:
         """Ask the server something, or have it noted only that nothing needs to be asked.
@@ -177,18 +117,13 @@ class BareFakeConnection:
                 self._find_death()
         except psycopg2.OperationalError:
             self.set_closed(2)
-            self.status = UNKNOWN
+            self.transaction_status = UNKNOWN
             raise
         self.refuse_if_closed()
 
     def _find_death(self) -> None:
         if self.is_killed and not self._closed:
             raise psycopg2.OperationalError(GONE)
-
-    def _end_transaction(self, call: str) -> None:
-        # Where there is no transaction psycopg2 asks the server nothing, and finds no death.
-        self.visit(call, asks=self.status != IDLE)
-        self.status = IDLE
 
 
 class FakeConnection(BareFakeConnection):
@@ -197,10 +132,14 @@ class FakeConnection(BareFakeConnection):
     def __enter__(self) -> Self:
         """Return the connection."""
         self.refuse_if_closed()
+        if self._entered:
+            raise psycopg2.ProgrammingError("the connection cannot be re-entered recursively")
+        self._entered = True
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         """Commit, or roll back if the block has failed; it stays open."""
+        self._entered = False
         if exc_type is None:
             self.commit()
         else:
@@ -210,8 +149,8 @@ class FakeConnection(BareFakeConnection):
         """Answer 0 for an open, idle connection and only then."""
         self.server.visit("status", self)
         if self._closed:
-            return self.status or UNKNOWN
-        return self.status
+            return self.transaction_status or UNKNOWN
+        return self.transaction_status
 
 
 class MortalFakeConnection(FakeConnection):

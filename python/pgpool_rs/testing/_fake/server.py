@@ -69,6 +69,8 @@ class FakeServer:
         """The calls in `logged`, in order, as pairs of a name and the connection's number; see `Visit`."""
         self.logged: Collection[str] = frozenset({"connect", "rollback", "commit", "close"})
         """Which calls are logged: `FakeServer.CALLS` for all, () for none. They are counted in any case."""
+        self.prepared: set[str] = set()
+        """The transactions that were prepared and neither committed nor rolled back, by their names."""
         self.keep = keep
         self.peak = 0
         """How many connections the server has seen at once, those being opened included."""

@@ -37,14 +37,16 @@ def numbers(book: Book) -> Iterator[tuple[str, int, int]]:
     connecting, returning = len(book.connecting()), len(book.returning)
     # Whether one counts as waiting that waits for another to open its key is for the pool to say.
     waiting = None if any(one.apart for one in book.waiters()) else len(book.waiters())
+    # Whether a connection is still lent that is committed at the end of its block, too.
+    committing = any(call.held_in == "commit" for call in book.returning)
     said = {name: int(number) for name, number in _IN_REPR.findall(repr(book.pool))}
     if len(said) == len(_IN_REPR.pattern.split("|")):
         yield from (
             (f"{name} in repr(pool)", said[name], true)
             for name, true in (
-                ("lent", len(book.loans)),
+                ("lent", None if committing else len(book.loans)),
                 ("opening", connecting),
-                ("returning", returning),
+                ("returning", None if committing else returning),
                 ("waiting", waiting),
             )
             if true is not None
@@ -57,6 +59,10 @@ def numbers(book: Book) -> Iterator[tuple[str, int, int]]:
         "requests_num": book.requests,
         "requests_errors": book.failed_requests,
     }
+    if stats.get("requests_num") == book.requests - book.refused_blocks:
+        true.update(
+            requests_num=book.requests - book.refused_blocks, requests_errors=book.failed_requests - book.refused_blocks
+        )
     if not book.held():
         true["connections_num"] = book.connects
         true["connections_errors"] = book.failed_connects

@@ -34,7 +34,7 @@ class Borrower:
     loan: Loan | None = None
     # What getconn returned, which may be a wrapper of the loan's connection.
     handle: Any = None
-    # The connection() block that it is in, or None.
+    # The connection() block that it is in, or None. Its loan may have ended before it.
     block: Any = None
     call: Call | None = None
     turn: int = 0
@@ -52,6 +52,8 @@ class Life:
 
     opened: float
     unused_since: float
+    # What its last borrower did to it that the pool must undo.
+    left: str = ""
 
 
 class Book:
@@ -78,7 +80,12 @@ class Book:
         self.failed_connects = 0
         self.requests = 0
         self.failed_requests = 0
+        # Blocks that were refused, since their key was lent. Whether such a one is a request is for the pool to say.
+        self.refused_blocks = 0
         self.overflow: str | None = None
+        # The transactions that borrowers have prepared, which are theirs to end.
+        self.prepared: set[str] = set()
+        self.judges_blocks = "blocks_end_their_own_loan" not in promises.waive
 
     # --- what the server saw ---
 
@@ -117,10 +124,16 @@ class Book:
 
     def forget(self, loan: Loan) -> None:
         """End a loan."""
+        self.release(loan)
+        self.lives[loan.connection.serial].unused_since = self.now
+
+    def release(self, loan: Loan) -> None:
+        """Take a loan from all its holders. Those who are in a block stay in it."""
         for holder in loan.holders:
             holder.loan = holder.handle = None
+            if not self.judges_blocks:
+                holder.block = None
         self.loans.remove(loan)
-        self.lives[loan.connection.serial].unused_since = self.now
 
     def held(self) -> list[Call]:
         """List the calls that are held in a call of the server."""

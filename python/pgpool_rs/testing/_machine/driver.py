@@ -1,4 +1,4 @@
-"""Drives a pool: makes its calls, enters what comes of them in the book, and looks at the invariants."""
+"""Drives a pool: makes its calls. What comes of them is for `Answers`."""
 
 from __future__ import annotations
 
@@ -6,44 +6,40 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+from psycopg2.pool import PoolError
 
 from pgpool_rs.testing._fake.gate import PATIENCE
-from pgpool_rs.testing._machine.book import Book, Borrower, Loan
-from pgpool_rs.testing._machine.invariants import told
-from pgpool_rs.testing._machine.judge import Judge
+from pgpool_rs.testing._fake.session import ACTIVE
+from pgpool_rs.testing._machine.answers import Answers
+from pgpool_rs.testing._machine.book import Book, Borrower
 from pgpool_rs.testing._machine.promises import Abilities
-from pgpool_rs.testing._machine.threads import Call, Worker, call_here, come_to_rest
+from pgpool_rs.testing._machine.threads import Call, Worker, call_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from pgpool_rs.testing._fake.server import FakeServer
-    from pgpool_rs.testing._machine.judge import Look, Patience
+    from pgpool_rs.testing._machine.book import Loan
+    from pgpool_rs.testing._machine.judge import Patience
     from pgpool_rs.testing._machine.promises import Promises
 
     Known = dict[type, tuple[Promises, Abilities]]
 
-# How long a call may take before it is looked at whether it sleeps, in seconds.
-_A_MOMENT = 0.001
 # A timeout that no test lives to see, in seconds, and one that it does.
 FOR_EVER = 1e7
 SHORTLY = 0.002
 
 
-class Driver:
+class Driver(Answers):
     """Drives one pool over one server."""
 
     def __init__(self, server: FakeServer, promises: Promises, patience: Patience, known: Known) -> None:
         """Listen to the server. The pool is made by `make`; what `known` has on its class needs not be looked for."""
+        super().__init__(Book(server, promises), patience)
         self.server = server
         self._known = known
-        self.book = Book(server, promises)
-        self.judge = Judge(self.book, patience)
         self._turn = 0
-        self._fair: set[Call] = set()
-        self._closing: set[Call] = set()
-        self._workers: list[Worker] = []
-        for name in ("connect", "rollback", "commit", "close", "check"):
+        for name in ("connect", "execute", "rollback", "commit", "close", "check"):
             server.on(name, functools.partial(self._visited, name))
 
     @property
@@ -91,18 +87,22 @@ class Driver:
         faults: dict[str, BaseException] | None = None,
         in_a_block: bool = False,
     ) -> None:
-        """Let someone ask for a connection; for a `connection()` block, where there is room for it."""
-        if borrower.call is not None or borrower.loan is not None:
-            raise ValueError(f"{borrower} has a connection, or has asked for one")
+        """Let someone ask for a connection; for a `connection()` block, where there is room for it or none is due."""
+        if borrower.call is not None or borrower.loan is not None or borrower.block is not None:
+            raise ValueError(f"{borrower} has a connection, or has asked for one, or is in a block")
         book, pool = self.book, self.pool
         waits = book.promises.waits
         kwargs = {"timeout": timeout} if waits == "timeout" else {}
         args = () if key is None else (key,)
         may_wait = waits == "always" or (waits == "timeout" and timeout == FOR_EVER)
-        borrower.block = pool.connection() if in_a_block else None
+
+        def enter() -> Any:
+            borrower.block = pool.connection(*args)
+            return borrower.block.__enter__()
+
         call = Call(
             "borrow",
-            borrower.block.__enter__ if in_a_block else lambda: pool.getconn(*args, **kwargs),
+            enter if in_a_block else lambda: pool.getconn(*args, **kwargs),
             key=key,
             holds=holds,
             faults=faults,
@@ -113,7 +113,9 @@ class Driver:
         borrower.apart = bool(others) or not book.strictly()
         for other in others:
             other.apart = True
-        if not book.blocked() and book.strictly() and not book.closing:
+        if in_a_block and book.loan_of(key) is not None:
+            self._refused.add(call)
+        elif not book.blocked() and book.strictly() and not book.closing:
             self._fair.add(call)
         book.requests += 1
         self._turn += 1
@@ -134,42 +136,47 @@ class Driver:
         pool, loan, handle = self.pool, borrower.loan, borrower.handle
         if loan is None:
             raise ValueError(f"{borrower} has no connection")
-        self._give_back(borrower, loan, lambda: pool.putconn(handle, *args, **kwargs), holds, faults)
+        call = Call("return", lambda: pool.putconn(handle, *args, **kwargs), holds=holds, faults=faults)
+        self._give_back(borrower, loan, call)
 
-    def end_block(self, borrower: Borrower, error: Exception | None, faults: dict[str, BaseException]) -> None:
+    def end_block(
+        self, borrower: Borrower, error: Exception | None, faults: dict[str, BaseException], holds: Collection[str] = ()
+    ) -> None:
         """Let a borrower leave its block, by this error or in order."""
         loan, block = borrower.loan, borrower.block
-        if loan is None:
-            raise ValueError(f"{borrower} has no connection")
-        was_closed = bool(loan.connection._closed)
+        excused = () if loan is None else self._excused(loan.connection)
 
         def leave() -> None:
             try:
                 block.__exit__(type(error) if error else None, error, None)
-            except psycopg2.InterfaceError:
-                # What is closed cannot be committed.
-                if not was_closed:
-                    raise
             except Exception as raised:
-                if raised is not error:
+                if raised is not error and (not isinstance(raised, excused) or isinstance(raised, PoolError)):
                     raise
 
-        self._give_back(borrower, loan, leave, (), faults)
+        borrower.block = None
+        if loan is None:
+            call = borrower.call = Call("other", leave)
+            self._strays[call] = error
+            self._start(call)
+            self.settle(call)
+            return
+        call = Call("return", leave, holds=holds, faults=faults)
+        if loan.connection._closed == 1 and self.book.judges_blocks:
+            self._closed_inside.add(call)
+        self._give_back(borrower, loan, call)
 
-    def _give_back(
-        self,
-        borrower: Borrower,
-        loan: Loan,
-        what: Callable[[], None],
-        holds: Collection[str],
-        faults: dict[str, BaseException] | None,
-    ) -> None:
-        call = Call("return", what, holds=holds, faults=faults)
-        for holder in loan.holders:
-            holder.loan = holder.handle = holder.block = None
-        borrower.call = call
-        self.book.loans.remove(loan)
+    def _excused(self, connection: Any) -> tuple[type[Exception], ...]:
+        """Give the errors in which a block may end for what its borrower did to the connection."""
+        if connection.two_phase is not None or connection.transaction_status == ACTIVE:
+            return (psycopg2.Error,)  # psycopg2 commits nothing there
+        if connection._closed == 1 and self.book.judges_blocks:
+            return ()
+        return (psycopg2.InterfaceError,) if connection._closed else ()
+
+    def _give_back(self, borrower: Borrower, loan: Loan, call: Call) -> None:
+        self.book.release(loan)
         self.book.returning[call] = loan.connection
+        borrower.call = call
         self._start(call)
         self.settle(call)
 
@@ -189,6 +196,10 @@ class Driver:
         self._start(call)
         self.settle(call)
         return call
+
+    def close_the_pool(self, holds: Collection[str] = (), faults: dict[str, BaseException] | None = None) -> None:
+        """Make a call of closeall."""
+        self.do(self.pool.closeall, closes=True, holds=holds, faults=faults)
 
     def give_back_under(self, borrower: Borrower, key: Any, *, wrong: bool) -> None:
         """Let a borrower give back under a key; one that is not the loan's own may be refused, and changes nothing."""
@@ -239,92 +250,11 @@ class Driver:
         worker.start(call)
         return call
 
-    # --- what comes of them ------------------------------------------------------------------------------------------
-
-    def settle(self, newest: Call | None = None) -> None:
-        """Wait until nothing moves, after this call has begun or gone on; enter what comes of it; look at the pool."""
-        self._rest(newest)
-        self._enter_answers()
-        self._judge(lambda invariant: invariant.at_rest(self.book))
-
-    def _rest(self, newest: Call | None) -> None:
-        calls = self.book.calls
-        if newest is not None:
-            newest.wait_for_news(_A_MOMENT + 100 * newest.lasts)
-        come_to_rest(calls, self._workers, PATIENCE)
-
-    def _enter_answers(self) -> None:
-        book = self.book
-        answered = [call for call in book.calls if call.answered]
-        book.calls[:] = [call for call in book.calls if call not in answered]
-        book.notice()
-        for call in sorted(answered, key=lambda call: ("return", "borrow", "other").index(call.kind)):
-            borrower = next((one for one in book.borrowers if one.call is call), None)
-            if call.worker is not None:
-                call.worker.call = None
-            if borrower is not None:
-                borrower.call = None
-            if call.kind == "return":
-                self._enter_return(call)
-            elif call.kind == "borrow" and borrower is not None:
-                self._enter_borrow(call, borrower)
-            elif call in self._closing:
-                self._enter_closing(call)
-
-    def _enter_return(self, call: Call) -> None:
-        book, connection = self.book, self.book.returning.pop(call)
-        book.lives[connection.serial].unused_since = book.now
-        if call.error is not None and not (call.fired or connection.is_killed or book.closing):
-            self.judge.fail(
-                "nothing_lost", f"Connection {connection.serial}, which is lent, is not taken back ({told(call.error)})"
-            )
-
-    def _enter_borrow(self, call: Call, borrower: Borrower) -> None:
-        book = self.book
-        fair = call in self._fair
-        self._fair.discard(call)
-        if call.error is not None:
-            book.failed_requests += 1
-            if fair and not call.fired and _hashable(call.key):
-                error = call.error
-                self._judge(lambda invariant: invariant.at_refusal(book, error))
-            return
-        connection = book.known(call.result)
-        if connection is None:
-            self.judge.fail(
-                "nothing_lost", f"{borrower} was given {call.result!r}, which is no connection of this pool"
-            )
-        self._judge(lambda invariant: invariant.at_loan(book, borrower, call.key, connection))
-        loan = book.loan_of(call.key)
-        if loan is None:
-            loan = Loan(connection, call.key, [], borrower.turn)
-            book.loans.append(loan)
-        loan.holders.append(borrower)
-        borrower.loan, borrower.handle = loan, call.result
-
-    def _enter_closing(self, call: Call) -> None:
-        self._closing.discard(call)
-        if call.error is None:
-            self.book.closed = True
-        elif self.book.closed or self._closing:
-            pass  # it is closed already, or another closeall is at it
-        elif not call.fired:
-            self.judge.fail("closed_stays_closed", f"closeall() failed ({told(call.error)})")
-        else:
-            # It may have ended half-way; a second one finds nothing left to do, or does the rest.
-            self.book.closed = True
-            self.do(self.pool.closeall, closes=True)
-
-    def _judge(self, look: Look) -> None:
-        self.judge.every_invariant(look, self._move_on)
-
-    def _move_on(self) -> None:
-        """Let everything come to rest once more, and enter what was answered meanwhile."""
-        come_to_rest(self.book.calls, self._workers, PATIENCE)
-        if any(call.answered for call in self.book.calls):
-            self._enter_answers()
-
     # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _in_blocks(self) -> list[Borrower]:
+        blocks = [one for one in self.book.borrowers if one.block is not None]
+        return [one for one in blocks if one.call is None or one.call.answered]
 
     def lend_all(self) -> list[Borrower]:
         """Lend whatever can be lent, and see that it is what should be."""
@@ -343,6 +273,8 @@ class Driver:
         book = self.book
         while book.held():
             self.go_on(book.held()[0])
+        for borrower in self._in_blocks():
+            self.end_block(borrower, None, {})
         if not book.closing:
             while book.loans:
                 self.give_back(book.loans[0].holders[0])
@@ -355,7 +287,7 @@ class Driver:
                 if borrower.loan is not None:
                     self.give_back(borrower)
             if "closeall" in self.can.methods:
-                self.do(self.pool.closeall, closes=True)
+                self.close_the_pool()
         self.settle()
 
     def let_go(self) -> None:
@@ -370,6 +302,9 @@ class Driver:
             calls.append(self._start(Call("other", closeall)))
         for call in calls:
             call.wait_for_news(0.02)
+        # A block that is a generator must not end when it is collected, where nothing can be raised.
+        for borrower in self._in_blocks():
+            self._start(Call("other", functools.partial(borrower.block.__exit__, None, None, None))).wait_for_news(0.02)
         while self._workers:
             self._workers.pop().give_back()
 
@@ -379,11 +314,3 @@ def _equal(key: Any, other: Any) -> bool:
         return key is not None and bool(key == other)
     except Exception:  # noqa: BLE001  a key may be anything
         return False
-
-
-def _hashable(key: Any) -> bool:
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True

@@ -1,64 +1,22 @@
-"""What must hold of a pool, by name. Each says what it promises to the pool's user, and what it looks at.
-
-An invariant is looked at when a connection is lent (`at_loan`), when a request is refused (`at_refusal`), and each time
-that everything has come to rest (`at_rest`). It answers with what it has seen, if that is wrong: with a `Maybe` if it
-could still come right by itself, since a thread may be about to do so.
-"""
+"""What must hold of a pool, by name. Each says what it promises to the pool's user, and what it looks at."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from psycopg2.extensions import STATUS_BEGIN, STATUS_PREPARED, STATUS_READY
+
+from pgpool_rs.testing._fake.session import IDLE
 from pgpool_rs.testing._machine.accounts import misfiled, numbers
 from pgpool_rs.testing._machine.book import are_open, same
+from pgpool_rs.testing._machine.invariant import Invariant, Maybe, told
 
 if TYPE_CHECKING:
     from pgpool_rs.testing._machine.book import Book, Borrower
     from pgpool_rs.testing._machine.threads import Call
 
-STATUS = ("IDLE", "ACTIVE", "INTRANS", "INERROR", "UNKNOWN")
-
-
-class BrokenInvariant(AssertionError):
-    """A pool did what it must not do. `invariant` is the name of what was broken."""
-
-    def __init__(self, invariant: Invariant, seen: str, *, hangs: bool = False) -> None:
-        """Say which invariant it was, what it claims, and what was seen instead.
-
-        :param hangs: whether a call hangs that should not even wait, so that any other may hang as well.
-        """
-        super().__init__(f"{invariant.name}: {invariant.claim}. {seen}.")
-        self.invariant = invariant.name
-        self.hangs = hangs
-
-    def show(self, program: str) -> None:
-        """Add the program that leads here."""
-        self.args = (f"{self}\n{program}",)
-
-
-class Maybe(str):
-    """What is wrong now, and is a failure if it stays so."""
-
-    __slots__ = ()
-
-
-class Invariant:
-    """Something that must hold of every pool that promises it."""
-
-    name: ClassVar[str]
-    claim: ClassVar[str]
-
-    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:  # noqa: ARG002
-        """Look at a connection that getconn has just returned, before it is entered in the book."""
-        return None
-
-    def at_refusal(self, book: Book, error: BaseException) -> str | None:  # noqa: ARG002
-        """Look at a request that was refused though nothing had failed."""
-        return None
-
-    def at_rest(self, book: Book) -> str | None:  # noqa: ARG002
-        """Look at the pool when nothing moves."""
-        return None
+LIBPQ_SAYS = ("IDLE", "ACTIVE", "INTRANS", "INERROR", "UNKNOWN")
+PSYCOPG2_SAYS = {STATUS_READY: "READY", STATUS_BEGIN: "BEGIN", STATUS_PREPARED: "PREPARED"}
 
 
 class OneHolder(Invariant):
@@ -184,17 +142,36 @@ class OnlySoundLent(Invariant):
 class LentClean(Invariant):
     """You never find yourself in somebody else's transaction.
 
-    What one borrower left open is rolled back, or the connection closed, before another gets it.
+    What one borrower left open is rolled back, or the connection closed, before another gets it. libpq and psycopg2
+    each keep account of a transaction, and psycopg2 does not see what was done in SQL: where either knows of one, you
+    are in it. What a borrower has prepared stays prepared, for those who know its name.
     """
 
     name = "lent_clean"
-    claim = "what is lent is in no transaction"
+    claim = "what is lent is in no transaction, by libpq's account and by psycopg2's"
 
     def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:
-        """Look at its transaction status."""
-        if book.loan_of(key) is not None or connection._closed or connection.status == 0:
+        """Look at both accounts of its transaction."""
+        if book.loan_of(key) is not None or connection._closed:
             return None
-        return f"Connection {connection.serial} is lent to {borrower} in status {STATUS[connection.status]}"
+        by_libpq = connection.transaction_status != IDLE
+        by_psycopg2 = connection.status != STATUS_READY or connection.two_phase is not None
+        if not by_libpq and not by_psycopg2:
+            return None
+        whose = "both accounts" if by_libpq and by_psycopg2 else "libpq's account" if by_libpq else "psycopg2's account"
+        libpq, psycopg2 = LIBPQ_SAYS[connection.transaction_status], PSYCOPG2_SAYS[connection.status]
+        if connection.two_phase is not None:
+            psycopg2 = f"{psycopg2} in a two-phase transaction"
+        left = book.lives[connection.serial].left
+        return (
+            f"Connection {connection.serial} is lent to {borrower} in a transaction by {whose}: "
+            f"libpq says {libpq}, psycopg2 says {psycopg2}{left and f'; {left}'}"
+        )
+
+    def at_rest(self, book: Book) -> str | None:
+        """Look whether the server still has what was prepared."""
+        gone = sorted(book.prepared - book.server.prepared)
+        return f"The pool has ended the prepared transaction {gone[0]!r}" if gone else None
 
 
 class ClosedStaysClosed(Invariant):
@@ -220,6 +197,26 @@ class ClosedStaysClosed(Invariant):
         left += [connection for call, connection in book.returning.items() if call not in held]
         left = [connection for connection in left if book.server.sees(connection)]
         return Maybe(f"After closeall(), {are_open(left)}") if left else None
+
+
+class BlocksEndTheirOwnLoan(Invariant):
+    """A `connection()` block ends the loan that it began, and no other.
+
+    One that is entered under a key that is lent is refused at once. Where its loan has ended before it, since the
+    connection was given back inside, the block's end does nothing to the connection, which may be another borrower's by
+    then, and raises PoolError. A block in which the connection was closed ends without an error. Looked at where the
+    pool has `connection()`.
+    """
+
+    name = "blocks_end_their_own_loan"
+    claim = "a block has a loan of its own, and its end touches no other"
+
+    def at_loan(self, book: Book, borrower: Borrower, key: Any, connection: Any) -> str | None:
+        """Look whether a block was entered under a key that is lent."""
+        loan = book.loan_of(key)
+        if borrower.block is None or loan is None:
+            return None
+        return f"{borrower} is in a block with connection {connection.serial}, which is lent to {loan.holders[0]}"
 
 
 class StatisticsTrue(Invariant):
@@ -296,16 +293,12 @@ INVARIANTS: dict[str, Invariant] = {
         OnlySoundLent(),
         LentClean(),
         ClosedStaysClosed(),
+        BlocksEndTheirOwnLoan(),
         StatisticsTrue(),
         InOrder(),
         NobodyForgotten(),
     )
 }
-
-
-def told(error: BaseException) -> str:
-    """Show an error in a line."""
-    return f"{type(error).__name__}: {error}"
 
 
 def _may_sleep(book: Book, call: Call) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from pgpool_rs.testing._fake.gate import PATIENCE
-from pgpool_rs.testing._machine.invariants import INVARIANTS, BrokenInvariant, Invariant, Maybe
+from pgpool_rs.testing._machine.invariant import BrokenInvariant, Invariant, Maybe
+from pgpool_rs.testing._machine.invariants import INVARIANTS
 from pgpool_rs.testing._machine.threads import all_stacks
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from pgpool_rs.testing._fake.server import FakeServer
 from pgpool_rs.testing._machine.driver import Driver
-from pgpool_rs.testing._machine.invariants import BrokenInvariant
+from pgpool_rs.testing._machine.invariant import BrokenInvariant
 from pgpool_rs.testing._machine.judge import Patience
 from pgpool_rs.testing._machine.promises import Promises
+from pgpool_rs.testing._machine.rules_leaving import LeavingRules
 from pgpool_rs.testing._machine.rules_pool import PoolRules
 from pgpool_rs.testing._machine.rules_threads import OverlappingRules
 from pgpool_rs.testing._machine.shorten import shortened
@@ -30,7 +31,7 @@ _PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 _ATTEMPTS = 10
 
 
-class PoolMachine(OverlappingRules, PoolRules):
+class PoolMachine(OverlappingRules, LeavingRules, PoolRules):
     """Does to a pool whatever borrowers, servers and time do, and looks at every invariant after each step.
 
     `PoolMachine.over(factory, maxconn=...)` makes a test of it. A subclass may have rules of its own: it says in

@@ -23,6 +23,8 @@ FAULTS = {
     "commit": "a commit fails at the end of a connection() block",
     "check": "a check of an idle connection fails, where that is `server.check` (only where `check` is promised)",
     "interrupt": "any of these is interrupted, as by Ctrl-C: it raises a KeyboardInterrupt",
+    "accounts": "a connection comes back in a transaction of which libpq or psycopg2 knows nothing, in a two-phase one "
+    "or in a COPY",
     "broken": "a connection comes back that its borrower has closed, or that broke while it was lent",
     "killed": "the server ends an idle connection, and nobody is told (only where `check` is promised)",
     "number_keys": "a key is a number, as the pool's own keys may be",
@@ -115,6 +117,7 @@ class Abilities:
         """Look at this pool."""
         self.closes_on_return = "close" in _parameters(pool, "putconn")
         self.takes_keys_back = _takes(pool, "putconn", 2)
+        self.blocks_take_keys = _takes(pool, "connection", 1)
         names = ("closeall", "connection", "maintain", "drain", "check", "resize")
         self.methods = frozenset(name for name in names if callable(getattr(pool, name, None)))
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition
 from hypothesis.stateful import rule as hypothesis_rule
 
-from pgpool_rs.testing._fake.connection import ACTIVE, INERROR, INTRANS
 from pgpool_rs.testing._fake.server import FakeServer
+from pgpool_rs.testing._fake.session import INTRANS, UNKNOWN
 from pgpool_rs.testing._machine.book import Borrower
 from pgpool_rs.testing._machine.driver import SHORTLY, Driver
-from pgpool_rs.testing._machine.invariants import BrokenInvariant
+from pgpool_rs.testing._machine.invariant import BrokenInvariant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Some are one key for a dict, some are false, some are numbers as a pool's own keys may be.
 NUMBER_KEYS: tuple[Any, ...] = (1, 2, 0, 1.0, True, False, 0.0)
 KEYS: tuple[Any, ...] = ("a", "b", "", (), ("a", 1))
-STATUSES = {"INTRANS": INTRANS, "INERROR": INERROR, "ACTIVE": ACTIVE}
 # How many borrowers there are beyond those who can be served.
 CROWD = 3
 # What is chosen by number is chosen by a number up to this.
@@ -92,9 +91,6 @@ class Rules(RuleBasedStateMachine):
         """List those who have a connection, and may give it back now."""
         return [one for one in self.driver.book.borrowers if one.loan is not None] if self._can_call() else []
 
-    def _in_a_block(self) -> list[Borrower]:
-        return [one for one in self._lenders() if one.block is not None]
-
     def _held(self) -> list[Borrower]:
         return [one for one in self.driver.book.borrowers if one.call is not None and one.call.held_in is not None]
 
@@ -104,6 +100,15 @@ class Rules(RuleBasedStateMachine):
         while len(borrowers) < number:
             borrowers.append(Borrower(len(borrowers) + 1))
         return borrowers[number - 1]
+
+    def _connection(self, borrower: int) -> Any:
+        loan = self._borrower(borrower).loan
+        return loan.connection if loan is not None else None
+
+    def _leave(self, borrower: int, status: int) -> None:
+        connection = self._connection(borrower)
+        if not connection._closed:
+            connection.status = status
 
     def _error(self, name: str) -> BaseException:
         if name == "KeyboardInterrupt":
@@ -127,7 +132,7 @@ def chosen(choose: Callable[[Any, int], Any]) -> st.SearchStrategy[Any]:
 
 
 def _is_free(borrower: Borrower) -> bool:
-    return borrower.call is None and borrower.loan is None
+    return borrower.call is None and borrower.loan is None and borrower.block is None
 
 
 def _key_or_none(machine: Rules, number: int) -> Any:
@@ -138,12 +143,10 @@ def _key_or_none(machine: Rules, number: int) -> Any:
 
 somebody = st.runner().map(lambda machine: machine._free_number())
 a_lender = chosen(lambda machine, number: pick(machine._lenders(), number).number)
-one_in_a_block = chosen(lambda machine, number: pick(machine._in_a_block(), number).number)
 one_who_is_held = chosen(lambda machine, number: pick(machine._held(), number).number)
 a_key = chosen(lambda machine, number: pick(machine._keys(), number))
 a_key_or_none = chosen(_key_or_none)
 an_error = chosen(lambda machine, number: pick(machine._errors(), number))
-a_status = st.sampled_from(sorted(STATUSES, reverse=True))
 
 
 def pick(things: Any, number: int) -> Any:
@@ -173,27 +176,6 @@ class BorrowingRules(Rules):
     def borrow_as_the_check_fails(self, borrower: int, error: str) -> None:
         """Borrow a connection; if one that is idle is checked for it by `server.check`, that fails."""
         self.driver.borrow(self._borrower(borrower), faults={"check": self._error(error)})
-
-    @precondition(
-        lambda self: self._has_free() and "connection" in self.driver.can.methods and self.driver.book.room() > 0
-    )
-    @rule(borrower=somebody)
-    def enter_a_block(self, borrower: int) -> None:
-        """Borrow a connection for a `connection()` block."""
-        self.driver.borrow(self._borrower(borrower), in_a_block=True)
-
-    @precondition(lambda self: bool(self._in_a_block()))
-    @rule(borrower=one_in_a_block, raises=st.booleans())
-    def leave_the_block(self, borrower: int, *, raises: bool) -> None:
-        """Leave a `connection()` block, in order or by an exception."""
-        error = ValueError("what the block raises") if raises else None
-        self.driver.end_block(self._borrower(borrower), error, {})
-
-    @precondition(lambda self: self._in_a_block() and self._may("commit"))
-    @rule(borrower=one_in_a_block, error=an_error)
-    def leave_the_block_as_the_commit_fails(self, borrower: int, error: str) -> None:
-        """Leave a `connection()` block, whose commit fails."""
-        self.driver.end_block(self._borrower(borrower), None, {"commit": self._error(error)})
 
     @precondition(lambda self: self._has_free() and self.driver.book.promises.keys and self._may("unhashable_keys"))
     @rule(borrower=somebody)
@@ -242,12 +224,6 @@ class BorrowingRules(Rules):
         kwargs: dict[str, Any] = {"close": True} if self.driver.can.closes_on_return else {}
         self.driver.give_back(self._borrower(borrower), faults={"close": self._error(error)}, **kwargs)
 
-    @precondition(lambda self: self._lenders() and self._is_open())
-    @rule(borrower=a_lender, status=a_status)
-    def leave_a_transaction_open(self, borrower: int, status: str) -> None:
-        """Leave a lent connection in a transaction, in a failed one or in the midst of a query."""
-        self._leave(borrower, STATUSES[status])
-
     @precondition(lambda self: self._lenders() and self._is_open() and self._may("broken"))
     @rule(borrower=a_lender)
     def close_the_connection(self, borrower: int) -> None:
@@ -258,7 +234,7 @@ class BorrowingRules(Rules):
     @rule(borrower=a_lender)
     def find_it_broken(self, borrower: int) -> None:
         """Lose the server in a query on a lent connection."""
-        self._connection(borrower).status = 4
+        self._connection(borrower).transaction_status = UNKNOWN
         self._connection(borrower).set_closed(2)
 
     @precondition(lambda self: self._lenders() and self.driver.book.promises.keys and self.driver.can.takes_keys_back)
@@ -287,12 +263,3 @@ class BorrowingRules(Rules):
         thing = pick(things, number)
         if not any(loan.connection is thing for loan in self.driver.book.loans):
             self.driver.do(lambda: self.driver.pool.putconn(thing))
-
-    def _connection(self, borrower: int) -> Any:
-        loan = self._borrower(borrower).loan
-        return loan.connection if loan is not None else None
-
-    def _leave(self, borrower: int, status: int) -> None:
-        connection = self._connection(borrower)
-        if not connection._closed:
-            connection.status = status

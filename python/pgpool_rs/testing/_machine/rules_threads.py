@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis.stateful import precondition
 
-from pgpool_rs.testing._fake.connection import INTRANS
+from pgpool_rs.testing._fake.session import INTRANS
 from pgpool_rs.testing._machine.driver import FOR_EVER
 from pgpool_rs.testing._machine.rules import (
     BorrowingRules,
@@ -17,9 +17,10 @@ from pgpool_rs.testing._machine.rules import (
     rule,
     somebody,
 )
+from pgpool_rs.testing._machine.rules_blocks import BlockRules, one_in_a_block
 
 
-class OverlappingRules(BorrowingRules):
+class OverlappingRules(BorrowingRules, BlockRules):
     """Calls that are under way while others are made. Which one goes on when is the machine's choice."""
 
     def _threads(self) -> bool:
@@ -57,10 +58,21 @@ class OverlappingRules(BorrowingRules):
         """Give back in a thread with `close=True`; it is held in the close."""
         self.driver.give_back(self._borrower(borrower), holds={"close"}, close=True)
 
+    @precondition(lambda self: self._can_call() and self._in_a_block() and self._threads())
+    @rule(borrower=one_in_a_block)
+    def start_to_leave_the_block(self, borrower: int) -> None:
+        """Leave a `connection()` block in a thread; it is held in the commit, the rollback or the close.
+
+        Whether a key is lent until the commit has ended is for the pool to say, so it is done without one.
+        """
+        loan = self._borrower(borrower).loan
+        holds = {"commit", "rollback", "close"} if loan is not None and loan.key is None else ()
+        self.driver.end_block(self._borrower(borrower), None, {}, holds=holds)
+
     @precondition(lambda self: bool(self._held()))
     @rule(borrower=one_who_is_held)
     def go_on(self, borrower: int) -> None:
-        """Let a call out of the connect, rollback or close in which it is held."""
+        """Let a call out of the connect, commit, rollback or close in which it is held."""
         self._go_on(borrower)
 
     _go_on_often = go_on
@@ -68,7 +80,7 @@ class OverlappingRules(BorrowingRules):
     @precondition(lambda self: any(self._may(call) for call in self._held_in()))
     @rule(borrower=one_who_is_held, error=an_error)
     def go_on_and_fail(self, borrower: int, error: str) -> None:
-        """Let the connect, rollback or close in which a call is held fail."""
+        """Let the connect, commit, rollback or close in which a call is held fail."""
         call = self._borrower(borrower).call
         may_fail = call is not None and call.held_in is not None and self._may(call.held_in)
         self._go_on(borrower, self._error(error) if may_fail else None)

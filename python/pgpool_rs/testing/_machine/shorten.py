@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pgpool_rs.testing._machine.invariants import BrokenInvariant
+from pgpool_rs.testing._machine.invariant import BrokenInvariant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,13 @@ _PLAINER = {
     "start_to_give_back": "give_back",
     "start_to_give_back_to_be_closed": "give_back_to_be_closed",
     "start_closeall": "closeall",
+    "start_to_leave_the_block": "leave_the_block",
+    "leave_the_block_as_the_commit_fails": "leave_the_block",
+    "leave_behind": "fail_a_statement",
 }
+
+# What the plainer one is given besides.
+_GIVEN: dict[str, dict[str, Any]] = {"closeall": {"close_fails": None}, "leave_the_block": {"raises": False}}
 
 
 def shortened(machine: type[PoolMachine], failure: BaseException) -> BaseException:
@@ -54,14 +60,14 @@ def shortened(machine: type[PoolMachine], failure: BaseException) -> BaseExcepti
 def _shorter(steps: list[Step]) -> Iterator[list[Step]]:
     """Give programs that are shorter, or as long and plainer."""
     for size in (8, 4, 2, 1):
-        for end in range(len(steps), size - 1, -size):
+        for end in range(len(steps), size - 1, -(size // 2 or 1)):
             yield steps[: end - size] + steps[end:]
     for number, (name, given) in enumerate(steps):
         before, after = steps[:number], steps[number + 1 :]
         if name in _PLAINER:
             plainer = _PLAINER[name]
-            kept = {key: value for key, value in given.items() if key != "error"}
-            yield [*before, (plainer, {"close_fails": None} if plainer == "closeall" else kept), *after]
+            kept = {key: value for key, value in given.items() if key not in ("error", "what")}
+            yield [*before, (plainer, {**kept, **_GIVEN.get(plainer, {})}), *after]
         if given.get("key") is not None and name != "give_back_under_a_key":
             yield [*before, (name, {**given, "key": None}), *after]
         if given.get("error") == "KeyboardInterrupt":

@@ -62,6 +62,7 @@ class Call:
         self.holds = set(holds)
         self.faults = faults or {}
         self.fired: list[BaseException] = []
+        self.visits: list[str] = []
         self.may_wait = may_wait
         self.lasts = lasts
         self.held_in: str | None = None
@@ -83,6 +84,7 @@ class Call:
 
     def visit(self, name: str) -> None:
         """Stop in a call of the server, if told to, and raise what it is to raise."""
+        self.visits.append(name)
         if name in self.holds:
             self.holds.clear()
             self.held_in = name
