@@ -289,13 +289,12 @@ fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error
     let waited = asked.elapsed().as_secs_f64();
     let name = slf.get().shown_name(slf.py());
     let mut text = if busy == Busy::KeyOpening {
-        format!(
-            "connection not opened: waited {waited:.2} s in {name} for the one that another caller opens under this key"
-        )
+        format!("connection not opened: waited {waited:.2} s for the one that another caller opens under this key")
     } else {
-        format!("connection pool exhausted: waited {waited:.2} s in {name} for one of {} connections", counts.maxconn)
+        format!("connection pool exhausted: waited {waited:.2} s for one of {} connections", counts.maxconn)
     };
-    let _ = write!(text, " (lent {}, opening {}, waiting {})", counts.spoken_for(), counts.opening, counts.waiting);
+    let (lent, opening, waiting) = (counts.spoken_for(), counts.opening, counts.waiting);
+    let _ = write!(text, " (lent {lent}, opening {opening}, waiting {waiting}) in {name}");
     text.push_str(&last_connect_error(slf));
     // Not a warning: under load that would be one for each request, and the caller is told.
     match log(slf, TIMED_OUT, || (text.clone(),)) {

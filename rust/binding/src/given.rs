@@ -11,10 +11,8 @@ const SUSPICIOUS: [&str; 4] = ["://", "=", "@", "passw"];
 /// How many characters are shown at most.
 const LONGEST: usize = 40;
 
-/// Read a number of connections, as `int()` does.
-///
-/// :raises TypeError: `int()` raised it; the message names the parameter and not the value, which may be a connection string.
-/// :raises ValueError: the same, or the number is infinite.
+/// Read a number of connections, as `int()` does. What that refuses is a `TypeError` or a `ValueError` that names the parameter
+/// and not the value, which may be a connection string.
 #[pyfunction]
 pub(crate) fn whole<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();

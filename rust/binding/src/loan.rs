@@ -216,7 +216,8 @@ impl Loan {
     }
 
     /// Says what to do with a loan that is taken for its connection.
-    fn __getattr__(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
+    fn __getattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
         let connection = module(name!(py, extensions_module))?.getattr(name!(py, connection))?;
         let hint = if connection.hasattr(name)? { "; use `with pool.connection() as conn:`" } else { "" };
         Err(PyAttributeError::new_err(format!("'Loan' object has no attribute '{name}'{hint}")))
