@@ -45,7 +45,7 @@ SERVERS = {
     HALF_HOOKED: [*UWSGI, "--py-call-osafterfork"],
     "uwsgi calling all of Python's hooks": [*UWSGI, "--py-call-uwsgi-fork-hooks"],
 }
-# With that option uWSGI 2.0.30 calls PyOS_AfterFork_Child without PyOS_BeforeFork, which takes the lock of imports. CPython
+# So uWSGI 2.0.30 calls PyOS_AfterFork_Child without PyOS_BeforeFork, which takes the lock of imports. Therefore CPython
 # 3.13 ends the worker: "_PyRecursiveMutex_Unlock: unlocking a recursive mutex that is not owned by the current thread".
 NOT_ON_3_13 = pytest.mark.skipif(
     sys.version_info[:2] == (3, 13), reason="CPython 3.13 ends the workers of a uWSGI with --py-call-osafterfork"
