@@ -134,15 +134,15 @@ AT_THE_END = {
 }
 
 FORK = f"""{PROLOGUE}
-import ctypes
 import signal
 import traceback
 import warnings
 
+from processes import FORKS
+
 warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is the point
 
-def fork_by_hand():
-    return ctypes.PyDLL(None).fork()  # as uWSGI does: no hook of Python's runs
+fork_by_hand = FORKS["fork in C"]
 
 def in_child(work, fork=os.fork):
     child = fork()

@@ -393,7 +393,7 @@ def call_all(pool):
     connection.status = INTRANS
     pool.putconn(connection)
     pool.putconn(pool.getconn(), close=True)
-    with pool.connection(timeout=20) as connection:
+    with pool.connection(timeout=90) as connection:
         connection.cursor().execute("insert")
     pool.check()
     pool.get_stats(), pool.loans(), repr(pool)
@@ -404,7 +404,7 @@ def call_in_a_child(pool):
     call_all(pool)
 
 def round():
-    pool = ThreadedConnectionPool(1, 4, timeout=20, check_after=0)
+    pool = ThreadedConnectionPool(1, 4, timeout=90, check_after=0)
     go, done, children = threading.Lock(), [], []
     go.acquire()
 
@@ -435,7 +435,7 @@ for _ in range(60):
 
 def test_a_thread_may_fork_and_its_child_has_threads_of_its_own() -> None:
     run_forking_program(f"""{PROLOGUE}
-pool = ThreadedConnectionPool(1, 2, timeout=20)
+pool = ThreadedConnectionPool(1, 2, timeout=90)
 held = [pool.getconn(), pool.getconn()]
 waiter = waiting_task(pool)
 

@@ -75,7 +75,7 @@ for _ in range(3):
 @EVERY_FORK
 def test_a_background_rollback_is_finished_by_the_parent_and_never_begun_by_the_child(how: str) -> None:
     run_forking_program(f"""{PROLOGUE}
-pool = ThreadedConnectionPool(1, 3, timeout=20, background=True)
+pool = ThreadedConnectionPool(1, 3, timeout=90, background=True)
 dirty = [pool.getconn() for _ in range(3)]
 gate = server.hold("rollback")
 for connection in dirty:
@@ -109,7 +109,7 @@ assert_whole(pool, timeout=0)
 def test_pools_that_the_child_does_not_use_are_left_alone_there(how: str) -> None:
     option = "max_idle=0.01" if how == "os.fork" else SLEEPING
     run_forking_program(f"""{PROLOGUE}
-pools = [ThreadedConnectionPool(1, 3, timeout=20, {option}) for _ in range(3)]
+pools = [ThreadedConnectionPool(1, 3, timeout=90, {option}) for _ in range(3)]
 lent = [pool.getconn() for pool in pools]
 before = list(server.log)
 
@@ -136,7 +136,7 @@ def test_a_refill_that_the_parent_waits_for_is_not_the_childs() -> None:
     """The parent's housekeeping is connecting at the fork."""
     run_forking_program(f"""{PROLOGUE}
 logging.getLogger("pgpool_rs").setLevel(logging.CRITICAL)
-pool = ThreadedConnectionPool(2, 3, timeout=20, max_idle=None)
+pool = ThreadedConnectionPool(2, 3, timeout=90, max_idle=None)
 gate = server.hold("connect")
 connection = pool.getconn()
 pool.putconn(connection, close=True)
@@ -185,7 +185,7 @@ pool.putconn(lent)
 
 def test_a_child_with_housekeeping_ends_as_programs_do_and_says_nothing() -> None:
     output = run_forking_program(f"""{PROLOGUE}
-pool = ThreadedConnectionPool(1, 4, timeout=20, max_idle=0.01, background=True)
+pool = ThreadedConnectionPool(1, 4, timeout=90, max_idle=0.01, background=True)
 lend_all(pool, INTRANS)
 for _ in range(3):
     child = os.fork()
@@ -202,7 +202,7 @@ def test_forks_while_the_housekeeping_is_busy() -> None:
     run_forking_program(f"""{PROLOGUE}
 sys.setswitchinterval(1e-5)
 logging.getLogger("pgpool_rs").setLevel(logging.CRITICAL)
-pools = [ThreadedConnectionPool(1, 4, timeout=20, max_idle=0.0005, background=True) for _ in range(4)]
+pools = [ThreadedConnectionPool(1, 4, timeout=90, max_idle=0.0005, background=True) for _ in range(4)]
 stop = []
 
 def work(pool):

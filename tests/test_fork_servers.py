@@ -38,12 +38,19 @@ GUNICORN += ["--no-control-socket"]
 UWSGI = [sys.executable, "-c", "import pyuwsgi; pyuwsgi.run()", "--module", "wsgi_app:application", "--master"]
 UWSGI += ["--processes", str(WORKERS), "--threads", str(THREADS), "--http-socket", "http", "--need-app"]
 UWSGI += ["--die-on-term", "--worker-reload-mercy", "5", "--disable-logging"]
+HALF_HOOKED = "uwsgi calling Python's hook"
 SERVERS = {
     "gunicorn": GUNICORN,
     "uwsgi": UWSGI,
-    "uwsgi calling Python's hook": [*UWSGI, "--py-call-osafterfork"],
+    HALF_HOOKED: [*UWSGI, "--py-call-osafterfork"],
     "uwsgi calling all of Python's hooks": [*UWSGI, "--py-call-uwsgi-fork-hooks"],
 }
+# So uWSGI 2.0.30 calls PyOS_AfterFork_Child without PyOS_BeforeFork, which takes the lock of imports. Therefore CPython
+# 3.13 ends the worker: "_PyRecursiveMutex_Unlock: unlocking a recursive mutex that is not owned by the current thread".
+NOT_ON_3_13 = pytest.mark.skipif(
+    sys.version_info[:2] == (3, 13), reason="CPython 3.13 ends the workers of a uWSGI with --py-call-osafterfork"
+)
+EACH_SERVER = [pytest.param(server, marks=NOT_ON_3_13 if server == HALF_HOOKED else ()) for server in SERVERS]
 # Where no hook makes CPython's own locks whole, a fork in the midst of other threads' work is CPython's to lose.
 SERVERS_WITH_BUSY_MASTERS = ("gunicorn", "uwsgi calling all of Python's hooks")
 
@@ -169,7 +176,10 @@ def serving(server: str, dsn: str, *, busy: bool = False) -> Iterator[Site]:
 
 @pytest.mark.parametrize(
     ("server", "busy"),
-    [*((server, False) for server in SERVERS), *((server, True) for server in SERVERS_WITH_BUSY_MASTERS)],
+    [
+        *(pytest.param(*server.values, False, marks=server.marks) for server in EACH_SERVER),
+        *((server, True) for server in SERVERS_WITH_BUSY_MASTERS),
+    ],
 )
 def test_each_worker_has_a_pool_of_its_own_and_the_masters_connections_live_on(
     server: str, busy: bool, dsn: str
@@ -212,7 +222,7 @@ def test_each_worker_has_a_pool_of_its_own_and_the_masters_connections_live_on(
             assert last == first
 
 
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", EACH_SERVER)
 def test_a_worker_that_is_killed_is_replaced_by_one_that_works(server: str, dsn: str) -> None:
     """The new worker is forked when the master has long been running, with a pool whose housekeeping is asleep."""
     with serving(server, dsn) as site:

@@ -230,7 +230,7 @@ def work(_):
         return os.getpid(), ask(connection), ask(connection, "show application_name")
 
 with context.Pool(3) as workers:
-    answers = workers.map_async(work, range(60), chunksize=1).get(30)
+    answers = workers.map_async(work, range(60), chunksize=1).get(120)
     for process, backend, own in answers:
         assert own == f"{{name}}'s {{process}}"
         assert backend not in pids
@@ -247,7 +247,7 @@ def run():
 process = context.Process(target=run)
 process.start()
 assert results.get()[1] not in pids
-process.join(20)
+process.join(90)
 assert process.exitcode == 0
 assert set(sessions(name)) == pids and ask(lent) in pids
 pool.putconn(lent)

@@ -24,7 +24,7 @@ server = FakeServer()
 psycopg2.connect = server.connect
 
 def until(condition):
-    with gevent.Timeout(20):
+    with gevent.Timeout(90):
         while not condition():
             gevent.sleep(0)
 """
@@ -43,7 +43,7 @@ for _ in range(100):
 assert not any(waiter.ready() for waiter in waiters)
 for waiter in waiters:
     pool.putconn(connection)
-    assert waiter.get(timeout=20) is connection
+    assert waiter.get(timeout=90) is connection
 pool.putconn(connection)
 assert_whole(pool, timeout=0)
 """)
@@ -55,7 +55,7 @@ pool = ThreadedConnectionPool(1, 1, timeout=0.05)
 connection = pool.getconn()
 waiter = gevent.spawn(pool.getconn)
 try:
-    waiter.get(timeout=20)
+    waiter.get(timeout=90)
 except PoolTimeout:
     pass
 else:
@@ -74,7 +74,7 @@ connection = pool.getconn()
 waiter = gevent.spawn(pool.getconn, timeout=None)
 until(lambda: counts(pool)["waiting"] == 1)
 pool.putconn(connection)
-assert waiter.get(timeout=20) is connection
+assert waiter.get(timeout=90) is connection
 """)
 
 
@@ -98,19 +98,19 @@ if "{end}" == "promised":
     # Promised and killed in one go, before the greenlet can run.
     pool.putconn(connection)
     waiter.kill(block=False)
-    waiter.join(20)
+    waiter.join(90)
 elif "{end}" == "kill":
-    waiter.kill(timeout=20)
+    waiter.kill(timeout=90)
     assert counts(pool)["waiting"] == 1
     pool.putconn(connection)
 else:
-    waiter.join(20)
+    waiter.join(90)
     assert counts(pool)["waiting"] == 1
     pool.putconn(connection)
 lent = waiter.value
 if lent is not None and not isinstance(lent, gevent.GreenletExit):
     pool.putconn(lent)
-pool.putconn(patient.get(timeout=20))
+pool.putconn(patient.get(timeout=90))
 assert_whole(pool)
 """)
 
@@ -129,7 +129,7 @@ else:
 until(lambda: gate.arrived == 1)
 # The others go on meanwhile.
 assert counts(pool)["{"opening" if call == "connect" else "returning"}"] == 1
-greenlet.kill(timeout=20)
+greenlet.kill(timeout=90)
 server.calm()
 for left in list(pool._used.values()):
     pool.putconn(left)
@@ -164,7 +164,7 @@ waiters = [gevent.spawn(pool.getconn, timeout=None) for _ in range(3)]
 until(lambda: counts(pool)["waiting"] == 3)
 pool.closeall()
 for waiter in waiters:
-    waiter.join(20)
+    waiter.join(90)
     assert isinstance(waiter.exception, PoolClosed), waiter
 """)
 
@@ -192,9 +192,9 @@ greenlets = [gevent.spawn(work) for _ in range(6)]
 for _ in range(300):
     gevent.sleep(0)
     victim = chance.randrange(6)
-    greenlets[victim].kill(timeout=20)
+    greenlets[victim].kill(timeout=90)
     greenlets[victim] = gevent.spawn(work)
-gevent.killall(greenlets, timeout=20)
+gevent.killall(greenlets, timeout=90)
 assert server.peak <= 2, server.peak
 assert_whole(pool)
 """)

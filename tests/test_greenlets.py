@@ -59,7 +59,7 @@ def assert_balanced(pool):
 
 def assert_whole_again(pool):
     # What is missing is opened, and what the housekeeping is at is done.
-    pool.wait(20)
+    pool.wait(90)
     loop.until(lambda: busy(pool) == [0, 0, 0, 0], f"rest: {{pool}}")
     assert_whole(pool, timeout=0)
 """
@@ -254,7 +254,7 @@ with pool.connection() as one, pool.connection() as other:
 """,
     "a check of all": "pool.check()",
     "maintenance": "pool.maintain()",
-    "a wait for the first connections": "pool.wait(20)",
+    "a wait for the first connections": "pool.wait(90)",
     "a resize and a drain": "pool.resize(0, 2); pool.drain(); pool.resize(2, 3)",
 }
 # What a pool must do in a call, so that there is something to interrupt.
@@ -276,7 +276,7 @@ def settle(connection):
     ask(connection, "select 1")
     connection.rollback()
 
-pool = ThreadedConnectionPool(2, 3, dsn, application_name=name, timeout=20, {SETTINGS[setting]})
+pool = ThreadedConnectionPool(2, 3, dsn, application_name=name, timeout=90, {SETTINGS[setting]})
 
 for what, call in {CALLS!r}.items():
     print(what, flush=True)
@@ -307,7 +307,7 @@ for what, call in {CALLS!r}.items():
 def test_a_waiting_greenlet_interrupted_at_any_moment_hands_on_what_it_was_promised(green: str) -> None:
     """Others wait behind it and must be served: with a connection, or with room to open one."""
     run_program(f"""{green}
-pool = ThreadedConnectionPool(1, 1, dsn, application_name=name, timeout=20, max_idle=None)
+pool = ThreadedConnectionPool(1, 1, dsn, application_name=name, timeout=90, max_idle=None)
 rounds = served = 0
 
 def wait():
@@ -427,7 +427,7 @@ for yields in {YIELDING!r}:
         options[yields] = pause
     else:
         server.on(yields, pause)
-    pool = ThreadedConnectionPool(1, 2, timeout=20, check_after=0, **options)
+    pool = ThreadedConnectionPool(1, 2, timeout=90, check_after=0, **options)
     for begun in (0, 1):
         hits += loop.sweep(act, check)
     assert_whole(pool, timeout=0)
@@ -490,7 +490,7 @@ if child == 0:
     try:
         pool._kwargs["application_name"] = "the child"
         for _ in range(3):
-            lent = [pool.getconn(timeout=20), pool.getconn(timeout=20)]
+            lent = [pool.getconn(timeout=90), pool.getconn(timeout=90)]
             assert [ask(connection, "show application_name") for connection in lent] == ["the child"] * 2
             for connection in lent:
                 pool.putconn(connection)

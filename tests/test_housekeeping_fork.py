@@ -65,14 +65,14 @@ inside, on = threading.Event(), threading.Event()
 def held_start(thread):
     if thread.name == "pgpool_rs housekeeping":
         inside.set()
-        on.wait(20)
+        on.wait(90)
     start(thread)
 
 pool = Pool(0.01)
 threading.Thread.start = held_start
 poker = threading.Thread(target=_housekeeping.poke, args=(pool,))
 poker.start()
-assert inside.wait(20)
+assert inside.wait(90)
 assert _housekeeping._housekeeper._houses[os.getpid()].starting.locked()
 
 def work():
@@ -82,7 +82,7 @@ def work():
 
 in_child(work)
 on.set()
-poker.join(20)
+poker.join(90)
 until(lambda: pool.calls > 3)
 """)
 
@@ -90,7 +90,7 @@ until(lambda: pool.calls > 3)
 def test_a_fork_while_a_pool_is_called_on_leaves_the_child_free() -> None:
     run_program(f"""{FORK}
 inside, on = threading.Event(), threading.Event()
-pool = Pool(does=lambda: (inside.set(), on.wait(20)))
+pool = Pool(does=lambda: (inside.set(), on.wait(90)))
 poke_and_wait(pool)
 
 def work():
@@ -124,7 +124,7 @@ def work():
     for task in tasks:
         task.start()
     for task in tasks:
-        task.join(20)
+        task.join(90)
     until(lambda: all(pool.calls > 2 for pool in mine))
     names = [thread.name for thread in threading.enumerate()]
     assert names.count("pgpool_rs housekeeping") == 1, names
@@ -141,13 +141,13 @@ pool = Pool(0.01, does=lambda: time.sleep(0.001))
 poke_and_wait(pool)
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(90)
     poke_and_wait(pool)
     sys.exit(0)
 until(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(90)
     sys.exit(0)
 until(lambda: os.waitpid(child, os.WNOHANG) == (child, 0))
 """)

@@ -76,7 +76,7 @@ pool, sleepy = Pool(0.01), Pool()
 poke_and_wait(pool)
 for _ in range(5):
     before = house().thread
-    gevent.killall(greenlets(), timeout=20)  # asleep
+    gevent.killall(greenlets(), timeout=90)  # asleep
     number = pool.calls
     until(lambda: pool.calls > number + 2)
     assert house().thread is not before
@@ -84,7 +84,7 @@ for _ in range(5):
     poke_and_wait(sleepy)
     sleepy.does = lambda: None
     before = house().thread
-    gevent.killall(greenlets(), timeout=20)  # in a call
+    gevent.killall(greenlets(), timeout=90)  # in a call
     number = pool.calls
     until(lambda: pool.calls > number + 2)
     assert house().thread is not before

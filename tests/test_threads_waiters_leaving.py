@@ -10,29 +10,17 @@ from typing import Any
 import pytest
 
 from pgpool_rs import PoolExhausted, PoolTimeout, ThreadedConnectionPool
-from pgpool_rs.testing import FakeServer
+from pgpool_rs.testing import FakeServer, Gate
 from support import Task, assert_whole, counts, wait_for_waiters, waiting_task
 
 
-def test_a_waiter_that_timed_out_gets_nothing_and_the_next_one_does(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(1, 1)
-    connection = pool.getconn()
-    impatient = waiting_task(pool, timeout=0.05)
-    patient = waiting_task(pool)
-    with pytest.raises(PoolTimeout):
-        impatient.result()
-    pool.putconn(connection)
-    assert patient.result() is connection
-    pool.putconn(connection)
-    assert_whole(pool)
-
-
 class Latch:
-    """A lock that does something of the test's when one particular thread's wait on it ends."""
+    """A lock that does something of the test's when one particular thread's wait on it ends, and not before it may."""
 
-    def __init__(self, after_wait: Callable[[bool], bool]) -> None:
+    def __init__(self, after_wait: Callable[[bool], bool], may_end: Gate) -> None:
         self._lock = _thread.allocate_lock()
         self._after_wait = after_wait
+        self._may_end = may_end
         self.release = self._lock.release
         self.locked = self._lock.locked
 
@@ -40,7 +28,9 @@ class Latch:
         """Acquire, and let the test have its say where it had to be waited for."""
         if self._lock.acquire(False):
             return True
-        return self._after_wait(blocking and self._lock.acquire(blocking, timeout))
+        acquired = blocking and self._lock.acquire(blocking, timeout)
+        self._may_end.pass_through()
+        return self._after_wait(acquired)
 
     def __enter__(self) -> bool:
         return self.acquire()
@@ -51,13 +41,14 @@ class Latch:
 
 def latched_waiter(
     monkeypatch: pytest.MonkeyPatch, pool: Any, after_wait: Callable[[bool], bool], timeout: float | None
-) -> Task[Any]:
-    """Start a waiter of which `after_wait` decides how its wait ends."""
+) -> tuple[Task[Any], Gate]:
+    """Start a waiter of which `after_wait` decides how its wait ends, once the gate is released."""
     plain = threading.Lock
     started = threading.Event()
+    may_end = Gate()
 
     def lock() -> Any:
-        return Latch(after_wait) if threading.get_ident() == task.ident else plain()
+        return Latch(after_wait, may_end) if threading.get_ident() == task.ident else plain()
 
     def wait() -> Any:
         started.wait()
@@ -68,7 +59,23 @@ def latched_waiter(
     monkeypatch.setattr(threading, "Lock", lock)
     started.set()
     wait_for_waiters(pool, before + 1)
-    return task
+    return task, may_end
+
+
+def test_a_waiter_that_timed_out_gets_nothing_and_the_next_one_does(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+    impatient, may_end = latched_waiter(monkeypatch, pool, bool, timeout=0.05)
+    patient = waiting_task(pool)
+    may_end.release()
+    with pytest.raises(PoolTimeout):
+        impatient.result()
+    pool.putconn(connection)
+    assert patient.result() is connection
+    pool.putconn(connection)
+    assert_whole(pool)
 
 
 @pytest.mark.parametrize("made", ["connection", "room"])
@@ -83,8 +90,9 @@ def test_a_promise_made_at_the_moment_of_timing_out_is_taken_or_handed_on(
         pool.putconn(connection, close=made == "room")
         return False
 
-    late = latched_waiter(monkeypatch, pool, promise_too_late, timeout=0.05)
+    late, may_end = latched_waiter(monkeypatch, pool, promise_too_late, timeout=0.05)
     patient = waiting_task(pool)
+    may_end.release()
     late.wait()
     if late.error is None:
         pool.putconn(late.result())
@@ -106,8 +114,9 @@ def test_a_waiter_interrupted_with_a_promise_in_hand_hands_it_on(
         assert acquired
         raise KeyboardInterrupt
 
-    interrupted = latched_waiter(monkeypatch, pool, interrupt, timeout=None)
+    interrupted, may_end = latched_waiter(monkeypatch, pool, interrupt, timeout=None)
     patient = waiting_task(pool) if followed else None
+    may_end.release()
     pool.putconn(connection, close=made == "room")
     with pytest.raises(KeyboardInterrupt):
         interrupted.result()
@@ -127,8 +136,9 @@ def test_a_waiter_interrupted_without_a_promise_leaves_the_queue(
         assert not acquired
         raise KeyboardInterrupt
 
-    interrupted = latched_waiter(monkeypatch, pool, interrupt, timeout=0.05)
+    interrupted, may_end = latched_waiter(monkeypatch, pool, interrupt, timeout=0.05)
     patient = waiting_task(pool) if followed else None
+    may_end.release()
     with pytest.raises(KeyboardInterrupt):
         interrupted.result()
     assert counts(pool)["waiting"] == (1 if followed else 0)
@@ -150,7 +160,8 @@ def test_waiting_is_done_on_a_lock_made_by_threading_lock_as_it_is_then(
         waits.append(acquired)
         return acquired
 
-    waiter = latched_waiter(monkeypatch, pool, note, timeout=60)
+    waiter, may_end = latched_waiter(monkeypatch, pool, note, timeout=60)
+    may_end.release()
     pool.putconn(connection)
     assert waiter.result() is connection
     assert waits == [True]

@@ -151,7 +151,7 @@ pub(crate) fn learn(
 }
 
 /// Says whether the server ends the session with this error. What has no severity that is told in every language alike (an
-/// error that no server has sent, or one of PostgreSQL before 9.6 or of an old PgBouncer) is judged by its code alone.
+/// error that no server has sent, or one of a server before version 9.6) is judged by its code alone.
 fn ends_the_session(error: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = error.py();
     let severity = error.getattr(name!(py, diag))?.getattr(name!(py, severity))?.extract::<Option<String>>()?;
@@ -159,7 +159,7 @@ fn ends_the_session(error: &Bound<'_, PyAny>) -> PyResult<bool> {
 }
 
 /// Says whether the server has reported, without being asked, that it takes no writes. One that reports nothing of it, as
-/// before PostgreSQL 14, may be such a server.
+/// before version 14, may be such a server.
 fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = connection.py();
     let mut reports = false;
