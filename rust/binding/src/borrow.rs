@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Busy, CheckOut, ConnectError, Reason, Refusal, Reservation, Reserve, Span, Waiter, Want};
 use pyo3::prelude::*;
 
+use crate::call::{call_or_undo, is_speaking, keep_back, speak};
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::call::{call_or_undo, is_speaking, keep_back, speak};
 use crate::error::{Error, is_plain};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish_errand, give_back};

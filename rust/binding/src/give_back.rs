@@ -5,8 +5,8 @@ use std::sync::Arc;
 use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
 
-use crate::connection::{self, Closed, Handle, Look, address};
 use crate::call::{answered, call};
+use crate::connection::{self, Closed, Handle, Look, address};
 use crate::error::{Error, is_plain};
 use crate::filing::{settle_maybe, under};
 use crate::log::{CLOSE_FAILED, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, report};

@@ -4,13 +4,13 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyTuple};
+use pyo3::types::PyTuple;
 
 use crate::check::learn;
 use crate::connection;
 use crate::error::is_plain;
 use crate::log::{RETURN_FAILED, report};
-use crate::names::name;
+use crate::names::{by_name, name};
 use crate::system;
 use crate::timeout::Given;
 
@@ -51,7 +51,7 @@ impl Loan {
             (loan.pool(py)?, given(&loan.key), given(&loan.timeout))
         };
         let args = PyTuple::new(py, key)?;
-        let kwargs = timeout.map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
+        let kwargs = timeout.map(|timeout| by_name(name!(py, timeout), timeout)).transpose()?;
         pool.call_method(name!(py, getconn), args, kwargs.as_ref())
     }
 }

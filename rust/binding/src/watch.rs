@@ -79,7 +79,10 @@ pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Han
 fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<'py, PyAny>> {
     let note = loan.note.as_ref().map(|note| note.object(py)).transpose()?;
     let loans = module(name!(py, loans_module))?;
-    loans.call_method1("make", (loan_key(py, &loan.key)?, float(py, loan.age.as_secs_f64())?, int(py, loan.borrower)?, note))
+    loans.call_method1(
+        "make",
+        (loan_key(py, &loan.key)?, float(py, loan.age.as_secs_f64())?, int(py, loan.borrower)?, note),
+    )
 }
 
 /// Lists what is lent now, the oldest first.
