@@ -1,4 +1,4 @@
-"""An interrupt that strikes while a waiter is woken is raised by the call that wakes: by each function, getter and setter."""
+"""An interrupt that strikes while a waiter is woken is raised by the call that wakes, whichever it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import pgpool_rs
 from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeping
 from pgpool_rs.testing import FakeServer
 from support import Task, wait_for_waiters

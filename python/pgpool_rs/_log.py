@@ -29,7 +29,7 @@ def write(
     reason: str | None,
     child: str | None = None,
 ) -> None:
-    """Write a line, on the pool's logger unless another child of `pgpool_rs` is named. It shows the place that called us."""
+    """Write a line, which shows the place that called us: on the pool's logger, or another child of `pgpool_rs`."""
     child = str(pool) if child is None else child
     logger, name = _nearest(child), f"pgpool_rs.{child}"
     caller = sys._getframe().f_back
