@@ -15,8 +15,8 @@ import pytest
 from audit import Callback, Killed, Lines, assert_balanced, assert_sound, filled, listening, wait_for_quiet
 from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool, _housekeeping
 from pgpool_rs._core import advance_clock
-from pgpool_rs.testing import INTRANS, FakeServer
-from support import PATIENCE, Task, assert_whole, counts, wait_until, waiting_task
+from pgpool_rs.testing import INTRANS, PATIENCE, FakeServer
+from support import Task, assert_whole, counts, wait_until, waiting_task
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 DOWN = psycopg2.OperationalError("down")
@@ -744,7 +744,7 @@ def test_a_leak_is_reported_whose_key_thread_or_path_is_no_unicode(server: FakeS
     pool: Any = ThreadedConnectionPool(0, 2, name=NAME, leak_after=60, password="secret")
     code = compile("borrow = lambda pool, key: pool.getconn(key)", "/tmp/path\udc81.py", "exec")
     scope: dict[str, Any] = {}
-    exec(code, scope)  # noqa: S102
+    exec(code, scope)
     key = Surrogate()
     thread = threading.current_thread()
     before, thread.name = thread.name, "thread\udc82"
@@ -781,4 +781,4 @@ def test_errors_and_names_of_a_pool_show_what_is_no_unicode(server: FakeServer, 
     with pytest.raises(PoolError, match=r"key \\udc80"):
         pool.putconn(None, Surrogate())
     with pytest.raises(TypeError, match=r"key \\udc80"):
-        ThreadedConnectionPool(0, 1).getconn(timeout=Surrogate())
+        ThreadedConnectionPool(0, 1).getconn(timeout=Surrogate())  # type: ignore[arg-type]

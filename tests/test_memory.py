@@ -37,16 +37,16 @@ server = FakeServer()
 psycopg2.connect = server.connect
 pool = ThreadedConnectionPool(2, 2, {options})
 code = compile({OPERATIONS[operation]!r}, "operation", "exec")
-scope = dict(pool=pool, INTRANS=INTRANS, stranger=object())
+scope = dict(pool=pool, INTRANS=INTRANS, stranger=object(), a=None, b=None, c=None)
 
 def act():
     try:
         exec(code, scope)
-    except (PoolError, MemoryError):
+    except PoolError:
         pass
 
 def clean():
-    scope.pop("a", None), scope.pop("b", None), scope.pop("c", None)
+    scope.update(a=None, b=None, c=None)
     for loan in pool.loans():
         pool.putconn(pool._used[loan.key], loan.key)
 
@@ -58,13 +58,13 @@ for number in range(1, 150):
     _testcapi.set_nomemory(number, number + 1)
     try:
         exec(code, scope)
-    except MemoryError:
+    except (MemoryError, RuntimeError):  # threading.Lock() raises the latter
         failures += 1
     except PoolError:
         pass
     finally:
         _testcapi.remove_mem_hooks()
-    borrowed = [scope[name] for name in "abc" if name in scope]
+    borrowed = [scope[name] for name in "abc"]
     lent = [pool._used[loan.key] for loan in pool.loans()]
     assert all(any(one is other for other in borrowed) for one in lent), (number, "a slot is lost")
     clean()
@@ -75,4 +75,5 @@ for number in range(1, 150):
     pool.putconn(taken[1])
 print(failures)
 """)
-    assert int(out) > 0
+    # With CPython's free lists a pair of a getconn and a putconn takes no memory at all.
+    assert int(out) > 0 or operation.startswith("pair")

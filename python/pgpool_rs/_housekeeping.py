@@ -34,6 +34,7 @@ PAUSE: Final = 1.0  # after a call that failed, whoever pokes
 FAREWELL: Final = 0.2  # for the thread to end, at the end of the process
 LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, those of gevent and eventlet too
 
+
 class Pool(Protocol):
     """What can be maintained."""
 

@@ -1,8 +1,8 @@
 """How a pool's lines reach `logging`: on the logger `pgpool_rs.<pool name>`.
 
-Nothing here takes the lock of the module `logging`, which an interrupt can leave held on Python 3.11 and 3.12. So no logger
-is made, and none is asked `isEnabledFor`. A pool whose name has no logger has no handler or level of its own either, and
-its lines go where those of the nearest logger above go.
+Nothing here takes the lock of the module `logging`, which an interrupt can leave held on Python 3.11 and 3.12. So no
+logger is made, and none is asked `isEnabledFor`. A pool whose name has no logger has no handler or level of its own
+either, and its lines go where those of the nearest logger above go.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def is_heard(child: str, level: int) -> bool:
     return not logger.disabled and level > logger.manager.disable and level >= logger.getEffectiveLevel()
 
 
-def write(
+def write(  # noqa: PLR0917  (Rust passes them by position)
     level: int,
     template: str,
     args: tuple[Any, ...],
@@ -29,7 +29,7 @@ def write(
     reason: str | None,
     child: str | None = None,
 ) -> None:
-    """Write a line, on the pool's logger unless another child of `pgpool_rs` is named. It shows the place that called us."""
+    """Write a line, which shows the place that called us: on the pool's logger, or another child of `pgpool_rs`."""
     child = str(pool) if child is None else child
     logger, name = _nearest(child), f"pgpool_rs.{child}"
     caller = sys._getframe().f_back

@@ -99,14 +99,13 @@ pub(crate) fn keep_back(py: Python<'_>, error: PyErr) {
 }
 
 fn keep(py: Python<'_>, caller: Caller, error: PyErr) {
-    let unkept = file(caller, |calls| match &calls.interrupt {
-        None if calls.depth > 0 && !is_plain(py, &error) => {
-            calls.interrupt = Some(error);
-            None
-        }
-        _ => Some(error),
+    let plain = is_plain(py, &error);
+    let (within, displaced) = file(caller, |calls| match calls.interrupt {
+        None if calls.depth > 0 && !plain => (true, calls.interrupt.replace(error)),
+        _ => (calls.depth > 0, Some(error)),
     });
-    if let Some(error) = unkept {
+    // Of several interrupts in one call, the first is raised.
+    if let Some(error) = displaced.filter(|_| plain || !within) {
         error.write_unraisable(py, None);
     }
 }

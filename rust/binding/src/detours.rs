@@ -1,8 +1,8 @@
 //! What keeps calls from the fast path: bits of a number that `front` looks at, and nothing more.
 
 use pyo3::prelude::*;
-use pyo3::types::PyCFunction;
 
+use crate::filing::is_native;
 use crate::front::is_original;
 use crate::names::{module, name};
 use crate::pool::AbstractPool;
@@ -52,6 +52,5 @@ pub(crate) fn find(slf: &Bound<'_, AbstractPool>) -> PyResult<u64> {
 
 /// Says whether `threading.get_ident` is CPython's own. gevent and eventlet put theirs in its place.
 fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
-    let get_ident = module(name!(py, threading_module))?.getattr(name!(py, get_ident))?;
-    Ok(get_ident.is_instance_of::<PyCFunction>() && get_ident.getattr("__module__")?.eq("_thread")?)
+    is_native(&module(name!(py, threading_module))?.getattr(name!(py, get_ident))?)
 }

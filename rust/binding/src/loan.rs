@@ -5,7 +5,7 @@ use pgpool_core::{Refusal, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyCFunction, PyString, PyTuple, PyWeakrefReference};
+use pyo3::types::{PyCFunction, PyString, PyTuple, PyWeakrefReference};
 
 use crate::check::learn;
 use crate::connection::{self, address};
@@ -13,7 +13,7 @@ use crate::error::{Error, both, is_plain, is_said};
 use crate::filing::{caller, settle_maybe, under};
 use crate::give_back::give_back_loan;
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
-use crate::names::{module, name};
+use crate::names::{by_name, module, name};
 use crate::notes::told;
 use crate::pool::AbstractPool;
 use crate::system;
@@ -70,7 +70,7 @@ impl Loan {
         let weak = PyWeakrefReference::new(&pool)?.unbind();
         let since = look(&pool, key.as_ref())?;
         let args = PyTuple::new(py, key)?;
-        let kwargs = timeout.map(|timeout| [("timeout", timeout)].into_py_dict(py)).transpose()?;
+        let kwargs = timeout.map(|timeout| by_name(name!(py, timeout), timeout)).transpose()?;
         let connection = pool.call_method(name!(py, getconn), args, kwargs.as_ref())?;
         let slot = pool.get().ledger().own_loan(address(&connection), borrower, since)?;
         // What the ledger of a forked child does not know is the parent's, if the fork came in `getconn`.

@@ -2,7 +2,7 @@
 
 use pgpool_core::{ConnectNews, Reason};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 use crate::call::{answered, is_speaking, say, speaking};
 use crate::connection::{self, Accounts};
@@ -104,8 +104,8 @@ where
     if is_speaking(caller) {
         return Ok(());
     }
-    let wanted =
-        module(name!(py, log_module))?.call_method1(name!(py, is_heard), (&options.name, event.level as u8))?;
+    let name = PyString::from_bytes(py, options.name.as_bytes())?;
+    let wanted = module(name!(py, log_module))?.call_method1(name!(py, is_heard), (name, event.level as u8))?;
     if !wanted.is_truthy()? {
         return Ok(());
     }

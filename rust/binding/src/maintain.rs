@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
-use pyo3::types::IntoPyDict;
 
 use crate::borrow::last_connect_error;
 use crate::call::{call, is_speaking};
@@ -14,7 +13,7 @@ use crate::error::{Error, is_plain, is_said};
 use crate::filing::caller;
 use crate::give_back::{discard_all, finish_errand};
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
-use crate::names::{module, name};
+use crate::names::{by_name, module, name};
 use crate::notes::told;
 use crate::pool::AbstractPool;
 use crate::system::{float, now};
@@ -179,7 +178,7 @@ fn open_one(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 #[pyfunction]
 pub(crate) fn if_free(lock: &Bound<'_, PyAny>, act: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = lock.py();
-    let at_once = [(name!(py, blocking), false)].into_py_dict(py)?;
+    let at_once = by_name(name!(py, blocking), false)?;
     if !lock.call_method(name!(py, acquire), (), Some(&at_once))?.is_truthy()? {
         return Ok(false);
     }

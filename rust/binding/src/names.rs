@@ -78,6 +78,7 @@ names! {
     status = "status",
     threading_module = "threading",
     time_module = "time",
+    timeout = "timeout",
     timeout_max = "TIMEOUT_MAX",
     transaction_status = "transaction_status",
     write = "write",
@@ -162,6 +163,13 @@ pub(crate) fn once<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyTyp
     }
     kept.set_item(name, class)?;
     Ok(class.clone())
+}
+
+/// Makes the dict of one argument that is given by name. PyO3's own way panics where there is no memory for it.
+pub(crate) fn by_name<'py>(name: &Bound<'py, PyString>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = name.py().get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
+    dict.set_item(name, value)?;
+    Ok(dict)
 }
 
 /// Gives a class that [`once`] has seen.

@@ -1,11 +1,11 @@
 //! The class that `ThreadedConnectionPool` inherits: the same pool, and the hooks that psycopg2.pool dispatches to.
 
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyBool, PyDict, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyTuple};
 
 use crate::borrow::borrow;
 use crate::give_back::give_back;
-use crate::names::name;
+use crate::names::{by_name, name};
 use crate::pool::{AbstractPool, timeout_of};
 use crate::timeout::Given;
 
@@ -55,7 +55,7 @@ impl ThreadedPool {
         }
         let kwargs = match timeout {
             Given::Nothing => None,
-            Given::This(_, timeout) => Some([("timeout", timeout)].into_py_dict(slf.py())?),
+            Given::This(_, timeout) => Some(by_name(name!(slf.py(), timeout), timeout)?),
         };
         Ok(slf.call_method(name!(slf.py(), getconn_hook), (key,), kwargs.as_ref())?.unbind())
     }

@@ -65,6 +65,7 @@ impl<H, W> Ledger<H, W> {
         let index = self.table.occupy(State::Lent);
         self.attach(index, address, Arc::clone(connection));
         self.table.get_mut(index).since = self.now;
+        self.note_due(self.now.after(self.policy.leak_after));
         self.file(index, want);
         self.nudge(Some(want.mark()));
         Ok(())

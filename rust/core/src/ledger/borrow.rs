@@ -131,6 +131,7 @@ impl<H, W> Ledger<H, W> {
     /// Makes a filed slot's connection its borrower's.
     pub(super) fn begin_loan(&mut self, index: u32) {
         self.table.advance(index, State::Lent).since = self.now;
+        self.note_due(self.now.after(self.policy.leak_after));
         self.nudge(self.table.get(index).key.mark());
     }
 

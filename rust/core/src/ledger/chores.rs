@@ -69,7 +69,19 @@ impl<H, W> Ledger<H, W> {
             self.refill.under_way = Some((self.refill.number, caller));
             return Chore::Open(self.refill.number);
         }
-        Chore::Rest(self.next_due())
+        let due = self.next_due();
+        if self.policy.kept {
+            self.rests_until = due;
+        }
+        Chore::Rest(due)
+    }
+
+    /// Wakes the housekeeping if it rests until later than this.
+    pub(super) fn note_due(&mut self, at: Moment) {
+        if at < self.rests_until {
+            self.rests_until = at;
+            self.after.chores = true;
+        }
     }
 
     /// Leaves a return to the housekeeping. `false`: not so, since somebody waits for it, or the housekeeping is behind
@@ -170,18 +182,18 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Tells when there may be something to do again. What begins after now ends no sooner than one whole term from
-    /// now, so by then, at the latest, it is time to look.
+    /// Tells when there may be something to do again. What changes that wakes the housekeeping ([`Self::note_due`]), but for
+    /// returns on the fast path: while they may leave more than minconn idle, it is time to look after each `max_idle`.
     fn next_due(&self) -> Moment {
-        let Policy { max_idle, max_lifetime, leak_after, .. } = self.policy;
-        let terms = [max_idle, max_lifetime.shortened(), leak_after];
-        let looks = terms.into_iter().filter(|&term| term > Span::ZERO).map(|term| self.now.after(term));
+        let Policy { max_idle, leak_after, .. } = self.policy;
+        let grows = max_idle > Span::ZERO && self.table.occupied() > self.minconn;
+        let look = grows.then(|| self.now.after(max_idle));
         // Lent ones may have come back by then.
         let ends = self.table.connected().map(|slot| slot.health.replace_at).filter(|&end| end > self.now);
         let reports = self.table.in_state(State::Lent).map(|index| self.table.get(index));
         let reports = reports.filter(|slot| !slot.overdue).map(|slot| slot.since.after(leak_after));
         let refill = (self.lacks_some() && self.refill.under_way.is_none()).then_some(self.refill.at);
         let idle = self.idle_end().map(|(_, end)| end);
-        looks.chain(ends).chain(reports).chain(idle).chain(refill).min().unwrap_or(Moment::NEVER)
+        look.into_iter().chain(ends).chain(reports).chain(idle).chain(refill).min().unwrap_or(Moment::NEVER)
     }
 }

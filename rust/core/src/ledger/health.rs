@@ -7,7 +7,7 @@ use crate::error::Refusal;
 use crate::key::Caller;
 use crate::reason::Reason;
 use crate::slot::{SlotId, State};
-use crate::time::Moment;
+use crate::time::{Moment, Span};
 
 /// What keeps a connection from being lent at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,11 @@ impl<H, W> Ledger<H, W> {
         health.suspect = false;
         // While it was being opened, it may have been marked for replacement already.
         health.replace_at = health.replace_at.min(end);
+        let replace_at = health.replace_at;
+        self.note_due(replace_at);
+        if self.table.occupied() > self.minconn && self.policy.max_idle > Span::ZERO {
+            self.note_due(self.now.after(self.policy.max_idle));
+        }
     }
 
     /// Holds a filed slot back until its connection has been looked at.

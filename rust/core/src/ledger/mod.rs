@@ -85,6 +85,8 @@ pub(crate) struct Ledger<H, W> {
     /// How many slots are on their way to be free: see `coming`.
     coming: usize,
     refill: chores::Refill,
+    /// Until when the housekeeping rests, unless it is woken.
+    rests_until: Moment,
     dice: Dice,
     /// What has happened since it was told last; `usage` is that of all loans that have ended.
     stats: Stats,
@@ -120,6 +122,7 @@ impl<H, W> Ledger<H, W> {
             errands: VecDeque::new(),
             coming: 0,
             refill: chores::Refill::default(),
+            rests_until: Moment::START,
             dice: Dice::new(seed),
             stats: Stats::default(),
             usage_told: Span::ZERO,
@@ -138,7 +141,8 @@ impl<H, W> Ledger<H, W> {
     #[inline]
     pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
         let index = self.idle.pop()?;
-        if self.closed || now >= self.table.get(index).health.fresh_until {
+        let watched = !self.policy.leak_after.is_forever();
+        if self.closed || watched || now >= self.table.get(index).health.fresh_until {
             self.idle.push(index);
             return None;
         }

@@ -99,6 +99,7 @@ impl<H, W> Ledger<H, W> {
             self.make_idle(index);
         } else {
             self.table.advance(index, State::Lent).since = self.now;
+            self.note_due(self.now.after(self.policy.leak_after));
             if let Some(replaced) = replaced {
                 self.stats.count_closed(Reason::Unplaced);
                 self.vacate(replaced);

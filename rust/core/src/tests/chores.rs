@@ -657,3 +657,37 @@ fn a_closed_pool_stays_closed_in_another_process() {
     world.pool.enter_process(7, 1);
     assert_eq!((world.pool.counts().closed, keeper.rung()), (true, 0));
 }
+
+#[test]
+fn the_housekeeping_rests_for_ever_while_no_more_than_minconn_are_open_however_short_the_times_are() {
+    let short = Policy {
+        max_idle: seconds(0.001),
+        max_lifetime: seconds(1000.0),
+        leak_after: seconds(0.001),
+        ..Policy::default()
+    };
+    for policy in [short, Policy { max_lifetime: crate::Span::FOREVER, ..short }] {
+        let world = World::with(1, 2, keeping(policy));
+        let keeper = world.keeper();
+        world.open([1]);
+        assert!(world.give_back(1));
+        let rest = world.rest();
+        assert!(rest > 900.0, "rests for {rest} s");
+        let rung = keeper.rung();
+        world.pass(0.002);
+        let _lent = world.check_out(&world.any());
+        assert_eq!(keeper.rung(), rung + 1, "a loan that may be reported");
+    }
+}
+
+#[test]
+fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() {
+    let world = shrinking(1, 2);
+    let keeper = world.keeper();
+    world.open([1]);
+    assert!(world.rest().is_infinite());
+    let rung = keeper.rung();
+    world.open([2]);
+    assert_eq!(keeper.rung(), rung + 1);
+    assert!(world.rest() <= 10.0);
+}

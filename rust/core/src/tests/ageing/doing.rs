@@ -13,6 +13,7 @@ impl<'w> Duel<'w> {
         let (token, caller) = (self.token(), u64::from(self.token()));
         let idle = self.lists.idle.last();
         let fast = key.is_none() && !self.lists.closed && idle.is_some_and(|idle| idle.is_fresh(self.lists.now));
+        let fast = fast && self.lists.policy.leak_after.is_forever();
         if key.is_none() {
             let connection = self.world.pool.lend_idle(caller, self.world.now());
             assert_eq!(connection.is_some(), fast);
