@@ -38,6 +38,11 @@ class Connects:
         self.begun[nth].set()
 
 
+def wait_for_followers(pool: ThreadedConnectionPool, number: int) -> None:
+    """Wait until so many wait for the key."""
+    wait_until(lambda: counts(pool)["waiting"] == number)
+
+
 @pytest.mark.parametrize("threads", [4, 8])
 def test_each_caller_of_a_key_that_cannot_be_opened_is_told_why(server: FakeServer, threads: int) -> None:
     """The first opens it, the others follow, and when it fails each of them tries in turn."""
@@ -45,7 +50,7 @@ def test_each_caller_of_a_key_that_cannot_be_opened_is_told_why(server: FakeServ
         connects = Connects(server, *[True] * threads)
         pool = ThreadedConnectionPool(0, 1, connect=connects)
         tasks = [Task(pool.getconn, "k") for _ in range(threads)]
-        wait_until(lambda pool=pool: counts(pool)["waiting"] == threads - 1)
+        wait_for_followers(pool, threads - 1)
         for nth in range(threads):
             connects.release(nth)
         for task in tasks:
@@ -55,9 +60,7 @@ def test_each_caller_of_a_key_that_cannot_be_opened_is_told_why(server: FakeServ
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_caller_whose_key_was_being_opened_is_refused_because_of_loans_alone(
-    server: FakeServer, fails: bool
-) -> None:
+def test_a_caller_whose_key_was_being_opened_is_refused_because_of_loans_alone(server: FakeServer, fails: bool) -> None:
     """The room goes to one that came before; only when that has a connection is the pool full."""
     connects = Connects(server, True, fails, True)
     pool = ThreadedConnectionPool(0, 1, connect=connects)
