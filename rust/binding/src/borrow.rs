@@ -11,7 +11,7 @@ use crate::check;
 use crate::connection::{self, Handle, address};
 use crate::error::{Error, both, is_plain, raise_kept_back, weightier};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish_errand, give_back};
+use crate::give_back::{discard, finish, give_back};
 use crate::log::{Level, close_and_log, describe_public, log};
 use crate::names::name;
 use crate::pool::AbstractPool;
@@ -44,9 +44,9 @@ pub(crate) fn borrow(
         }
     };
     let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
-    both(slf.py(), left, watched).and_then(|()| raise_kept_back()).map_err(|error| {
-        let returned = give_back(slf, Some(&connection), None, true);
-        weightier(slf.py(), error, returned.map_err(PyErr::from).err())
+    both(slf.py(), left, watched).and_then(|()| raise_kept_back()).inspect_err(|_| {
+        // The error that stopped us is the one to be heard.
+        let _ = give_back(slf, Some(&connection), None, true);
     })?;
     Ok(connection.unbind())
 }
@@ -92,7 +92,7 @@ fn seek_from<'py, 'p>(
                 CheckOut::Doubtful(checking) => answer = check::lend(slf, checking)?,
                 CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
                 CheckOut::Errand(returning) => {
-                    finish_errand(slf, returning)?;
+                    finish(slf, returning)?;
                     continue 'asking;
                 }
                 CheckOut::Busy(busy, joined) => break (busy, joined),
@@ -140,10 +140,11 @@ fn open<'py>(
     let connection = match slf.call_method1(name!(py, connect_hook), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
-            // What the hook had filed before it failed is closed.
-            let filed = reservation.fail(connect_error(slf, &error));
-            let second = filed.and_then(|filed| discard(slf, filed).err());
-            return Err(weightier(py, error, second).into());
+            // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
+            if let Some(filed) = reservation.fail(connect_error(slf, &error)) {
+                drop(discard(slf, filed));
+            }
+            return Err(error.into());
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {
@@ -200,7 +201,10 @@ fn establish<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Bound<'py, PyAny>>
         None => Ok(()),
     };
     let configured = configured.and_then(|()| log(slf, Level::Debug, || "connection opened".to_owned()));
-    configured.map_err(|error| weightier(slf.py(), error, connection::close(&connection).err()))?;
+    configured.inspect_err(|_| {
+        // The error that stopped us is the one to be heard.
+        let _ = connection::close(&connection);
+    })?;
     Ok(connection)
 }
 

@@ -134,7 +134,7 @@ pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, erro
     if !error.is_instance(&py.import(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
         return Ok(());
     }
-    let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>()?.unwrap_or_default();
+    let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>().ok().flatten().unwrap_or_default();
     let read_only = state == "25006";
     if read_only || state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str()) {
         pool.get().ledger().condemn(connection::address(connection), read_only);

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use crate::connection::{self, Closed, Handle, Look, address};
 use crate::error::{Error, both, every, raise_kept_back, weightier};
 use crate::filing::{settle_maybe, under};
-use crate::log::{DROPPED, log_closed, log_unclean, report};
+use crate::log::{DROPPED, NOT_RETURNED, log_closed, log_unclean, report};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::timeout::Waker;
@@ -42,18 +42,12 @@ fn take_back(
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
         Ok(Some(true)) => returning.leave(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
-        Err(error) => return Err(close_after(slf.py(), returning, error).into()),
+        Err(error) => close_after(slf, returning, NOT_RETURNED, error)?,
     }
     if let Some(lent_for) = overdue {
         watch::log_late(slf, lent_for.as_secs_f64())?;
     }
     Ok(())
-}
-
-/// Finishes a return that was left by somebody who is not there any more to be told of an error.
-pub(crate) fn finish_errand(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
-    let finished = finish(slf, returning).map_err(PyErr::from);
-    finished.or_else(|error| report(slf, "a connection could not be returned", error))
 }
 
 /// Says whether what is left to do for a return takes the network.
@@ -76,13 +70,13 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         // Its end may be the first sign of one that others share.
         let looked = if reason == Reason::Surplus { condemn_if_broken(&mut returning, &connection) } else { Ok(()) };
         let discarded = discard(slf, returning);
-        let looked = looked.or_else(|error| report(slf, "a connection could not be looked at", error));
+        let looked = looked.or_else(|error| report(slf, NOT_RETURNED, error));
         return Ok(both(py, looked, discarded)?);
     }
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
-        // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
-        Err(error) => return Err(close_after(py, returning, error).into()),
+        // No connection, most likely.
+        Err(error) => return Ok(close_after(slf, returning, NOT_RETURNED, error)?),
     };
     let cleaned = match look {
         Look::InTransaction(seen) => connection::make_clean(&connection, seen).map_err(|error| ("rollback()", error)),
@@ -111,8 +105,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         }
         Err((what, error)) => {
             let error = weightier(py, error, condemn_if_broken(&mut returning, &connection).err());
-            let error = close_after(py, returning, error);
-            Ok(report(slf, &format!("{what} {DROPPED}"), error)?)
+            Ok(close_after(slf, returning, &format!("{what} {DROPPED}"), error)?)
         }
     }
 }
@@ -180,7 +173,13 @@ fn close_whatever_it_says(py: Python<'_>, returning: Returning<'_, Handle, Waker
     closed.err()
 }
 
-/// Closes a connection after an error, frees its slot, and gives the error that is to be raised.
-fn close_after(py: Python<'_>, returning: Returning<'_, Handle, Waker>, error: PyErr) -> PyErr {
-    weightier(py, error, close_whatever_it_says(py, returning))
+/// Closes a connection after an error, frees its slot, and logs what the database has said.
+fn close_after(
+    slf: &Bound<'_, AbstractPool>,
+    returning: Returning<'_, Handle, Waker>,
+    what: &str,
+    error: PyErr,
+) -> PyResult<()> {
+    let second = close_whatever_it_says(slf.py(), returning);
+    report(slf, what, weightier(slf.py(), error, second))
 }

@@ -9,7 +9,7 @@ use pyo3::types::{IntoPyDict, PyTuple};
 use crate::check::learn;
 use crate::connection;
 use crate::error::{both, is_said};
-use crate::log::report;
+use crate::log::{NOT_RETURNED, report};
 use crate::names::name;
 use crate::system;
 use crate::timeout::Given;
@@ -104,7 +104,7 @@ impl Loan {
             // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.
             let unsaid =
                 |outcome: PyResult<()>| outcome.or_else(|error| if is_said(py, &error) { Ok(()) } else { Err(error) });
-            let returned = returned.or_else(|error| report(pool.cast()?, "a connection could not be returned", error));
+            let returned = returned.or_else(|error| report(pool.cast()?, NOT_RETURNED, error));
             both(py, both(py, unsaid(ended), unsaid(learnt)), returned)?;
         } else {
             both(py, ended, returned)?;

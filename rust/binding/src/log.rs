@@ -60,6 +60,9 @@ pub(crate) fn close_and_log(
 /// What is said of a connection whose rollback or close failed.
 pub(crate) const DROPPED: &str = "failed; the connection was dropped and its slot is free";
 
+/// What is said of a connection that could not be looked at on its return, or whose return ended for nobody.
+pub(crate) const NOT_RETURNED: &str = "a connection could not be returned";
+
 /// Says in the log what went wrong, if the database said so; any other error is given back as it is.
 pub(crate) fn report(slf: &Bound<'_, AbstractPool>, what: &str, error: PyErr) -> PyResult<()> {
     if !is_said(slf.py(), &error) {

@@ -12,8 +12,8 @@ use crate::check;
 use crate::connection::address;
 use crate::error::{Error, ended, is_plain, is_said};
 use crate::filing::caller;
-use crate::give_back::{discard_all, finish_errand};
-use crate::log::{Level, log, report_place};
+use crate::give_back::{discard_all, finish};
+use crate::log::{Level, NOT_RETURNED, log, report_place};
 use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -39,7 +39,7 @@ fn do_chores(slf: &Bound<'_, AbstractPool>, hear: impl Fn(&str, PyResult<()>) ->
     let mut opened = 0;
     loop {
         match pool.chore(caller, now()) {
-            Chore::Return(returning) => hear("a connection could not be returned", finish_errand(slf, returning))?,
+            Chore::Return(returning) => hear(NOT_RETURNED, finish(slf, returning).map_err(PyErr::from))?,
             Chore::Report(loan) => {
                 let text = describe_loan(slf, &loan)?;
                 log(slf, Level::Warning, || format!("connection not returned: {text}"))?;

@@ -6,7 +6,7 @@ use pyo3::types::PyWeakrefReference;
 
 use crate::connection::{self, Handle};
 use crate::detours;
-use crate::error::{Error, every, is_said, weightier};
+use crate::error::{Error, every, is_said};
 use crate::log::{Level, log};
 use crate::maintain::poke;
 use crate::names::name;
@@ -31,13 +31,13 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     } else {
         (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))
     };
-    opened.map_err(|stopped| {
+    opened.inspect_err(|_| {
         // Closed first, so that no call that comes in meanwhile opens another one.
-        let connections = pool.close().unwrap_or_default();
-        let ends = connections.iter().map(|connection| connection::close(&connection.object(py)?));
-        let error = ends.fold(stopped, |first, end| weightier(py, first, end.err()));
+        for connection in pool.close().unwrap_or_default() {
+            // The error that stopped us is the one to be heard.
+            let _ = connection.object(py).and_then(|connection| connection::close(&connection));
+        }
         pool.reset();
-        error
     })?;
     pool.set_policy(policy);
     pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
