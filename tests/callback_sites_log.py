@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
+import psycopg2
+
 from callback_probe import Odd, last
 from callback_scene import ROOM, Round, Scene
 from callback_sites import CLOSED, FULL, PASSED, PRINTED, borrow, borrow_and_use, site, waiting
@@ -140,7 +142,7 @@ def _(scene: Scene) -> Round:
     return lambda: borrow(scene)
 
 
-class Told(Exception):
+class Told(psycopg2.DatabaseError):
     """An error that runs Python when its text is asked for."""
 
     scene: Scene

@@ -26,7 +26,7 @@ from support import counts, wait_until
 # --- what is asked of a connection ---
 
 
-@site("closed", "putconn")
+@site("closed", "putconn", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     scene.on("closed")
@@ -84,14 +84,14 @@ def answering(scene: Scene) -> None:
     scene.server.shown = shown
 
 
-@site("closed.__bool__", "putconn")
+@site("closed.__bool__", "putconn", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     answering(scene)
     return lambda: borrow_and_use(scene)
 
 
-@site("closed.__eq__", "putconn of a closed one")
+@site("closed.__eq__", "putconn of a closed one", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     answering(scene)
@@ -104,7 +104,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("info.transaction_status", "putconn")
+@site("info.transaction_status", "putconn", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     scene.on("info")

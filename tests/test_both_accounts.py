@@ -284,7 +284,7 @@ def test_a_replication_connection_in_copy_is_closed(our_class: Any, table: Table
         assert "COPY" in log.texts[0]
         again = pool.getconn()
         assert again is not connection
-        execute(psycopg2.extensions.connection.cursor(again, cursor_factory=psycopg2.extensions.cursor), "select 1")
+        psycopg2.extensions.cursor(again).execute("select 1")
         pool.putconn(again)
 
 

@@ -14,7 +14,7 @@ use crate::check;
 use crate::connection::{self, Handle, address};
 use crate::error::{Error, both, is_plain, weightier};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish_errand, give_back, give_back_loan};
+use crate::give_back::{discard, finish, give_back, give_back_loan};
 use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
 use crate::names::name;
 use crate::notes::{annotated, told};
@@ -77,10 +77,8 @@ fn lend<'py>(
         Some(loan) => watch::begin(slf, loan, &lent.connection),
         None => Ok(()),
     };
-    both(slf.py(), left, watched).map_err(|error| {
-        let returned = lent.loan(slf).map_or(Ok(()), |loan| give_back_loan(slf, loan, true));
-        weightier(slf.py(), error, returned.map_err(PyErr::from).err())
-    })?;
+    // Report the first error, and ignore one of the return.
+    both(slf.py(), left, watched).inspect_err(|_| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true))))?;
     Ok(lent)
 }
 
@@ -125,7 +123,7 @@ fn seek_from<'py, 'p>(
                 CheckOut::Doubtful(checking) => answer = check::lend(slf, checking)?,
                 CheckOut::Reserved(reservation) => return open(slf, want, reservation),
                 CheckOut::Errand(returning) => {
-                    finish_errand(slf, returning)?;
+                    finish(slf, returning)?;
                     continue 'asking;
                 }
                 CheckOut::Busy(busy, joined) => break (busy, joined),
@@ -181,10 +179,11 @@ fn open<'py>(
     let connection = match slf.call_method1(name!(py, connect_hook), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
-            // What the hook had filed before it failed is closed.
-            let filed = reservation.fail(connect_error(slf, &error));
-            let second = filed.and_then(|filed| discard(slf, filed).err());
-            return Err(weightier(py, error, second).into());
+            // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
+            if let Some(filed) = reservation.fail(connect_error(slf, &error)) {
+                drop(discard(slf, filed));
+            }
+            return Err(error.into());
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {
@@ -254,7 +253,8 @@ fn establish<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Bound<'py, PyAny>>
         None => Ok(()),
     };
     let configured = configured.and_then(|()| log_connect(slf, None)).and_then(|()| log(slf, OPENED, || ()));
-    configured.map_err(|error| weightier(slf.py(), error, connection::close(&connection).err()))?;
+    // Report the first error, and ignore one of the close.
+    configured.inspect_err(|_| drop(connection::close(&connection)))?;
     Ok(connection)
 }
 

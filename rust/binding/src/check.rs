@@ -141,7 +141,7 @@ pub(crate) fn learn(
     if !error.is_instance(&module(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
         return Ok(());
     }
-    let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>()?.unwrap_or_default();
+    let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>().ok().flatten().unwrap_or_default();
     let read_only = state == "25006";
     let ends = state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str());
     if (read_only && takes_no_writes(connection)?) || (ends && ends_the_session(error)?) {

@@ -11,9 +11,7 @@ use crate::call::call;
 use crate::connection::{self, Closed, Handle, Look, address};
 use crate::error::{Error, both, every, is_plain, weightier};
 use crate::filing::{settle_maybe, under};
-use crate::log::{
-    CLOSE_FAILED, LOOK_FAILED, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report,
-};
+use crate::log::{CLOSE_FAILED, Event, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report};
 use crate::notes::{annotated, told};
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -49,18 +47,12 @@ fn take_back(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle,
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
         Ok(Some(true)) => returning.leave(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
-        Err(error) => return Err(close_after(slf, returning, error).into()),
+        Err(error) => close_after(slf, returning, RETURN_FAILED, error)?,
     }
     if let Some(lent_for) = overdue {
         watch::log_late(slf, lent_for.as_secs_f64())?;
     }
     Ok(())
-}
-
-/// Finishes a return that was left by somebody who is not there any more to be told of an error.
-pub(crate) fn finish_errand(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
-    let finished = finish(slf, returning).map_err(PyErr::from);
-    finished.or_else(|error| report(slf, RETURN_FAILED, error))
 }
 
 /// Says whether what is left to do for a return takes the network.
@@ -83,13 +75,13 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         // Its end may be the first sign of one that others share.
         let looked = if reason == Reason::Surplus { condemn_if_broken(&mut returning, &connection) } else { Ok(()) };
         let discarded = discard(slf, returning);
-        let looked = looked.or_else(|error| report(slf, LOOK_FAILED, error));
+        let looked = looked.or_else(|error| report(slf, RETURN_FAILED, error));
         return Ok(both(py, looked, discarded)?);
     }
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
-        // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
-        Err(error) => return Err(close_after(slf, returning, error).into()),
+        // No connection, most likely.
+        Err(error) => return Ok(close_after(slf, returning, RETURN_FAILED, error)?),
     };
     let cleaned = match look {
         Look::InTransaction(seen) => {
@@ -120,8 +112,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         }
         Err((failed, error)) => {
             let error = weightier(py, error, condemn_if_broken(&mut returning, &connection).err());
-            let error = close_after(slf, returning, error);
-            Ok(report(slf, failed, error)?)
+            Ok(close_after(slf, returning, failed, error)?)
         }
     }
 }
@@ -227,7 +218,13 @@ fn close_whatever_it_says(slf: &Bound<'_, AbstractPool>, returning: Returning<'_
     closed.err()
 }
 
-/// Closes a connection after an error, frees its slot, and gives the error that is to be raised.
-fn close_after(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>, error: PyErr) -> PyErr {
-    weightier(slf.py(), error, close_whatever_it_says(slf, returning))
+/// Closes a connection after an error, frees its slot, and logs what the database has said.
+fn close_after(
+    slf: &Bound<'_, AbstractPool>,
+    returning: Returning<'_, Handle, Waker>,
+    event: Event,
+    error: PyErr,
+) -> PyResult<()> {
+    let second = close_whatever_it_says(slf, returning);
+    report(slf, event, weightier(slf.py(), error, second))
 }

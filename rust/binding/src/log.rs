@@ -50,7 +50,6 @@ events! {
     CONNECTED_AGAIN = Warning, "connected_again", "connect succeeds again, after %.1f s";
     CHECK_FAILED = Warning, "lost", "connection lost: its check failed: %s";
     OPEN_FAILED = Warning, "open_failed", "a connection could not be opened: %s";
-    LOOK_FAILED = Warning, "return_failed", "a connection could not be looked at: %s";
     BLOCK_OVER = Warning, "block_over", "a block was left: %s";
     RETURN_FAILED = Warning, "return_failed", "a connection could not be returned: %s";
     ROLLBACK_FAILED = Warning, "return_failed", "rollback() failed; the connection was dropped and its slot is free: %s";

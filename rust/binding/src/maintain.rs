@@ -11,7 +11,7 @@ use crate::check;
 use crate::connection::address;
 use crate::error::{Error, is_plain, is_said};
 use crate::filing::caller;
-use crate::give_back::{discard_all, finish_errand};
+use crate::give_back::{discard_all, finish};
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
 use crate::names::{by_name, module, name};
 use crate::notes::told;
@@ -55,7 +55,7 @@ fn do_chore(
 ) -> PyResult<Option<Moment>> {
     let pool = slf.get().ledger();
     match pool.chore(caller, now()) {
-        Chore::Return(returning) => hear(RETURN_FAILED, finish_errand(slf, returning))?,
+        Chore::Return(returning) => hear(RETURN_FAILED, finish(slf, returning).map_err(PyErr::from))?,
         Chore::Report(loan) => {
             let text = describe_loan(slf, &loan)?;
             log(slf, LEAK, || (text,))?;

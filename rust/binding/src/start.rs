@@ -7,7 +7,7 @@ use pyo3::types::PyWeakrefReference;
 use crate::call::call;
 use crate::connection::{self, Handle};
 use crate::detours;
-use crate::error::{Error, every, is_said, weightier};
+use crate::error::{Error, every, is_said};
 use crate::log::{POOL_CLOSED, log};
 use crate::maintain::poke;
 use crate::names::{module, name};
@@ -38,15 +38,15 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
         if policy.kept { poke(slf) } else { Ok(()) }
     });
-    started.map_err(|stopped| {
-        let closed = call(py, || {
+    started.inspect_err(|_| {
+        // Report the first error, and ignore those of the closes.
+        let _ = call(py, || {
             // Closed first, so that no call that comes in meanwhile opens another one.
             let connections = pool.close().unwrap_or_default();
-            let ends = every(py, connections.iter().map(|connection| connection::close(&connection.object(py)?)));
+            let closed = every(py, connections.iter().map(|connection| connection::close(&connection.object(py)?)));
             pool.reset();
-            ends
+            closed
         });
-        weightier(py, stopped, closed.err())
     })
 }
 

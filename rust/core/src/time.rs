@@ -94,11 +94,6 @@ impl Span {
         if self.is_forever() { self } else { Self(self.0 - dice.below(self.0 / 10 + 1)) }
     }
 
-    /// Gives the least that [`Span::jittered`] may make of it.
-    pub(crate) fn shortened(self) -> Self {
-        if self.is_forever() { self } else { Self(self.0 - self.0 / 10) }
-    }
-
     pub(crate) fn doubled(self) -> Self {
         Self(self.0.saturating_mul(2))
     }
