@@ -526,18 +526,6 @@ class EndsABlockByObject(SoundPool):
 
 @caught_by(
     "blocks_end_their_own_loan",
-    "borrow(borrower=1, key='a')",
-    "enter_a_block(borrower=2, key='a')",
-)
-class SharesAKeyWithABlock(SoundPool):
-    """Lets a block share the loan of a key with those who have it."""
-
-    def refuse_if_lent(self, key: Any) -> None:
-        pass
-
-
-@caught_by(
-    "blocks_end_their_own_loan",
     "enter_a_block(borrower=1, key=None)",
     "close_the_connection(borrower=1)",
 )
@@ -546,6 +534,18 @@ class CommitsWhatABlockHasClosed(SoundPool):
 
     def commit_block(self, connection: Any) -> None:
         connection.commit()
+
+
+@caught_by(
+    "blocks_end_their_own_loan",
+    "borrow(borrower=1, key='a')",
+    "enter_a_block(borrower=2, key='a')",
+)
+class SharesAKeyWithABlock(SoundPool):
+    """Lets a block share the loan of a key with those who have it."""
+
+    def refuse_if_lent(self, key: Any) -> None:
+        pass
 
 
 @caught_by(

@@ -20,6 +20,8 @@ This list is complete, and nothing else is tolerated:
  8. A constructor that fails closes what it had opened.
  9. A negative size assigned later is a ValueError, and nothing changes.
 10. A closed pool is a PoolClosed and an exhausted one a PoolExhausted, with the texts of psycopg2.pool's PoolError.
+11. psycopg2.pool asks libpq alone whether a connection is in a transaction. Here psycopg2's own account is asked as
+    well, and what either calls a transaction is rolled back.
 
 Any of the five hooks may be overridden, in the class or in the instance; what each is called with is compared, too.
 
@@ -46,10 +48,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from psycopg2.extensions import STATUS_BEGIN, STATUS_READY
 from psycopg2.pool import PoolError
 
 import pgpool_rs.pool
-from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing import IDLE, INTRANS, FakeServer
 from side_by_side import (
     FAULTS,
     HOOKS,
@@ -162,7 +165,11 @@ class SideBySide(Comparison):
         crowded = len(pool._pool) + len(pool._used) > pool.maxconn
         key, warned = pool._rused[id(connection)], self.warnings.count
         minconn, pool.minconn = pool.minconn, 0 if crowded else pool.minconn  # difference 6
+        if (connection.transaction_status, connection.status) == (IDLE, STATUS_BEGIN):
+            connection.transaction_status = INTRANS  # difference 11
         expected = self.left.try_(lambda: return_theirs(connection))
+        if connection.status == STATUS_READY and any(connection is idle for idle in pool._pool):
+            connection.transaction_status = IDLE  # difference 11
         pool.minconn = minconn
         got = self.right.try_(lambda: return_ours(self.pick(self.right, number)))
         if expected[0] == "raised":
@@ -302,6 +309,17 @@ class SideBySide(Comparison):
     def leave_a_loan_in_a_transaction(self, which: int, status: int) -> None:
         for side in (self.left, self.right):
             self.pick(side, self.lent[which % len(self.lent)]).status = status
+
+    @precondition(lambda self: self.lent)
+    @rule(which=anything, queries=st.sampled_from([("BEGIN",), ("SELECT 1", "COMMIT"), ("SELECT 1", "ROLLBACK")]))
+    def leave_a_loan_in_a_transaction_by_one_account(self, which: int, queries: tuple[str, ...]) -> None:
+        for side in (self.left, self.right):
+            connection = self.pick(side, self.lent[which % len(self.lent)])
+            if connection._closed == 0 and connection.status == STATUS_READY:
+                connection.autocommit = queries == ("BEGIN",)
+                connection.transaction_status = IDLE
+                for query in queries:
+                    connection.cursor().execute(query)
 
     @precondition(lambda self: self.lent)
     @rule(which=anything, call=st.sampled_from(["rollback", "close"]), fault=faults)
