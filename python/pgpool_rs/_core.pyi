@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable
 from types import EllipsisType, TracebackType
-from typing import Any, NoReturn, TypeVar, final
+from typing import Any, TypeVar, final
 
 from psycopg2.extensions import connection as Connection
 from typing_extensions import Self, disjoint_base
@@ -74,7 +74,6 @@ class Loan:
         exc_value: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None: ...
-    def __getattr__(self, name: str) -> NoReturn: ...
 
 _Pool = TypeVar("_Pool", bound=AbstractConnectionPool)
 
