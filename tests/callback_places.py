@@ -58,9 +58,13 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "check.check_socket": ("call_method0", ("poll",)),
     "check.descriptor": ("call0 extract getattr", ("fileno",)),
     "check.learn": ("contains extract getattr*2 import is_instance", ("pgcode",)),
+<<<<<<< HEAD
     "check.ends_the_session": ("contains extract getattr*2", ("diag", "severity_nonlocalized")),
     "check.takes_no_writes": ("call_method1 extract getattr", ("parameter_status",)),
     "connection.close": ("call_method0", ("close",)),
+=======
+    "connection.close": ("call_method0 hasattr", ("close",)),
+>>>>>>> h5
     "connection.commit": ("call_method0", ("commit",)),
     "connection.connect": ("call getattr*3 import try_iter update", ("connect", "_args", "_kwargs")),
     "connection.end_in_sql": ("call_method1 getattr_opt is_truthy setattr*2", ACCOUNTS),
@@ -93,10 +97,18 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
         "classes of connections are asked once a pool; one whose metaclass raises there is asked the long way",
     ),
     "front.front_door": ("getattr", START),
+<<<<<<< HEAD
     "front.function_of": ("getattr", START),
     "front.offset_of": ("getattr", START),
     "front.traverse": ("call", RUSTS),
     "give_back.begin": ("repr*2", ("key.__repr__",)),
+=======
+    "front.interrupted": ("call1", ("close",)),
+    "given.kind": ("contains", RUSTS),
+    "given.shown": ("contains repr", ("timeout.__repr__",)),
+    "given.whole": ("call1", ("minconn.__int__", "maxconn.__int__")),
+    "loan.__getattr__": ("getattr hasattr import", PSYCOPG2S),
+>>>>>>> h5
     "loan.__exit__": ("call_method1", ("putconn",)),
     "loan.__traverse__": ("call", RUSTS),
     "loan.get": ("call_method", ("getconn",)),
@@ -110,20 +122,28 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "maintain.poke": ("call_method1", OURS),
     "maintain.poke_quietly": ("call_method1", OURS),
     "maintain.wait": ("call_method1 import", ("time.sleep",)),
+    "notes.annotate": ("call1", OURS),
+    "notes.annotate_function": ("import", START),
     "options.into_options": ("getattr import", OURS),
     "options.traverse": ("call", RUSTS),
     "pool.__exit__": ("call_method0", ("closeall",)),
     "pool.__traverse__": ("call", RUSTS),
     "pool.extract": ("is_truthy", ("close.__bool__", "closed.__bool__")),
+<<<<<<< HEAD
     "pool.size": ("call_method1 extract import lt", ("minconn.__int__", "maxconn.__int__")),
     "start.close_last": ("hasattr", ("close",)),
+=======
+    "pool.shown_name": ("repr", CPYTHONS),
+    "pool.__repr__": ("repr", CPYTHONS),
+    "pool.size": ("extract lt", CPYTHONS),
+>>>>>>> h5
     "start.start": ("call_method0 call_method1 import", ("connect", "configure")),
     "stats.to_dict": ("set_item*3", CPYTHONS),
     "system.advance_clock": ("contains", RUSTS),
     "threaded.closeall": ("call_method0", ("_closeall",)),
     "threaded.getconn": ("call_method", ("_getconn",)),
     "threaded.putconn": ("call_method1 is_truthy", ("_putconn", "close.__bool__")),
-    "timeout.extract": ("extract*2 gt repr*3", ("timeout.__float__", "timeout.__repr__")),
+    "timeout.extract": ("extract*2 gt", ("timeout.__float__",)),
     "timeout.new": ("call_method0*2 import", ("waiting lock: threading.Lock()", "waiting lock: acquire first")),
     "timeout.wait": ("call_method0 call_method1 extract getattr import is_truthy*2", ("waiting lock: acquire",)),
     "timeout.wake": ("call_method0 upgrade", ("waiting lock: release",)),
@@ -131,6 +151,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "watch.describe_loan": ("call_method1 extract import", ("key.__repr__",)),
     "watch.get_frame": ("getattr import", START),
     "watch.loan_info": ("call_method1 import", OURS),
+    "watch.is_whole": ("getattr hasattr import is_subclass", "what a class has, not what it does"),
     "watch.record": ("call0 getattr*2 import", CPYTHONS),
 }
 
@@ -155,6 +176,8 @@ NAMES: dict[str, tuple[str, ...] | str] = {
     "_getkey": ("_getkey",),
     "_kwargs": ("_kwargs",),
     "_putconn": ("_putconn",),
+    "_pgpool_close": ("close",),
+    "_pgpool_whole": "what a class has, not what it does",
     "acquire": ("waiting lock: acquire", "waiting lock: acquire first"),
     "async_": ("async_",),
     "autocommit": ACCOUNTS,

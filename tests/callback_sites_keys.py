@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-import pgpool_rs
 from callback_probe import last
 from callback_scene import ROOM, Round, Scene
 from callback_sites import FULL, PASSED, PRINTED, borrow, site
@@ -96,32 +95,6 @@ for method in ("__hash__", "__eq__"):
             @site(f"key.{method}", how)
             def _(scene: Scene, method: str = method, how: str = how) -> Round:
                 return by_key(scene, method, how)
-
-
-def refused(scene: Scene, *, with_connection: bool) -> Round:
-    scene.open()
-
-    def round_() -> None:
-        connection = scene.lend()
-        try:
-            scene.pool.putconn(connection if with_connection else None, Key(scene, "__repr__"))
-        except pgpool_rs.PoolError:
-            return
-        finally:
-            scene.give(connection)
-        raise AssertionError("it was taken back")
-
-    return round_
-
-
-@site("key.__repr__", "putconn with a wrong key")
-def _(scene: Scene) -> Round:
-    return refused(scene, with_connection=True)
-
-
-@site("key.__repr__", "putconn of a key that is not lent")
-def _(scene: Scene) -> Round:
-    return refused(scene, with_connection=False)
 
 
 @site("key.__repr__", "the line about a leak", PASSED, PASSED)

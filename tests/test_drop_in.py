@@ -126,7 +126,7 @@ def test_a_subclass_may_have_names_of_its_own(
     class Own(our_class):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             if where == "instance, before":
-                vars(self).update(dict.fromkeys(names, stop))
+                self.__dict__.update(dict.fromkeys(names, stop))
             super().__init__(*args, **kwargs)
 
     if where == "class":
@@ -159,7 +159,7 @@ def test_the_housekeeping_of_a_subclass_with_names_of_its_own_goes_on(server: Fa
         def _maintain(self) -> None:
             raise AssertionError
 
-        _start = _find_hooks = _get_name = maintain = check = _maintain  # type: ignore[assignment]
+        _start = _find_hooks = _get_name = maintain = check = _maintain
 
     pool: Any = Own(1, 2, background=True)
     connection = pool.getconn()

@@ -6,6 +6,7 @@ import copy
 import pickle
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
@@ -235,6 +236,7 @@ def test_those_who_waited_in_vain_and_those_who_may_not_wait_are_told_the_pool(s
     ) as raised:
         pool.getconn(timeout=0.001)
     assert known(raised) == ("shop", 1, 0, 0) or known(raised) == ("shop", 1, 0, 1)
+    assert raised.value.waited is not None
     assert raised.value.waited > 0
     assert isinstance(raised.value, psycopg2.OperationalError)
     waiter = waiting_task(pool)
@@ -268,7 +270,7 @@ def test_a_pool_that_is_closed_says_so_to_all(server: FakeServer) -> None:
             assert note(raised) == "pool 'shop' is closed"
 
 
-GIVEN = {
+GIVEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "nothing": (lambda pool: None, "got None: is there a connection to return?"),
     "an idle one": (lambda pool: pool._pool[0], "has this connection already: it was returned before"),
     "a loan": (lambda pool: pool.connection(), "a Loan: it is its `with` block that returns the connection"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 from threading import Lock
 from types import EllipsisType, TracebackType
-from typing import Any, NoReturn, TypeVar, final
+from typing import Any, TypeVar, final
 
 from psycopg2.extensions import connection as Connection
 from typing_extensions import Self, disjoint_base
@@ -78,7 +78,6 @@ class Loan:
         exc_value: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None: ...
-    def __getattr__(self, name: str) -> NoReturn: ...
 
 _Class = TypeVar("_Class", bound=type[Any])
 _Pool = TypeVar("_Pool", bound=AbstractConnectionPool)

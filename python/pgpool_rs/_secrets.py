@@ -61,7 +61,7 @@ def _texts(value: Any) -> tuple[str, ...]:
         return ()
     if isinstance(value, bytes | bytearray | memoryview):
         return str(value), bytes(value).decode("utf-8", "surrogateescape")
-    return (str(value),)
+    return (value, str(value)) if isinstance(value, str) else (str(value),)
 
 
 def _of_options(options: Any) -> Iterator[str]:
