@@ -479,7 +479,7 @@ def test_an_answer_that_says_read_only_replaces_that_connection_and_every_older_
 def test_a_hot_standby_that_takes_no_write_has_its_connections_replaced_and_one_that_was_promoted_has_not(
     own_server: ThrowawayPostgres,
 ) -> None:
-    with ThrowawayPostgres(standby_of=own_server) as standby, pool_on(standby, 2, 2, check_after=3600) as pool:
+    with ThrowawayPostgres(standby_of=own_server) as standby, pool_on(standby, 0, 2, max_idle=None) as pool:
         older, demoted = idle(pool, 2)
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), pool.connection() as connection:
             assert connection is demoted
