@@ -58,13 +58,10 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "check.check_socket": ("call_method0", ("poll",)),
     "check.descriptor": ("call0 extract getattr", ("fileno",)),
     "check.learn": ("contains extract getattr*2 import is_instance", ("pgcode",)),
-<<<<<<< HEAD
     "check.ends_the_session": ("contains extract getattr*2", ("diag", "severity_nonlocalized")),
     "check.takes_no_writes": ("call_method1 extract getattr", ("parameter_status",)),
     "connection.close": ("call_method0", ("close",)),
-=======
     "connection.close": ("call_method0 hasattr", ("close",)),
->>>>>>> h5
     "connection.commit": ("call_method0", ("commit",)),
     "connection.connect": ("call getattr*3 import try_iter update", ("connect", "_args", "_kwargs")),
     "connection.end_in_sql": ("call_method1 getattr_opt is_truthy setattr*2", ACCOUNTS),
@@ -97,18 +94,15 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
         "classes of connections are asked once a pool; one whose metaclass raises there is asked the long way",
     ),
     "front.front_door": ("getattr", START),
-<<<<<<< HEAD
     "front.function_of": ("getattr", START),
     "front.offset_of": ("getattr", START),
     "front.traverse": ("call", RUSTS),
     "give_back.begin": ("repr*2", ("key.__repr__",)),
-=======
     "front.interrupted": ("call1", ("close",)),
     "given.kind": ("contains", RUSTS),
     "given.shown": ("contains repr", ("timeout.__repr__",)),
     "given.whole": ("call1", ("minconn.__int__", "maxconn.__int__")),
     "loan.__getattr__": ("getattr hasattr import", PSYCOPG2S),
->>>>>>> h5
     "loan.__exit__": ("call_method1", ("putconn",)),
     "loan.__traverse__": ("call", RUSTS),
     "loan.get": ("call_method", ("getconn",)),
@@ -129,14 +123,11 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "pool.__exit__": ("call_method0", ("closeall",)),
     "pool.__traverse__": ("call", RUSTS),
     "pool.extract": ("is_truthy", ("close.__bool__", "closed.__bool__")),
-<<<<<<< HEAD
     "pool.size": ("call_method1 extract import lt", ("minconn.__int__", "maxconn.__int__")),
     "start.close_last": ("hasattr", ("close",)),
-=======
     "pool.shown_name": ("repr", CPYTHONS),
     "pool.__repr__": ("repr", CPYTHONS),
     "pool.size": ("extract lt", CPYTHONS),
->>>>>>> h5
     "start.start": ("call_method0 call_method1 import", ("connect", "configure")),
     "stats.to_dict": ("set_item*3", CPYTHONS),
     "system.advance_clock": ("contains", RUSTS),
