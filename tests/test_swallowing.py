@@ -239,9 +239,16 @@ def test_what_strikes_check_query_is_raised_though_its_own_limit_has_passed(
     server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, *, error: Exception, bites: bool
 ) -> None:
     """psycopg2's wait_select takes a KeyboardInterrupt for itself, and cancels the statement."""
-    monkeypatch.setattr("pgpool_rs.health._Watchdog.has_bitten", bites, raising=False)
-    monkeypatch.setattr("pgpool_rs.health._Watchdog.__init__", lambda watchdog, conn: vars(watchdog).update(_conn=conn))
-    monkeypatch.setattr("pgpool_rs.health._Watchdog.set_to", lambda *_: nullcontext())
+
+    class Watchdog:
+        has_bitten = bites
+
+        def __init__(self, _: Any) -> None: ...
+
+        def set_to(self, _: float) -> Any:
+            return nullcontext()
+
+    monkeypatch.setattr("pgpool_rs.health._Watchdog", Watchdog)
     pool = our_class(1, 1, check=check_query, check_after=0)
     server.fail("execute", error)
     with pytest.raises(type(error)):

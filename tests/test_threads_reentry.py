@@ -69,7 +69,7 @@ class Key:
         return self is other
 
 
-@pytest.mark.parametrize("call", ["connect", "rollback", "close", "closed", "info", "status"])
+@pytest.mark.parametrize("call", ["connect", "rollback", "close", "closed", "info"])
 def test_a_connections_methods_may_call_the_pool(
     our_class: Any, server: FakeServer, intruder: Intruder, call: str
 ) -> None:

@@ -39,8 +39,8 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
     :param conn: a connection that is in no transaction.
     :param timeout: seconds that the server may take; None for no limit.
     :raises psycopg2.OperationalError: it took longer, and the connection can be used no more; or it is broken.
-    :raises psycopg2.extensions.QueryCanceledError: the query was cancelled, by Ctrl-C or the server's statement_timeout. A
-        pool raises this as well, and does not take the connection for dead.
+    :raises psycopg2.extensions.QueryCanceledError: the query was cancelled, by Ctrl-C or by a statement_timeout,
+        which a pool raises to its caller.
     :raises psycopg2.InterfaceError: the connection is closed.
     :raises psycopg2.ProgrammingError: the connection is in a transaction, which is left alone.
     :raises TypeError: `timeout` is not a number.

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use crate::call::{call_or_undo, is_speaking, speak};
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::error::{Error, both, is_plain, weightier};
+use crate::error::{Error, both, weightier};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
 use crate::give_back::{discard, finish, give_back, give_back_loan};
 use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
@@ -232,8 +232,7 @@ fn connect_and_file<'py>(
                 drop(own.fail(why));
             }
             let logged = log_connect(slf, Some((&error, &text)));
-            // Of two, the stronger one is to be heard.
-            return Err(logged.err().filter(|_| is_plain(py, &error)).unwrap_or(error).into());
+            return Err(weightier(py, error, logged.err()).into());
         }
     };
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
