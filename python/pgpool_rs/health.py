@@ -38,6 +38,8 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
     :param conn: a connection that is in no transaction.
     :param timeout: seconds that the server may take; None for no limit.
     :raises psycopg2.OperationalError: it took longer, and the connection can be used no more; or it is broken.
+    :raises psycopg2.extensions.QueryCanceledError: the query was cancelled, by Ctrl-C or by a statement_timeout,
+        which a pool raises to its caller.
     :raises psycopg2.InterfaceError: the connection is closed.
     :raises psycopg2.ProgrammingError: the connection is in a transaction, which is left alone.
     :raises TypeError: `timeout` is not a number.
@@ -50,7 +52,10 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
     try:
         with watchdog.set_to(limit), _autocommit(conn), conn.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except Exception as error:
+    except extensions.QueryCanceledError:
+        # Not by the watchdog, which shuts the socket: psycopg2's wait_select makes this of Ctrl-C.
+        raise
+    except (psycopg2.Error, OSError) as error:
         if not watchdog.has_bitten:
             raise
         failure = error
@@ -86,7 +91,7 @@ def _tell_session(conn: extensions.connection, *, characteristics: bool) -> None
 
 def _refuse_in_transaction(conn: Any, what: str) -> None:
     status = getattr(getattr(conn, "info", None), "transaction_status", None)
-    if status in _IN_TRANSACTION:
+    if status in _IN_TRANSACTION or getattr(conn, "status", None) == extensions.STATUS_PREPARED:
         raise psycopg2.ProgrammingError(f"{what} cannot be used inside a transaction")
 
 
@@ -102,7 +107,7 @@ def _autocommit(conn: Any) -> Iterator[bool]:
         yield before
     except BaseException:
         # A dead connection lets nothing be set. The first error is the one to be heard.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(psycopg2.Error, OSError):
             conn.autocommit = before
         raise
     conn.autocommit = before

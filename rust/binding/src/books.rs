@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::connection::{Handle, address};
-use crate::error::is_plain;
 use crate::filing::{loan_key, settle, under};
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -70,7 +70,7 @@ pub(crate) fn key_of<'py>(
     let key = match ident.extract() {
         Ok(ident) => pool.get().ledger().key_of(ident),
         // What is no address is no connection's.
-        Err(error) if is_plain(py, &error) => None,
+        Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyOverflowError>(py) => None,
         Err(error) => return Err(error),
     };
     key.map(|key| Ok((loan_key(py, &key)?,))).transpose()

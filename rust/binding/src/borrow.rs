@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 
 use crate::check;
 use crate::connection::{self, Handle, address};
-use crate::error::{Error, is_plain, keep_back, raise_kept_back};
+use crate::error::{Error, both, raise_kept_back, weightier};
 use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish_errand, give_back};
+use crate::give_back::{discard, finish, give_back};
 use crate::log::{Level, close_and_log, describe_public, log};
 use crate::names::name;
 use crate::pool::AbstractPool;
@@ -36,24 +36,41 @@ pub(crate) fn borrow(
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
     }
-    let connection = match found {
-        Ok(connection) => connection,
+    let (connection, left) = match found {
+        Ok(found) => found,
         Err(error) => {
             raise_kept_back()?;
             return Err(error);
         }
     };
     let watched = if slf.get().watches() { watch::begin(slf, &connection) } else { Ok(()) };
-    watched.and_then(|()| raise_kept_back()).inspect_err(|_| {
+    both(slf.py(), left, watched).and_then(|()| raise_kept_back()).inspect_err(|_| {
         // The error that stopped us is the one to be heard.
         let _ = give_back(slf, Some(&connection), None, true);
     })?;
     Ok(connection.unbind())
 }
 
-/// Finds a connection. Notes when it began to wait, if it had to.
+/// Finds a connection, and tells how its place among those who wait was given up. Notes when it began to wait, if it had to.
 fn seek<'py>(
     slf: &Bound<'py, AbstractPool>,
+    key: Option<&Bound<'py, PyAny>>,
+    timeout: Timeout,
+    queued_at: &mut Option<Instant>,
+) -> Result<(Bound<'py, PyAny>, PyResult<()>), Error> {
+    let mut place = Place { slf, waiter: None };
+    let found = seek_from(&mut place, slf, key, timeout, queued_at);
+    match (found, place.give_up()) {
+        (Ok(connection), left) => Ok((connection, left)),
+        (Err(error), Ok(())) => Err(error),
+        (Err(first), Err(second)) => Err(weightier(slf.py(), first.into(), Some(second)).into()),
+    }
+}
+
+/// Finds a connection, taking the place in the queue for it that it needs.
+fn seek_from<'py, 'p>(
+    place: &mut Place<'py, 'p>,
+    slf: &'p Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
     timeout: Timeout,
     queued_at: &mut Option<Instant>,
@@ -61,7 +78,6 @@ fn seek<'py>(
     let py = slf.py();
     let pool = slf.get().ledger();
     let mut want = file(slf, key)?;
-    let mut place = Place { slf, waiter: None };
     let mut bell = None;
     let mut expired = false;
     let asked = Instant::now();
@@ -76,13 +92,13 @@ fn seek<'py>(
                 CheckOut::Doubtful(checking) => answer = check::lend(slf, checking)?,
                 CheckOut::Reserved(reservation) => return open(slf, &want, reservation),
                 CheckOut::Errand(returning) => {
-                    finish_errand(slf, returning)?;
+                    finish(slf, returning)?;
                     continue 'asking;
                 }
                 CheckOut::Busy(busy, joined) => break (busy, joined),
             }
         };
-        place.take(joined);
+        place.take(joined)?;
         let deadline = match (busy, timeout) {
             (Busy::Crowded, _) => return Err(crowded(slf)),
             (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
@@ -164,8 +180,7 @@ pub(crate) fn connect<'py>(
                 drop(own.fail(why));
             }
             let logged = log(slf, Level::Warning, || format!("connect failed: {text}")).and(raise_kept_back());
-            // Of two, the stronger one is to be heard.
-            return Err(logged.err().filter(|_| is_plain(py, &error)).unwrap_or(error).into());
+            return Err(weightier(py, error, logged.err()).into());
         }
     };
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
@@ -240,24 +255,16 @@ struct Place<'py, 'p> {
 
 impl<'p> Place<'_, 'p> {
     /// Takes a new place, if there is one, and gives up the old one.
-    fn take(&mut self, joined: Option<Waiter<'p, Handle, Waker>>) {
-        if joined.is_some() {
-            self.give_up();
-            self.waiter = joined;
+    fn take(&mut self, joined: Option<Waiter<'p, Handle, Waker>>) -> PyResult<()> {
+        if joined.is_none() {
+            return Ok(());
         }
+        let left = self.give_up();
+        self.waiter = joined;
+        left
     }
 
-    fn give_up(&mut self) {
-        if let Some(surplus) = self.waiter.take().and_then(Waiter::leave)
-            && let Err(error) = discard(self.slf, surplus)
-        {
-            keep_back(self.slf.py(), error);
-        }
-    }
-}
-
-impl Drop for Place<'_, '_> {
-    fn drop(&mut self) {
-        self.give_up();
+    fn give_up(&mut self) -> PyResult<()> {
+        self.waiter.take().and_then(Waiter::leave).map_or(Ok(()), |surplus| discard(self.slf, surplus))
     }
 }

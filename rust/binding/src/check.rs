@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use crate::connection::{self, Handle, Look};
-use crate::error::{Error, is_plain, psycopg2_error};
-use crate::log::{close_and_log, report};
+use crate::error::{Error, psycopg2_error, weightier};
+use crate::log::{DROPPED, close_and_log, log_unclean, report};
 use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::{Socket, look_at_socket, now};
@@ -33,7 +33,7 @@ pub(crate) fn check_socket(conn: &Bound<'_, PyAny>) -> PyResult<()> {
     match descriptor(conn)?.map(look_at_socket) {
         Some(Socket::HungUp) => Err(hung_up(conn.py())),
         Some(Socket::Readable | Socket::Quiet) | None => match connection::look_at(conn)? {
-            Look::Clean | Look::InTransaction => Ok(()),
+            Look::Clean | Look::InTransaction(_) => Ok(()),
             Look::Broken | Look::Closed(_) => Err(hung_up(conn.py())),
         },
     }
@@ -53,19 +53,19 @@ fn hung_up(py: Python<'_>) -> PyErr {
     psycopg2_error(py, "OperationalError", "the server has closed the connection")
 }
 
-/// Asks the pool's check about a connection. A transaction that it leaves open is rolled back.
-fn ask(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Asks the pool's check about a connection, and says what the connection is then. A transaction that the check leaves open
+/// is rolled back.
+fn ask(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     if connection::is_async(connection)? {
-        return Ok(());
+        return Ok(Look::Clean);
     }
     let options = slf.get().options();
     // The default looks at the socket and leaves nothing behind. Anything else may.
-    let Some(check) = &options.check else { return check_socket(connection) };
+    let Some(check) = &options.check else { return check_socket(connection).map(|()| Look::Clean) };
     check.bind(slf.py()).call1((connection,))?;
     match connection::look_at(connection)? {
-        Look::Clean => Ok(()),
-        Look::InTransaction => connection::rollback(connection),
-        Look::Broken | Look::Closed(_) => Err(hung_up(slf.py())),
+        Look::InTransaction(seen) => connection::make_clean(connection, seen),
+        look => Ok(look),
     }
 }
 
@@ -74,20 +74,23 @@ pub(crate) fn examine(
     slf: &Bound<'_, AbstractPool>,
     checking: &Checking<'_, Handle, Waker>,
 ) -> PyResult<Option<Reason>> {
-    let connection = checking.connection().object(slf.py())?;
-    let reason = match checking.doubt() {
-        Doubt::Over(reason) => reason,
-        Doubt::Unseen => match ask(slf, &connection) {
-            Ok(()) => return Ok(None),
-            Err(error) => {
-                let closed = connection::close(&connection);
-                report(slf, "connection lost: its check failed", error)?;
-                closed.or_else(|error| if is_plain(slf.py(), &error) { Ok(()) } else { Err(error) })?;
-                return Ok(Some(Reason::Lost));
-            }
-        },
+    let py = slf.py();
+    let connection = checking.connection().object(py)?;
+    if let Doubt::Over(reason) = checking.doubt() {
+        close_and_log(slf, &connection, reason)?;
+        return Ok(Some(reason));
+    }
+    let (reason, failed) = match ask(slf, &connection) {
+        Ok(Look::Clean) => return Ok(None),
+        Ok(Look::InTransaction(left)) => (Reason::Unclean, Ok(left)),
+        Ok(Look::Broken | Look::Closed(_)) => (Reason::Lost, Err(hung_up(py))),
+        Err(error) => (Reason::Lost, Err(error)),
     };
-    close_and_log(slf, &connection, reason)?;
+    match (failed, connection::close(&connection)) {
+        (Ok(left), Ok(())) => log_unclean(slf, left),
+        (Ok(_), Err(error)) => report(slf, &format!("close() {DROPPED}"), error),
+        (Err(error), closed) => report(slf, "connection lost: its check failed", weightier(py, error, closed.err())),
+    }?;
     Ok(Some(reason))
 }
 
@@ -131,7 +134,7 @@ pub(crate) fn learn(pool: &Bound<'_, PyAny>, connection: &Bound<'_, PyAny>, erro
     if !error.is_instance(&py.import(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
         return Ok(());
     }
-    let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>()?.unwrap_or_default();
+    let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>().ok().flatten().unwrap_or_default();
     let read_only = state == "25006";
     if read_only || state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str()) {
         pool.get().ledger().condemn(connection::address(connection), read_only);

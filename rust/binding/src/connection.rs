@@ -3,13 +3,14 @@
 //! Items need not be psycopg2 connections: proxies of tracing libraries, wrappers and mocks are lent too. Nothing
 //! but what stands here is needed of one.
 
-use pyo3::exceptions::PyReferenceError;
-use pyo3::gc::{PyTraverseError, PyVisit};
-use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyInt, PyTuple, PyType};
+use std::fmt;
 
-use crate::error::{is_plain, psycopg2_error};
+use pyo3::exceptions::PyReferenceError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyInt, PyTuple};
+
+use crate::error::{both, psycopg2_error};
+use crate::front::has_begun_two_phase;
 use crate::names::name;
 
 /// A connection, a key or a note, as the ledger keeps it.
@@ -48,11 +49,22 @@ pub(crate) fn address(object: &Bound<'_, PyAny>) -> usize {
     object.as_ptr().addr()
 }
 
-/// libpq's `PGTransactionStatusType`: open, and in no transaction.
+/// libpq's account of a transaction, `PGTransactionStatusType`.
 /// <https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS>
-const IDLE: u8 = 0;
+const LIBPQ_SAYS: [&str; 5] =
+    ["IDLE", "ACTIVE (a command is under way, COPY perhaps)", "INTRANS", "INERROR", "UNKNOWN"];
+pub(crate) const IDLE: i32 = 0;
+const INTRANS: i32 = 2;
+const INERROR: i32 = 3;
 /// The connection is bad.
-const UNKNOWN: u8 = 4;
+const UNKNOWN: i32 = 4;
+
+/// psycopg2's own account, `connection.status`: in no transaction, as far as it knows.
+/// <https://www.psycopg.org/docs/extensions.html#connection-status-constants>
+pub(crate) const READY: i32 = 1;
+const BEGIN: i32 = 2;
+/// It is in a two-phase transaction that the server has been told to keep.
+const PREPARED: i32 = 5;
 
 /// Opens a connection as psycopg2.pool does: with the pool's live arguments, by `psycopg2.connect`, looked up now, unless
 /// there is a function to be used `instead`.
@@ -69,77 +81,12 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>
     connect.call(args, Some(&kwargs))
 }
 
-/// The object that stands for [`IDLE`].
-fn zero(py: Python<'_>) -> PyResult<&Py<PyAny>> {
-    static ZERO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    ZERO.get_or_try_init(py, || Ok(IDLE.into_pyobject(py)?.into_any().unbind()))
-}
-
-/// See [`crate::error::prepare`].
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
-    zero(py).map(drop)
-}
-
-/// A type of connections for which `get_transaction_status` speaks: the type has the method by itself, and, being one of
-/// psycopg2's, has no other idea of when a connection is closed or clean.
-pub(crate) struct Plain {
-    class: Py<PyType>,
-    /// The method itself, where nobody can put another one in its place: that saves looking it up.
-    status: Option<Py<PyAny>>,
-}
-
-impl Plain {
-    /// Finds out whether a type is one of these.
-    pub(crate) fn find(class: &Bound<'_, PyType>) -> PyResult<Option<Self>> {
-        let py = class.py();
-        let status = name!(py, get_transaction_status);
-        if !class.hasattr(status)? {
-            return Ok(None);
-        }
-        let psycopg2s = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?;
-        if class.is_subclass(&psycopg2s)? {
-            for name in ["closed", "info", "get_transaction_status"] {
-                if !class.getattr(name)?.is(&psycopg2s.getattr(name)?) {
-                    return Ok(None);
-                }
-            }
-        }
-        // What is no heap type cannot be changed. <https://docs.python.org/3/c-api/typeobj.html#c.Py_TPFLAGS_HEAPTYPE>
-        let fixed = class.getattr("__flags__")?.extract::<u64>()? & (1 << 9) == 0;
-        let status = if fixed { Some(class.getattr(status)?.unbind()) } else { None };
-        Ok(Some(Self { class: class.clone().unbind(), status }))
-    }
-
-    #[inline]
-    pub(crate) fn is_of(&self, connection: &Bound<'_, PyAny>) -> bool {
-        self.class.as_ptr().cast() == connection.get_type_ptr()
-    }
-
-    /// Asks the one question of the fast path. Only an open connection in no transaction answers with the integer 0;
-    /// anything else, and any error, says that a closer look is needed.
-    #[inline]
-    pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let py = connection.py();
-        let status = match &self.status {
-            Some(status) => status.bind(py).call1((connection,))?,
-            None => connection.call_method0(name!(py, get_transaction_status))?,
-        };
-        // CPython has one object for each small integer. An equal one of another make gets the closer look.
-        Ok(status.is(zero(py)?))
-    }
-
-    pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.class)?;
-        self.status.iter().try_for_each(|status| visit.call(status))
-    }
-}
-
 /// What a closer look at a returned connection shows.
 pub(crate) enum Look {
-    /// Open, and in no transaction.
+    /// Open, and in no transaction by either account.
     Clean,
-    /// Open, and in a transaction, failed or not; a statement may still be running.
-    InTransaction,
+    /// Open, and in a transaction by one account at least, failed or not; a statement may still be running.
+    InTransaction(Accounts),
     /// Not of any use.
     Broken,
     /// Closed: by somebody, or because it had failed.
@@ -159,20 +106,83 @@ pub(crate) enum Closed {
 /// <https://www.psycopg.org/docs/connection.html#connection.closed>
 const CLOSED_BROKEN: u8 = 2;
 
-/// Looks at a returned connection, asking what psycopg2.pool asks, in its order.
+/// What is said of a connection's transaction. What is no psycopg2 connection may say nothing, or nothing that means a thing.
+#[derive(Clone, Copy)]
+pub(crate) struct Accounts {
+    libpq: Option<i32>,
+    psycopg2: Option<i32>,
+    /// A two-phase transaction was begun: until it ends, psycopg2 refuses `commit()` and `rollback()`.
+    two_phase: bool,
+}
+
+impl Accounts {
+    /// Says whether neither account speaks of a transaction.
+    fn are_clean(self) -> bool {
+        let psycopg2_is_in_one = matches!(self.psycopg2, Some(BEGIN | PREPARED));
+        self.libpq.is_none_or(|status| status == IDLE) && !psycopg2_is_in_one && !self.two_phase
+    }
+
+    /// Says whether the transaction may not be rolled back, or not by us: a prepared one is its coordinator's to end.
+    fn is_two_phase(self) -> bool {
+        self.two_phase || self.psycopg2 == Some(PREPARED)
+    }
+
+    /// Says whether only libpq knows of the transaction, so that psycopg2's own `commit()` and `rollback()` do nothing.
+    fn only_libpq_knows(self) -> bool {
+        self.psycopg2 == Some(READY) && matches!(self.libpq, Some(INTRANS | INERROR))
+    }
+}
+
+impl fmt::Display for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let libpq = self.libpq.and_then(|status| LIBPQ_SAYS.get(usize::try_from(status).ok()?));
+        let psycopg2 = match self.psycopg2 {
+            Some(READY) => "READY",
+            Some(BEGIN) => "BEGIN",
+            Some(PREPARED) => "PREPARED",
+            _ => "nothing",
+        };
+        write!(f, "in a transaction: libpq says {}, psycopg2 says {psycopg2}", libpq.unwrap_or(&"nothing"))?;
+        if self.two_phase { f.write_str(", a two-phase transaction was begun") } else { Ok(()) }
+    }
+}
+
+/// Looks at a connection, asking what psycopg2.pool asks, in its order, and then for psycopg2's own account.
 pub(crate) fn look_at(connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     let py = connection.py();
     let closed = connection.getattr(name!(py, closed))?;
     if closed.is_truthy()? {
         return Ok(Look::Closed(if closed.eq(CLOSED_BROKEN)? { Closed::Broken } else { Closed::Properly }));
     }
-    let status = connection.getattr(name!(py, info))?.getattr(name!(py, transaction_status))?;
-    Ok(if status.eq(UNKNOWN)? {
-        Look::Broken
-    } else if status.eq(IDLE)? {
-        Look::Clean
-    } else {
-        Look::InTransaction
+    let libpq = connection.getattr(name!(py, info))?.getattr(name!(py, transaction_status))?;
+    if libpq.eq(UNKNOWN)? {
+        return Ok(Look::Broken);
+    }
+    let idle = libpq.eq(IDLE)?;
+    let accounts = Accounts {
+        libpq: libpq.cast::<PyInt>().ok().and_then(|status| status.extract().ok()),
+        psycopg2: psycopg2_status(connection)?,
+        two_phase: has_begun_two_phase(connection),
+    };
+    Ok(if idle && accounts.are_clean() { Look::Clean } else { Look::InTransaction(accounts) })
+}
+
+/// Asks for psycopg2's own account. What has none, or what is exactly no integer, as a mock's, says nothing.
+fn psycopg2_status(connection: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
+    let status = connection.getattr_opt(name!(connection.py(), status))?;
+    Ok(status.and_then(|status| status.cast_exact::<PyInt>().ok()?.extract().ok()))
+}
+
+/// Rolls back what a connection was seen in, and looks again: a rollback may have no effect. psycopg2.pool would keep what
+/// says nothing that means a thing, and so do we.
+pub(crate) fn make_clean(connection: &Bound<'_, PyAny>, seen: Accounts) -> PyResult<Look> {
+    if seen.is_two_phase() {
+        return Ok(Look::InTransaction(seen));
+    }
+    rollback(connection)?;
+    Ok(match look_at(connection)? {
+        Look::InTransaction(accounts) if accounts.are_clean() => Look::Clean,
+        look => look,
     })
 }
 
@@ -181,20 +191,58 @@ pub(crate) fn leave_clean(connection: &Bound<'_, PyAny>, function: &Bound<'_, Py
     function.call1((connection,))?;
     let left = match look_at(connection)? {
         Look::Clean => return Ok(()),
-        Look::InTransaction => "in a transaction",
-        Look::Broken | Look::Closed(Closed::Broken) => "broken",
-        Look::Closed(Closed::Properly) => "closed",
+        Look::InTransaction(accounts) => accounts.to_string(),
+        Look::Broken | Look::Closed(Closed::Broken) => "broken".to_owned(),
+        Look::Closed(Closed::Properly) => "closed".to_owned(),
     };
     let text = format!("connection discarded: {name} left it {left}");
     Err(psycopg2_error(connection.py(), "ProgrammingError", &text))
 }
 
+/// Rolls back, whichever account knows of the transaction.
 pub(crate) fn rollback(connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection.call_method0(name!(connection.py(), rollback)).map(drop)
+    connection.call_method0(name!(connection.py(), rollback))?;
+    end_in_sql(connection, "ROLLBACK")
 }
 
+/// Commits, whichever account knows of the transaction.
 pub(crate) fn commit(connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    connection.call_method0(name!(connection.py(), commit)).map(drop)
+    connection.call_method0(name!(connection.py(), commit))?;
+    end_in_sql(connection, "COMMIT")
+}
+
+/// Ends a transaction that only libpq knows of.
+fn end_in_sql(connection: &Bound<'_, PyAny>, statement: &str) -> PyResult<()> {
+    if psycopg2_status(connection)? != Some(READY) {
+        return Ok(());
+    }
+    match look_at(connection)? {
+        Look::InTransaction(accounts) if accounts.only_libpq_knows() => {}
+        _ => return Ok(()),
+    }
+    let py = connection.py();
+    let Some(cursor) = plain_cursor(connection)? else { return Ok(()) };
+    // Out of autocommit psycopg2 would send BEGIN first, which a failed transaction refuses.
+    let autocommit = name!(py, autocommit);
+    // That of a replication connection cannot be read, and is on.
+    let off = connection.getattr_opt(autocommit)?.map(|on| on.is_truthy()).transpose()? == Some(false);
+    if off {
+        connection.setattr(autocommit, true)?;
+    }
+    let executed = cursor.call_method1(name!(py, execute), (statement,)).map(drop);
+    let restored = if off { connection.setattr(autocommit, false) } else { Ok(()) };
+    both(py, executed, restored)
+}
+
+/// Makes a cursor that does nothing but what it is told, if there can be one. A connection's `cursor()` may be a subclass's.
+fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = connection.py();
+    let extensions = py.import(name!(py, extensions_module))?;
+    let psycopg2s = extensions.getattr(name!(py, connection))?;
+    if connection.get_type().is_subclass(&psycopg2s)? {
+        return extensions.getattr(name!(py, cursor))?.call1((connection,)).map(Some);
+    }
+    connection.getattr_opt(name!(py, cursor))?.map(|cursor| cursor.call0()).transpose()
 }
 
 pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -205,10 +253,8 @@ pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
 /// knows nothing of it is none.
 pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = connection.py();
-    match connection.getattr(name!(py, async_)) {
-        // Exactly an integer: a mock's attribute is as true as it is meaningless.
-        Ok(flag) => Ok(flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract::<i32>().is_ok_and(|on| on != 0))),
-        Err(error) if is_plain(py, &error) => Ok(false),
-        Err(error) => Err(error),
-    }
+    let flag = connection.getattr_opt(name!(py, async_))?;
+    // Exactly an integer: a mock's attribute is as true as it is meaningless.
+    Ok(flag
+        .is_some_and(|flag| flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract().is_ok_and(|on: i32| on != 0))))
 }

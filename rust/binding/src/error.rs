@@ -3,12 +3,12 @@
 use std::cell::RefCell;
 
 use pgpool_core::Refusal;
-use pyo3::exceptions::PyException;
+use pyo3::exceptions::{PyException, PyOSError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
-use crate::{connection, filing, maintain, watch};
+use crate::{filing, front, maintain, watch};
 
 /// An error that ends a call of ours.
 pub(crate) enum Error {
@@ -98,7 +98,8 @@ pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
     // PyO3 keeps these names in the same way, each from the first use on.
     let class = py.get_type::<PyException>();
     drop((class.name()?, class.qualname()?, class.module()?));
-    connection::prepare(py)?;
+    says(py)?;
+    front::prepare(py);
     filing::prepare(py)?;
     maintain::prepare(py)?;
     watch::prepare(py)
@@ -109,6 +110,53 @@ pub(crate) fn psycopg2_error(py: Python<'_>, class: &str, text: &str) -> PyErr {
     let class = py.import("psycopg2").and_then(|psycopg2| psycopg2.getattr(class));
     let class = class.and_then(|class| Ok(class.cast_into::<PyType>()?));
     class.map_or_else(|error| error, |class| PyErr::from_type(class, text.to_owned()))
+}
+
+/// What a database says, and what of it is none of its own words.
+fn says(py: Python<'_>) -> PyResult<&(Py<PyAny>, Py<PyAny>)> {
+    static CLASSES: PyOnceLock<(Py<PyAny>, Py<PyAny>)> = PyOnceLock::new();
+    CLASSES.get_or_try_init(py, || {
+        let extensions = py.import("psycopg2.extensions")?;
+        let error = py.import("psycopg2")?.getattr("Error")?;
+        Ok((error.unbind(), extensions.getattr("QueryCanceledError")?.unbind()))
+    })
+}
+
+/// Says whether an error is what a database says, or the network to it: `psycopg2.Error` or `OSError`. Only these are logged;
+/// all others, a job's time limit say, are raised by the call that they came in. A statement that was cancelled is one of the
+/// others: psycopg2's `wait_select` makes that of Ctrl-C.
+pub(crate) fn is_said(py: Python<'_>, error: &PyErr) -> bool {
+    let said = |(error_class, canceled): &(Py<PyAny>, Py<PyAny>)| {
+        error.is_instance(py, error_class.bind(py)) && !error.is_instance(py, canceled.bind(py))
+    };
+    error.is_instance_of::<PyOSError>(py) || says(py).is_ok_and(said)
+}
+
+/// Gives the one of two errors that is to be raised, if there are two: what a database says gives way to all others, an
+/// `Exception` to what is none, and the second to the first.
+pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {
+    let weight = |error: &PyErr| if is_said(py, error) { 0 } else { 1 + u8::from(!is_plain(py, error)) };
+    match second {
+        Some(second) if weight(&second) > weight(&first) => second,
+        _ => first,
+    }
+}
+
+/// Gives the error of two outcomes; where both are errors, the [`weightier`].
+pub(crate) fn both(py: Python<'_>, first: PyResult<()>, second: PyResult<()>) -> PyResult<()> {
+    match (first, second) {
+        (Err(first), second) => Err(weightier(py, first, second.err())),
+        (Ok(()), second) => second,
+    }
+}
+
+/// Waits for all of these outcomes, and gives the error of any, as [`both`] does.
+pub(crate) fn every(py: Python<'_>, outcomes: impl Iterator<Item = PyResult<()>>) -> PyResult<()> {
+    let mut done = Ok(());
+    for outcome in outcomes {
+        done = both(py, done, outcome);
+    }
+    done
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.

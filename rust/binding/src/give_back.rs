@@ -6,9 +6,9 @@ use pgpool_core::{Reason, Refusal, Returning};
 use pyo3::prelude::*;
 
 use crate::connection::{self, Closed, Handle, Look, address};
-use crate::error::{Error, answered, is_plain, raise_kept_back};
+use crate::error::{Error, both, every, raise_kept_back, weightier};
 use crate::filing::{settle_maybe, under};
-use crate::log::{DROPPED, log_closed, report};
+use crate::log::{DROPPED, NOT_RETURNED, log_closed, log_unclean, report};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::timeout::Waker;
@@ -42,21 +42,12 @@ fn take_back(
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
         Ok(Some(true)) => returning.leave(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
-        Err(error) => {
-            drop(close_whatever_it_says(slf.py(), returning));
-            return Err(error.into());
-        }
+        Err(error) => close_after(slf, returning, NOT_RETURNED, error)?,
     }
     if let Some(lent_for) = overdue {
         watch::log_late(slf, lent_for.as_secs_f64())?;
     }
     Ok(())
-}
-
-/// Finishes a return that was left by somebody who is not there any more to be told of an error.
-pub(crate) fn finish_errand(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
-    let finished = finish(slf, returning).map_err(PyErr::from);
-    finished.or_else(|error| report(slf, "a connection could not be returned", error))
 }
 
 /// Says whether what is left to do for a return takes the network.
@@ -66,7 +57,7 @@ fn is_slow(slf: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Wake
     }
     Ok(match connection::look_at(&returning.connection().object(slf.py())?)? {
         Look::Clean => slf.get().options().reset.is_some(),
-        Look::InTransaction => true,
+        Look::InTransaction(_) => true,
         Look::Broken | Look::Closed(_) => false,
     })
 }
@@ -77,51 +68,54 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
     let connection = returning.connection().object(py)?;
     if let Some(reason) = returning.closing() {
         // Its end may be the first sign of one that others share.
-        if reason == Reason::Surplus && is_broken(&connection) {
-            returning.condemn(Reason::Lost);
-        }
-        return Ok(discard(slf, returning)?);
+        let looked = if reason == Reason::Surplus { condemn_if_broken(&mut returning, &connection) } else { Ok(()) };
+        let discarded = discard(slf, returning);
+        let looked = looked.or_else(|error| report(slf, NOT_RETURNED, error));
+        return Ok(both(py, looked, discarded)?);
     }
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
-        Err(error) => {
-            // No connection, most likely, and psycopg2.pool would raise this too. Its slot is freed all the same.
-            drop(close_whatever_it_says(py, returning));
-            return Err(error.into());
-        }
+        // No connection, most likely.
+        Err(error) => return Ok(close_after(slf, returning, NOT_RETURNED, error)?),
     };
     let cleaned = match look {
-        Look::Clean => Ok(()),
-        Look::InTransaction => connection::rollback(&connection).map_err(|error| ("rollback()", error)),
-        Look::Broken => {
+        Look::InTransaction(seen) => connection::make_clean(&connection, seen).map_err(|error| ("rollback()", error)),
+        look => Ok(look),
+    };
+    let done = cleaned.and_then(|look| match look {
+        Look::Clean => reset(slf, &connection).map(|()| look).map_err(|error| ("reset", error)),
+        look => Ok(look),
+    });
+    match done {
+        Ok(Look::Clean) if returning.keep(now()) => Ok(()),
+        Ok(Look::Clean) => Ok(discard(slf, returning)?),
+        Ok(Look::InTransaction(left)) => Ok(match close_whatever_it_says(py, returning) {
+            Some(error) => report(slf, &format!("close() {DROPPED}"), error),
+            None => log_unclean(slf, left),
+        }?),
+        Ok(Look::Broken) => {
             returning.condemn(Reason::Lost);
-            return Ok(discard(slf, returning)?);
+            Ok(discard(slf, returning)?)
         }
-        Look::Closed(how) => {
+        Ok(Look::Closed(how)) => {
             let reason = if how == Closed::Broken { Reason::Lost } else { Reason::ByBorrower };
             returning.condemn(reason);
             drop(returning);
-            return Ok(log_closed(slf, reason)?);
+            Ok(log_closed(slf, reason)?)
         }
-    };
-    match cleaned.and_then(|()| reset(slf, &connection).map_err(|error| ("reset", error))) {
-        Ok(()) if returning.keep(now()) => Ok(()),
-        Ok(()) => Ok(discard(slf, returning)?),
         Err((what, error)) => {
-            if is_broken(&connection) {
-                returning.condemn(Reason::Lost);
-            }
-            let closing = close_whatever_it_says(py, returning);
-            let stronger = closing.filter(|closing| !is_plain(py, closing) && is_plain(py, &error));
-            Ok(report(slf, &format!("{what} {DROPPED}"), stronger.unwrap_or(error))?)
+            let error = weightier(py, error, condemn_if_broken(&mut returning, &connection).err());
+            Ok(close_after(slf, returning, &format!("{what} {DROPPED}"), error)?)
         }
     }
 }
 
-/// Says whether a connection has failed, as far as psycopg2 knows. Whatever stops it from telling is of no interest here.
-fn is_broken(connection: &Bound<'_, PyAny>) -> bool {
-    let look = answered(connection.py(), connection::look_at(connection));
-    matches!(look, Some(Look::Broken | Look::Closed(Closed::Broken)))
+/// Notes that a connection has failed, as far as psycopg2 knows.
+fn condemn_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    if let Look::Broken | Look::Closed(Closed::Broken) = connection::look_at(connection)? {
+        returning.condemn(Reason::Lost);
+    }
+    Ok(())
 }
 
 /// Calls `reset`, if there is one, which must leave the connection open and in no transaction.
@@ -164,9 +158,28 @@ pub(crate) fn discard(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Ha
     }
 }
 
+/// Does the same to several: to all of them, whatever is raised.
+pub(crate) fn discard_all<'p>(
+    slf: &Bound<'_, AbstractPool>,
+    all: impl IntoIterator<Item = Returning<'p, Handle, Waker>>,
+) -> PyResult<()> {
+    every(slf.py(), all.into_iter().map(|returning| discard(slf, returning)))
+}
+
 /// Closes a connection, frees its slot, and gives the error of the first, if any.
 fn close_whatever_it_says(py: Python<'_>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
     let closed = returning.connection().object(py).and_then(|connection| connection::close(&connection));
     drop(returning);
     closed.err()
+}
+
+/// Closes a connection after an error, frees its slot, and logs what the database has said.
+fn close_after(
+    slf: &Bound<'_, AbstractPool>,
+    returning: Returning<'_, Handle, Waker>,
+    what: &str,
+    error: PyErr,
+) -> PyResult<()> {
+    let second = close_whatever_it_says(slf.py(), returning);
+    report(slf, what, weightier(slf.py(), error, second))
 }

@@ -8,8 +8,8 @@ use pyo3::types::{IntoPyDict, PyTuple};
 
 use crate::check::learn;
 use crate::connection;
-use crate::error::is_plain;
-use crate::log::report;
+use crate::error::{both, is_said};
+use crate::log::{NOT_RETURNED, report};
 use crate::names::name;
 use crate::system;
 use crate::timeout::Given;
@@ -102,12 +102,12 @@ impl Loan {
         slf.try_borrow_mut()?.entered = false;
         if failed {
             // The block's own exception is the one to be heard; a failed rollback has been dealt with by putconn.
-            for outcome in [ended, learnt] {
-                outcome.or_else(|error| if is_plain(py, &error) { Ok(()) } else { Err(error) })?;
-            }
-            returned.or_else(|error| report(pool.cast()?, "a connection could not be returned", error))?;
+            let unsaid =
+                |outcome: PyResult<()>| outcome.or_else(|error| if is_said(py, &error) { Ok(()) } else { Err(error) });
+            let returned = returned.or_else(|error| report(pool.cast()?, NOT_RETURNED, error));
+            both(py, both(py, unsaid(ended), unsaid(learnt)), returned)?;
         } else {
-            ended.and(returned)?;
+            both(py, ended, returned)?;
         }
         Ok(false)
     }

@@ -3,8 +3,8 @@
 use pgpool_core::Reason;
 use pyo3::prelude::*;
 
-use crate::connection;
-use crate::error::{answered, is_plain};
+use crate::connection::{self, Accounts};
+use crate::error::{answered, is_said};
 use crate::names::name;
 use crate::pool::AbstractPool;
 
@@ -30,6 +30,11 @@ pub(crate) fn log(slf: &Bound<'_, AbstractPool>, level: Level, text: impl FnOnce
     Ok(())
 }
 
+/// Says in the log that a connection was closed because it stayed in a transaction.
+pub(crate) fn log_unclean(slf: &Bound<'_, AbstractPool>, accounts: Accounts) -> PyResult<()> {
+    log(slf, Level::Warning, || format!("connection closed: {}: {accounts}", Reason::Unclean.text()))
+}
+
 /// Says in the log why a connection was closed.
 pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: Reason) -> PyResult<()> {
     let level = match reason {
@@ -40,7 +45,7 @@ pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: Reason) -> PyRes
     log(slf, level, || format!("connection closed: {}", reason.text()))
 }
 
-/// Closes a connection and says so in the log. An `Exception` that `close()` raises is logged.
+/// Closes a connection and says so in the log. What the database says of it is logged, too.
 pub(crate) fn close_and_log(
     slf: &Bound<'_, AbstractPool>,
     connection: &Bound<'_, PyAny>,
@@ -55,12 +60,38 @@ pub(crate) fn close_and_log(
 /// What is said of a connection whose rollback or close failed.
 pub(crate) const DROPPED: &str = "failed; the connection was dropped and its slot is free";
 
-/// Says in the log what went wrong, if it was an `Exception`; anything stronger is given back as it is.
+/// What is said of a connection that could not be looked at on its return, or whose return ended for nobody.
+pub(crate) const NOT_RETURNED: &str = "a connection could not be returned";
+
+/// Says in the log what went wrong, if the database said so; any other error is given back as it is.
 pub(crate) fn report(slf: &Bound<'_, AbstractPool>, what: &str, error: PyErr) -> PyResult<()> {
-    if !is_plain(slf.py(), &error) {
+    if !is_said(slf.py(), &error) {
         return Err(error);
     }
     log(slf, Level::Warning, || format!("{what}: {}", describe_masked(slf, &error)))
+}
+
+/// Says in the log what went wrong, and where, for those errors that no caller hears of.
+pub(crate) fn report_place(slf: &Bound<'_, AbstractPool>, what: &str, error: &PyErr) -> PyResult<()> {
+    log(slf, Level::Warning, || {
+        let place = answered(slf.py(), place(slf.py(), error)).flatten().unwrap_or_default();
+        format!("{what}: {}{place}", describe_masked(slf, error))
+    })
+}
+
+/// Tells where an error was raised, if that was in Python, as the end of a line.
+fn place(py: Python<'_>, error: &PyErr) -> PyResult<Option<String>> {
+    let Some(mut traceback) = error.traceback(py).map(Bound::into_any) else { return Ok(None) };
+    loop {
+        let next = traceback.getattr("tb_next")?;
+        if next.is_none() {
+            break;
+        }
+        traceback = next;
+    }
+    let code = traceback.getattr("tb_frame")?.getattr("f_code")?;
+    let (file, function) = (code.getattr("co_filename")?, code.getattr("co_name")?);
+    Ok(Some(format!(" ({file}:{} in {function})", traceback.getattr("tb_lineno")?)))
 }
 
 /// Describes an error without the secrets that the pool connects with.

@@ -10,27 +10,36 @@ use pyo3::types::PyModule;
 use crate::borrow::last_connect_error;
 use crate::check;
 use crate::connection::address;
-use crate::error::{Error, ended, is_plain};
+use crate::error::{Error, ended, is_plain, is_said};
 use crate::filing::caller;
-use crate::give_back::{discard, finish_errand};
-use crate::log::{Level, log};
+use crate::give_back::{discard_all, finish};
+use crate::log::{Level, NOT_RETURNED, log, report_place};
 use crate::names::name;
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::watch::describe_loan;
 
-/// Does all that is to be done now, and tells when there will be something again.
+/// Does all that is to be done now, for a caller, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
-    ended(do_chores(slf))
+    ended(do_chores(slf, |_, done| done))
 }
 
-fn do_chores(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+/// Does the same for nobody: what an `Exception` says is logged, and the work goes on.
+pub(crate) fn maintain_alone(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+    ended(do_chores(slf, |what, done| match done {
+        Err(error) if is_plain(slf.py(), &error) => report_place(slf, what, &error),
+        done => done,
+    }))
+}
+
+/// Does the chores. `hear` is told how those end that run other people's code.
+fn do_chores(slf: &Bound<'_, AbstractPool>, hear: impl Fn(&str, PyResult<()>) -> PyResult<()>) -> PyResult<Moment> {
     let pool = slf.get().ledger();
     let caller = caller(slf.py())?;
     let mut opened = 0;
     loop {
         match pool.chore(caller, now()) {
-            Chore::Return(returning) => finish_errand(slf, returning)?,
+            Chore::Return(returning) => hear(NOT_RETURNED, finish(slf, returning).map_err(PyErr::from))?,
             Chore::Report(loan) => {
                 let text = describe_loan(slf, &loan)?;
                 log(slf, Level::Warning, || format!("connection not returned: {text}"))?;
@@ -50,8 +59,9 @@ fn do_chores(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
                     Ok(_) => refill.fail(now()),
                     Err(error) => {
                         refill.fail(now());
-                        if !is_plain(slf.py(), &error) {
-                            return Err(error);
+                        // What the database said was logged by the connect.
+                        if !is_said(slf.py(), &error) {
+                            hear("a connection could not be opened", Err(error))?;
                         }
                     }
                 }
@@ -82,7 +92,7 @@ pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
 pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let drained = slf.get().ledger().drain(caller(slf.py())?);
-    ended(drained.into_iter().map(|drained| discard(slf, drained)).fold(Ok(()), Result::and))?;
+    ended(discard_all(slf, drained))?;
     maintain_now(slf)
 }
 

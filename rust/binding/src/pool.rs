@@ -12,11 +12,12 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::borrow::{borrow, connect};
-use crate::connection::{Handle, Plain};
+use crate::connection::Handle;
 use crate::detours::{self, Hooks};
 use crate::error::{Error, ended};
 use crate::filing::number_to_key;
-use crate::give_back::{discard, give_back};
+use crate::front::Plain;
+use crate::give_back::{discard_all, give_back};
 use crate::loan::Loan;
 use crate::maintain;
 use crate::names::name;
@@ -120,19 +121,19 @@ impl AbstractPool {
         drop(displaced);
     }
 
-    /// Asks a connection whether it is open and in no transaction. `false` decides nothing: look closer.
+    /// Says whether a connection is open, and in no transaction by either account. `false` decides nothing: look closer.
     #[inline]
-    pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-        match self.plain.get().filter(|plain| plain.is_of(connection)) {
-            Some(plain) => plain.is_clean(connection),
+    pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> bool {
+        match self.plain.get().and_then(|plain| plain.is_clean(connection)) {
+            Some(clean) => clean,
             None => self.find_out(connection),
         }
     }
 
     #[cold]
-    fn find_out(&self, connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let Some(plain) = Plain::find(&connection.get_type())? else { return Ok(false) };
-        let clean = plain.is_clean(connection);
+    fn find_out(&self, connection: &Bound<'_, PyAny>) -> bool {
+        let Some(plain) = Plain::find(connection) else { return false };
+        let clean = plain.is_clean(connection) == Some(true);
         // A pool with connections of several types has one that is faster than the others.
         let _ = self.plain.set(plain);
         clean
@@ -184,7 +185,7 @@ impl AbstractPool {
     /// Do all the housekeeping that is due, and tell in how many seconds there may be something again; None: not before
     /// something happens.
     fn _maintain(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
-        let due = maintain::maintain(slf)?;
+        let due = maintain::maintain_alone(slf)?;
         Ok((due < Moment::NEVER).then(|| due.since(now()).as_secs_f64()))
     }
 
@@ -253,7 +254,7 @@ impl AbstractPool {
             return Err(PyValueError::new_err(text));
         }
         let surplus = slf.get().ledger().resize(least, most);
-        ended(surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and))
+        ended(discard_all(slf, surplus))
     }
 
     /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`, here and
@@ -362,7 +363,7 @@ impl AbstractPool {
     #[setter]
     fn set_maxconn(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let surplus = slf.get().ledger().set_maxconn(size("maxconn", value)?);
-        ended(surplus.into_iter().map(|surplus| discard(slf, surplus)).fold(Ok(()), Result::and))
+        ended(discard_all(slf, surplus))
     }
 
     /// Whether the pool is closed.

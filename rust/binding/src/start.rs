@@ -4,9 +4,9 @@ use pgpool_core::Policy;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
-use crate::connection;
+use crate::connection::{self, Handle};
 use crate::detours;
-use crate::error::{Error, is_plain};
+use crate::error::{Error, every, is_said};
 use crate::log::{Level, log};
 use crate::maintain::poke;
 use crate::names::name;
@@ -47,19 +47,22 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
 /// Closes every connection, and the pool.
 pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = slf.py();
-    let mut interrupted = None;
     let connections = slf.get().ledger().close()?;
-    for connection in &connections {
-        // One that its borrower has forgotten is closed already.
-        let closed = connection.living(py).and_then(|living| living.as_ref().map_or(Ok(()), connection::close));
-        if let Err(error) = closed
-            && !is_plain(py, &error)
-            && interrupted.is_none()
-        {
-            interrupted = Some(error);
-        }
-    }
-    interrupted.map_or(Ok(()), Err)?;
+    // All of them, whatever is raised. psycopg2.pool, too, is silent about what the database says of it.
+    let ends = connections.iter().map(|connection| match close_last(py, connection) {
+        Err(error) if is_said(py, &error) => Ok(()),
+        closed => closed,
+    });
+    every(py, ends)?;
     log(slf, Level::Info, || format!("pool closed, with {} connections", connections.len()))?;
     Ok(())
+}
+
+/// Closes a connection as its pool closes. One that its borrower has forgotten is closed already; what cannot be closed, as no
+/// connection at all, is let go.
+fn close_last(py: Python<'_>, connection: &Handle) -> PyResult<()> {
+    match connection.living(py)? {
+        Some(connection) if connection.hasattr(name!(py, close))? => connection::close(&connection),
+        _ => Ok(()),
+    }
 }
