@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import QueryCanceledError
 from psycopg2.pool import PoolError
 
 from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, FakeServer, Gate
@@ -185,12 +186,15 @@ def _fails(error: BaseException) -> Act:
 
 # What a callback may do to its connection so that it is of no use, and what is raised then, if anything.
 FAILURES: dict[str, tuple[Act, type[BaseException] | None]] = {
-    "raises": (_fails(ValueError("no good")), ValueError),
+    "raises": (_fails(psycopg2.DatabaseError("no good")), psycopg2.DatabaseError),
     "loses it": (_loses, psycopg2.OperationalError),
     "closes it": (lambda connection, _: connection.close(), None),
     "breaks it": (lambda connection, _: connection.set_closed(2), None),
 }
+# What is raised by the call of the pool that it came in, whoever called.
 STRONG_FAILURES: dict[str, tuple[Act, type[BaseException] | None]] = {
+    "has a bug": (_fails(ValueError("no good")), ValueError),
+    "is cancelled": (_fails(QueryCanceledError("no good")), QueryCanceledError),
     "is interrupted": (_fails(KeyboardInterrupt("now")), KeyboardInterrupt),
     "exits": (_fails(SystemExit("now")), SystemExit),
     "is killed": (_fails(Killed("now")), Killed),

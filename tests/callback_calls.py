@@ -140,8 +140,8 @@ PARTICULAR: dict[tuple[str, str], str] = {
     # These scenes let every such look, or question, go wrong.
     ("close / after a look that failed", "putconn of another"): "Odd",
     ("close / after a look that failed", "writing the books"): "Odd",
-    ("close / after a question that was interrupted", "putconn of this connection"): "KeyboardInterrupt",
-    ("close / after a question that was interrupted", "a block"): "KeyboardInterrupt",
+    ("close / after a look that was interrupted", "putconn of this connection"): "KeyboardInterrupt",
+    ("close / after a look that was interrupted", "a block"): "KeyboardInterrupt",
 }
 
 

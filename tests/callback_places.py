@@ -14,7 +14,7 @@ SOURCES = Path(__file__).parents[1] / "rust" / "binding" / "src"
 
 _DOES = re.compile(
     r"\.(is_truthy|eq|ne|lt|gt|le|ge|rich_compare|hash|repr|str|extract|call0|call1|call|call_method0|call_method1"
-    r"|call_method|getattr|setattr|delattr|hasattr|import|try_iter|get_item|set_item|del_item|contains|update"
+    r"|call_method|getattr_opt|getattr|setattr|delattr|hasattr|import|try_iter|get_item|set_item|del_item|contains|update"
     r"|is_instance|is_subclass|upgrade|write_unraisable)\b\s*(?:::<[^(]*>)?\("
 )
 _NAME = re.compile(r"^    (\w+) = \"(\w[\w.]*)\",$", re.MULTILINE)
@@ -45,6 +45,7 @@ def names() -> set[str]:
 OURS = "a module, class or object of ours, which runs no code of others"
 CPYTHONS = "an object of CPython's own, written in C"
 PSYCOPG2S = "an attribute of a module of psycopg2's"
+ACCOUNTS = "what differs between the two accounts of a transaction: tests/test_swallowing.py strikes it there"
 RUSTS = "a Rust method of the same name"
 START = "done once, while the package is imported"
 
@@ -60,34 +61,39 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "connection.close": ("call_method0", ("close",)),
     "connection.commit": ("call_method0", ("commit",)),
     "connection.connect": ("call getattr*3 import try_iter update", ("connect", "_args", "_kwargs")),
-    "connection.find": (
-        "extract getattr*5 hasattr import is_subclass",
-        "classes of connections are asked once a pool; a metaclass that runs code there fails as the fast path does",
-    ),
-    "connection.is_async": ("extract getattr", ("async_",)),
-    "connection.is_clean": ("call1 call_method0", ("get_transaction_status",)),
+    "connection.end_in_sql": ("call_method1 getattr_opt is_truthy setattr*2", ACCOUNTS),
+    "connection.is_async": ("extract getattr_opt", ("async_",)),
     "connection.leave_clean": ("call1", ("configure", "reset")),
     "connection.living": ("call0", CPYTHONS),
     "connection.look_at": (
-        "eq*3 getattr*3 is_truthy",
+        "eq*3 extract getattr*3 is_truthy",
         ("closed", "closed.__bool__", "closed.__eq__", "info.transaction_status"),
     ),
+    "connection.plain_cursor": ("call0 call1 getattr*2 getattr_opt import is_subclass", ACCOUNTS),
+    "connection.psycopg2_status": ("extract getattr_opt", ACCOUNTS),
     "connection.rollback": ("call_method0", ("rollback",)),
-    "connection.traverse": ("call*2", RUSTS),
     "detours.find": ("contains getattr*2", OURS),
     "detours.is_get_ident_native": ("eq getattr*2 import", "what threading.get_ident is, not what it does"),
     "error.error": ("import", START),
     "error.keep_back": ("write_unraisable", ("waiting lock: release",)),
     "error.prepare": ("import*2", START),
+    "error.is_said": ("is_instance*2", CPYTHONS),
     "error.psycopg2_error": ("getattr import", PSYCOPG2S),
+    "error.says": ("getattr*2 import*2", START),
     "filing.automatic_key": ("import", START),
     "filing.caller": ("call_method0 extract import", ("threading.get_ident",)),
     "filing.compare": ("eq", ("key.__eq__",)),
     "filing.number_to_key": ("call1", OURS),
     "filing.under": ("extract hash", ("key.__hash__",)),
     "front.door": ("extract*2 getattr*3 setattr", START),
+    "front.find": (
+        "extract getattr*4 import",
+        "classes of connections are asked once a pool; one whose metaclass raises there is asked the long way",
+    ),
     "front.front_door": ("getattr", START),
-    "front.interrupted": ("call1", ("close",)),
+    "front.function_of": ("getattr", START),
+    "front.offset_of": ("getattr", START),
+    "front.traverse": ("call", RUSTS),
     "give_back.begin": ("repr*2", ("key.__repr__",)),
     "loan.__exit__": ("call_method1", ("putconn",)),
     "loan.__traverse__": ("call", RUSTS),
@@ -96,6 +102,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "log.describe_public": ("contains getattr import is_instance", PSYCOPG2S),
     "log.log": ("call_method1*2 import", ("log handler", "log filter")),
     "log.masked": ("call_method1 extract getattr*2 import", ("_kwargs",)),
+    "log.place": ("getattr*6", CPYTHONS),
     "maintain.housekeeping": ("import", START),
     "maintain.do_chores": ("call_method0", ("_connect",)),
     "maintain.poke": ("call_method1", OURS),
@@ -107,6 +114,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "pool.__traverse__": ("call", RUSTS),
     "pool.extract": ("is_truthy", ("close.__bool__", "closed.__bool__")),
     "pool.size": ("call_method1 extract import lt", ("minconn.__int__", "maxconn.__int__")),
+    "start.close_last": ("hasattr", ("close",)),
     "start.start": ("call_method0 call_method1 import", ("connect", "configure")),
     "stats.to_dict": ("set_item*3", CPYTHONS),
     "system.advance_clock": ("contains", RUSTS),
@@ -147,16 +155,18 @@ NAMES: dict[str, tuple[str, ...] | str] = {
     "_putconn": ("_putconn",),
     "acquire": ("waiting lock: acquire", "waiting lock: acquire first"),
     "async_": ("async_",),
+    "autocommit": ACCOUNTS,
     "close": ("close",),
     "closeall": ("closeall",),
     "closed": ("closed",),
     "commit": ("commit",),
     "connect": ("connect",),
     "connection": PSYCOPG2S,
+    "cursor": ACCOUNTS,
+    "execute": ACCOUNTS,
     "f_lasti": CPYTHONS,
     "fileno": ("fileno",),
     "get_ident": ("threading.get_ident",),
-    "get_transaction_status": ("get_transaction_status",),
     "getconn": ("getconn",),
     "info": ("info.transaction_status",),
     "log": ("log handler", "log filter"),
@@ -171,6 +181,7 @@ NAMES: dict[str, tuple[str, ...] | str] = {
     "release": ("waiting lock: release",),
     "rollback": ("rollback",),
     "sleep": ("time.sleep",),
+    "status": ACCOUNTS,
     "threading": CPYTHONS,
     "time": CPYTHONS,
     "transaction_status": ("info.transaction_status",),

@@ -12,11 +12,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import psycopg2
+
 from pgpool_rs.testing import FakeConnection, FakeServer
 
 
-class Odd(Exception):
-    """Something that goes wrong by itself in a scene, before the probe is called."""
+class Odd(psycopg2.DatabaseError):
+    """What a database says that goes wrong by itself in a scene, before the probe is called."""
 
 
 class Late(BaseException):

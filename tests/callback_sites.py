@@ -54,8 +54,10 @@ class Site:
     callback: str
     way: str
     stage: Stage
+    said: Fate
+    """What becomes of what a database says: psycopg2.Error and OSError."""
     plain: Fate
-    """What becomes of an Exception."""
+    """What becomes of any other Exception, and of a statement that was cancelled."""
     strong: Fate
     """What becomes of any other BaseException."""
     waits: bool
@@ -79,18 +81,22 @@ SITES: dict[str, Site] = {}
 def site(
     callback: str,
     way: str,
-    plain: Fate = RAISED,
-    strong: Fate = RAISED,
+    said: Fate = RAISED,
+    plain: Fate | None = None,
+    strong: Fate | None = None,
     *,
     waits: bool = False,
     why: str = "",
     stays: str = "",
     state: State = FREE,
 ) -> Callable[[Stage], Stage]:
-    """Enter a row into the table; a decorator of the function that makes its scene."""
+    """Enter a row into the table; a decorator of the function that makes its scene.
+
+    Only what a database says is swallowed: where nothing else is given, an error of any other kind is raised.
+    """
 
     def enter(stage: Stage) -> Stage:
-        row = Site(callback, way, stage, plain, strong, waits, why, stays, state)
+        row = Site(callback, way, stage, said, plain or RAISED, strong or RAISED, waits, why, stays, state)
         assert row.name not in SITES, row.name
         SITES[row.name] = row
         return stage

@@ -52,7 +52,7 @@ def _(scene: Scene) -> Round:
     return lambda: borrow(scene)
 
 
-@site("close", "after a look that failed", PASSED, PASSED, why="the first error is the one to be heard")
+@site("close", "after a look that failed", PASSED, why="the first error is the one to be heard")
 def _(scene: Scene) -> Round:
     scene.open(1)
 
@@ -66,15 +66,17 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("close", "after a question that was interrupted", LOGGED, PASSED, why="the first error is the one to be heard")
+@site(
+    "close", "after a look that was interrupted", PASSED, PASSED, PASSED, why="the first error is the one to be heard"
+)
 def _(scene: Scene) -> Round:
     scene.open(1)
 
-    def status(_: object) -> None:
+    def interrupt(_: object) -> None:
         if scene.trouble:
             raise KeyboardInterrupt
 
-    scene.server.on("status", status)
+    scene.server.on("info", interrupt)
     scene.on("close")
 
     def round_() -> None:
@@ -100,6 +102,7 @@ def _(scene: Scene) -> Round:
 @site(
     "close",
     "the end of a constructor that fails",
+    PASSED,
     PASSED,
     PASSED,
     why="the first error is the one to be heard",
@@ -166,7 +169,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("__del__ of a connection", "putconn", PRINTED, PRINTED)
+@site("__del__ of a connection", "putconn", PRINTED, PRINTED, PRINTED)
 def _(scene: Scene) -> Round:
     scene.server.keep = False
     scene.open()

@@ -171,7 +171,15 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("waiting lock: release", "putconn", PRINTED, waits=True, why="it is nobody's: another one is woken", state=FULL)
+@site(
+    "waiting lock: release",
+    "putconn",
+    PRINTED,
+    PRINTED,
+    waits=True,
+    why="it is nobody's: another one is woken",
+    state=FULL,
+)
 def _(scene: Scene) -> Round:
     scene.open(1)
     make = threading.Lock

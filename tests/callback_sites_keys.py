@@ -124,7 +124,7 @@ def _(scene: Scene) -> Round:
     return refused(scene, with_connection=False)
 
 
-@site("key.__repr__", "the line about a leak", PASSED)
+@site("key.__repr__", "the line about a leak", PASSED, PASSED)
 def _(scene: Scene) -> Round:
     scene.open(leak_after=50)
 
@@ -139,7 +139,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("key.__del__", "putconn", PRINTED, PRINTED)
+@site("key.__del__", "putconn", PRINTED, PRINTED, PRINTED)
 def _(scene: Scene) -> Round:
     scene.open()
     return lambda: borrow(scene, Key(scene, "__del__"))
@@ -278,7 +278,7 @@ def _(scene: Scene) -> Round:
     return lambda: setattr(scene.pool, "_keys", Argument(scene, 5))
 
 
-@site("ident.__index__", "reading _rused", PASSED, why="what is no address is no connection's")
+@site("ident.__index__", "reading _rused")
 def _(scene: Scene) -> Round:
     scene.open()
 

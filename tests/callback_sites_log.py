@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
+import psycopg2
+
 from callback_probe import Odd, last
 from callback_scene import ROOM, Round, Scene
 from callback_sites import CLOSED, FULL, PASSED, PRINTED, borrow, borrow_and_use, site, waiting
@@ -107,7 +109,9 @@ def _(scene: Scene) -> Round:
     return waiting(scene)
 
 
-@site("log handler", "one that was forgotten", PRINTED, PRINTED, why="a weak reference's callback cannot raise")
+@site(
+    "log handler", "one that was forgotten", PRINTED, PRINTED, PRINTED, why="a weak reference's callback cannot raise"
+)
 def _(scene: Scene) -> Round:
     scene.server.keep = False
     scene.server.at_end = lambda _: None
@@ -138,7 +142,7 @@ def _(scene: Scene) -> Round:
     return lambda: borrow(scene)
 
 
-class Told(Exception):
+class Told(psycopg2.DatabaseError):
     """An error that runs Python when its text is asked for."""
 
     scene: Scene
@@ -149,7 +153,7 @@ class Told(Exception):
         return "told"
 
 
-@site("str(error)", "the line about a rollback that failed", PASSED, why="only its class is named, then")
+@site("str(error)", "the line about a rollback that failed", PASSED, PASSED, why="only its class is named, then")
 def _(scene: Scene) -> Round:
     scene.open(1)
 
@@ -177,7 +181,7 @@ class Value(str):
     __eq__ = str.__eq__
 
 
-@site("_kwargs", "masking", PASSED, why="what cannot be masked is not shown")
+@site("_kwargs", "masking", PASSED, PASSED, why="what cannot be masked is not shown")
 def _(scene: Scene) -> Round:
     scene.open(1)
     scene.server.on("rollback", scene.go_wrong)

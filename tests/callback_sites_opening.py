@@ -197,7 +197,13 @@ def _(scene: Scene) -> Round:
 
 
 @site(
-    "close", "after a configure that failed", PASSED, PASSED, why="the first error is the one to be heard", state=DOWN
+    "close",
+    "after a configure that failed",
+    PASSED,
+    PASSED,
+    PASSED,
+    why="the first error is the one to be heard",
+    state=DOWN,
 )
 def _(scene: Scene) -> Round:
     scene.on("close")

@@ -26,27 +26,14 @@ from support import counts, wait_until
 # --- what is asked of a connection ---
 
 
-@site(
-    "get_transaction_status",
-    "putconn",
-    PASSED,
-    why="it is no psycopg2 connection, most likely, and asked otherwise",
-    state=LENT,
-)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.on("status")
-    return lambda: borrow(scene)
-
-
-@site("closed", "putconn")
+@site("closed", "putconn", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     scene.on("closed")
     return lambda: borrow_and_use(scene)
 
 
-@site("closed", "putconn of one that is not needed", PASSED, why="it decides nothing but what is counted")
+@site("closed", "putconn of one that is not needed", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(0)
     scene.on("closed")
@@ -97,14 +84,14 @@ def answering(scene: Scene) -> None:
     scene.server.shown = shown
 
 
-@site("closed.__bool__", "putconn")
+@site("closed.__bool__", "putconn", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     answering(scene)
     return lambda: borrow_and_use(scene)
 
 
-@site("closed.__eq__", "putconn of a closed one")
+@site("closed.__eq__", "putconn of a closed one", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     answering(scene)
@@ -117,7 +104,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("info.transaction_status", "putconn")
+@site("info.transaction_status", "putconn", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1)
     scene.on("info")
@@ -193,7 +180,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("rollback", "the housekeeping thread", LOGGED, ENDED)
+@site("rollback", "the housekeeping thread", LOGGED, LOGGED, ENDED)
 def _(scene: Scene) -> Round:
     # How long a pool that has failed is left alone.
     scene.replace(_housekeeping, "PAUSE", 0.01)
@@ -246,14 +233,14 @@ def flagged(scene: Scene) -> None:
     scene.server.parts["async_"] = flag
 
 
-@site("async_", "a block", PASSED, state=LENT)
+@site("async_", "a block", state=LENT)
 def _(scene: Scene) -> Round:
     scene.open(1)
     flagged(scene)
     return lambda: borrow_in_a_block(scene)
 
 
-@site("async_", "putconn with a reset", PASSED)
+@site("async_", "putconn with a reset", LOGGED)
 def _(scene: Scene) -> Round:
     scene.open(1, reset=lambda _: None)
     flagged(scene)

@@ -170,7 +170,7 @@ def test_the_thread_closes_what_is_old_and_opens_another(server: FakeServer, our
     wait_until(lambda: server.open == 0, "the end of all")
 
 
-@pytest.mark.parametrize("error", [DOWN, ValueError("odd")])
+@pytest.mark.parametrize("error", [DOWN, OSError("odd")])
 def test_a_close_for_age_that_fails_loses_no_slot(server: FakeServer, our_class: Any, error: Exception) -> None:
     pool = our_class(2, 2, max_lifetime=1000)
     advance_clock(1001)
@@ -182,7 +182,7 @@ def test_a_close_for_age_that_fails_loses_no_slot(server: FakeServer, our_class:
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), Killed()])
+@pytest.mark.parametrize("error", [ValueError("late"), KeyboardInterrupt(), Killed()])
 def test_an_interrupted_close_for_age_loses_no_slot(server: FakeServer, our_class: Any, error: BaseException) -> None:
     pool = our_class(0, 2, max_idle=100)
     give_back(pool, lend(pool, 2))

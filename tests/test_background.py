@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, final
 
 import psycopg2
 import pytest
+from psycopg2.extensions import QueryCanceledError
 
 from audit import (
     STRONG_FAILURES,
@@ -225,7 +227,7 @@ def test_who_finds_the_pool_full_gets_a_new_connection_where_the_rollback_fails(
         with Occupied():
             pool.putconn(connection)
             server.fail("rollback", error)
-            if isinstance(error, Exception):
+            if error is DOWN:
                 assert pool.getconn() is not connection
                 pool.putconn(server.connections[-1])
             else:
@@ -243,15 +245,22 @@ def test_who_finds_the_pool_full_gets_a_new_connection_where_the_rollback_fails(
     assert_sound(pool, server)
 
 
-def test_another_borrowers_return_that_goes_wrong_is_logged_and_not_raised(server: FakeServer, our_class: Any) -> None:
+@pytest.mark.parametrize("error", [psycopg2.DatabaseError("not mine"), ValueError("a time limit of mine")])
+def test_of_another_borrowers_return_only_what_the_database_says_is_not_raised(
+    server: FakeServer, our_class: Any, error: Exception
+) -> None:
     with Occupied():
         pool = our_class(1, 1, background=True, name="wrong")
         connection = dirty(pool)
         pool.putconn(connection)
-        server.on("closed", _raise_once(ValueError("not mine")))
+        server.on("closed", _raise_once(error))
         with listening("wrong", level=30) as log:
+            if isinstance(error, ValueError):
+                with pytest.raises(ValueError, match="of mine"):
+                    pool.getconn()
             pool.putconn(pool.getconn())
-        assert log.texts == ["a connection could not be returned: ValueError: not mine"]
+        said = ["a connection could not be returned: DatabaseError: not mine"]
+        assert log.texts == ([] if isinstance(error, ValueError) else said)
     assert_sound(pool, server)
 
 
@@ -349,7 +358,7 @@ def test_what_was_left_is_nobodys_to_return(server: FakeServer, our_class: Any) 
 # --- errors of what was left -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [DOWN, ValueError("odd")])
+@pytest.mark.parametrize("error", [DOWN, psycopg2.DatabaseError("odd"), ValueError("odd"), QueryCanceledError("odd")])
 @pytest.mark.parametrize("call", ["rollback", "close"])
 def test_an_error_of_what_was_left_is_in_the_log(
     server: FakeServer, our_class: Any, call: str, error: Exception
@@ -360,9 +369,13 @@ def test_an_error_of_what_was_left_is_in_the_log(
         pool.putconn(dirty(pool), close=call == "close")
         assert_sound(pool, server)
         log.wait_for(1)
-    assert log.texts == [
-        f"{call}() failed; the connection was dropped and its slot is free: {type(error).__name__}: {error}"
-    ]
+    (line,) = log.texts
+    what = f"{type(error).__name__}: {error}"
+    if error is DOWN or type(error) is psycopg2.DatabaseError:
+        assert line == f"{call}() failed; the connection was dropped and its slot is free: {what}"
+    else:
+        # No caller hears of it, so the line says where it was raised.
+        assert re.fullmatch(rf"a connection could not be returned: {what} \(.*\.py:\d+ in \w+\)", line)
 
 
 @pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt(), SystemExit(), Killed()])

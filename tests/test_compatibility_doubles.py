@@ -11,7 +11,7 @@ import psycopg2.pool
 import pytest
 from psycopg2.pool import PoolError
 
-from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing import IDLE, INTRANS, FakeServer
 
 # --- Connections that are none ------------------------------------------------------------------------------------
 
@@ -43,6 +43,8 @@ def test_a_magic_mock_that_says_it_is_open(
     pool = pool_class(1, 2)
     connection = pool.getconn()
     connection.info.transaction_status = status
+    if status == 2:
+        connection.rollback.side_effect = lambda: setattr(connection.info, "transaction_status", 0)
     pool.putconn(connection)
     assert list(pool._pool) == [connection]
     assert connection.rollback.called is rolled_back
@@ -95,13 +97,14 @@ def test_a_string_that_cannot_be_closed_stops_no_closeall(pool_class: Any, monke
 class Minimal:
     """Has what psycopg2.pool uses, and neither a hash, an equality, a truth value nor weak references."""
 
-    __slots__ = ("_closed", "calls")
+    __slots__ = ("_closed", "calls", "info")
     __hash__ = None  # type: ignore[assignment]
 
-    class info:  # noqa: N801
+    class Info:
         transaction_status = INTRANS
 
     def __init__(self) -> None:
+        self.info = self.Info()
         self._closed = 0
         self.calls: list[str] = []
 
@@ -117,6 +120,7 @@ class Minimal:
 
     def rollback(self) -> None:
         self.calls.append("rollback")
+        self.info.transaction_status = IDLE
 
     def close(self) -> None:
         self.calls.append("close")

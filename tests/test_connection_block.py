@@ -60,7 +60,7 @@ def test_a_failing_commit_is_raised_and_the_connection_given_back(
     assert_whole(pool)
 
 
-@pytest.mark.parametrize("fault", [psycopg2.OperationalError("gone"), ValueError("odd")])
+@pytest.mark.parametrize("fault", [psycopg2.OperationalError("gone"), OSError("odd")])
 def test_a_failing_rollback_does_not_hide_the_blocks_error(
     our_class: Any, server: FakeServer, fault: Exception
 ) -> None:

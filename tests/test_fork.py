@@ -518,7 +518,7 @@ CALLBACKS = {
     "close": 'server.on("close", fork_once); pool.putconn(dirty, close=True)',
     "closeall": 'server.on("close", fork_once); pool.closeall()',
     "commit": 'server.on("commit", fork_once)\nwith pool.connection(): pass',
-    "status": 'server.on("status", fork_once); pool.putconn(dirty)',
+    "info": 'server.on("info", fork_once); pool.putconn(dirty)',
     "key": "pool.getconn(Key())",
     "constructor": 'server.on("connect", fork_once); ThreadedConnectionPool(2, 3)',
 }

@@ -48,10 +48,10 @@ def test_a_percent_sign_in_an_error_is_no_format(server: FakeServer, our_class: 
     pool = our_class(1, 1, name=NAME)
     connection = pool.getconn()
     connection.status = INTRANS
-    server.fail("rollback", ValueError("100 %s %d"))
+    server.fail("rollback", psycopg2.DatabaseError("100 %s %d"))
     with listening(NAME, WARNING) as log:
         pool.putconn(connection)
-    assert log.texts[0].endswith("ValueError: 100 %s %d")
+    assert log.texts[0].endswith("DatabaseError: 100 %s %d")
 
 
 def test_records_name_the_caller_and_no_frame_of_ours(
@@ -104,7 +104,7 @@ def test_a_refusal_logs_nothing(server: FakeServer, our_class: Any) -> None:
 
 
 def test_no_text_is_made_where_nobody_wants_it(server: FakeServer, our_class: Any) -> None:
-    class Mute(Exception):
+    class Mute(psycopg2.DatabaseError):
         def __str__(self) -> str:
             raise AssertionError("asked for its text")
 
@@ -179,12 +179,12 @@ def break_one_unseen(pool: Any, _: FakeServer) -> None:
 def fail_to_roll_back(pool: Any, server: FakeServer) -> None:
     connection = pool.getconn()
     connection.status = INTRANS
-    server.fail("rollback", ValueError("odd"))
+    server.fail("rollback", psycopg2.DatabaseError("odd"))
     pool.putconn(connection)
 
 
 def fail_to_close(pool: Any, server: FakeServer) -> None:
-    server.fail("close", ValueError("odd"))
+    server.fail("close", psycopg2.DatabaseError("odd"))
     pool.putconn(pool.getconn(), close=True)
 
 
@@ -256,14 +256,14 @@ def closed(level: int, why: str) -> tuple[int, str]:
 
 
 def refuse(_: Any) -> None:
-    raise ValueError("odd")
+    raise psycopg2.DatabaseError("odd")
 
 
 def ask(connection: Any) -> None:
     connection.cursor().execute("SELECT 1")
 
 
-DROPPED = "failed; the connection was dropped and its slot is free: ValueError: odd"
+DROPPED = "failed; the connection was dropped and its slot is free: DatabaseError: odd"
 
 SCENES = {
     "opened": Scene(open_one, OPENED),
@@ -338,10 +338,10 @@ def test_the_error_of_a_block_goes_before_that_of_its_return(server: FakeServer,
     server.on("closed", act)
     with listening(NAME, WARNING) as log, suppress(ZeroDivisionError), pool.connection() as connection:
         connection.status = INTRANS
-        server.fail("rollback", ValueError("first"))
-        errors.append(ValueError("odd"))
+        server.fail("rollback", psycopg2.DatabaseError("first"))
+        errors.append(psycopg2.DatabaseError("odd"))
         raise ZeroDivisionError
-    assert log.texts == ["a connection could not be returned: ValueError: odd"]
+    assert log.texts == ["a connection could not be returned: DatabaseError: odd"]
     server.calm()
     assert_sound(pool, server)
 
@@ -485,7 +485,7 @@ def test_a_handler_may_call_the_pool(server: FakeServer) -> None:
     handler = Handler()
     with listening(NAME):
         logging.getLogger(f"pgpool_rs.{NAME}").addHandler(handler)
-        check.raises(ValueError("dead"))
+        check.raises(psycopg2.DatabaseError("dead"))
         pool.putconn(pool.getconn())
         logging.getLogger(f"pgpool_rs.{NAME}").removeHandler(handler)
     assert len([text for text in inside if "its borrower asked for that" in text]) >= 2

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psycopg2
 import pytest
+from psycopg2.extensions import QueryCanceledError
 
 from audit import Killed
 from callback_probe import Late, Odd
@@ -23,7 +25,10 @@ from watchdog import real_stderr, watchdog  # noqa: F401
 pytestmark = [pytest.mark.timeout(20), pytest.mark.usefixtures("watchdog")]
 
 ROUNDS = 3
-ERRORS: list[type[BaseException]] = [ValueError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit, Killed]
+SAID: list[type[Exception]] = [psycopg2.DatabaseError, TimeoutError]
+PLAIN: list[type[Exception]] = [ValueError, MemoryError, QueryCanceledError]
+STRONG: list[type[BaseException]] = [KeyboardInterrupt, SystemExit, GeneratorExit, Killed]
+ERRORS = [*SAID, *PLAIN, *STRONG]
 
 # Options that lead a pool's calls off the fast path, or its returns to the housekeeping.
 KINDS: dict[str, dict[str, Any]] = {
@@ -106,7 +111,7 @@ def test_what_a_callback_raises_loses_no_slot_and_is_heard(site: Site, error: ty
         with scene_of(pool_class) as scene:
             raised = play(scene, site, raiser(error("fault")), at)
             assert not scene.probe.armed, "the callback was never reached"
-            fate = site.plain if issubclass(error, Exception) else site.strong
+            fate = site.said if error in SAID else site.plain if error in PLAIN else site.strong
             if fate is Fate.ENDED:
                 wait_until(lambda scene=scene: bool(scene.keepers_log.lines), "the line about the thread")  # type: ignore[misc]
             where = f"{pool_class.__name__}, call {at}"

@@ -276,7 +276,7 @@ def end(way: str, pool: Any, connection: Any, server: FakeServer) -> None:
         advance_clock(1001)
     elif way in {"rollback", "rollback breaks"}:
         connection.status = ACTIVE
-        server.fail("rollback", ValueError("odd") if way == "rollback" else DOWN)
+        server.fail("rollback", psycopg2.DatabaseError("odd") if way == "rollback" else DOWN)
     elif way == "pool":
         pool.closeall()
         return
@@ -316,7 +316,7 @@ def test_a_failed_check_is_a_lost_connection_and_no_bad_return(server: FakeServe
     check = Callback()
     pool = filled(our_class, 1, check=check, check_after=0)
     pool.pop_stats()
-    check.raises(ValueError("dead"))
+    check.raises(psycopg2.DatabaseError("dead"))
     pool.getconn()
     assert events(pool) == {
         "requests_num": 1,

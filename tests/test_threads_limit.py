@@ -221,7 +221,7 @@ def test_a_log_handler_that_raises_loses_no_slot(our_class: Any, server: FakeSer
         for call in ("rollback", "close"):
             connection = pool.getconn()
             connection.status = INTRANS
-            connection.faults[call] = ValueError("odd")
+            connection.faults[call] = psycopg2.DatabaseError("odd")
             try:
                 pool.putconn(connection, close=call == "close")
             except BaseException as raised:
