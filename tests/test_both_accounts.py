@@ -322,7 +322,7 @@ def test_a_proxy_is_read_like_the_connection_in_it(
 def test_a_subclass_with_a_status_of_its_own_is_believed(our_class: Any, table: Table, status: int) -> None:
     class Stubborn(psycopg2.extensions.connection):
         @property
-        def status(self) -> int:  # type: ignore[override]
+        def status(self) -> int:
             return status
 
     with opened(our_class(1, 1, table.dsn, connection_factory=Stubborn)) as pool:
