@@ -90,6 +90,7 @@ impl Span {
     }
 
     /// Gives the least that [`Span::jittered`] may make of it.
+    #[cfg(test)]
     pub(crate) fn shortened(self) -> Self {
         if self.is_forever() { self } else { Self(self.0 - self.0 / 10) }
     }
