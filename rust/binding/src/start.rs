@@ -4,7 +4,7 @@ use pgpool_core::Policy;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
-use crate::call::call;
+use crate::call::{call, edit};
 use crate::connection;
 use crate::detours;
 use crate::error::{Error, is_plain};
@@ -39,12 +39,12 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     });
     started.inspect_err(|_| {
         // The error that stopped us is the one to be heard.
-        let _ = call(py, || {
+        let _ = edit(py, || {
             // Closed first, so that no call that comes in meanwhile opens another one.
             for connection in pool.close().unwrap_or_default() {
                 let _ = connection.object(py).and_then(|connection| connection::close(&connection));
             }
-            PyResult::Ok(pool.reset())
+            pool.reset();
         });
     })
 }
