@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 
-use crate::call::call;
+use crate::call::{call, edit};
 use crate::connection::{Handle, address};
 use crate::filing::{loan_key, settle, under};
 use crate::pool::AbstractPool;
@@ -14,7 +14,7 @@ use crate::system::now;
 /// List the idle connections, the next to be lent last.
 #[pyfunction]
 pub(crate) fn idle<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    let idle = call(pool.py(), || PyResult::Ok(pool.get().ledger().idle()))?;
+    let idle = edit(pool.py(), || pool.get().ledger().idle())?;
     idle.iter().map(|connection| connection.object(pool.py())).collect()
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn replace_idle(
     let wanted =
         wanted.iter().map(|connection| (address(connection), Arc::new(Handle::Object(connection.clone().unbind()))));
     let wanted = wanted.collect();
-    call(pool.py(), || PyResult::Ok(pool.get().ledger().replace_idle(&seen, wanted, now())))
+    edit(pool.py(), || pool.get().ledger().replace_idle(&seen, wanted, now()))
 }
 
 /// List the loans as (key, connection), the oldest first.
@@ -44,7 +44,7 @@ pub(crate) fn replace_idle(
 pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<'py, PyAny>, Bound<'py, PyAny>)>> {
     let py = pool.py();
     let mut shown = Vec::new();
-    for (key, connection) in call(py, || PyResult::Ok(pool.get().ledger().lent()))? {
+    for (key, connection) in edit(py, || pool.get().ledger().lent())? {
         // One that its borrower has forgotten is on its way out of the books.
         if let Some(connection) = connection.living(py)? {
             shown.push((loan_key(py, &key)?, connection));
@@ -56,7 +56,7 @@ pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<
 /// Count the loans.
 #[pyfunction]
 pub(crate) fn count_lent(pool: &Bound<'_, AbstractPool>) -> PyResult<usize> {
-    call(pool.py(), || PyResult::Ok(pool.get().ledger().counts().lent))
+    edit(pool.py(), || pool.get().ledger().counts().lent)
 }
 
 /// Find the connection that is lent under `key`; None if nothing is.
@@ -78,7 +78,7 @@ pub(crate) fn key_of<'py>(
 ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
     let py = pool.py();
     let key = match ident.extract() {
-        Ok(ident) => call(py, || PyResult::Ok(pool.get().ledger().key_of(ident)))?,
+        Ok(ident) => edit(py, || pool.get().ledger().key_of(ident))?,
         // What is no address is no connection's.
         Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyOverflowError>(py) => None,
         Err(error) => return Err(error),

@@ -54,6 +54,11 @@ where
     call_or_undo(py, body, drop)
 }
 
+/// Runs an edit of the ledger as a call of its own, which raises an interrupt that strikes meanwhile.
+pub(crate) fn edit<T>(py: Python<'_>, edit: impl FnOnce() -> T) -> PyResult<T> {
+    call(py, || PyResult::Ok(edit()))
+}
+
 /// As [`call`]. If the body succeeds and the end raises, `undo` takes what the body has given.
 pub(crate) fn call_or_undo<T, E>(
     py: Python<'_>,
@@ -75,7 +80,7 @@ where
         let lines = if calls.depth == 0 { std::mem::take(&mut calls.lines) } else { Vec::new() };
         (calls.interrupt.take(), lines)
     });
-    let end = match (interrupt.map_or(Ok(()), Err), write(py, caller, lines)) {
+    let end = match (interrupt.map_or(Ok(()), Err), write(py, caller, &lines)) {
         (Ok(()), written) => written,
         (interrupted, _) => interrupted,
     };
@@ -134,18 +139,18 @@ pub(crate) fn say(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
         calls.lines.push(line);
         None
     });
-    write(py, caller, at_once.into_iter().collect())
+    write(py, caller, at_once.as_slice())
 }
 
 /// Writes what has been kept so far, in the midst of a call that holds nothing just now: before a wait, for instance.
 pub(crate) fn speak(py: Python<'_>, caller: Caller) -> PyResult<()> {
     let outermost = |calls: &mut Calls| if calls.depth == 1 { std::mem::take(&mut calls.lines) } else { Vec::new() };
     let lines = file(caller, outermost);
-    write(py, caller, lines)
+    write(py, caller, &lines)
 }
 
 /// Writes lines, all of them, and raises the first error of a handler.
-fn write(py: Python<'_>, caller: Caller, lines: Vec<Line>) -> PyResult<()> {
+fn write(py: Python<'_>, caller: Caller, lines: &[Line]) -> PyResult<()> {
     if lines.is_empty() {
         return Ok(());
     }

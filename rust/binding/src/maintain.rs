@@ -6,7 +6,7 @@ use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
 
 use crate::borrow::last_connect_error;
-use crate::call::{call, is_speaking};
+use crate::call::{call, edit, is_speaking};
 use crate::check;
 use crate::connection::address;
 use crate::error::{Error, is_plain, is_said};
@@ -87,7 +87,7 @@ fn do_chore(
 
 /// Does one round by hand: without a pause, though the last connect has failed.
 pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    call(slf.py(), || PyResult::Ok(slf.get().ledger().hurry_refill()))?;
+    edit(slf.py(), || slf.get().ledger().hurry_refill())?;
     maintain(slf).map(drop)
 }
 
@@ -113,7 +113,7 @@ fn sleep(py: Python<'_>, pause: Duration) -> PyResult<()> {
 pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let (py, pool) = (slf.py(), slf.get().ledger());
     let caller = caller(py)?;
-    for slot in call(py, || PyResult::Ok(pool.idle_slots()))? {
+    for slot in edit(py, || pool.idle_slots())? {
         call(py, || match pool.begin_idle_check(slot, caller, now()) {
             Some(checking) => check::put_back(slf, checking),
             None => Ok(()),
@@ -133,7 +133,7 @@ pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
 pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
-    call(py, || PyResult::Ok(pool.hurry_refill()))?;
+    edit(py, || pool.hurry_refill())?;
     let deadline = if is_speaking(caller(py)?) { Some(asked) } else { deadline };
     loop {
         let due = maintain(slf)?;

@@ -165,7 +165,7 @@ pub(crate) fn once<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyTyp
     Ok(class.clone())
 }
 
-/// Makes the dict of one argument that is given by name. PyO3's own way panics where there is no memory for it.
+/// Makes the dict of one argument that is given by name. `PyO3`'s own way panics where there is no memory for it.
 pub(crate) fn by_name<'py>(name: &Bound<'py, PyString>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyDict>> {
     let dict = name.py().get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
     dict.set_item(name, value)?;

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::borrow::{borrow, connect};
-use crate::call::call;
+use crate::call::{call, edit};
 use crate::connection::Handle;
 use crate::detours::{self, Hooks};
 use crate::filing::number_to_key;
@@ -423,11 +423,6 @@ impl AbstractPool {
         self.set_options(Options::default());
         self.ledger.reset();
     }
-}
-
-/// Runs an edit of the ledger as a call of its own, which raises an interrupt that strikes meanwhile.
-fn edit<T>(py: Python<'_>, edit: impl FnOnce() -> T) -> PyResult<T> {
-    call(py, || PyResult::Ok(edit()))
 }
 
 /// Reads a size: anything that `int()` takes and that is not negative.

@@ -4,7 +4,7 @@ use pgpool_core::Policy;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
-use crate::call::call;
+use crate::call::{call, edit};
 use crate::connection::{self, Handle};
 use crate::detours;
 use crate::error::{Error, every, is_said};
@@ -40,12 +40,12 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     });
     started.inspect_err(|_| {
         // Report the first error, and ignore those of the closes.
-        let _ = call(py, || {
+        let _ = edit(py, || {
             // Closed first, so that no call that comes in meanwhile opens another one.
-            let connections = pool.close().unwrap_or_default();
-            let closed = every(py, connections.iter().map(|connection| connection::close(&connection.object(py)?)));
+            for connection in pool.close().unwrap_or_default() {
+                let _ = connection.object(py).and_then(|connection| connection::close(&connection));
+            }
             pool.reset();
-            closed
         });
     })
 }

@@ -83,13 +83,13 @@ pub(crate) fn thread_ident() -> Caller {
     return Caller::from(unsafe { pyo3::ffi::PyThread_get_thread_ident() });
 }
 
-/// Makes a float. PyO3's own way panics where there is no memory for it.
+/// Makes a float. `PyO3`'s own way panics where there is no memory for it.
 pub(crate) fn float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: it is called attached, and gives a new reference, or null with an error set.
     unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyFloat_FromDouble(value)) }
 }
 
-/// Makes an integer. PyO3's own way panics where there is no memory for it.
+/// Makes an integer. `PyO3`'s own way panics where there is no memory for it.
 pub(crate) fn int(py: Python<'_>, value: u64) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: as above.
     unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyLong_FromUnsignedLongLong(value)) }

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 
-use crate::call::call;
+use crate::call::edit;
 use crate::connection::Handle;
 use crate::filing::loan_key;
 use crate::log::{LATE, RECLAIMED, log, masked};
@@ -94,7 +94,7 @@ fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<
 
 /// Lists what is lent now, the oldest first.
 pub(crate) fn loans<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    let loans = call(slf.py(), || PyResult::Ok(slf.get().ledger().loans(now())))?;
+    let loans = edit(slf.py(), || slf.get().ledger().loans(now()))?;
     loans.iter().map(|(loan, _)| loan_info(slf.py(), loan)).collect()
 }
 
@@ -121,7 +121,7 @@ impl Forgotten {
         // First the log, which may take its time: the garbage collector calls this before it closes the connection, and until
         // then its slot is not free.
         let logged = describe_loan(&pool, &loan).and_then(|text| log(&pool, RECLAIMED, || (text,)));
-        let freed = call(py, || PyResult::Ok(ledger.reclaim(self.slot, now())));
+        let freed = edit(py, || ledger.reclaim(self.slot, now()));
         // No thread is started in the midst of anything.
         logged.and(freed).and(poke_quietly(&pool))
     }

@@ -324,21 +324,21 @@ fn news(world: &World, failed: bool) -> Option<ConnectNews> {
     world.pool.connect_news(failed, world.now())
 }
 
-fn failed(times: u64, period: f64) -> Option<ConnectNews> {
-    Some(ConnectNews::Failed { times, period: seconds(period) })
+fn failed(times: u64, period: f64) -> ConnectNews {
+    ConnectNews::Failed { times, period: seconds(period) }
 }
 
 #[test]
 fn connects_that_go_on_failing_are_told_of_once_in_ten_seconds_with_their_number() {
     let world = World::new(0, 1);
     assert_eq!(news(&world, false), None, "nothing was wrong");
-    assert_eq!(news(&world, true), failed(1, 0.0));
+    assert_eq!(news(&world, true), Some(failed(1, 0.0)));
     for _ in 0..99 {
         world.pass(0.09);
         assert_eq!(news(&world, true), None);
     }
     world.pass(1.09);
-    assert_eq!(news(&world, true), failed(100, 10.0));
+    assert_eq!(news(&world, true), Some(failed(100, 10.0)));
     assert_eq!(news(&world, true), None);
     world.pass(2.0);
     assert_eq!(news(&world, false), Some(ConnectNews::Over { lasted: seconds(12.0) }));
@@ -348,21 +348,21 @@ fn connects_that_go_on_failing_are_told_of_once_in_ten_seconds_with_their_number
 #[test]
 fn connects_that_fail_by_turns_are_told_of_no_more_often() {
     let world = World::new(0, 1);
-    assert_eq!(news(&world, true), failed(1, 0.0));
+    assert_eq!(news(&world, true), Some(failed(1, 0.0)));
     assert_eq!(news(&world, false), Some(ConnectNews::Over { lasted: seconds(0.0) }));
     for _ in 0..9 {
         world.pass(1.0);
         assert_eq!((news(&world, true), news(&world, false)), (None, None));
     }
     world.pass(1.0);
-    assert_eq!(news(&world, true), failed(10, 10.0));
+    assert_eq!(news(&world, true), Some(failed(10, 10.0)));
 }
 
 #[test]
 fn the_child_of_a_fork_knows_of_no_connect_that_failed() {
     let world = World::new(0, 1);
-    assert_eq!(news(&world, true), failed(1, 0.0));
+    assert_eq!(news(&world, true), Some(failed(1, 0.0)));
     world.pool.enter_process(1, 0);
     assert_eq!(news(&world, false), None);
-    assert_eq!(news(&world, true), failed(1, 0.0));
+    assert_eq!(news(&world, true), Some(failed(1, 0.0)));
 }
