@@ -264,7 +264,7 @@ def test_a_failure_keeps_no_pool_alive(keeper: Housekeeper, error: type[BaseExce
     kept = error("kept, with its traceback and all the frames")
 
     class Failing(StubPool):
-        def _maintain(self) -> float | None:
+        def _pgpool_maintain(self) -> float | None:
             self.calls.append(0.0)
             del self
             raise kept
