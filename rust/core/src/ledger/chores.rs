@@ -70,10 +70,16 @@ impl<H, W> Ledger<H, W> {
             return Chore::Open(self.refill.number);
         }
         let due = self.next_due();
-        if self.policy.kept {
-            self.rests_until = due;
+        if !self.policy.kept {
+            return Chore::Rest(due);
         }
-        Chore::Rest(due)
+        if self.rests_until <= self.now {
+            self.rests_until = due;
+        } else {
+            // This may be another caller than the housekeeping, which rests until then all the same.
+            self.note_due(due);
+        }
+        Chore::Rest(self.rests_until)
     }
 
     /// Wakes the housekeeping if it rests until later than this.

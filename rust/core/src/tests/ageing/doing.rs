@@ -27,8 +27,8 @@ impl<'w> Duel<'w> {
         self.ask(key, caller, None, wait);
     }
 
-    /// Asks both, and keeps what comes of it. Says whether the caller has to wait still.
-    pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> bool {
+    /// Asks both, and keeps what comes of it.
+    pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> Got {
         let world = self.world;
         let (token, number) = (self.token(), self.token());
         let known = at.map(|at| self.waiting[at].number);
@@ -40,7 +40,7 @@ impl<'w> Duel<'w> {
         let answer = settle(&mut want, |want| world.pool.check_out(want, place, waker(), world.now()));
         let got = self.note(token, (number, key, caller), &bell, answer);
         assert_eq!(expected, got);
-        matches!(got, Got::Busy(..))
+        got
     }
 
     /// Keeps what came with an answer, and tells it in the lists' terms.
@@ -84,9 +84,12 @@ impl<'w> Duel<'w> {
         let at = nth % self.waiting.len();
         let Waiting { number, key, caller, .. } = self.waiting[at];
         let before = self.waiting.len();
-        let waits = self.ask(key, caller, Some(at), true);
+        let got = self.ask(key, caller, Some(at), true);
         let moved = self.waiting.len() > before;
-        if moved || !waits && !self.lists.is_queued(number) {
+        // A caller that opens or checks a connection does not ask for it again.
+        let works = matches!(got, Got::Reserved | Got::Doubtful(..));
+        let waits = matches!(got, Got::Busy(..));
+        if moved || works || !waits && !self.lists.is_queued(number) {
             // It has another place now, with the same bell, or needs none any more.
             let old = self.waiting.remove(at);
             if let Some(new) = self.waiting.last().filter(|_| moved) {
