@@ -18,7 +18,6 @@
 //! | `stats`      | statistics, as Python sees them                                    |
 //! | `options`    | the options of a pool                                              |
 //! | `call`       | the end of a call: lines are written, interrupts raised            |
-//! | `names`      | the names that Python is asked for                                 |
 //! | `names`      | what is looked up in Python, and the names for it                  |
 //! | `notes`      | what a refusal says beyond psycopg2.pool's words                   |
 //! | `log`        | what a pool says of itself                                         |

@@ -318,7 +318,7 @@ impl<H, W: Wake> Pool<H, W> {
     }
 
     /// Names the loan of the connection at `address`; of several, the latest.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub(crate) fn loan_at(&self, address: usize) -> Option<SlotId> {
         self.edit(|ledger| ledger.loan_at(address))
     }

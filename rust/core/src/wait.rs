@@ -21,11 +21,13 @@ pub(crate) struct WaiterId {
 
 /// Why a waiter waits, which decides what wakes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
+pub(crate) enum Reason {
     /// The pool is full. It has a place in the queue and will be promised what comes free.
     Room,
     /// Its key is being opened by another caller. It has no place in the queue.
     Key,
+    /// Another caller has been promised a slot for its key. It has no place in the queue.
+    Promise,
 }
 
 /// What a waiter wants, and which caller it is.
@@ -79,13 +81,13 @@ impl<W> Queue<W> {
         self.insert(before, Reason::Room, wish, waker)
     }
 
-    /// Lets a caller wait for a key that somebody else is opening.
-    pub(crate) fn follow(&mut self, before: Option<WaiterId>, wish: Wish, waker: W) -> WaiterId {
-        self.insert(before, Reason::Key, wish, waker)
+    /// Lets a caller wait for a key that another caller is opening, or is about to open, as the reason says.
+    pub(crate) fn follow(&mut self, before: Option<WaiterId>, reason: Reason, wish: Wish, waker: W) -> WaiterId {
+        self.insert(before, reason, wish, waker)
     }
 
     fn insert(&mut self, before: Option<WaiterId>, reason: Reason, wish: Wish, waker: W) -> WaiterId {
-        let followed = reason == Reason::Key || before.is_some_and(|before| self.has_followed(before));
+        let followed = reason != Reason::Room || before.is_some_and(|before| self.has_followed(before));
         let serial = self.next;
         self.next += 1;
         let id = WaiterId { turn: before.map_or(serial, |before| before.turn), serial };
@@ -138,11 +140,15 @@ impl<W> Queue<W> {
         self.promises.remove(&id)
     }
 
-    /// Arms a woken waiter again; false if it is not known any more.
-    pub(crate) fn rearm(&mut self, id: WaiterId, waker: &mut Option<W>) -> bool {
+    /// Arms a woken waiter again, which keeps its place if it has one; false if it is not known any more.
+    pub(crate) fn rearm(&mut self, id: WaiterId, reason: Reason, waker: &mut Option<W>) -> bool {
         let Some(at) = self.position(id) else { return false };
-        if self.waiters[at].waker.is_none() {
-            self.waiters[at].waker = waker.take();
+        let waiter = &mut self.waiters[at];
+        if waiter.reason != Reason::Room {
+            waiter.reason = reason;
+        }
+        if waiter.waker.is_none() {
+            waiter.waker = waker.take();
         }
         true
     }
@@ -163,7 +169,16 @@ impl<W> Queue<W> {
 
     /// Gives those who waited for a key that has not come to be the places in the queue that are due to them.
     pub(crate) fn admit(&mut self, mark: Mark) {
-        let followers = self.waiters.iter_mut().filter(|waiter| waiter.reason == Reason::Key);
+        self.admit_where(mark, |reason| reason != Reason::Room);
+    }
+
+    /// The same for those who waited for a promise that was given up. One whose key is being opened goes on waiting for that.
+    pub(crate) fn admit_from_promise(&mut self, mark: Mark) {
+        self.admit_where(mark, |reason| reason == Reason::Promise);
+    }
+
+    fn admit_where(&mut self, mark: Mark, admits: impl Fn(Reason) -> bool) {
+        let followers = self.waiters.iter_mut().filter(|waiter| admits(waiter.reason));
         for waiter in followers.filter(|waiter| waiter.wish.mark == mark) {
             waiter.reason = Reason::Room;
             self.for_room += 1;

@@ -7,7 +7,7 @@ use crate::error::Refusal;
 use crate::key::{No, Want};
 use crate::reason::Reason;
 use crate::slot::{SlotId, State};
-use crate::wait::{Promise, WaiterId};
+use crate::wait::{Promise, Reason as WaitReason, WaiterId};
 
 /// The answer to a borrower.
 pub(crate) enum CheckOut<H> {
@@ -75,7 +75,7 @@ impl<H, W> Ledger<H, W> {
                 }
                 _ if own => Err(Refusal::Reentrant.into()),
                 // Even if there is a connection: who opens it has not finished with it.
-                _ => Ok(self.wait(Busy::KeyOpening, want, waiter, waker)),
+                _ => Ok(self.wait(Busy::KeyOpening, WaitReason::Key, want, waiter, waker)),
             };
         }
         if let Some(index) = waiter.and_then(|waiter| self.claim(waiter)) {
@@ -87,7 +87,8 @@ impl<H, W> Ledger<H, W> {
                 return Ok(CheckOut::Errand(errand));
             }
             let busy = self.busy(want, waiter);
-            return Ok(self.wait(busy, want, waiter, waker));
+            let reason = if busy == Busy::KeyOpening { WaitReason::Promise } else { WaitReason::Room };
+            return Ok(self.wait(busy, reason, want, waiter, waker));
         };
         debug_assert!(
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
@@ -135,20 +136,31 @@ impl<H, W> Ledger<H, W> {
         self.nudge(self.table.get(index).key.mark());
     }
 
-    fn wait(&mut self, busy: Busy, want: &Want<H>, waiter: Option<WaiterId>, waker: &mut Option<W>) -> CheckOut<H> {
-        let stays = |waiter: &WaiterId| busy == Busy::KeyOpening || self.queue.has_place(*waiter);
+    fn wait(
+        &mut self,
+        busy: Busy,
+        reason: WaitReason,
+        want: &Want<H>,
+        waiter: Option<WaiterId>,
+        waker: &mut Option<W>,
+    ) -> CheckOut<H> {
+        let for_room = reason == WaitReason::Room;
+        let stays = |waiter: &WaiterId| !for_room || self.queue.has_place(*waiter);
         if let Some(waiter) = waiter.filter(stays)
-            && self.queue.rearm(waiter, waker)
+            && self.queue.rearm(waiter, reason, waker)
         {
             return CheckOut::Busy(busy, Some(waiter));
         }
-        let newcomer = busy != Busy::KeyOpening && waiter.is_none() && waker.is_some();
+        let newcomer = for_room && waiter.is_none() && waker.is_some();
         if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.len() >= limit.get()) {
             return CheckOut::Busy(Busy::Crowded, None);
         }
-        let joined = waker.take().map(|waker| match busy {
-            Busy::KeyOpening => self.queue.follow(waiter, want.wish(), waker),
-            Busy::Full | Busy::Coming | Busy::Crowded => self.queue.join(waiter, want.wish(), waker),
+        let joined = waker.take().map(|waker| {
+            if for_room {
+                self.queue.join(waiter, want.wish(), waker)
+            } else {
+                self.queue.follow(waiter, reason, want.wish(), waker)
+            }
         });
         CheckOut::Busy(busy, joined)
     }
@@ -166,7 +178,7 @@ impl<H, W> Ledger<H, W> {
         let Promise { slot, wish } = self.queue.claim(waiter)?;
         let index = self.table.find(slot)?;
         // Callers that waited for what this one was about to open wait for room from now on.
-        self.queue.admit(wish.mark);
+        self.queue.admit_from_promise(wish.mark);
         self.nudge(Some(wish.mark));
         if self.table.get(index).state == State::Opening {
             self.vacate(index);
@@ -178,6 +190,8 @@ impl<H, W> Ledger<H, W> {
             self.push_idle(index);
             return None;
         }
-        self.begin_discard(index, Reason::Surplus)
+        let surplus = self.begin_discard(index, Reason::Surplus);
+        self.serve();
+        surplus
     }
 }

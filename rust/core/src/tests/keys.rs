@@ -1,7 +1,7 @@
 //! Keys, and the books that other people's code edits: one thing that can go wrong a test.
 
 use super::props::{Bell, Thing, World, by_key, compare, counts, no, refusal, settle, show};
-use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reserve, Waiter, Want};
+use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reservation, Reserve, Waiter, Want};
 
 fn open_by_key(world: &World, key: u32, name: u32) {
     let Ok(CheckOut::Reserved(reservation)) = by_key(world, key, 0) else { panic!("no room") };
@@ -386,6 +386,51 @@ fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() 
     let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     let Ok(CheckOut::Reserved(_room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(world.pool.counts().waiting, 0, "although it has not given up its waiter yet");
+}
+
+/// Lets a caller wait for room under a key, promises it a connection, and lets another caller open the key meanwhile.
+fn promised_and_opened_by_another(
+    world: &World,
+) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Reservation<'_, Thing, Bell>) {
+    world.open([1]);
+    let (mut want, bell) = (world.ask(2, 2), world.bell());
+    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    assert!(world.give_back(1));
+    assert_eq!(bell.rung(), 1, "it is promised");
+    drop(world.pool.resize(1, 2));
+    let Ok(Reserve::New(opening)) = settle(&mut world.ask(2, 3), |want| world.pool.reserve(Some(want), 3)) else {
+        panic!("there is room")
+    };
+    (want, waiter, opening)
+}
+
+#[test]
+fn a_caller_whose_key_is_opened_by_another_does_not_get_back_the_promise_that_it_gives_up() {
+    let world = World::new(1, 1);
+    let (mut want, waiter, _opening) = promised_and_opened_by_another(&world);
+    let bell = world.bell();
+    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), Some(bell.clone()), world.now()));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_follower))) = answer else { panic!("{}", show(&answer)) };
+    assert!(waiter.leave().is_none());
+    assert_eq!((bell.rung(), world.pool.counts().idle), (0, 1), "it would give it up again, and so for ever");
+}
+
+#[test]
+fn a_caller_that_waits_for_anothers_promise_of_its_key_is_served_when_that_is_given_up_though_nothing_is_kept() {
+    let world = World::new(1, 1);
+    world.open([1]);
+    let (mut first, mut second) = (world.ask(2, 1), world.ask(2, 2));
+    let bells = [world.bell(), world.bell()];
+    let answer = settle(&mut first, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
+    let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    assert!(world.give_back(1));
+    let answer = settle(&mut second, |want| world.pool.check_out(want, None, Some(bells[1].clone()), world.now()));
+    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(follower))) = answer else { panic!("{}", show(&answer)) };
+    assert!(waiter.leave().is_none(), "the follower has a use for it");
+    assert_eq!(bells[1].rung(), 1);
+    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&follower), None, world.now()));
+    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
 
 #[test]

@@ -24,14 +24,15 @@ impl Lists {
 
     /// A key is there no more: who waited for it has a place in the queue.
     pub(super) fn disappoint(&mut self, key: Option<u32>) {
-        self.admit(key);
+        self.admit(key, |_| true);
         self.serve();
     }
 
-    fn admit(&mut self, key: Option<u32>) {
+    fn admit(&mut self, key: Option<u32>, whose: impl Fn(&Waiter) -> bool) {
         if let Some(key) = key {
             let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
-            self.queue.iter_mut().filter(same_hash).for_each(|waiter| waiter.for_room = true);
+            let admitted = self.queue.iter_mut().filter(same_hash).filter(|waiter| whose(waiter));
+            admitted.for_each(|waiter| waiter.for_room = true);
         }
         self.nudge(key);
     }
@@ -79,7 +80,7 @@ impl Lists {
 
     pub(super) fn wait(
         &mut self,
-        busy: Busy,
+        (busy, for_promise): (Busy, bool),
         (key, caller): (Option<u32>, u64),
         waiter: Option<Token>,
         willing: Option<Token>,
@@ -87,6 +88,7 @@ impl Lists {
         let at = waiter.and_then(|waiter| self.queue.iter().position(|queued| queued.number == waiter));
         if let Some(at) = at.filter(|&at| busy == Busy::KeyOpening || self.queue[at].for_room) {
             self.queue[at].armed |= willing.is_some();
+            self.queue[at].for_promise = for_promise;
             return Got::Busy(busy, false);
         }
         let newcomer = busy != Busy::KeyOpening && waiter.is_none();
@@ -104,7 +106,7 @@ impl Lists {
             self.turns.insert(number, turn);
             self.wishes.insert(number, (key, caller));
             let followed = before || !for_room;
-            self.queue.insert(at, Waiter { turn, number, key, for_room, followed, armed: true });
+            self.queue.insert(at, Waiter { turn, number, key, for_room, for_promise, followed, armed: true });
         }
         Got::Busy(busy, willing.is_some())
     }
@@ -114,7 +116,7 @@ impl Lists {
         self.queue.retain(|queued| queued.number != waiter);
         let promise = self.claim(waiter)?;
         let (key, _) = self.wishes[&waiter];
-        self.admit(key);
+        self.admit(key, |waiter| waiter.for_promise);
         let Promise::Connection(connection) = promise else {
             self.serve();
             return None;
@@ -123,6 +125,7 @@ impl Lists {
         // Still counted while it is decided upon.
         self.returning.push(Returning { token, connection, closing: Some(Reason::Surplus), coming: None });
         if !self.has_use() {
+            self.serve();
             return Some(name);
         }
         let connection = self.take_returning(token).connection;
@@ -157,7 +160,7 @@ impl Lists {
         }
         match key.map_or(Filed::Nowhere, |key| self.filed(key)) {
             Filed::Lent(name) => return Got::Lent(name),
-            Filed::Coming => return self.wait(Busy::KeyOpening, (key, caller), waiter, willing),
+            Filed::Coming => return self.wait((Busy::KeyOpening, false), (key, caller), waiter, willing),
             Filed::Nowhere => {}
         }
         let purpose = Purpose::Loan { key, caller };
@@ -192,7 +195,7 @@ impl Lists {
             () if coming || undecided => Busy::Coming,
             () => Busy::Full,
         };
-        self.wait(busy, (key, caller), waiter, willing)
+        self.wait((busy, busy == Busy::KeyOpening), (key, caller), waiter, willing)
     }
 
     pub(super) fn coming(&self) -> usize {

@@ -85,6 +85,8 @@ pub(super) struct Waiter {
     pub(super) number: Token,
     pub(super) key: Option<u32>,
     pub(super) for_room: bool,
+    /// Whether it waits for what another caller has been promised.
+    pub(super) for_promise: bool,
     /// Whether it has ever waited for its key.
     pub(super) followed: bool,
     pub(super) armed: bool,
