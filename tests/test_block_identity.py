@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from psycopg2.extensions import STATUS_BEGIN, STATUS_READY
 from psycopg2.pool import PoolError
 
 from pgpool_rs import ThreadedConnectionPool
@@ -199,9 +200,9 @@ def test_a_loan_that_dies_after_its_connection_was_returned_touches_nothing(our_
     connection.cursor().execute("insert")
     del loan
     gc.collect()
-    assert (connection.status, counts(pool)["lent"]) == (INTRANS, 1)
+    assert (connection.transaction_status, connection.status, counts(pool)["lent"]) == (INTRANS, STATUS_BEGIN, 1)
     pool.putconn(connection)
-    assert connection.status == IDLE
+    assert (connection.transaction_status, connection.status) == (IDLE, STATUS_READY)
 
 
 @pytest.mark.parametrize("error", [psycopg2.OperationalError("gone"), KeyboardInterrupt("stop")])

@@ -259,8 +259,10 @@ def test_a_report_that_cannot_be_read_loses_no_slot(
 
     monkeypatch.setattr(FakeInfo, "parameter_status", parameter_status, raising=False)
     pool = our_class(1, 1)
-    with suppress(psycopg2.OperationalError, KeyboardInterrupt), pool.connection():
+    # A mistake in it, or an interrupt, is raised; the block's own error is its context.
+    with pytest.raises(type(error)) as raised, pool.connection():
         raise server_error("25006")
+    assert raised.value is error
     assert_sound(pool, server)
 
 

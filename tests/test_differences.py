@@ -49,7 +49,7 @@ def test_defect_a_failing_return_leaks_the_slot(their_class: Any, server: FakeSe
         pool.getconn()
 
 
-@pytest.mark.parametrize("error", [DOWN, ASYNC, ValueError("odd")], ids=["down", "async", "odd"])
+@pytest.mark.parametrize("error", [DOWN, ASYNC, OSError("odd")], ids=["down", "async", "odd"])
 @pytest.mark.parametrize("call", ["rollback", "close"])
 def test_a_failing_return_frees_the_slot_drops_the_connection_and_logs_a_warning(
     our_class: Any, server: FakeServer, caplog: pytest.LogCaptureFixture, call: str, error: Exception
@@ -74,15 +74,34 @@ def test_a_rollback_and_a_close_that_both_fail_still_free_the_slot(our_class: An
     pool = our_class(1, 1)
     connection = pool.getconn()
     connection.status = INTRANS
-    connection.faults = {"rollback": DOWN, "close": ValueError("odd")}
+    connection.faults = {"rollback": DOWN, "close": OSError("odd")}
     assert pool.putconn(connection) is None
     assert server.log == [("connect", 1), ("rollback", 1), ("close", 1)]
     assert_whole(pool)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt("stop"), SystemExit(3), GeneratorExit()], ids=repr)
+@pytest.mark.parametrize("first", ["rollback", "close"])
+def test_of_a_rollback_and_a_close_that_both_fail_what_no_database_says_is_raised(
+    our_class: Any, server: FakeServer, first: str
+) -> None:
+    pool = our_class(1, 1)
+    connection = pool.getconn()
+    connection.status = INTRANS
+    odd = ValueError("odd")
+    connection.faults = {"rollback": DOWN, "close": DOWN, first: odd}
+    with pytest.raises(ValueError, match="odd") as raised:
+        pool.putconn(connection)
+    assert raised.value is odd
+    assert server.log == [("connect", 1), ("rollback", 1), ("close", 1)]
+    assert_whole(pool)
+
+
+ODD = [ValueError("odd"), KeyboardInterrupt("stop"), SystemExit(3), GeneratorExit()]
+
+
+@pytest.mark.parametrize("error", ODD, ids=repr)
 @pytest.mark.parametrize("call", ["rollback", "close"])
-def test_a_base_exception_on_return_passes_on_and_frees_the_slot(
+def test_what_no_database_says_on_return_passes_on_and_frees_the_slot(
     our_class: Any, server: FakeServer, call: str, error: BaseException
 ) -> None:
     pool = our_class(1, 1)
@@ -177,6 +196,25 @@ def test_a_base_exception_in_closeall_is_raised_when_everything_is_closed(our_cl
     pool.getconn()
     server.fail("close", ValueError("odd"), KeyboardInterrupt("first"), SystemExit("second"))
     with pytest.raises(KeyboardInterrupt, match="first"):
+        pool.closeall()
+    assert (pool.closed, server.open) == (True, 0)
+    assert server.calls("close") == [1, 2, 3]
+
+
+def test_in_closeall_psycopg2s_pool_swallows_every_exception_of_a_close(their_class: Any, server: FakeServer) -> None:
+    pool = their_class(3, 3)
+    server.fail("close", ValueError("odd"))
+    pool.closeall()
+    assert pool.closed
+
+
+def test_an_exception_in_closeall_that_no_database_raises_is_raised_when_everything_is_closed(
+    our_class: Any, server: FakeServer
+) -> None:
+    pool = our_class(3, 4)
+    pool.getconn()
+    server.fail("close", DOWN, ValueError("first"), ValueError("second"))
+    with pytest.raises(ValueError, match="first"):
         pool.closeall()
     assert (pool.closed, server.open) == (True, 0)
     assert server.calls("close") == [1, 2, 3]

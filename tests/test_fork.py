@@ -77,7 +77,10 @@ def child():
     assert server.open == 3
 
 in_a_child(child, how={how!r})
-assert pool.get_stats() == statistics
+after = pool.get_stats()
+# The two loans last.
+assert after.pop("usage_ms", 0) >= statistics.pop("usage_ms", 0)
+assert after == statistics, (after, statistics)
 assert dict(pool._used) == {{"key": keyed, pool._rused[id(lent)]: lent}}
 assert server.log == before
 pool.putconn(lent)

@@ -348,8 +348,8 @@ def test_without_a_check_a_dead_connection_is_lent_as_by_psycopg2(postgres: Thro
         }
 
 
-@pytest.mark.parametrize("error", [LookupError, TimeoutError, psycopg2.InterfaceError, psycopg2.OperationalError])
-def test_a_connection_is_dead_if_the_check_raises_anything(
+@pytest.mark.parametrize("error", [OSError, TimeoutError, psycopg2.InterfaceError, psycopg2.OperationalError])
+def test_a_connection_is_dead_if_the_check_raises_what_a_database_or_the_network_says(
     own_server: ThrowawayPostgres, error: type[Exception]
 ) -> None:
     def check(connection: Any) -> None:
@@ -365,7 +365,7 @@ def test_a_connection_is_dead_if_the_check_raises_anything(
         assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "checks_failed": 1, "closed_lost": 1}
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, SystemExit])
 def test_an_interrupted_check_ends_the_request_and_loses_no_slot(
     own_server: ThrowawayPostgres, error: type[BaseException]
 ) -> None:

@@ -334,11 +334,12 @@ def test_the_error_of_a_block_goes_before_that_of_its_return(server: FakeServer,
     errors: list[BaseException] = []
 
     def act(_: Any) -> None:
-        if errors:
+        # The block asks, too, before it rolls back.
+        if errors and ("rollback", 1) in server.log:
             raise errors.pop()
 
     server.on("closed", act)
-    with listening(NAME, WARNING) as log, suppress(ZeroDivisionError), pool.connection() as connection:
+    with listening(NAME, WARNING) as log, pytest.raises(ZeroDivisionError), pool.connection() as connection:
         connection.status = INTRANS
         server.fail("rollback", psycopg2.DatabaseError("first"))
         errors.append(psycopg2.DatabaseError("odd"))
@@ -776,9 +777,12 @@ def test_errors_and_names_of_a_pool_show_what_is_no_unicode(server: FakeServer, 
         pool.putconn(pool.getconn("key"), "key", close=True)
         assert len(log.texts) == 1
     connection = pool.getconn("key")
-    with pytest.raises(PoolError, match=r"key \\udc80"):
+    # A key may be a secret, so it is not shown.
+    with pytest.raises(PoolError, match="lent under another key") as raised:
         pool.putconn(connection, Surrogate())
-    with pytest.raises(PoolError, match=r"key \\udc80"):
+    assert "udc80" not in str(raised.value)
+    with pytest.raises(PoolError, match="nothing is lent under this key") as raised:
         pool.putconn(None, Surrogate())
+    assert "udc80" not in str(raised.value)
     with pytest.raises(TypeError, match=r"key \\udc80"):
         ThreadedConnectionPool(0, 1).getconn(timeout=Surrogate())  # type: ignore[arg-type]

@@ -194,7 +194,7 @@ fn place(py: Python<'_>, error: &PyErr) -> PyResult<Option<String>> {
     }
     let code = traceback.getattr("tb_frame")?.getattr("f_code")?;
     let (file, function) = (text_of(&code.getattr("co_filename")?)?, text_of(&code.getattr("co_name")?)?);
-    Ok(Some(format!(" ({file}:{} in {function})", text_of(&traceback.getattr("tb_lineno")?)?)))
+    Ok(Some(format!(" ({file}:{} in {function})", traceback.getattr("tb_lineno")?)))
 }
 
 /// Describes an error without the secrets that the pool connects with.
