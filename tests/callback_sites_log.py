@@ -44,8 +44,12 @@ def _(scene: Scene) -> Round:
 
     def round_() -> None:
         scene.server.fail("connect", Odd())
-        with suppress(Odd):
-            scene.lend()
+        try:
+            with suppress(Odd):
+                scene.lend()
+        finally:
+            # A success, as the next failure is told of only then.
+            scene.give(scene.lend(), close=True)
 
     return round_
 
@@ -139,6 +143,28 @@ def _(scene: Scene) -> Round:
     logger.setLevel(logging.DEBUG)
     logger.addFilter(chosen)
     scene.stack.callback(logger.removeFilter, chosen)
+    return lambda: borrow(scene)
+
+
+class Logger(logging.Logger):
+    """A logger that runs Python when its level is asked for."""
+
+    scene: Scene
+
+    @last
+    def getEffectiveLevel(self) -> int:
+        self.scene.probe()
+        return logging.DEBUG
+
+
+@site("log level", "connection opened")
+def _(scene: Scene) -> Round:
+    scene.open()
+    logger = logging.getLogger("pgpool_rs.site")
+    scene.stack.callback(setattr, logger, "__class__", logger.__class__)
+    logger.__class__ = Logger
+    vars(logger)["scene"] = scene
+    scene.stack.callback(vars(logger).pop, "scene")
     return lambda: borrow(scene)
 
 
