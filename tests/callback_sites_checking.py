@@ -183,6 +183,11 @@ def _(scene: Scene) -> Round:
     scene.open(1)
     gate = threading.Event()
     scene.stack.callback(gate.set)
+    borrower = threading.get_ident()
+
+    def hold_others(_: object) -> None:
+        if threading.get_ident() != borrower:
+            gate.wait(PATIENCE)
 
     @last
     def sleep(_: float) -> None:
@@ -192,9 +197,12 @@ def _(scene: Scene) -> Round:
 
     def round_() -> None:
         gate.clear()
-        scene.pool.resize(1, ROOM)
+        scene.server.on("connect", hold_others)
+        scene.pool.minconn = 0
         scene.give(scene.lend(), close=True)
-        scene.server.on("connect", lambda _: gate.wait(PATIENCE))
+        while scene.pool._pool:
+            scene.give(scene.lend(), close=True)
+        scene.pool.resize(len(scene.pool._used) + 1, ROOM)
         other = Task(scene.pool.maintain)
         wait_until(lambda: counts(scene.pool)["opening"] == 1, "the other's connect")
         pause, time.sleep = time.sleep, sleep

@@ -63,24 +63,26 @@ class Answer(int):
     """A number that a connection answers with, and that runs Python when it is looked at."""
 
     scene: Scene
+    connection: Any = None
 
     @last
     def __bool__(self) -> bool:
-        self.scene.probe()
+        self.scene.probe(self.connection)
         return int(self) != 0
 
     @last
     def __eq__(self, other: object) -> bool:
-        self.scene.probe()
+        self.scene.probe(self.connection)
         return int(self) == other
 
     __hash__ = int.__hash__
 
 
-def answering(scene: Scene) -> None:
+def answering(scene: Scene, asked: list[Any] | None = None) -> None:
     def shown(number: int) -> Answer:
         answer = Answer(number)
         answer.scene = scene
+        answer.connection = asked[-1] if asked else None
         return answer
 
     scene.server.shown = shown
@@ -144,8 +146,15 @@ def _(scene: Scene) -> Round:
 @site("closed.__eq__", "a block", state=LENT)
 def _(scene: Scene) -> Round:
     scene.open(1)
-    answering(scene)
-    return lambda: borrow_in_a_block(scene)
+    borrowed: list[Any] = []
+    answering(scene, borrowed)
+
+    def round_() -> None:
+        with scene.pool.connection() as connection:
+            borrowed.append(connection)
+        borrowed.clear()
+
+    return round_
 
 
 # --- rollback, commit, reset ---
