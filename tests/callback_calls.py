@@ -137,11 +137,13 @@ PARTICULAR: dict[tuple[str, str], str] = {
     # This thread is opening it just now, and would wait for itself.
     ("connect / getconn of a key", "getconn(key)"): "PoolError",
     ("connect / _connect called by a program", "getconn(key)"): "PoolError",
-    # These scenes let every such look, or question, go wrong.
-    ("close / after a look that failed", "putconn of another"): "Odd",
-    ("close / after a look that failed", "writing the books"): "Odd",
-    ("close / after a look that was interrupted", "putconn of this connection"): "KeyboardInterrupt",
+    # These scenes let every such look fail, or be interrupted. What a database says is raised by a commit only.
+    ("close / after a look that failed", "a block"): "Odd",
+    ("close / after a look that was interrupted", "putconn of another"): "KeyboardInterrupt",
+    ("close / after a look that was interrupted", "writing the books"): "KeyboardInterrupt",
     ("close / after a look that was interrupted", "a block"): "KeyboardInterrupt",
+    # A handler of the pool's own lines waits for nothing.
+    ("log handler / a wait that was too long", "getconn(timeout=0.01)"): "PoolExhausted",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from callback_scene import ROOM, Round, Scene
 from callback_sites import DOWN, LOGGED, PASSED, borrow, borrow_in_a_block, site
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import PATIENCE
+from support import Task, counts, wait_until
 
 # --- checks ---
 
@@ -165,12 +167,50 @@ def _(scene: Scene) -> Round:
     def sleep(_: float) -> None:
         scene.probe()
         # Which ends the wait.
-        scene.pool.minconn = 0
+        scene.pool.resize(0, 0)
 
     scene.replace(time, "sleep", sleep)
 
     def round_() -> None:
-        scene.pool.minconn = 1
+        scene.pool.resize(1, ROOM)
         scene.pool.wait(PATIENCE)
+
+    return round_
+
+
+@site("time.sleep", "drain")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    gate = threading.Event()
+    scene.stack.callback(gate.set)
+    borrower = threading.get_ident()
+
+    def hold_others(_: object) -> None:
+        if threading.get_ident() != borrower:
+            gate.wait(PATIENCE)
+
+    @last
+    def sleep(_: float) -> None:
+        # Which ends the wait.
+        gate.set()
+        scene.probe()
+
+    def round_() -> None:
+        gate.clear()
+        scene.server.on("connect", hold_others)
+        scene.pool.minconn = 0
+        scene.give(scene.lend(), close=True)
+        while scene.pool._pool:
+            scene.give(scene.lend(), close=True)
+        scene.pool.resize(len(scene.pool._used) + 1, ROOM)
+        other = Task(scene.pool.maintain)
+        wait_until(lambda: counts(scene.pool)["opening"] == 1, "the other's connect")
+        pause, time.sleep = time.sleep, sleep
+        try:
+            scene.pool.drain()
+        finally:
+            time.sleep = pause
+            gate.set()
+            other.result()
 
     return round_

@@ -8,6 +8,7 @@ from typing import Any
 from callback_probe import last
 from callback_scene import Round, Scene
 from callback_sites import FREE, FULL, LENT, PASSED, PRINTED, borrow, borrow_in_a_block, site, waiting
+from pgpool_rs.testing import PATIENCE
 from support import Task, wait_for_waiters
 
 # --- hooks ---
@@ -108,6 +109,40 @@ def _(scene: Scene) -> Round:
     def round_() -> None:
         with scene.open(1):
             pass
+
+    return round_
+
+
+@site(
+    "putconn",
+    "a block that is not left",
+    PRINTED,
+    PRINTED,
+    PRINTED,
+    why="nobody can leave it any more",
+    stays="an override that raises before it calls the original returns nothing",
+    state=LENT,
+)
+def _(scene: Scene) -> Round:
+    hooked(scene, "putconn")
+    scene.open()
+
+    def round_() -> None:
+        entered = scene.pool.connection()
+        entered.__enter__()
+        del entered
+
+    return round_
+
+
+@site("_connect", "wait, where minconn is 0", PASSED, why="it tries again")
+def _(scene: Scene) -> Round:
+    hooked(scene, "_connect")
+    scene.open(0)
+
+    def round_() -> None:
+        scene.pool.drain()
+        scene.pool.wait(PATIENCE)
 
     return round_
 

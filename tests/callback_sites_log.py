@@ -43,6 +43,8 @@ def _(scene: Scene) -> Round:
     scene.listen("connect failed")
 
     def round_() -> None:
+        # Failures are told of once in 10 s.
+        advance_clock(100)
         scene.server.fail("connect", Odd())
         with suppress(Odd):
             scene.lend()
@@ -139,6 +141,28 @@ def _(scene: Scene) -> Round:
     logger.setLevel(logging.DEBUG)
     logger.addFilter(chosen)
     scene.stack.callback(logger.removeFilter, chosen)
+    return lambda: borrow(scene)
+
+
+class Logger(logging.Logger):
+    """A logger that runs Python when its level is asked for."""
+
+    scene: Scene
+
+    @last
+    def getEffectiveLevel(self) -> int:
+        self.scene.probe()
+        return logging.DEBUG
+
+
+@site("log level", "connection opened")
+def _(scene: Scene) -> Round:
+    scene.open()
+    logger = logging.getLogger("pgpool_rs.site")
+    scene.stack.callback(setattr, logger, "__class__", logger.__class__)
+    logger.__class__ = Logger
+    vars(logger)["scene"] = scene
+    scene.stack.callback(vars(logger).pop, "scene")
     return lambda: borrow(scene)
 
 

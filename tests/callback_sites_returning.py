@@ -14,6 +14,7 @@ from callback_sites import (
     LENT,
     LOGGED,
     PASSED,
+    PRINTED,
     borrow,
     borrow_and_use,
     borrow_in_a_block,
@@ -21,6 +22,7 @@ from callback_sites import (
     site,
 )
 from pgpool_rs import _housekeeping
+from pgpool_rs.testing import INTRANS
 from support import counts, wait_until
 
 # --- what is asked of a connection ---
@@ -61,24 +63,26 @@ class Answer(int):
     """A number that a connection answers with, and that runs Python when it is looked at."""
 
     scene: Scene
+    connection: Any = None
 
     @last
     def __bool__(self) -> bool:
-        self.scene.probe()
+        self.scene.probe(self.connection)
         return int(self) != 0
 
     @last
     def __eq__(self, other: object) -> bool:
-        self.scene.probe()
+        self.scene.probe(self.connection)
         return int(self) == other
 
     __hash__ = int.__hash__
 
 
-def answering(scene: Scene) -> None:
+def answering(scene: Scene, asked: list[Any] | None = None) -> None:
     def shown(number: int) -> Answer:
         answer = Answer(number)
         answer.scene = scene
+        answer.connection = asked[-1] if asked else None
         return answer
 
     scene.server.shown = shown
@@ -125,6 +129,34 @@ def _(scene: Scene) -> Round:
     return round_
 
 
+@site("closed", "a block", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("closed")
+    return lambda: borrow_in_a_block(scene)
+
+
+@site("closed", "a block that fails", PASSED, why="the block's own error is heard", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("closed")
+    return lambda: fail_in_a_block(scene, Odd())
+
+
+@site("closed.__eq__", "a block", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    borrowed: list[Any] = []
+    answering(scene, borrowed)
+
+    def round_() -> None:
+        with scene.pool.connection() as connection:
+            borrowed.append(connection)
+        borrowed.clear()
+
+    return round_
+
+
 # --- rollback, commit, reset ---
 
 
@@ -140,6 +172,20 @@ def _(scene: Scene) -> Round:
     scene.open(1)
     scene.on("rollback")
     return lambda: fail_in_a_block(scene, Odd())
+
+
+def forget_a_block(scene: Scene) -> None:
+    """Enter a block and never leave it."""
+    entered = scene.pool.connection()
+    entered.__enter__().status = INTRANS
+    del entered
+
+
+@site("rollback", "a block that is not left", LOGGED, PRINTED, PRINTED, why="nobody can leave it any more")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("rollback")
+    return lambda: forget_a_block(scene)
 
 
 @site("commit", "a block", state=LENT)

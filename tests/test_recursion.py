@@ -109,9 +109,10 @@ def test_a_key_that_cannot_be_asked_now_keeps_no_connection_that_is_named(
             return isinstance(other, Key)
 
     pool = our_class(1, 2)
-    connection = pool.getconn(Key())
-    key = Key()
-    key.armed = method
+    lent_under, key = Key(), Key()
+    connection = pool.getconn(lent_under)
+    # As a dict does, the ledger asks the key that it has.
+    lent_under.armed = key.armed = method
     with pytest.raises(type(error)):
         pool.putconn(connection, key)
     assert counts(pool)["lent"] == 0

@@ -9,7 +9,9 @@ pub(crate) fn text_of(object: &Bound<'_, PyAny>) -> PyResult<String> {
     if let Ok(text) = text.to_str() {
         return Ok(text.to_owned());
     }
-    text.call_method1("encode", ("utf-8", "backslashreplace"))?.call_method0("decode")?.extract()
+    // By way of the class: a subclass may have an `encode` of its own.
+    let bytes = text.py().get_type::<PyString>().call_method1("encode", (text, "utf-8", "backslashreplace"))?;
+    bytes.call_method0("decode")?.extract()
 }
 
 /// Reads the `repr()` of an object.
