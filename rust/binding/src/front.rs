@@ -107,6 +107,12 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
     // SAFETY: the interpreter calls us attached, with an instance of the descriptor's class and a vector of `count`
     // arguments, followed by as many as `names` has.
     unsafe {
+        // CPython takes one level of its stack more to call putconn by keyword than to call getconn. So a stack that putconn
+        // would not fit on is too deep already.
+        if ffi::Py_EnterRecursiveCall(c" while lending a connection".as_ptr()) != 0 {
+            return std::ptr::null_mut();
+        }
+        ffi::Py_LeaveRecursiveCall();
         if count == 0 && names.is_null() {
             let py = Python::assume_attached();
             let pool = Borrowed::from_ptr(py, slf).cast_unchecked::<AbstractPool>();
