@@ -150,7 +150,7 @@ class Logger(logging.Logger):
     scene: Scene
 
     @last
-    def getEffectiveLevel(self) -> int:
+    def getEffectiveLevel(self) -> int:  # noqa: N802
         self.scene.probe()
         return logging.DEBUG
 

@@ -46,8 +46,8 @@ struct NewLoan<'py> {
 
 impl NewLoan<'_> {
     /// Names the loan. Another caller's loan of the same key is no concern of this one.
-    fn loan(&self, slf: &Bound<'_, AbstractPool>) -> Option<SlotId> {
-        slf.get().ledger().loan_since(address(&self.connection), self.borrower, self.since)
+    fn loan(&self, pool: &Bound<'_, AbstractPool>) -> Option<SlotId> {
+        pool.get().ledger().loan_since(address(&self.connection), self.borrower, self.since)
     }
 }
 
@@ -68,7 +68,7 @@ fn lend<'py>(
     if waited.is_some() || found.is_err() {
         pool.end_request(waited, found.is_err());
     }
-    let (connection, left) = found.map_err(|error| {
+    let (connection, given_up) = found.map_err(|error| {
         let waited = queued_at.map_or(Duration::ZERO, |began| began.elapsed());
         annotated(slf, error, waited, None)
     })?;
@@ -78,7 +78,8 @@ fn lend<'py>(
         None => Ok(()),
     };
     // Report the first error, and ignore one of the return.
-    both(slf.py(), left, watched).inspect_err(|_| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true))))?;
+    both(slf.py(), given_up, watched)
+        .inspect_err(|_| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true))))?;
     Ok(lent)
 }
 
