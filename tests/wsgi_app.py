@@ -108,12 +108,15 @@ def answer_open() -> dict[str, Any]:
 
 
 def answer_inherited() -> dict[str, Any]:
-    """Return what was lent before the fork, which this process's pool must not know."""
-    try:
-        pool.putconn(lent)
-    except PoolError as error:
-        return {"refused": type(error).__name__, "statistics": pool.get_stats()}
-    return {"refused": None}
+    """Return twice what was lent before the fork, which this process's pool forgets once and must not know then."""
+    refused: list[str | None] = []
+    for _ in range(2):
+        try:
+            pool.putconn(lent)
+            refused.append(None)
+        except PoolError as error:
+            refused.append(type(error).__name__)
+    return {"refused": refused, "statistics": pool.get_stats()}
 
 
 ANSWERS: dict[str, Callable[[], dict[str, Any]]] = {

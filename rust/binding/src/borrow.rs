@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pgpool_core::{
-    Busy, Caller, CheckOut, ConnectError, Reason, Refusal, Reservation, Reserve, SlotId, Span, Waiter, Want,
+    Busy, Caller, CheckOut, ConnectError, Pool, Reason, Refusal, Reservation, Reserve, SlotId, Span, Waiter, Want,
 };
 use pyo3::prelude::*;
 
@@ -222,7 +222,7 @@ fn connect_and_file<'py>(
         Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
     };
     let began = Instant::now();
-    let established = establish(slf);
+    let established = establish(slf, pool);
     pool.note_connect(Span::from_secs_f64(began.elapsed().as_secs_f64()), established.is_err());
     let connection = match established {
         Ok(connection) => connection,
@@ -232,7 +232,7 @@ fn connect_and_file<'py>(
             if let Some(own) = own {
                 drop(own.fail(why));
             }
-            let logged = log_connect(slf, Some((&error, &text)));
+            let logged = log_connect(slf, pool, Some((&error, &text)));
             return Err(weightier(py, error, logged.err()).into());
         }
     };
@@ -245,14 +245,14 @@ fn connect_and_file<'py>(
 }
 
 /// Opens a connection and prepares it for use. One that cannot be prepared is closed.
-fn establish<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Bound<'py, PyAny>> {
+fn establish<'py>(slf: &Bound<'py, AbstractPool>, pool: &Pool<Handle, Waker>) -> PyResult<Bound<'py, PyAny>> {
     let options = slf.get().options();
     let connection = connection::connect(slf, options.connect.as_ref())?;
     let configured = match &options.configure {
         Some(configure) => connection::leave_clean(&connection, configure.bind(slf.py()), "configure"),
         None => Ok(()),
     };
-    let configured = configured.and_then(|()| log_connect(slf, None)).and_then(|()| log(slf, OPENED, || ()));
+    let configured = configured.and_then(|()| log_connect(slf, pool, None)).and_then(|()| log(slf, OPENED, || ()));
     // Report the first error, and ignore one of the close.
     configured.inspect_err(|_| drop(connection::close(&connection)))?;
     Ok(connection)

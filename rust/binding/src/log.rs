@@ -1,17 +1,18 @@
 //! What a pool says of itself in the log.
 
-use pgpool_core::{ConnectNews, Reason};
+use pgpool_core::{ConnectNews, Pool, Reason};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::call::{answered, is_speaking, say, speaking};
-use crate::connection::{self, Accounts};
+use crate::connection::{self, Accounts, Handle};
 use crate::error::is_said;
 use crate::filing::caller;
 use crate::names::{module, name};
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::text::text_of;
+use crate::timeout::Waker;
 
 /// How loud a line is; numbers of the module `logging`.
 #[derive(Clone, Copy)]
@@ -139,8 +140,15 @@ pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: Reason) -> PyRes
 }
 
 /// Says in the log how a connect has ended: not of each that fails where many do.
-pub(crate) fn log_connect(slf: &Bound<'_, AbstractPool>, error: Option<(&PyErr, &str)>) -> PyResult<()> {
-    let Some(news) = slf.get().ledger().connect_news(error.is_some(), now()) else { return Ok(()) };
+///
+/// `ledger` is the one that the connect began with: in the child of a fork that came meanwhile, it begins anew only when the
+/// connection has its place.
+pub(crate) fn log_connect(
+    slf: &Bound<'_, AbstractPool>,
+    ledger: &Pool<Handle, Waker>,
+    error: Option<(&PyErr, &str)>,
+) -> PyResult<()> {
+    let Some(news) = ledger.connect_news(error.is_some(), now()) else { return Ok(()) };
     let py = slf.py();
     let (reason, text) = error.map_or_else(Default::default, |(error, text)| (class_name(py, error), text));
     match news {
