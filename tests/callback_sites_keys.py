@@ -201,7 +201,9 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("timeout.__repr__", "getconn with a bad one", waits=True)
+@site(
+    "timeout.__repr__", "getconn with a bad one", PASSED, PASSED, waits=True, why="it is refused, and named by its type"
+)
 def _(scene: Scene) -> Round:
     scene.open()
 
