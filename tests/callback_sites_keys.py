@@ -201,6 +201,13 @@ def _(scene: Scene) -> Round:
     return round_
 
 
+class Negative(Argument):
+    """A wrong timeout, that runs Python when it is shown."""
+
+    def __float__(self) -> float:
+        return -1.0
+
+
 @site(
     "timeout.__repr__", "getconn with a bad one", PASSED, PASSED, waits=True, why="it is refused, and named by its type"
 )
@@ -209,7 +216,7 @@ def _(scene: Scene) -> Round:
 
     def round_() -> None:
         try:
-            borrow(scene, timeout=Argument(scene, -1))
+            borrow(scene, timeout=Negative(scene, -1))
         except ValueError as error:
             if "timeout must be" not in str(error):
                 raise
