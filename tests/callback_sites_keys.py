@@ -201,13 +201,22 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("timeout.__repr__", "getconn with a bad one", waits=True)
+class Negative(Argument):
+    """A wrong timeout, that runs Python when it is shown."""
+
+    def __float__(self) -> float:
+        return -1.0
+
+
+@site(
+    "timeout.__repr__", "getconn with a bad one", PASSED, PASSED, waits=True, why="it is refused, and named by its type"
+)
 def _(scene: Scene) -> Round:
     scene.open()
 
     def round_() -> None:
         try:
-            borrow(scene, timeout=Argument(scene, -1))
+            borrow(scene, timeout=Negative(scene, -1))
         except ValueError as error:
             if "timeout must be" not in str(error):
                 raise

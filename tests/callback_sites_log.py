@@ -37,7 +37,7 @@ def _(scene: Scene) -> Round:
     return lambda: borrow_and_use(scene)
 
 
-@site("log handler", "a connect that failed")
+@site("log handler", "a connect that failed", PASSED, why="the connect's own error is heard")
 def _(scene: Scene) -> Round:
     scene.open()
     scene.listen("connect failed")
@@ -104,7 +104,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("log handler", "a wait that was too long", waits=True, state=FULL)
+@site("log handler", "a wait that was too long", PASSED, waits=True, why="PoolTimeout is heard", state=FULL)
 def _(scene: Scene) -> Round:
     scene.open()
     scene.listen("waited")

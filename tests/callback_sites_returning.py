@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import psycopg2
@@ -129,18 +130,37 @@ def _(scene: Scene) -> Round:
     return round_
 
 
+def look_once(scene: Scene) -> None:
+    """Put the probe into the next look at what is closed, and in none after it."""
+
+    def closed(connection: Any) -> None:
+        scene.server.on("closed", lambda _: None)
+        scene.probe(connection)
+
+    scene.server.on("closed", closed)
+
+
 @site("closed", "a block", state=LENT)
 def _(scene: Scene) -> Round:
     scene.open(1)
-    scene.on("closed")
-    return lambda: borrow_in_a_block(scene)
+
+    def round_() -> None:
+        with scene.pool.connection():
+            look_once(scene)
+
+    return round_
 
 
 @site("closed", "a block that fails", PASSED, why="the block's own error is heard", state=LENT)
 def _(scene: Scene) -> Round:
     scene.open(1)
-    scene.on("closed")
-    return lambda: fail_in_a_block(scene, Odd())
+
+    def round_() -> None:
+        with suppress(Odd), scene.pool.connection():
+            look_once(scene)
+            raise Odd
+
+    return round_
 
 
 @site("closed.__eq__", "a block", state=LENT)

@@ -28,7 +28,7 @@ def test_a_connection_that_was_being_opened_is_closed_when_it_comes(server: Fake
     assert sorted(server.calls("close")) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("call", ["rollback", "status", "closed", "info"])
+@pytest.mark.parametrize("call", ["rollback", "closed", "info"])
 def test_a_connection_that_was_being_returned_is_closed_when_it_comes_back(server: FakeServer, call: str) -> None:
     pool: Any = ThreadedConnectionPool(1, 3)
     connection = pool.getconn()

@@ -71,10 +71,10 @@ def held_close(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
 def held_look(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
     """Hold a thread in the question for the transaction status; leave one connection idle."""
     connection, other = pool.getconn(), pool.getconn()
-    gate = server.hold("status")
+    gate = server.hold("info")
     task = Task(pool.putconn, connection)
     gate.wait_for()
-    server.calm_gate("status")
+    server.calm_gate("info")
     pool.putconn(other)
     return gate, task
 

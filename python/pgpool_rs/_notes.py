@@ -31,23 +31,34 @@ class Returned(NamedTuple):
     """Whether the pool has lent it, under another key."""
 
 
-def annotate(
+def annotate(  # noqa: PLR0913, PLR0917  (Rust passes them by position, as it makes no tuple where memory is short)
     error: Any,
     pool_name: str,
-    figures: Figures,
-    oldest: tuple[float, int] | None,
-    returned: tuple[Any, bool, bool, bool] | None,
+    lent: int,
+    maxconn: int,
+    opening: int,
+    waiting: int,
+    waited: float,
+    waits: bool,  # noqa: FBT001
+    age: float | None,
+    borrower: int | None,
+    given: Any,
+    flags: int | None,
 ) -> None:
     """Tell an exception what is known of the pool that refused.
 
     The exception is raised in any case, so what fails here is left out.
 
-    :param oldest: for how many seconds the oldest loan has lasted, and which thread borrowed it.
+    :param age: for how many seconds the oldest loan has lasted, which `borrower` has.
+    :param given: what `putconn` got; the bits of `flags` are the rest of `Returned`. None: it was another call.
     """
     try:
         error.pool_name = pool_name
-        error.lent, _, error.opening, error.waiting, error.waited, _ = figures
+        error.lent, error.opening, error.waiting, error.waited = lent, opening, waiting, waited
         if _NOTES:
+            figures = lent, maxconn, opening, waiting, waited, waits
+            oldest = None if age is None or borrower is None else (age, borrower)
+            returned = None if flags is None else (given, bool(flags & 1), bool(flags & 2), bool(flags & 4))
             error.add_note(f"pool {pool_name!r} {_note(error, figures, oldest, returned)}")
     except Exception:  # noqa: BLE001, S110  (a proxy may raise anything; memory may be short)
         pass

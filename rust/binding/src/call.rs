@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use pgpool_core::Caller;
 use pyo3::prelude::*;
 
-use crate::error::is_plain;
+use crate::error::{both, is_plain, weightier};
 use crate::filing::caller;
 use crate::log::Line;
 use crate::system::thread_ident;
@@ -45,7 +45,7 @@ fn file<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     })
 }
 
-/// Runs a call of a pool. At its end an interrupt that struck meanwhile is raised. At the end of the outermost call of this
+/// Runs a call of a pool. At its end an interrupt that struck meanwhile is raised; of several errors, the weightiest. At the end of the outermost call of this
 /// caller, its lines are written.
 pub(crate) fn call<T, E>(py: Python<'_>, body: impl FnOnce() -> Result<T, E>) -> PyResult<T>
 where
@@ -71,26 +71,21 @@ where
     // A connection must come back even where nothing can tell its caller.
     let (caller, struck) = caller(py).map_or_else(|error| (thread_ident(), Some(error)), |caller| (caller, None));
     file(caller, |calls| calls.depth += 1);
-    if let Some(error) = struck {
-        keep(py, caller, error);
-    }
     let done = body().map_err(PyErr::from);
     let (interrupt, lines) = file(caller, |calls| {
         calls.depth -= 1;
         let lines = if calls.depth == 0 { std::mem::take(&mut calls.lines) } else { Vec::new() };
         (calls.interrupt.take(), lines)
     });
-    let end = match (interrupt.map_or(Ok(()), Err), write(py, caller, &lines)) {
-        (Ok(()), written) => written,
-        (interrupted, _) => interrupted,
-    };
+    let interrupted = both(py, struck.map_or(Ok(()), Err), interrupt.map_or(Ok(()), Err));
+    let end = both(py, interrupted, write(py, caller, &lines));
     match (done, end) {
         (Ok(value), Err(error)) => {
             undo(value);
             Err(error)
         }
-        (Err(first), Err(second)) if is_plain(py, &first) && !is_plain(py, &second) => Err(second),
-        (done, _) => done,
+        (Err(first), end) => Err(weightier(py, first, end.err())),
+        (done, Ok(())) => done,
     }
 }
 

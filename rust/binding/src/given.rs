@@ -4,6 +4,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt};
 
+use crate::error::is_plain;
 use crate::text::{repr_of, text_of};
 
 /// Parts of connection strings, and of what holds a password by name.
@@ -30,11 +31,15 @@ pub(crate) fn whole<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Boun
 
 /// Show what was given for an option. Of anything that may be a connection string, only the type is shown.
 #[pyfunction]
-pub(crate) fn shown(given: &Bound<'_, PyAny>) -> String {
-    let Ok(shown) = repr_of(given) else { return kind(given) };
+pub(crate) fn shown(given: &Bound<'_, PyAny>) -> PyResult<String> {
+    let shown = match repr_of(given) {
+        Ok(shown) => shown,
+        Err(error) if is_plain(given.py(), &error) => return Ok(kind(given)),
+        Err(error) => return Err(error),
+    };
     let number = given.is_exact_instance_of::<PyInt>() || given.is_exact_instance_of::<PyFloat>();
     let short = shown.chars().count() <= LONGEST && !SUSPICIOUS.iter().any(|part| shown.contains(part));
-    if number || short { shown } else { kind(given) }
+    Ok(if number || short { shown } else { kind(given) })
 }
 
 /// Name the type of what was given: it may be a secret in a wrong place.

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use crate::connection::address;
 use crate::error::{Error, is_plain};
 use crate::names::{module, name};
 use crate::pool::AbstractPool;
-use crate::system::now;
+use crate::system::{float, int, now};
 use crate::threaded::ThreadedPool;
 
 /// What `putconn` got: the object, and whether a key came with it.
@@ -46,20 +47,30 @@ fn annotate(
     let py = slf.py();
     let ledger = slf.get().ledger();
     let counts = ledger.counts();
-    let oldest = ledger.oldest_loan(now()).map(|(age, borrower)| (age.as_secs_f64(), borrower));
-    let returned = returned.map(|(given, keyed)| {
+    let oldest = ledger.oldest_loan(now());
+    let age = oldest.as_ref().map(|(age, _)| float(py, age.as_secs_f64())).transpose()?;
+    let borrower = oldest.map(|(_, borrower)| int(py, borrower)).transpose()?;
+    let flags = returned.map(|(given, keyed)| {
         let place = given.map(address);
         let idle = place.is_some_and(|place| ledger.is_idle(place));
-        (given, keyed, idle, place.is_some_and(|place| ledger.key_of(place).is_some()))
+        let lent = place.is_some_and(|place| ledger.key_of(place).is_some());
+        u64::from(keyed) | u64::from(idle) << 1 | u64::from(lent) << 2
     });
-    let figures = (
-        counts.spoken_for(),
-        counts.maxconn,
-        counts.opening,
-        counts.waiting,
-        waited.as_secs_f64(),
+    // Each is made by itself: PyO3 panics where there is no memory for what it makes.
+    let number = |number: usize| int(py, number as u64);
+    let told = (
+        refusal.value(py),
+        PyString::from_bytes(py, slf.get().name().as_bytes())?,
+        number(counts.spoken_for())?,
+        number(counts.maxconn)?,
+        number(counts.opening)?,
+        number(counts.waiting)?,
+        float(py, waited.as_secs_f64())?,
         slf.is_instance_of::<ThreadedPool>(),
+        age,
+        borrower,
+        returned.and_then(|(given, _)| given),
+        flags.map(|flags| int(py, flags)).transpose()?,
     );
-    let notes = module(name!(py, notes_module))?;
-    notes.call_method1(name!(py, annotate), (refusal.value(py), slf.get().name(), figures, oldest, returned)).map(drop)
+    module(name!(py, notes_module))?.call_method1(name!(py, annotate), told).map(drop)
 }

@@ -35,8 +35,10 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         if given.is_none() {
             return Ok(Self(f64::INFINITY));
         }
-        let no_number =
-            || PyTypeError::new_err(format!("timeout must be a number of seconds or None, not {}", shown(&given)));
+        let no_number = || {
+            let text = |shown| format!("timeout must be a number of seconds or None, not {shown}");
+            shown(&given).map_or_else(|error| error, |shown| PyTypeError::new_err(text(shown)))
+        };
         if given.is_instance_of::<PyBool>() {
             return Err(no_number());
         }
@@ -54,7 +56,7 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
             Err(error) => return Err(error),
         };
         if seconds.is_nan() || seconds < 0.0 {
-            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", shown(&given));
+            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", shown(&given)?);
             return Err(PyValueError::new_err(text));
         }
         Ok(Self(seconds))
