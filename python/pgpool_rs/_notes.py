@@ -31,7 +31,7 @@ class Returned(NamedTuple):
     """Whether the pool has lent it, under another key."""
 
 
-def annotate(  # noqa: PLR0913, PLR0917  (Rust passes them by position, as it makes no tuple where memory is short)
+def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tuple where memory is short)
     error: Any,
     pool_name: str,
     lent: int,
@@ -39,7 +39,7 @@ def annotate(  # noqa: PLR0913, PLR0917  (Rust passes them by position, as it ma
     opening: int,
     waiting: int,
     waited: float,
-    waits: bool,  # noqa: FBT001
+    waits: bool,
     age: float | None,
     borrower: int | None,
     given: Any,

@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyFloat, PyInt};
+use pyo3::types::{PyFloat, PyInt, PyString};
 
 use crate::error::is_plain;
 use crate::text::{repr_of, text_of};
@@ -18,7 +18,7 @@ const LONGEST: usize = 40;
 pub(crate) fn whole<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
     py.get_type::<PyInt>().call1((value,)).map_err(|error| {
-        let text = || format!("{name} must be a whole number, not {}", kind(value));
+        let text = || format!("{name} must be a whole number, not {}", kind_of(value));
         if error.is_instance_of::<PyTypeError>(py) {
             PyTypeError::new_err(text())
         } else if error.is_instance_of::<PyValueError>(py) || error.is_instance_of::<PyOverflowError>(py) {
@@ -34,17 +34,22 @@ pub(crate) fn whole<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Boun
 pub(crate) fn shown(given: &Bound<'_, PyAny>) -> PyResult<String> {
     let shown = match repr_of(given) {
         Ok(shown) => shown,
-        Err(error) if is_plain(given.py(), &error) => return Ok(kind(given)),
+        Err(error) if is_plain(given.py(), &error) => return Ok(kind_of(given)),
         Err(error) => return Err(error),
     };
     let number = given.is_exact_instance_of::<PyInt>() || given.is_exact_instance_of::<PyFloat>();
     let short = shown.chars().count() <= LONGEST && !SUSPICIOUS.iter().any(|part| shown.contains(part));
-    Ok(if number || short { shown } else { kind(given) })
+    Ok(if number || short { shown } else { kind_of(given) })
 }
 
 /// Name the type of what was given: it may be a secret in a wrong place.
 #[pyfunction]
-pub(crate) fn kind(given: &Bound<'_, PyAny>) -> String {
+pub(crate) fn kind<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
+    // Made here: PyO3 panics where there is no memory for what it makes of a returned text.
+    PyString::from_bytes(given.py(), kind_of(given).as_bytes())
+}
+
+fn kind_of(given: &Bound<'_, PyAny>) -> String {
     if given.is_none() {
         return "None".to_owned();
     }

@@ -27,6 +27,7 @@ use crate::options::{Checked, Options};
 use crate::start::{close, start};
 use crate::stats::to_dict;
 use crate::system::{now, process};
+use crate::text::repr_of;
 use crate::threaded::ThreadedPool;
 use crate::timeout::{Given, Timeout, Waker};
 use crate::watch;
@@ -114,7 +115,8 @@ impl AbstractPool {
 
     /// Names the pool in a text of ours.
     pub(crate) fn shown_name(&self, py: Python<'_>) -> String {
-        PyString::new(py, &self.name()).repr().map_or_else(|_| "this pool".to_owned(), |name| format!("pool {name}"))
+        let shown = PyString::from_bytes(py, self.name().as_bytes()).and_then(|name| repr_of(name.as_any()));
+        shown.map_or_else(|_| "this pool".to_owned(), |name| format!("pool {name}"))
     }
 
     pub(crate) fn set_detours(&self, detours: u64) {
@@ -342,7 +344,7 @@ impl AbstractPool {
             "<{}.{} {}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
             class.module()?,
             class.qualname()?,
-            PyString::new(slf.py(), &slf.get().name()).repr()?,
+            repr_of(PyString::from_bytes(slf.py(), slf.get().name().as_bytes())?.as_any())?,
             // closeall has closed them, and they stay in the books.
             if counts.closed { 0 } else { counts.idle },
             counts.spoken_for(),
