@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from contextlib import suppress
+import threading
 from typing import Any
 
 import psycopg2
@@ -14,7 +14,7 @@ from psycopg2.extensions import STATUS_BEGIN, STATUS_READY
 from psycopg2.pool import PoolError
 
 from pgpool_rs import ThreadedConnectionPool
-from pgpool_rs.testing import IDLE, INTRANS, FakeServer
+from pgpool_rs.testing import IDLE, INTRANS, PATIENCE, FakeServer
 from support import Task, assert_whole, counts
 
 
@@ -84,25 +84,27 @@ def test_a_connection_that_the_block_closes_ends_it_without_an_error(our_class: 
 def test_two_threads_that_enter_blocks_under_one_new_key_do_not_share(server: FakeServer) -> None:
     pool = ThreadedConnectionPool(0, 2)
     gate = server.hold("connect")
-    left = server.hold("commit")
+    inside, refused, leave = threading.Event(), threading.Event(), threading.Event()
+    entered: list[bool] = []
 
     def enter() -> None:
-        with suppress(PoolError), pool.connection("k"):
-            entered.append(True)
+        try:
+            with pool.connection("k"):
+                entered.append(True)
+                inside.set()
+                assert leave.wait(PATIENCE)
+        except PoolError:
+            refused.set()
 
-    entered: list[bool] = []
     tasks = [Task(enter), Task(enter)]
-    sharer = Task(pool.getconn, "k")
     gate.wait_for()
     gate.release()
-    left.wait_for()
-    left.release()
+    assert inside.wait(PATIENCE)
+    assert refused.wait(PATIENCE)
+    leave.set()
     for task in tasks:
         task.result()
-    shared = sharer.result()
-    assert len(entered) <= 1
-    if id(shared) in pool._rused:
-        pool.putconn(shared)
+    assert entered == [True]
     assert counts(pool)["lent"] == 0
 
 

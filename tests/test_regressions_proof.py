@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import psycopg2
 import psycopg2.pool
 import pytest
 
@@ -34,7 +35,7 @@ class Raising(FakeConnection):
             raise KeyboardInterrupt
 
 
-class Mute(Exception):
+class Mute(psycopg2.OperationalError):
     def __str__(self) -> str:
         raise KeyboardInterrupt
 
@@ -125,7 +126,7 @@ def test_a_putconn_hook_is_given_the_flag_as_it_is(server: FakeServer, base: Any
     assert flags == [False, "", 0, None, "yes"]
 
 
-class Deaf(Exception):
+class Deaf(psycopg2.OperationalError):
     def __str__(self) -> str:
         raise KeyboardInterrupt("in a text")
 

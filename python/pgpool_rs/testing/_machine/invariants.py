@@ -304,6 +304,8 @@ INVARIANTS: dict[str, Invariant] = {
 def _may_sleep(book: Book, call: Call) -> bool:
     if call.kind != "borrow" or book.closed:
         return False
-    if any(same(call.key, other.key) for other in book.calls[: book.calls.index(call)]):
+    # It waits for an earlier call; or, where that has failed, for a later one that was quicker to connect.
+    others = [*book.calls[: book.calls.index(call)], *book.connecting()]
+    if any(same(call.key, other.key) for other in others):
         return True
     return call.may_wait and book.room() <= 0 and book.loan_of(call.key) is None
