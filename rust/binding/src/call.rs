@@ -92,20 +92,23 @@ where
 /// Keeps an error that strikes where none can be raised, a `KeyboardInterrupt` while a waiter is woken for instance, until the
 /// call of this caller ends. What no call can raise is printed, and so is an `Exception`, which is no concern of the caller.
 pub(crate) fn keep_back(py: Python<'_>, error: PyErr) {
-    match caller(py) {
-        Ok(caller) => keep(py, caller, error),
-        Err(_) => keep(py, thread_ident(), error),
-    }
+    let raised = !is_plain(py, &error);
+    keep(py, error, raised);
 }
 
-fn keep(py: Python<'_>, caller: Caller, error: PyErr) {
-    let plain = is_plain(py, &error);
+/// As [`keep_back`], for code of our own in Python, where an `Exception` is a job's time limit or the like.
+pub(crate) fn keep_any(py: Python<'_>, error: PyErr) {
+    keep(py, error, true);
+}
+
+fn keep(py: Python<'_>, error: PyErr, raised: bool) {
+    let caller = caller(py).unwrap_or_else(|_| thread_ident());
     let (within, displaced) = file(caller, |calls| match calls.interrupt {
-        None if calls.depth > 0 && !plain => (true, calls.interrupt.replace(error)),
+        None if calls.depth > 0 && raised => (true, calls.interrupt.replace(error)),
         _ => (calls.depth > 0, Some(error)),
     });
     // Of several interrupts in one call, the first is raised.
-    if let Some(error) = displaced.filter(|_| plain || !within) {
+    if let Some(error) = displaced.filter(|_| !raised || !within) {
         error.write_unraisable(py, None);
     }
 }

@@ -27,7 +27,7 @@ use crate::options::{Checked, Options};
 use crate::start::{close, start};
 use crate::stats::to_dict;
 use crate::system::{now, process};
-use crate::text::repr_of;
+use crate::text::{repr_of, text_of};
 use crate::threaded::ThreadedPool;
 use crate::timeout::{Given, Timeout, Waker};
 use crate::watch;
@@ -342,8 +342,8 @@ impl AbstractPool {
         let closed = if counts.closed { " closed" } else { "" };
         Ok(format!(
             "<{}.{} {}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
-            class.module()?,
-            class.qualname()?,
+            text_of(class.module()?.as_any())?,
+            text_of(class.qualname()?.as_any())?,
             repr_of(PyString::from_bytes(slf.py(), slf.get().name().as_bytes())?.as_any())?,
             // closeall has closed them, and they stay in the books.
             if counts.closed { 0 } else { counts.idle },

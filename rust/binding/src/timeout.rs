@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 
-use crate::call::keep_back;
+use crate::call::{keep_any, keep_back};
 use crate::given::shown;
 use crate::maintain::poke;
 use crate::names::{module, name};
@@ -121,12 +121,12 @@ impl Wake for Waker {
     fn wake(&self) {
         // Nobody is left to wake where the interpreter is gone.
         Python::try_attach(|py| {
-            let woken = match self {
-                Self::Bell(lock) => lock.call_method0(py, name!(py, release)).map(drop),
-                Self::Keeper(pool) => pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool)),
+            let (woken, keep): (_, fn(Python<'_>, PyErr)) = match self {
+                Self::Bell(lock) => (lock.call_method0(py, name!(py, release)).map(drop), keep_back),
+                Self::Keeper(pool) => (pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool)), keep_any),
             };
             if let Err(error) = woken {
-                keep_back(py, error);
+                keep(py, error);
             }
         });
     }
