@@ -17,6 +17,7 @@ import pytest
 from psycopg2.extensions import STATUS_BEGIN, STATUS_PREPARED, STATUS_READY
 
 from audit import closes, listening
+from pgpool_rs import check_query
 from support import counts, wait_until
 from test_compatibility_doubles import Proxy
 from test_real_server import execute, opened
@@ -296,6 +297,20 @@ def test_a_replication_connection_in_a_transaction_is_rolled_back(our_class: Any
         psycopg2.extensions.cursor(connection).execute("begin")
         pool.putconn(connection)
         assert (list(pool._pool), accounts(connection)) == ([connection], (IDLE, STATUS_READY))
+
+
+@pytest.mark.parametrize(
+    "options", [{"reset": "discard"}, {"check": check_query, "check_after": 0}], ids=["reset", "check"]
+)
+def test_a_replication_connection_can_be_reset_and_checked(
+    our_class: Any, table: Table, options: dict[str, Any]
+) -> None:
+    factory = psycopg2.extras.LogicalReplicationConnection
+    with opened(our_class(1, 1, table.dsn, connection_factory=factory, **options)) as pool:
+        connection = pool.getconn()
+        pool.putconn(connection)
+        assert pool.getconn() is connection
+        pool.putconn(connection)
 
 
 # --- connections that are none, or not quite -------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import extensions
+from psycopg2._psycopg import ReplicationConnection
 
 from pgpool_rs import _values
 
@@ -102,6 +103,10 @@ def _refuse_in_transaction(conn: Any, what: str) -> None:
 @contextlib.contextmanager
 def _autocommit(conn: Any) -> Iterator[bool]:
     """Switch autocommit on for a block, and tell whether it was on before."""
+    if isinstance(conn, ReplicationConnection):
+        # It is on, and can be neither read nor set.
+        yield False
+        return
     before = conn.autocommit
     if getattr(conn, "status", extensions.STATUS_READY) == extensions.STATUS_BEGIN:
         # Somebody has ended the transaction in SQL, which the server knows, and psycopg2 does not.
