@@ -41,9 +41,9 @@ prove: build .venv/proving ## run the long proofs: random tests, schedules, sani
 	  cargo test -p pgpool-core --locked --target-dir target/nightly --lib -- would_do whatever_is_called
 	$(NIGHTLY) $(RUN) -m pytest $(BESIDE_EACH_OTHER) -o timeout=0 -o faulthandler_timeout=0 \
 	  tests/test_differential.py tests/test_proof_interrupts.py tests/test_proof_reentry.py tests/test_testing_broken_pools.py
-	$(RUN) -m pytest proof/reliability
-	$(RUN) tools/sanitize.py
-	$(RUN) proof/reliability/run.py
+	$(RUN) -m pytest dev/tests
+	$(RUN) -m dev.sanitize
+	$(RUN) -m dev.trials
 
 NIGHTLY := PGPOOL_PROFILE=nightly
 BESIDE_EACH_OTHER := --numprocesses auto --dist worksteal
@@ -52,14 +52,14 @@ SCHEDULES := -p pgpool-core --locked --features shuttle -- --nocapture
 
 MINUTES ?= 10
 soak: build .venv/proving ## use a pool for MINUTES=10 with every option and every fault, and plot what must stay flat
-	$(RUN) proof/soak/run.py --minutes $(MINUTES)
+	$(RUN) -m dev.soak --minutes $(MINUTES)
 
 coverage: build .venv/proving ## measure what the tests reach, of the core and of the package
-	$(RUN) tools/core_coverage.py
-	$(RUN) tools/python_coverage.py
+	$(RUN) -m dev.core_coverage
+	$(RUN) -m dev.python_coverage
 
 sanitize: build ## run the tests under AddressSanitizer, LeakSanitizer and ThreadSanitizer
-	$(RUN) tools/sanitize.py
+	$(RUN) -m dev.sanitize
 
 lint: build .venv/rust-tools ## check format, lints and types
 	cargo fmt --all --check

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from psycopg2.extensions import make_dsn, parse_dsn
 
-PROXY = Path(__file__).parent.parent / "tools" / "proxy.py"
+PROXY = Path(__file__).parents[1] / "dev" / "servers" / "proxy.py"
 
 
 @contextmanager

@@ -14,14 +14,13 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-# In place of this script's own folder: the root, where it is the package `benches`, and the tools.
+# In place of this script's own folder: the root, where it is the package `benches`.
 sys.path.pop(0)
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benches import background, instructions, lent, machine, memory, options, pair, rollback, stack, table, waiting
 from benches.effort import FULL, QUICK
-from throwaway_postgres import ThrowawayPostgres
+from dev.servers.postgres import ThrowawayPostgres
 
 RESULTS = Path(__file__).parent / "results"
 

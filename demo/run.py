@@ -24,8 +24,8 @@ from scenario import CONNECTIONS, MEASURED, ONE_WAY, POOLS
 from screen import Sample, Screen
 from shop import open_shop
 
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
-from throwaway_postgres import ThrowawayPostgres
+sys.path.append(str(Path(__file__).parents[1]))
+from dev.servers.postgres import ThrowawayPostgres
 
 
 def read_port(output: IO[str], what: str) -> int:
@@ -79,7 +79,7 @@ def main(seconds: float) -> None:
             for pool in POOLS:
                 ending.exit_if_told()
                 open_shop(postgres.socket_dsn)
-                with child("../tools/proxy.py", postgres.port, ONE_WAY) as output:
+                with child("../dev/servers/proxy.py", postgres.port, ONE_WAY) as output:
                     port = read_port(output, "the proxy to PostgreSQL")
                     dsn = f"host=127.0.0.1 port={port} user=postgres dbname=postgres gssencmode=disable"
                     results[pool] = try_pool(pool, dsn, seconds, screen)

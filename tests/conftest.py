@@ -15,10 +15,10 @@ import psycopg2.pool
 import pytest
 
 import pgpool_rs.pool
+from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs import _housekeeping
 from pgpool_rs._housekeeping import Housekeeper
 from pgpool_rs.testing import FakeServer
-from throwaway_postgres import ThrowawayPostgres
 
 # So that their assertions, too, say what was compared.
 pytest.register_assert_rewrite("keepers", "side_by_side", "support")

@@ -10,11 +10,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pgpool_rs
+from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.proxy import Proxy
 from pgpool_rs.testing import PATIENCE
-from proxy import Proxy
 from support import wait_until
 from test_real_server import admin, backends, execute, opened
-from throwaway_postgres import ThrowawayPostgres
 
 _serials = itertools.count(1)
 

@@ -17,11 +17,11 @@ import pytest
 from psycopg2.extensions import STATUS_BEGIN, STATUS_PREPARED, STATUS_READY
 
 from audit import closes, listening
+from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs import check_query
 from support import counts, wait_until
 from test_compatibility_doubles import Proxy
 from test_real_server import execute, opened
-from throwaway_postgres import ThrowawayPostgres
 
 IDLE = psycopg2.extensions.TRANSACTION_STATUS_IDLE
 ACTIVE = psycopg2.extensions.TRANSACTION_STATUS_ACTIVE

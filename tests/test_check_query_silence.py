@@ -13,8 +13,8 @@ import pytest
 from psycopg2 import extensions
 
 from checks import LONG, SHORT, execute, silenced
+from dev.servers.proxy import Proxy
 from pgpool_rs.health import check_query
-from proxy import Proxy
 from support import Task, run_program
 
 

@@ -12,13 +12,13 @@ import psycopg2.errors
 import pytest
 
 import pgpool_rs
+from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.proxy import Proxy
+from dev.servers.standby import promote
 from pgpool_rs._core import advance_clock
-from proxy import Proxy
 from real_server import borrow, end, give_back, happened, idle, pool_on, wait_until_readable, works
-from standby import promote
 from support import Task, assert_whole, counts, wait_until
 from test_real_server import admin, execute
-from throwaway_postgres import ThrowawayPostgres
 
 # Longer than the default of check_after.
 A_WHILE = 1.0

@@ -20,9 +20,9 @@ import pytest
 import trustme
 
 import pgpool_rs
+from dev.servers.postgres import find_binaries
 from pgpool_rs.testing import PATIENCE
 from real_server import wait_until_readable, works
-from throwaway_postgres import find_binaries
 
 
 def _openssl() -> Any:

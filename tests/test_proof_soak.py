@@ -17,14 +17,14 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from crowd import Failure, Outcome
-from soak import page, plot, verdict
-from soak.habits import BrokenPromiseError, Holders
-from soak.record import POINTS, RESTS, Calm, Record, Sample
-from soak.subject import heap_in_use
-from soak.tally import BUCKETS, KEPT, Histogram, Tally
-from soak.watch import Figures
-from soak.weather import FAULTS
+from dev.load import Failure, Outcome
+from dev.soak import page, plot, verdict
+from dev.soak.habits import BrokenPromiseError, Holders
+from dev.soak.record import POINTS, RESTS, Calm, Record, Sample
+from dev.soak.subject import heap_in_use
+from dev.soak.tally import BUCKETS, KEPT, Histogram, Tally
+from dev.soak.watch import Figures
+from dev.soak.weather import FAULTS
 from support import run_program
 
 MINUTES = 10

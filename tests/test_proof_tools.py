@@ -12,16 +12,16 @@ import psycopg2.errors
 import psycopg2.pool
 import pytest
 
-import pgbouncer
 import pgpool_rs
-from crowd import MIXED, READ, WRITE, Crowd, Outcome, Work, WrongAnswerError, prepare
-from pgbouncer import BINARY_VARIABLE, find_pgbouncer
+from dev.load import MIXED, READ, WRITE, Crowd, Outcome, Work, WrongAnswerError, prepare
+from dev.servers import pgbouncer
+from dev.servers.pgbouncer import BINARY_VARIABLE, find_pgbouncer
+from dev.servers.postgres import PostgresError, ThrowawayPostgres
+from dev.servers.standby import ask, either_of, promote, wait_until_followed
 from pgpool_rs.testing import PATIENCE
 from real_server import end
-from standby import ask, either_of, promote, wait_until_followed
 from support import wait_until
 from test_real_server import opened
-from throwaway_postgres import PostgresError, ThrowawayPostgres
 
 # The standby
 

@@ -13,8 +13,8 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
+from dev.servers.proxy import Proxy
 from pgpool_rs.testing import PATIENCE
-from proxy import Proxy
 from support import Task, wait_until
 
 

@@ -12,15 +12,15 @@ import psycopg2.errors
 import pytest
 
 import pgpool_rs
-from crowd import Failure, Outcome, WrongAnswerError
+from dev.load import Failure, Outcome, WrongAnswerError
+from dev.servers.postgres import ThrowawayPostgres
+from dev.trials import trial
+from dev.trials.errors import LOST, REFUSED
+from dev.trials.fault import Fault, Strike, count_sessions
+from dev.trials.faults.servers import CHECK_AFTER, KilledSessions
+from dev.trials.trial import Result, WrongServerError, ask_where, count_when_quiet, judge, time_to_capacity
 from real_server import end
-from reliability import trial
-from reliability.errors import LOST, REFUSED
-from reliability.fault import Fault, Strike, count_sessions
-from reliability.faults.servers import CHECK_AFTER, KilledSessions
-from reliability.trial import Result, WrongServerError, ask_where, count_when_quiet, judge, time_to_capacity
 from test_real_server import opened
-from throwaway_postgres import ThrowawayPostgres
 
 STRIKE = Strike(began=100.0, returned=110.0)
 DEAD = Failure("use", psycopg2.OperationalError, None, "server closed the connection unexpectedly")

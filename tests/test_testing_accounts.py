@@ -9,8 +9,8 @@ import psycopg2
 import pytest
 from psycopg2 import extensions, extras
 
+from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs.testing import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN, FakeConnection, FakeServer
-from throwaway_postgres import ThrowawayPostgres
 
 Step = Callable[[Any], object]
 

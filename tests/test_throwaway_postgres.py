@@ -15,10 +15,10 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-import throwaway_postgres
-from throwaway_postgres import BINARIES_VARIABLE, PATIENCE, PostgresError, ThrowawayPostgres, find_binaries
+from dev.servers import postgres as throwaway_postgres
+from dev.servers.postgres import BINARIES_VARIABLE, PATIENCE, PostgresError, ThrowawayPostgres, find_binaries
 
-TOOLS = Path(throwaway_postgres.__file__).parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_binaries_in_a_folder_closed_to_others_are_usable(monkeypatch: pytest.Mo
 def test_the_server_stops_when_its_owner_is_killed(*, paused: bool) -> None:
     program = f"""if True:
         import sys
-        from throwaway_postgres import ThrowawayPostgres
+        from dev.servers.postgres import ThrowawayPostgres
         with ThrowawayPostgres() as server:
             if {paused}:
                 server.pause()
@@ -255,7 +255,7 @@ def test_the_server_stops_when_its_owner_is_killed(*, paused: bool) -> None:
     """
     owner = subprocess.Popen(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(TOOLS)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -12,13 +12,13 @@ import psycopg2
 import psycopg2.errors
 import pytest
 
+from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.proxy import Proxy
 from pgpool_rs import PoolExhausted, PoolTimeout
 from pgpool_rs._core import advance_clock
-from proxy import Proxy
 from real_server import borrow, end, give_back, happened, idle, pool_on, works
 from support import Task, assert_whole, counts, wait_until, waiting_task
 from test_real_server import admin, execute
-from throwaway_postgres import ThrowawayPostgres
 
 # Seconds. Some option that only the housekeeping can honour has the pool looked after.
 LONG = 3600.0

@@ -1,0 +1,75 @@
+"""Put psycopg2.pool through the same fault, to know what is owed to the pool and what to the fault."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, final
+
+from psycopg2 import Error
+from psycopg2.pool import PoolError, ThreadedConnectionPool
+
+from dev.load import Crowd, Outcome
+from dev.trials.fault import Effort, Fault
+from dev.trials.trial import LIBPQ, THREADS, WARM_UP, WrongServerError, ask_where
+
+MAXCONN = THREADS
+"""As many as threads, since it refuses the one more that would have to wait; and its minconn, above which it closes."""
+LATER = 3.0  # Seconds after the return in which its users meet what is dead.
+LONGEST = 10.0  # Seconds for which sessions are killed.
+
+
+@final
+@dataclass(frozen=True)
+class Contrast:
+    """Tells how psycopg2.pool came through a fault."""
+
+    title: str
+    requests: int
+    failed: int
+    late: int
+    """How many requests failed that had begun after the server's return."""
+    sound: int
+    """How many connections could then be held at once that lead to the right server, of MAXCONN."""
+
+
+def compare(fault_class: type[Fault], effort: Effort) -> Contrast:
+    """Run the same trial, on servers of its own."""
+    name = f"contrast of {os.getpid()}"
+    outcomes: list[Outcome] = []
+    with ExitStack() as stack:
+        fault = fault_class(stack, Effort(effort.calm, min(effort.kills, LONGEST)))
+        pool = ThreadedConnectionPool(MAXCONN, MAXCONN, **{**LIBPQ, **fault.address, "application_name": name})
+        stack.callback(pool.closeall)
+        crowd = stack.enter_context(Crowd(pool, outcomes.append, threads=THREADS))
+        stack.callback(fault.settle)
+        time.sleep(WARM_UP)
+        strike = fault.strike(crowd, name)
+        time.sleep(LATER)
+        with crowd.resting():
+            sound = _count_sound(pool, fault.port)
+        crowd.stop()
+    failed = [outcome for outcome in outcomes if outcome.failure]
+    late = sum(outcome.began > strike.returned for outcome in failed)
+    return Contrast(fault.title, len(outcomes), len(failed), late, sound)
+
+
+def _count_sound(pool: Any, port: int) -> int:
+    """Hold all connections that the pool will lend, and count those that answer from where they should."""
+    held = []
+    sound = 0
+    try:
+        for _ in range(MAXCONN):
+            held.append(pool.getconn())
+            try:
+                ask_where(held[-1], port=port)
+                sound += 1
+            except (Error, WrongServerError):
+                continue
+    except (PoolError, Error):  # It has no more, since some were never given back, or it cannot connect.
+        pass
+    for connection in held:
+        pool.putconn(connection, close=True)
+    return sound

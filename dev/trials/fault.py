@@ -1,0 +1,126 @@
+"""What a fault is: the servers it happens to, what it does to them, and which errors it explains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from dev.load import Crowd, Failure, Outcome, Phase, prepare
+from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.standby import ask
+
+
+@final
+@dataclass(frozen=True)
+class Effort:
+    """Says how much time a trial takes."""
+
+    calm: float
+    """Seconds of undisturbed load before a fault, and again after it."""
+    kills: float
+    """Seconds for which backends are killed at random."""
+
+
+@final
+@dataclass(frozen=True)
+class Explanation:
+    """Names a kind of error that a fault may cause, and tells whether a failure is one."""
+
+    label: str
+    errors: tuple[type[Exception], ...]
+    text: str
+    """A regular expression that the error's text has somewhere."""
+    phases: tuple[Phase, ...] = ("borrow", "use", "return")
+
+    def covers(self, failure: Failure) -> bool:
+        """Tell whether it is of this kind."""
+        return (
+            failure.phase in self.phases
+            and issubclass(failure.error, self.errors)
+            and re.search(self.text, failure.text) is not None
+        )
+
+
+@final
+@dataclass(frozen=True)
+class Strike:
+    """Says when a fault was, in time.monotonic(), and what was done."""
+
+    began: float
+    returned: float
+    """When the server was there again, as whoever repairs it sees it."""
+    done: str = ""
+    """What was done how often, for the table."""
+
+
+class Fault:
+    """Owns the servers of one trial, closed with `stack`, and ill-treats them.
+
+    A subclass says what it does to them in strike(), and what may fail then. One server is enough for most.
+    """
+
+    title: ClassVar[str]
+    """What the table calls it."""
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What the pool is given beside, or in place of, the recommended options."""
+    said_of_options: ClassVar[str] = ""
+    """The same, as the table says it."""
+    explanations: ClassVar[Sequence[Explanation]] = ()
+    aftermath: ClassVar[float] = 0.0
+    """Seconds after the return in which a request may begin that the fault explains the failure of."""
+    is_compared: ClassVar[bool] = True
+    """Whether psycopg2.pool is put through it, too: in some it would hang for ever, or show nothing new."""
+
+    def __init__(self, stack: ExitStack, effort: Effort) -> None:
+        self.effort = effort
+        self.server = stack.enter_context(ThrowawayPostgres())
+        prepare(self.server.dsn)
+
+    @property
+    def address(self) -> dict[str, Any]:
+        """Give what the pool connects with."""
+        return self.server.dsn_kwargs
+
+    @property
+    def port(self) -> int:
+        """Give the port of the server that is the right one once the fault is over."""
+        return self.server.port
+
+    def sessions(self, name: str) -> int:
+        """Count the sessions that whoever serves the pool has for this application_name."""
+        return count_sessions(self.server, name)
+
+    def strike(self, crowd: Crowd, name: str) -> Strike:
+        """Do it, under load from a pool of this application_name, and return when the server is there again."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Take back what would keep the crowd from leaving, once all is measured, or the trial has failed."""
+
+    def explain(self, outcome: Outcome, strike: Strike) -> str | None:
+        """Give the kind of this failure, or None if the fault is no reason for it."""
+        assert outcome.failure is not None
+        if outcome.ended < strike.began or outcome.began > strike.returned + self.aftermath:
+            return None
+        return explained_by(self.explanations, outcome.failure)
+
+
+def explained_by(explanations: Iterable[Explanation], failure: Failure) -> str | None:
+    """Give the label of the first that covers this failure."""
+    return next((explanation.label for explanation in explanations if explanation.covers(failure)), None)
+
+
+def count_sessions(server: ThrowawayPostgres, name: str) -> int:
+    """Count a server's sessions of this application_name; none if it does not run."""
+    if server.pid is None:
+        return 0
+    return int(
+        ask(
+            server,
+            "select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name = %s",
+            name,
+        )
+    )

@@ -1,0 +1,115 @@
+"""What happens where PgBouncer stands between: it dies, or the server behind it is restarted, in each of two modes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from typing import Any, ClassVar, final
+
+import psycopg2
+from psycopg2 import OperationalError
+
+from dev.load import Crowd
+from dev.servers.pgbouncer import Mode, PgBouncer
+from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, REFUSED
+from dev.trials.fault import Effort, Fault, Strike
+
+DOWN = 1.0  # Seconds for which one of them is away.
+PATIENCE = 30.0
+
+
+class Bounced(Fault):
+    """Owns a server and a PgBouncer before it. The sessions that are counted are PgBouncer's clients."""
+
+    mode: ClassVar[Mode]
+    explanations = (LOST, CLOSED, REFUSED, BROKEN_OFF)
+
+    def __init__(self, stack: ExitStack, effort: Effort) -> None:
+        super().__init__(stack, effort)
+        self.bouncer = stack.enter_context(PgBouncer(self.server, self.mode))
+
+    @property
+    def address(self) -> dict[str, Any]:
+        return self.bouncer.dsn_kwargs
+
+    def sessions(self, name: str) -> int:
+        """Count PgBouncer's clients of this application_name."""
+        return sum(client["application_name"] == name for client in self.bouncer.show("CLIENTS"))
+
+    def away(self, end: Callable[[], None], start: Callable[[], None]) -> Strike:
+        """Let one of the two be away for a while; it has returned when somebody is answered."""
+        began = time.monotonic()
+        end()
+        time.sleep(DOWN)
+        start()
+        self.wait_for_an_answer()
+        return Strike(began, time.monotonic(), f"{DOWN:g} s down")
+
+    def wait_for_an_answer(self) -> None:
+        """Wait until one who comes without a pool is answered.
+
+        PgBouncer finds out in its own time (server_login_retry) that its server is there again. Until then it lets
+        clients in, hangs up on them, and their first query fails.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                connection = psycopg2.connect(**self.bouncer.dsn_kwargs)
+                with closing(connection), connection.cursor() as cursor:
+                    cursor.execute("select 1")
+                    return
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.005)
+
+
+@final
+class SessionBouncerKilled(Bounced):
+    """PgBouncer is killed, and with it what its clients and the server had of each other."""
+
+    title = "PgBouncer, session mode: PgBouncer killed (`SIGKILL`)"
+    mode = "session"
+    is_compared = False
+
+    def strike(self, crowd: Crowd, name: str) -> Strike:
+        del crowd, name
+        return self.away(self.bouncer.kill, self.bouncer.start)
+
+
+@final
+class SessionServerRestarted(Bounced):
+    """The server restarts; PgBouncer hangs up on every client that is linked to it, as all are."""
+
+    title = "PgBouncer, session mode: PostgreSQL restarted behind it"
+    mode = "session"
+    is_compared = False
+
+    def strike(self, crowd: Crowd, name: str) -> Strike:
+        del crowd, name
+        return self.away(self.server.stop, self.server.start)
+
+
+@final
+class TransactionBouncerRestarted(Bounced):
+    """PgBouncer is stopped, as its operator would, in the midst of transactions."""
+
+    title = "PgBouncer, transaction mode: PgBouncer restarted (`SIGTERM`)"
+    mode = "transaction"
+
+    def strike(self, crowd: Crowd, name: str) -> Strike:
+        del crowd, name
+        return self.away(self.bouncer.stop, self.bouncer.start)
+
+
+@final
+class TransactionServerRestarted(Bounced):
+    """The server restarts; clients in no transaction stay, and wait for it."""
+
+    title = "PgBouncer, transaction mode: PostgreSQL restarted behind it"
+    mode = "transaction"
+
+    def strike(self, crowd: Crowd, name: str) -> Strike:
+        del crowd, name
+        return self.away(self.server.stop, self.server.start)

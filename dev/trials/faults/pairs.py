@@ -1,0 +1,81 @@
+"""What happens to a primary and its standby: a dead primary, and one that became read-only while its sessions live."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any, ClassVar, final
+
+from psycopg2.errors import ReadOnlySqlTransaction
+
+from dev.load import Crowd
+from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.standby import ask, either_of, promote, wait_until_followed
+from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, READ_ONLY, REFUSED
+from dev.trials.fault import Effort, Explanation, Fault, Strike, count_sessions
+
+READ_ONLY_WRITE = Explanation("25006", (ReadOnlySqlTransaction,), "read-only transaction", ("use",))
+
+
+class _Pair(Fault):
+    """Owns a primary and a standby that follows it; the pool connects to the one that takes writes."""
+
+    said_of_options = "`host=a,b target_session_attrs=read-write`"
+
+    def __init__(self, stack: ExitStack, effort: Effort) -> None:
+        super().__init__(stack, effort)
+        self.standby = stack.enter_context(ThrowawayPostgres(standby_of=self.server))
+        wait_until_followed(self.server, self.standby)
+
+    @property
+    def address(self) -> dict[str, Any]:
+        return either_of(self.server, self.standby)
+
+    @property
+    def port(self) -> int:
+        """Give the standby's port, which is the primary afterwards."""
+        return self.standby.port
+
+    def sessions(self, name: str) -> int:
+        """Count the sessions at the two servers together."""
+        return count_sessions(self.server, name) + count_sessions(self.standby, name)
+
+
+@final
+class FailedOver(_Pair):
+    """The primary dies, and some time later the standby is promoted."""
+
+    title = "Primary killed, standby promoted"
+    explanations = (LOST, CLOSED, REFUSED, READ_ONLY, BROKEN_OFF)
+    seconds: ClassVar[float] = 2.0
+
+    def strike(self, crowd: Crowd, name: str) -> Strike:
+        del crowd, name
+        began = time.monotonic()
+        self.server.kill()
+        time.sleep(self.seconds)
+        promote(self.standby)
+        return Strike(began, time.monotonic(), f"{self.seconds:g} s without a primary")
+
+
+@final
+class SwitchedOver(_Pair):
+    """The primary takes no more writes and keeps its sessions; the standby is promoted a little later.
+
+    A pair of getconn and putconn does not show the pool its errors, a `connection()` block does. So the threads with
+    pairs go on for as long as it takes one with a block to meet the error.
+    """
+
+    title = "Primary made read-only, its sessions kept, standby promoted"
+    explanations = (READ_ONLY_WRITE, READ_ONLY)
+    aftermath = 0.5
+    seconds: ClassVar[float] = 1.0
+
+    def strike(self, crowd: Crowd, name: str) -> Strike:
+        del crowd, name
+        began = time.monotonic()
+        ask(self.server, "alter system set default_transaction_read_only = on")
+        ask(self.server, "select pg_reload_conf()")
+        time.sleep(self.seconds)
+        promote(self.standby)
+        return Strike(began, time.monotonic(), f"{self.seconds:g} s without a primary")
