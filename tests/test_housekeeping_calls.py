@@ -215,7 +215,7 @@ armed = False
 def interrupt(*_):
     global armed, poked
     poked += 1
-    _housekeeping.poke(other)
+    _housekeeping.housekeeper.poke(other)
     if armed and poked % 3 == 0:
         armed = False
         raise InterruptedError
@@ -225,7 +225,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
 while poked < 600:
     try:
         armed = True
-        _housekeeping.poke(pool)
+        _housekeeping.housekeeper.poke(pool)
         armed = False
     except InterruptedError:
         pass
@@ -233,7 +233,7 @@ signal.signal(signal.SIGALRM, signal.SIG_IGN)
 signal.setitimer(signal.ITIMER_REAL, 0)
 for each in (pool, other):
     number = each.calls
-    _housekeeping.poke(each)
+    _housekeeping.housekeeper.poke(each)
     deadline = time.monotonic() + 90
     while each.calls == number:
         assert time.monotonic() < deadline

@@ -56,7 +56,7 @@ def test_a_new_call_in_the_sources_is_noticed(tmp_path: Path, monkeypatch: pytes
             text = re.sub(
                 r"(pub\(crate\) fn give_back\(.*?\{\n)", r"\1    slf.call_method0(hook)?;\n", text, flags=re.DOTALL
             )
-        if source.name == "names.rs":
+        if source.name == "python.rs":
             text = text.replace('    acquire = "acquire",\n', '    acquire = "acquire",\n    hook = "hook",\n')
         (tmp_path / source.name).write_text(text)
     monkeypatch.setattr(callback_places, "SOURCES", tmp_path)

@@ -333,7 +333,7 @@ def test_a_housekeeping_that_fails(
     given = make(0, 1)
     pool: Any = Pool(1, 1, *given._args, name="shop", max_idle=5, **given._kwargs)
     Pool.fails = True
-    _housekeeping.poke(pool)
+    _housekeeping.housekeeper.poke(pool)
     wait_until(lambda: bool(lines(caplog, "housekeeping of shop failed with ")))
     everything_said(pool, caplog)
 

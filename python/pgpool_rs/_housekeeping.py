@@ -26,8 +26,6 @@ from typing import Final, Protocol
 from pgpool_rs import _log
 from pgpool_rs._core import if_free, speak
 
-__all__ = ["poke", "poke_quietly"]
-
 # All in seconds.
 BREATH: Final = 0.01  # between two calls of one pool, unless somebody else pokes
 PAUSE: Final = 1.0  # after a call that failed, whoever pokes
@@ -197,7 +195,5 @@ def _say(level: int, template: str, pool: str | None, event: str, reason: str, *
         speak(partial(_log.write, level, template, args, pool, event, reason, "housekeeping"))
 
 
-_housekeeper = Housekeeper()
-poke = _housekeeper.poke
-poke_quietly = _housekeeper.poke_quietly
-atexit.register(_housekeeper.end)
+housekeeper: Final = Housekeeper()
+atexit.register(housekeeper.end)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import psycopg2
 from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
 
-from pgpool_rs import _core, _keywords, _returning
+from pgpool_rs import _core, _for_rust, _keywords, _returning
 from pgpool_rs._books import Books
 from pgpool_rs._core import check_socket
 from pgpool_rs._locks import renewed_by_fork
@@ -246,4 +246,4 @@ class ThreadedConnectionPool(
     """
 
 
-_core.prepare()
+_core.prepare(_for_rust)

@@ -9,9 +9,9 @@ use pyo3::exceptions::PyReferenceError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyTuple};
 
-use crate::error::{both, psycopg2_error};
+use crate::error::{both, new_error};
 use crate::front::has_begun_two_phase;
-use crate::names::{module, name};
+use crate::python::{imports, name};
 
 /// A connection, a key or a note, as the ledger keeps it.
 pub(crate) enum Handle {
@@ -72,7 +72,7 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>
     let py = pool.py();
     let connect = match instead {
         Some(connect) => connect.bind(py).clone(),
-        None => module(name!(py, psycopg2_module))?.getattr(name!(py, connect))?,
+        None => imports()?.psycopg2.bind(py).getattr(name!(py, connect))?,
     };
     let args = pool.getattr(name!(py, args))?;
     let args = PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
@@ -196,7 +196,7 @@ pub(crate) fn leave_clean(connection: &Bound<'_, PyAny>, function: &Bound<'_, Py
         Look::Closed(Closed::Properly) => "closed".to_owned(),
     };
     let text = format!("connection discarded: {name} left it {left}");
-    Err(psycopg2_error(connection.py(), "ProgrammingError", &text))
+    Err(new_error(|imports| &imports.ProgrammingError, &text))
 }
 
 /// Rolls back, whichever account knows of the transaction.
@@ -237,10 +237,9 @@ fn end_in_sql(connection: &Bound<'_, PyAny>, statement: &str) -> PyResult<()> {
 /// Makes a cursor that does nothing but what it is told, if there can be one. A connection's `cursor()` may be a subclass's.
 fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = connection.py();
-    let extensions = module(name!(py, extensions_module))?;
-    let psycopg2s = extensions.getattr(name!(py, connection))?;
-    if connection.get_type().is_subclass(&psycopg2s)? {
-        return extensions.getattr(name!(py, cursor))?.call1((connection,)).map(Some);
+    let imports = imports()?;
+    if connection.get_type().is_subclass(imports.connection.bind(py))? {
+        return imports.cursor.bind(py).call1((connection,)).map(Some);
     }
     connection.getattr_opt(name!(py, cursor))?.map(|cursor| cursor.call0()).transpose()
 }

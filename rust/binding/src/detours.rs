@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 
 use crate::filing::is_native;
 use crate::front::is_original;
-use crate::names::{module, name};
 use crate::pool::AbstractPool;
+use crate::python::{imports, name};
 use crate::system::PROCESS_STEP;
 
 /// The hooks that psycopg2.pool calls on every loan, and that we call only where they are overridden; in the order of the
@@ -52,5 +52,5 @@ pub(crate) fn find(slf: &Bound<'_, AbstractPool>) -> PyResult<u64> {
 
 /// Says whether `threading.get_ident` is CPython's own. gevent and eventlet put theirs in its place.
 fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
-    is_native(&module(name!(py, threading_module))?.getattr(name!(py, get_ident))?)
+    is_native(&imports()?.threading.bind(py).getattr(name!(py, get_ident))?)
 }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use pgpool_core::{Ask, Caller, Candidates, LoanKey, No, UserKey, Want};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCFunction, PyType};
+use pyo3::types::PyCFunction;
 
 use crate::connection::{Handle, address};
 use crate::error::Error;
-use crate::names::{class, module, name};
+use crate::python::{imports, name};
 use crate::system::thread_ident;
 
 /// The type of automatic keys: a subclass of int, so that a user's equal integer is told apart.
-fn automatic_key(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    class(name!(py, automatic_key))
+fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    Ok(imports()?.AutomaticKey.bind(py))
 }
 
 /// Shows an automatic number to Python.
@@ -24,7 +24,7 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
 
 /// Tells who is calling. Looked up now: gevent puts another function in its place, which tells greenlets apart.
 pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
-    let get_ident = module(name!(py, threading_module))?.getattr(name!(py, get_ident))?;
+    let get_ident = imports()?.threading.bind(py).getattr(name!(py, get_ident))?;
     // Not called where the answer is known: an integer takes memory, and a way back must not fail for want of it.
     if is_native(&get_ident)? { Ok(thread_ident()) } else { get_ident.call0()?.extract() }
 }
@@ -46,7 +46,7 @@ pub(crate) fn is_native(get_ident: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// Files under `key`, hashing it. An unhashable key is a `TypeError`.
 pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     let py = key.py();
-    if key.get_type().is(&automatic_key(py)?) {
+    if key.get_type().is(automatic_key(py)?) {
         return Ok(Want::Number(key.extract()?, caller(py)?));
     }
     let handle = Arc::new(Handle::Object(key.clone().unbind()));

@@ -19,8 +19,8 @@ use pyo3::types::{PyString, PyType};
 
 use crate::connection::{IDLE, READY, address};
 use crate::detours::{self, HOOKS};
-use crate::names::name;
 use crate::pool::{AbstractPool, Truth};
+use crate::python::imports;
 use crate::system::{now, thread_ident};
 use crate::threaded::{Flag, ThreadedPool};
 
@@ -304,14 +304,14 @@ fn inside(py: Python<'_>) -> Option<&'static Inside> {
     INSIDE.get_or_init(py, || Inside::find(py).ok().flatten()).as_ref()
 }
 
-/// See [`crate::error::prepare`].
+/// Finds out now what is found out once.
 pub(crate) fn prepare(py: Python<'_>) {
     inside(py);
 }
 
 impl Inside {
     fn find(py: Python<'_>) -> PyResult<Option<Self>> {
-        let class = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?.cast_into::<PyType>()?;
+        let class = imports()?.connection.bind(py).cast::<PyType>()?.clone();
         let Some(ask_libpq) = function_of(&class, "get_transaction_status")? else { return Ok(None) };
         let Some(status) = offset_of(&class, "status", ffi::Py_T_INT)? else { return Ok(None) };
         let Some(next) = offset_of(&class, "async_", ffi::Py_T_LONG)? else { return Ok(None) };

@@ -18,7 +18,7 @@
 //! | `stats`      | statistics, as Python sees them                                    |
 //! | `options`    | the options of a pool                                              |
 //! | `call`       | the end of a call: lines are written, interrupts raised            |
-//! | `names`      | what is looked up in Python, and the names for it                  |
+//! | `python`     | all that is looked up in Python, once, and names of attributes     |
 //! | `notes`      | what a refusal says beyond psycopg2.pool's words                   |
 //! | `log`        | what a pool says of itself                                         |
 //! | `text`       | Python's texts                                                     |
@@ -45,10 +45,10 @@ mod given;
 mod loan;
 mod log;
 mod maintain;
-mod names;
 mod notes;
 mod options;
 mod pool;
+mod python;
 mod start;
 mod stats;
 #[expect(unsafe_code, reason = "it calls the C library; each block says why it may")]
@@ -80,18 +80,31 @@ mod _core {
     #[pymodule_export]
     use super::maintain::if_free;
     #[pymodule_export]
-    use super::names::{once, prepare};
-    #[pymodule_export]
     use super::pool::AbstractPool;
+    #[pymodule_export]
+    use super::python::once;
     #[pymodule_export]
     use super::system::advance_clock;
     #[pymodule_export]
     use super::threaded::ThreadedPool;
 
+    /// Read what the package has imported for us, and make now what is made once: see the module `python`.
+    #[pyfunction]
+    fn prepare(module: &Bound<'_, PyAny>) -> PyResult<()> {
+        super::python::read_imports(module)?;
+        let py = module.py();
+        // PyO3 keeps these names in the same way, each from the first use on.
+        let class = py.get_type::<pyo3::exceptions::PyException>();
+        drop((class.name()?, class.qualname()?, class.module()?));
+        super::front::prepare(py);
+        super::watch::prepare(py);
+        Ok(())
+    }
+
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::system::refuse_subinterpreters()?;
-        super::names::names(module.py());
+        super::python::names(module.py());
         super::system::notice_forks();
         Ok(())
     }

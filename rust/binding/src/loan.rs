@@ -13,9 +13,9 @@ use crate::error::{Error, both, is_plain, is_said};
 use crate::filing::{caller, settle_maybe, under};
 use crate::give_back::give_back_loan;
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
-use crate::names::{by_name, module, name};
 use crate::notes::told;
 use crate::pool::AbstractPool;
+use crate::python::{by_name, imports, name};
 use crate::system;
 use crate::timeout::Given;
 
@@ -218,7 +218,7 @@ impl Loan {
     /// Says what to do with a loan that is taken for its connection.
     fn __getattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let connection = module(name!(py, extensions_module))?.getattr(name!(py, connection))?;
+        let connection = imports()?.connection.bind(py);
         let hint = if connection.hasattr(name)? { "; use `with pool.connection() as conn:`" } else { "" };
         Err(PyAttributeError::new_err(format!("'Loan' object has no attribute '{name}'{hint}")))
     }

@@ -8,8 +8,8 @@ use crate::call::{answered, is_speaking, say, speaking};
 use crate::connection::{self, Accounts, Handle};
 use crate::error::is_said;
 use crate::filing::caller;
-use crate::names::{module, name};
 use crate::pool::AbstractPool;
+use crate::python::{imports, name};
 use crate::system::now;
 use crate::text::text_of;
 use crate::timeout::Waker;
@@ -77,7 +77,7 @@ impl Line {
     pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
         let Self { event, pool, reason, args } = self;
         let line = (event.level as u8, event.template, args, pool, event.name, reason);
-        module(name!(py, log_module))?.call_method1(name!(py, write), line).map(drop)
+        imports()?.write_line.bind(py).call1(line).map(drop)
     }
 }
 
@@ -105,7 +105,7 @@ where
         return Ok(());
     }
     let name = PyString::from_bytes(py, options.name.as_bytes())?;
-    let wanted = module(name!(py, log_module))?.call_method1(name!(py, is_heard), (name, event.level as u8))?;
+    let wanted = imports()?.is_heard.bind(py).call1((name, event.level as u8))?;
     if !wanted.is_truthy()? {
         return Ok(());
     }
@@ -215,7 +215,7 @@ pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<Stri
     let py = slf.py();
     let mask = || {
         let (args, kwargs) = (slf.getattr(name!(py, args))?, slf.getattr(name!(py, kwargs))?);
-        text_of(&module(name!(py, secrets_module))?.call_method1("mask", (text, args, kwargs))?)
+        text_of(&imports()?.mask.bind(py).call1((text, args, kwargs))?)
     };
     answered(py, mask())
 }
@@ -224,8 +224,7 @@ pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<Stri
 /// other text may quote the connection string. That of a wrong one may have made a host of a password, so it is masked too.
 pub(crate) fn describe_public(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
     let py = slf.py();
-    let operational = || module(name!(py, psycopg2_module))?.getattr("OperationalError");
-    let operational = operational().is_ok_and(|class| error.is_instance(py, &class));
+    let operational = imports().is_ok_and(|imports| error.is_instance(py, imports.OperationalError.bind(py)));
     let public = operational && describe(py, error).contains(": connection to server ");
     if public { describe_masked(slf, error) } else { class_name(py, error) }
 }

@@ -13,9 +13,9 @@ use crate::error::{Error, is_plain, is_said};
 use crate::filing::caller;
 use crate::give_back::{discard_all, finish};
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
-use crate::names::{by_name, module, name};
 use crate::notes::told;
 use crate::pool::AbstractPool;
+use crate::python::{by_name, imports, name};
 use crate::system::{float, now};
 use crate::watch::describe_loan;
 
@@ -106,7 +106,7 @@ fn refill(slf: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
 const MOMENT: Duration = Duration::from_millis(1);
 
 fn sleep(py: Python<'_>, pause: Duration) -> PyResult<()> {
-    module(name!(py, time_module))?.call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,)).map(drop)
+    imports()?.time.bind(py).call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,)).map(drop)
 }
 
 /// Checks all idle connections, and replaces those that are missing after that.
@@ -189,14 +189,10 @@ pub(crate) fn if_free(lock: &Bound<'_, PyAny>, act: &Bound<'_, PyAny>) -> PyResu
 
 /// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
 pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    housekeeping(pool.py())?.call_method1(name!(pool.py(), poke), (pool,)).map(drop)
+    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke), (pool,)).map(drop)
 }
 
 /// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
 pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    housekeeping(pool.py())?.call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
-}
-
-fn housekeeping(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    module(name!(py, housekeeping_module))
+    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
 }

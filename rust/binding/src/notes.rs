@@ -7,8 +7,8 @@ use pyo3::types::PyString;
 
 use crate::connection::address;
 use crate::error::{Error, is_plain};
-use crate::names::{module, name};
 use crate::pool::AbstractPool;
+use crate::python::imports;
 use crate::system::{float, int, now};
 use crate::threaded::ThreadedPool;
 
@@ -72,5 +72,5 @@ fn annotate(
         returned.and_then(|(given, _)| given),
         flags.map(|flags| int(py, flags)).transpose()?,
     );
-    module(name!(py, notes_module))?.call_method1(name!(py, annotate), told).map(drop)
+    imports()?.annotate.bind(py).call1(told).map(drop)
 }

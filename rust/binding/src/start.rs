@@ -10,10 +10,10 @@ use crate::detours;
 use crate::error::{Error, every, is_said};
 use crate::log::{POOL_CLOSED, log};
 use crate::maintain::poke;
-use crate::names::{module, name};
 use crate::notes::told;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
+use crate::python::{imports, name};
 use crate::timeout::Waker;
 
 /// Empties the ledger, sets options and limits, and opens minconn connections; closes them again if one fails.
@@ -30,7 +30,7 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         drop(pool.resize(minconn, maxconn));
         this.set_detours(detours::find(slf)?);
         if open_workers > 1 {
-            module(name!(py, opening_module))?.call_method1("in_parallel", (slf, minconn, open_workers))?;
+            imports()?.open_in_parallel.bind(py).call1((slf, minconn, open_workers))?;
         } else {
             (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))?;
         }

@@ -5,8 +5,8 @@ use pyo3::types::{PyBool, PyDict, PyTuple};
 
 use crate::borrow::borrow;
 use crate::give_back::give_back;
-use crate::names::{by_name, name};
 use crate::pool::{AbstractPool, timeout_of};
+use crate::python::{by_name, name};
 use crate::timeout::Given;
 
 /// getconn, putconn and closeall of a pool for several threads.

@@ -10,7 +10,7 @@ use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 use crate::call::{keep_any, keep_back};
 use crate::given::shown;
 use crate::maintain::poke;
-use crate::names::{module, name};
+use crate::python::{imports, name};
 use crate::system::float;
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
@@ -88,7 +88,7 @@ pub(crate) struct Bell<'py>(Bound<'py, PyAny>);
 impl<'py> Bell<'py> {
     /// Makes a bell from `threading.Lock`, looked up now, so that it is green under gevent.
     pub(crate) fn new(py: Python<'py>) -> PyResult<Self> {
-        let lock = module(name!(py, threading_module))?.call_method0(name!(py, lock_class))?;
+        let lock = imports()?.threading.bind(py).call_method0(name!(py, lock_class))?;
         lock.call_method0(name!(py, acquire))?;
         Ok(Self(lock))
     }
@@ -103,7 +103,7 @@ impl<'py> Bell<'py> {
         let py = self.0.py();
         let acquire = name!(py, acquire);
         let Some(deadline) = deadline else { return self.0.call_method0(acquire)?.is_truthy() };
-        let longest: f64 = module(name!(py, threading_module))?.getattr(name!(py, timeout_max))?.extract()?;
+        let longest: f64 = imports()?.threading.bind(py).getattr(name!(py, timeout_max))?.extract()?;
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
         self.0.call_method1(acquire, (true, float(py, seconds.min(longest))?))?.is_truthy()
     }
