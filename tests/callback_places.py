@@ -23,14 +23,14 @@ _NAME = re.compile(r"^    (\w+) = \"(\w[\w.]*)\",$", re.MULTILINE)
 def places() -> dict[str, str]:
     """List the places as `file.function`, with what is done there, in order of the alphabet, and how often."""
     found: dict[str, Counter[str]] = {}
-    for source in sorted(SOURCES.glob("*.rs")):
-        function = ""
+    for source in sorted(SOURCES.rglob("*.rs")):
+        function, module = "", source.stem if source.stem != "mod" else source.parent.name
         for line in source.read_text().splitlines():
             code = line.partition("//")[0]
             begun = re.search(r"\bfn (\w+)", code)
             function = begun[1] if begun else function
             for does in _DOES.findall(code):
-                found.setdefault(f"{source.stem}.{function}", Counter())[does] += 1
+                found.setdefault(f"{module}.{function}", Counter())[does] += 1
     return {
         place: " ".join(does if number == 1 else f"{does}*{number}" for does, number in sorted(counts.items()))
         for place, counts in found.items()
@@ -52,7 +52,29 @@ START = "done once, while the package is imported"
 
 # The place; what is done there; the callbacks that are made, named as in callback_sites.py, or why there are none.
 PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
-    "books.key_of": ("extract", ("ident.__index__",)),
+    "arguments.size": ("extract lt", CPYTHONS),
+    "call.write": ("call1", ("log handler", "log filter")),
+    "caller.caller": ("call0 extract getattr", ("threading.get_ident",)),
+    "caller.is_native": ("eq getattr", CPYTHONS),
+    "fast_path.fast_path": ("getattr", START),
+    "fast_path.fit": ("get_item", CPYTHONS),
+    "fast_path.put_before": ("extract*2 getattr*3 setattr", START),
+    "handle.living": ("call0", CPYTHONS),
+    "lifecycle.find_flags": ("contains getattr*2", OURS),
+    "lifecycle.is_get_ident_native": ("getattr", "what threading.get_ident is, not what it does"),
+    "methods.__exit__": ("call_method0", ("closeall",)),
+    "methods.extract": ("is_truthy", ("close.__bool__", "closed.__bool__")),
+    "pool.traverse": ("call", RUSTS),
+    "probe.find": (
+        "extract getattr*3",
+        "classes of connections are asked once a pool; one whose metaclass raises there is asked the long way",
+    ),
+    "probe.function_of": ("getattr", START),
+    "probe.offset_of": ("getattr", START),
+    "probe.traverse": ("call", RUSTS),
+    "wait.poke": ("call_method1", OURS),
+    "wait.poke_quietly": ("call_method1", OURS),
+    "views.key_of": ("extract", ("ident.__index__",)),
     "borrow.file": ("call_method0", ("_getkey",)),
     "borrow.open": ("call_method1", ("_connect",)),
     "call.keep": ("write_unraisable", ("waiting lock: release",)),
@@ -69,7 +91,6 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "connection.is_async": ("extract getattr_opt", ("async_",)),
     "connection.is_closed_properly": ("eq getattr_opt", ("closed", "closed.__eq__")),
     "connection.leave_clean": ("call1", ("configure", "reset")),
-    "connection.living": ("call0", CPYTHONS),
     "connection.look_at": (
         "eq*3 extract getattr*3 is_truthy",
         ("closed", "closed.__bool__", "closed.__eq__", "info.transaction_status"),
@@ -77,28 +98,15 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "connection.plain_cursor": ("call0 call1 getattr_opt is_subclass", ACCOUNTS),
     "connection.psycopg2_status": ("extract getattr_opt", ACCOUNTS),
     "connection.rollback": ("call_method0", ("rollback",)),
-    "detours.find": ("contains getattr*2", OURS),
-    "detours.is_get_ident_native": ("getattr", "what threading.get_ident is, not what it does"),
     "error.new_error": ("call1", "a class of exceptions of ours, or of psycopg2's"),
     "error.is_said": ("is_instance", PSYCOPG2S),
-    "filing.caller": ("call0 extract getattr", ("threading.get_ident",)),
-    "filing.compare": ("eq", ("key.__eq__",)),
-    "filing.is_native": ("eq getattr", CPYTHONS),
-    "filing.number_to_key": ("call1", OURS),
-    "filing.under": ("extract hash", ("key.__hash__",)),
-    "front.door": ("extract*2 getattr*3 setattr", START),
-    "front.find": (
-        "extract getattr*3",
-        "classes of connections are asked once a pool; one whose metaclass raises there is asked the long way",
-    ),
-    "front.front_door": ("getattr", START),
-    "front.function_of": ("getattr", START),
-    "front.offset_of": ("getattr", START),
-    "front.take_back": ("is_truthy", ("close.__bool__",)),
-    "front.traverse": ("call", RUSTS),
-    "given.kind_of": ("contains", RUSTS),
-    "given.shown": ("contains", RUSTS),
-    "given.whole": ("call1", ("minconn.__int__", "maxconn.__int__")),
+    "keys.compare": ("eq", ("key.__eq__",)),
+    "keys.number_to_key": ("call1", OURS),
+    "keys.under": ("extract hash", ("key.__hash__",)),
+    "fast_path.take_back": ("is_truthy", ("close.__bool__",)),
+    "arguments.kind_of": ("contains", RUSTS),
+    "arguments.shown": ("contains", RUSTS),
+    "arguments.whole": ("call1", ("minconn.__int__", "maxconn.__int__")),
     "loan.__getattr__": ("hasattr", PSYCOPG2S),
     "loan.abandon": ("upgrade write_unraisable", ("putconn", "rollback")),
     "loan.borrow": ("call_method", ("getconn",)),
@@ -110,40 +118,33 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "log.masked": ("call1 getattr*2", ("_kwargs",)),
     "log.place": ("getattr*6", CPYTHONS),
     "log.speak": ("call0", ("log handler",)),
-    "log.write": ("call1", ("log handler", "log filter")),
     "maintain.do_chore": ("call_method0", ("_connect",)),
     "maintain.if_free": ("call0 call_method call_method0 is_truthy", OURS),
     "maintain.open_one": ("call_method0", ("_connect",)),
-    "maintain.poke": ("call_method1", OURS),
-    "maintain.poke_quietly": ("call_method1", OURS),
     "maintain.sleep": ("call_method1", ("time.sleep",)),
     "python.read": ("getattr", START),
     "python.by_name": ("call0 set_item", CPYTHONS),
     "python.once": ("eq get_item getattr*2 set_item", START),
     "notes.annotate": ("call1", OURS),
     "options.traverse": ("call", RUSTS),
-    "pool.__exit__": ("call_method0", ("closeall",)),
-    "pool.__traverse__": ("call", RUSTS),
-    "pool.extract": ("is_truthy", ("close.__bool__", "closed.__bool__")),
-    "start.close_last": ("hasattr", ("close",)),
-    "pool.size": ("extract lt", CPYTHONS),
-    "start.start": ("call1 call_method0", ("connect", "configure")),
+    "lifecycle.close_last": ("hasattr", ("close",)),
+    "lifecycle.start": ("call1 call_method0", ("connect", "configure")),
     "stats.to_dict": ("set_item*3", CPYTHONS),
     "system.advance_clock": ("contains", RUSTS),
     "text.repr_of": ("repr", ("timeout.__repr__",)),
     "text.text_of": ("call_method0 call_method1 extract", CPYTHONS),
-    "threaded.closeall": ("call_method0", ("_closeall",)),
-    "threaded.getconn": ("call_method", ("_getconn",)),
-    "threaded.putconn": ("call_method1 is_truthy", ("_putconn", "close.__bool__")),
-    "timeout.extract": ("extract*2 gt", ("timeout.__float__",)),
-    "timeout.new": ("call_method0*2", ("waiting lock: threading.Lock()", "waiting lock: acquire first")),
-    "timeout.wait": ("call_method0 call_method1 extract getattr is_truthy*2", ("waiting lock: acquire",)),
-    "timeout.wake": ("call_method0 upgrade", ("waiting lock: release",)),
-    "watch.__call__": ("upgrade", CPYTHONS),
-    "watch.describe_loan": ("call1", ("key.__repr__",)),
-    "watch.loan_info": ("call1", OURS),
-    "watch.is_whole": ("hasattr is_subclass", "what a class has, not what it does"),
-    "watch.record": ("call0 getattr", CPYTHONS),
+    "methods.closeall": ("call_method0", ("_closeall",)),
+    "methods.getconn": ("call_method", ("_getconn",)),
+    "methods.putconn": ("call_method1 is_truthy", ("_putconn", "close.__bool__")),
+    "wait.extract": ("extract*2 gt", ("timeout.__float__",)),
+    "wait.new": ("call_method0*2", ("waiting lock: threading.Lock()", "waiting lock: acquire first")),
+    "wait.wait": ("call_method0 call_method1 extract getattr is_truthy*2", ("waiting lock: acquire",)),
+    "wait.wake": ("call_method0 upgrade", ("waiting lock: release",)),
+    "leaks.__call__": ("upgrade", CPYTHONS),
+    "leaks.describe_loan": ("call1", ("key.__repr__",)),
+    "leaks.loan_info": ("call1", OURS),
+    "leaks.is_whole": ("hasattr is_subclass", "what a class has, not what it does"),
+    "leaks.record": ("call0 getattr", CPYTHONS),
 }
 
 # What runs Python without a call that could be found in the sources.

@@ -19,7 +19,7 @@ __all__ = [
     "check_socket",
     "count_lent",
     "enter_loan",
-    "front_door",
+    "fast_path",
     "idle",
     "if_free",
     "is_idle",
@@ -82,7 +82,7 @@ class Loan:
 _Class = TypeVar("_Class", bound=type[Any])
 _Pool = TypeVar("_Pool", bound=AbstractConnectionPool)
 
-def front_door(pool_class: type[_Pool]) -> type[_Pool]: ...
+def fast_path(pool_class: type[_Pool]) -> type[_Pool]: ...
 def advance_clock(seconds: float) -> None: ...
 def check_socket(conn: Any) -> None: ...
 def once(class_: _Class) -> _Class: ...

@@ -62,7 +62,7 @@ class _Name:
 _Pool = _core.AbstractConnectionPool
 
 
-@_core.front_door
+@_core.fast_path
 class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.AbstractConnectionPool):
     """Keep PostgreSQL connections open and lend them; the base of both pools.
 
@@ -236,7 +236,7 @@ class SimpleConnectionPool(AbstractConnectionPool, _psycopg2_pool.SimpleConnecti
     closeall = AbstractConnectionPool._closeall
 
 
-@_core.front_door
+@_core.fast_path
 class ThreadedConnectionPool(
     _core.ThreadedConnectionPool, AbstractConnectionPool, _psycopg2_pool.ThreadedConnectionPool
 ):

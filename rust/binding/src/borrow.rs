@@ -1,27 +1,26 @@
 //! getconn, step by step.
 
 use std::fmt::Write;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgpool_core::{
-    Busy, Caller, CheckOut, ConnectError, Pool, Reason, Refusal, Reservation, Reserve, SlotId, Span, Waiter, Want,
-};
+use pgpool_core::{Busy, Caller, CheckOut, Reason, Refusal, Reservation, SlotId, Span, Waiter, Want};
 use pyo3::prelude::*;
 
 use crate::call::{call_or_undo, is_speaking, speak};
+use crate::caller::caller;
 use crate::check;
-use crate::connection::{self, Handle, address};
 use crate::error::{Error, both, weightier};
-use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish, give_back, give_back_loan};
-use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
+use crate::give_back::{discard, finish, give_back_loan};
+use crate::handle::{Handle, address};
+use crate::keys::{settle, to_key, under};
+use crate::leaks;
+use crate::log::{CROWDED, TIMED_OUT, close_and_log, log};
 use crate::notes::{annotated, told};
+use crate::open::{connect_error, last_connect_error};
 use crate::pool::AbstractPool;
 use crate::python::name;
 use crate::system::now;
-use crate::timeout::{Bell, Timeout, Waker};
-use crate::watch;
+use crate::wait::{Bell, Timeout, Waker};
 
 /// How often a caller that will not wait for room looks whether some is still coming for it.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -74,7 +73,7 @@ fn lend<'py>(
     })?;
     let lent = NewLoan { connection, borrower, since };
     let watched = match slf.get().watches().then(|| lent.loan(slf)).flatten() {
-        Some(loan) => watch::begin(slf, loan, &lent.connection),
+        Some(loan) => leaks::begin(slf, loan, &lent.connection),
         None => Ok(()),
     };
     // Report the first error, and ignore one of the return.
@@ -193,82 +192,6 @@ fn open<'py>(
     }
     // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
     Ok(connection)
-}
-
-/// Does what `_connect` does: opens a connection and files it under `key`, or lays it into the pool without one.
-pub(crate) fn connect<'py>(
-    slf: &Bound<'py, AbstractPool>,
-    key: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let undo = |connection: Bound<'_, PyAny>| {
-        // Without a key it is idle.
-        if key.is_some() {
-            let _ = give_back(slf, Some(&connection), None, true);
-        }
-    };
-    call_or_undo(slf.py(), || connect_and_file(slf, key), undo)
-}
-
-fn connect_and_file<'py>(
-    slf: &Bound<'py, AbstractPool>,
-    key: Option<&Bound<'py, PyAny>>,
-) -> Result<Bound<'py, PyAny>, Error> {
-    let py = slf.py();
-    let pool = slf.get().ledger();
-    let mut want = key.map(under).transpose()?;
-    let caller = caller(py)?;
-    let (slot, own) = match told(slf, settle_maybe(py, &mut want, |want| pool.reserve(want, caller)))? {
-        Reserve::Pending(slot) => (slot, None),
-        Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
-    };
-    let began = Instant::now();
-    let established = establish(slf, pool);
-    pool.note_connect(Span::from_secs_f64(began.elapsed().as_secs_f64()), established.is_err());
-    let connection = match established {
-        Ok(connection) => connection,
-        Err(error) => {
-            let why = connect_error(slf, &error);
-            let text = why.text.clone();
-            if let Some(own) = own {
-                drop(own.fail(why));
-            }
-            let logged = log_connect(slf, pool, Some((&error, &text)));
-            return Err(weightier(py, error, logged.err()).into());
-        }
-    };
-    let handle = Arc::new(Handle::Object(connection.clone().unbind()));
-    if let Err(refusal) = pool.fulfil(slot, address(&connection), &handle, now()) {
-        close_and_log(slf, &connection, Reason::Unplaced)?;
-        return Err(refusal.into());
-    }
-    Ok(connection)
-}
-
-/// Opens a connection and prepares it for use. One that cannot be prepared is closed.
-fn establish<'py>(slf: &Bound<'py, AbstractPool>, pool: &Pool<Handle, Waker>) -> PyResult<Bound<'py, PyAny>> {
-    let options = slf.get().options();
-    let connection = connection::connect(slf, options.connect.as_ref())?;
-    let configured = match &options.configure {
-        Some(configure) => connection::leave_clean(&connection, configure.bind(slf.py()), "configure"),
-        None => Ok(()),
-    };
-    let configured = configured.and_then(|()| log_connect(slf, pool, None)).and_then(|()| log(slf, OPENED, || ()));
-    // Report the first error, and ignore one of the close.
-    configured.inspect_err(|_| drop(connection::close(&connection)))?;
-    Ok(connection)
-}
-
-/// Says why a connect failed, for those who wait.
-fn connect_error(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> ConnectError {
-    ConnectError { text: describe_public(slf, error), at: now() }
-}
-
-/// Tells why the last connect that failed did so, as the end of a sentence.
-pub(crate) fn last_connect_error(slf: &Bound<'_, AbstractPool>) -> String {
-    slf.get().ledger().connect_error().map_or_else(String::new, |error| {
-        let ConnectError { text, at } = &*error;
-        format!("; last connect error, {:.1} s ago: {text}", now().since(*at).as_secs_f64())
-    })
 }
 
 fn crowded(slf: &Bound<'_, AbstractPool>) -> Error {

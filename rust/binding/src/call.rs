@@ -10,11 +10,30 @@ use std::collections::BTreeMap;
 
 use pgpool_core::Caller;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
+use crate::caller::caller;
 use crate::error::{both, is_plain, weightier};
-use crate::filing::caller;
-use crate::log::Line;
+use crate::python::imports;
 use crate::system::thread_ident;
+
+/// A line of a log, as `logging` is to write it.
+pub(crate) struct Line {
+    pub(crate) level: u8,
+    pub(crate) template: &'static str,
+    pub(crate) event: &'static str,
+    pub(crate) pool: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) args: Py<PyTuple>,
+}
+
+impl Line {
+    /// Hands the line to the handlers.
+    fn write(&self, py: Python<'_>) -> PyResult<()> {
+        let Self { level, template, event, pool, reason, args } = self;
+        imports()?.write_line.bind(py).call1((level, template, args, pool, event, reason)).map(drop)
+    }
+}
 
 /// What one caller is at.
 #[derive(Default)]

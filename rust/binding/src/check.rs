@@ -5,13 +5,14 @@ use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
-use crate::connection::{self, Handle, Look};
+use crate::connection::{self, Look};
 use crate::error::{Error, is_said, new_error, weightier};
+use crate::handle::Handle;
 use crate::log::{CHECK_FAILED, CLOSE_FAILED, close_and_log, log_unclean, report};
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::{Socket, look_at_socket, now};
-use crate::timeout::Waker;
+use crate::wait::Waker;
 
 /// Look whether the server has hung up, without a query and without waiting; the default of `check=`.
 ///

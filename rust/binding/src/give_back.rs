@@ -8,15 +8,16 @@ use pyo3::exceptions::{PyMemoryError, PyRecursionError};
 use pyo3::prelude::*;
 
 use crate::call::call;
-use crate::connection::{self, Closed, Handle, Look, address};
+use crate::connection::{self, Closed, Look};
 use crate::error::{Error, both, every, is_plain, weightier};
-use crate::filing::{settle_maybe, under};
+use crate::handle::{Handle, address};
+use crate::keys::{settle_maybe, under};
+use crate::leaks;
 use crate::log::{CLOSE_FAILED, Event, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report};
 use crate::notes::{annotated, told};
 use crate::pool::AbstractPool;
 use crate::system::now;
-use crate::timeout::Waker;
-use crate::watch;
+use crate::wait::Waker;
 
 /// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
 pub(crate) fn give_back(
@@ -50,7 +51,7 @@ fn take_back(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle,
         Err(error) => close_after(slf, returning, RETURN_FAILED, error)?,
     }
     if let Some(lent_for) = overdue {
-        watch::log_late(slf, lent_for.as_secs_f64())?;
+        leaks::log_late(slf, lent_for.as_secs_f64())?;
     }
     Ok(())
 }

@@ -7,17 +7,19 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyString, PyTuple, PyWeakrefReference};
 
+use crate::caller::caller;
 use crate::check::learn;
-use crate::connection::{self, address};
+use crate::connection;
 use crate::error::{Error, both, is_plain, is_said};
-use crate::filing::{caller, settle_maybe, under};
 use crate::give_back::give_back_loan;
+use crate::handle::address;
+use crate::keys::{settle_maybe, under};
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
 use crate::notes::told;
 use crate::pool::AbstractPool;
 use crate::python::{by_name, imports, name};
 use crate::system;
-use crate::timeout::Given;
+use crate::wait::Given;
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`; and it
 /// goes back, too, if the block is not left: since CPython 3.14 an interrupt can come between `__enter__` and the body.

@@ -4,15 +4,16 @@ use pgpool_core::{ConnectNews, Pool, Reason};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use crate::call::{answered, is_speaking, say, speaking};
-use crate::connection::{self, Accounts, Handle};
+use crate::call::{Line, answered, is_speaking, say, speaking};
+use crate::caller::caller;
+use crate::connection::{self, Accounts};
 use crate::error::is_said;
-use crate::filing::caller;
+use crate::handle::Handle;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::now;
 use crate::text::text_of;
-use crate::timeout::Waker;
+use crate::wait::Waker;
 
 /// How loud a line is; numbers of the module `logging`.
 #[derive(Clone, Copy)]
@@ -64,23 +65,6 @@ events! {
     POOL_CLOSED = Info, "pool_closed", "pool closed, with %d connections";
 }
 
-/// One line, as it is to be written.
-pub(crate) struct Line {
-    event: Event,
-    pool: String,
-    reason: Option<String>,
-    args: Py<PyTuple>,
-}
-
-impl Line {
-    /// Hands the line to the handlers.
-    pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
-        let Self { event, pool, reason, args } = self;
-        let line = (event.level as u8, event.template, args, pool, event.name, reason);
-        imports()?.write_line.bind(py).call1(line).map(drop)
-    }
-}
-
 /// Logs a line on `pgpool_rs.<pool name>`. Its arguments are made only if the line is wanted.
 pub(crate) fn log<'py, A>(slf: &Bound<'py, AbstractPool>, event: Event, args: impl FnOnce() -> A) -> PyResult<()>
 where
@@ -110,7 +94,14 @@ where
         return Ok(());
     }
     let args = args().into_pyobject(py).map_err(Into::into)?.unbind();
-    let line = Line { event, pool: options.name.clone(), reason: reason.map(str::to_owned), args };
+    let line = Line {
+        level: event.level as u8,
+        template: event.template,
+        event: event.name,
+        pool: options.name.clone(),
+        reason: reason.map(str::to_owned),
+        args,
+    };
     say(py, caller, line)
 }
 

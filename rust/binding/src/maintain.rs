@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
 
-use crate::borrow::last_connect_error;
 use crate::call::{call, edit, is_speaking};
+use crate::caller::caller;
 use crate::check;
-use crate::connection::address;
 use crate::error::{Error, is_plain, is_said};
-use crate::filing::caller;
 use crate::give_back::{discard_all, finish};
+use crate::handle::address;
+use crate::leaks::describe_loan;
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
 use crate::notes::told;
+use crate::open::last_connect_error;
 use crate::pool::AbstractPool;
 use crate::python::{by_name, imports, name};
 use crate::system::{float, now};
-use crate::watch::describe_loan;
 
 /// Does all that is to be done now, for a caller, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
@@ -185,14 +185,4 @@ pub(crate) fn if_free(lock: &Bound<'_, PyAny>, act: &Bound<'_, PyAny>) -> PyResu
     let acted = act.call0();
     lock.call_method0(name!(py, release))?;
     acted.map(|_| true)
-}
-
-/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
-pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke), (pool,)).map(drop)
-}
-
-/// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
-pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::connection::address;
 use crate::error::{Error, is_plain};
-use crate::pool::AbstractPool;
+use crate::handle::address;
+use crate::pool::{AbstractPool, ThreadedPool};
 use crate::python::imports;
 use crate::system::{float, int, now};
-use crate::threaded::ThreadedPool;
 
 /// What `putconn` got: the object, and whether a key came with it.
 pub(crate) type Returned<'a, 'py> = (Option<&'a Bound<'py, PyAny>>, bool);

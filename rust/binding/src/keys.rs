@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use pgpool_core::{Ask, Caller, Candidates, LoanKey, No, UserKey, Want};
+use pgpool_core::{Ask, Candidates, LoanKey, No, UserKey, Want};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyCFunction;
 
-use crate::connection::{Handle, address};
+use crate::caller::caller;
 use crate::error::Error;
-use crate::python::{imports, name};
-use crate::system::thread_ident;
+use crate::handle::{Handle, address};
+use crate::python::imports;
 
 /// The type of automatic keys: a subclass of int, so that a user's equal integer is told apart.
 fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -20,27 +18,6 @@ fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 /// Shows an automatic number to Python.
 pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, PyAny>> {
     automatic_key(py)?.call1((number,))
-}
-
-/// Tells who is calling. Looked up now: gevent puts another function in its place, which tells greenlets apart.
-pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
-    let get_ident = imports()?.threading.bind(py).getattr(name!(py, get_ident))?;
-    // Not called where the answer is known: an integer takes memory, and a way back must not fail for want of it.
-    if is_native(&get_ident)? { Ok(thread_ident()) } else { get_ident.call0()?.extract() }
-}
-
-/// Says whether this is CPython's own `threading.get_ident`. gevent and eventlet put theirs in its place.
-pub(crate) fn is_native(get_ident: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static NATIVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = get_ident.py();
-    if NATIVE.get(py).is_some_and(|native| native.is(get_ident)) {
-        return Ok(true);
-    }
-    let native = get_ident.is_instance_of::<PyCFunction>() && get_ident.getattr("__module__")?.eq("_thread")?;
-    if native {
-        let _ = NATIVE.set(py, get_ident.clone().unbind());
-    }
-    Ok(native)
 }
 
 /// Files under `key`, hashing it. An unhashable key is a `TypeError`.

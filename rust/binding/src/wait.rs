@@ -7,9 +7,8 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
 
+use crate::arguments::shown;
 use crate::call::{keep_any, keep_back};
-use crate::given::shown;
-use crate::maintain::poke;
 use crate::python::{imports, name};
 use crate::system::float;
 
@@ -130,4 +129,14 @@ impl Wake for Waker {
             }
         });
     }
+}
+
+/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
+pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke), (pool,)).map(drop)
+}
+
+/// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
+pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
 }

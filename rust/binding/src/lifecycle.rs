@@ -5,16 +5,17 @@ use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
 use crate::call::{call, edit};
-use crate::connection::{self, Handle};
-use crate::detours;
+use crate::caller::is_native;
+use crate::connection;
 use crate::error::{Error, every, is_said};
+use crate::fast_path::flags::{self, HOOKS, is_original};
+use crate::handle::Handle;
 use crate::log::{POOL_CLOSED, log};
-use crate::maintain::poke;
 use crate::notes::told;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
-use crate::timeout::Waker;
+use crate::wait::{Waker, poke};
 
 /// Empties the ledger, sets options and limits, and opens minconn connections; closes them again if one fails.
 pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usize, options: Checked) -> PyResult<()> {
@@ -28,7 +29,7 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         pool.reset();
         pool.set_policy(Policy { kept: false, ..policy });
         drop(pool.resize(minconn, maxconn));
-        this.set_detours(detours::find(slf)?);
+        this.set_flags(find_flags(slf)?);
         if open_workers > 1 {
             imports()?.open_in_parallel.bind(py).call1((slf, minconn, open_workers))?;
         } else {
@@ -48,6 +49,31 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
             pool.reset();
         });
     })
+}
+
+/// Finds out what keeps the calls of a pool from the fast path.
+pub(crate) fn find_flags(slf: &Bound<'_, AbstractPool>) -> PyResult<u64> {
+    let class = slf.get_type();
+    let attributes = slf.getattr("__dict__")?;
+    let mut bits = 0;
+    for (bit, name) in HOOKS.into_iter().enumerate() {
+        if attributes.contains(name)? || !is_original(bit, &class.getattr(name)?) {
+            bits |= 1 << bit;
+        }
+    }
+    let options = slf.get().options();
+    if options.record || options.reclaim || !is_get_ident_native(slf.py())? {
+        bits |= flags::LOANS;
+    }
+    if options.record || options.reclaim || options.reset.is_some() {
+        bits |= flags::RETURNS;
+    }
+    Ok(bits)
+}
+
+/// Says whether `threading.get_ident` is CPython's own. gevent and eventlet put theirs in its place.
+fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
+    is_native(&imports()?.threading.bind(py).getattr(name!(py, get_ident))?)
 }
 
 /// Closes every connection, and the pool.

@@ -8,14 +8,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 
 use crate::call::edit;
-use crate::connection::Handle;
-use crate::filing::loan_key;
+use crate::handle::Handle;
+use crate::keys::loan_key;
 use crate::log::{LATE, RECLAIMED, log, masked};
-use crate::maintain::poke_quietly;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::{float, int, now};
 use crate::text::text_of;
+use crate::wait::poke_quietly;
 
 /// How many frames of a borrower's stack are recorded, from the innermost out.
 const FRAMES: usize = 10;
