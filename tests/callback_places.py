@@ -52,6 +52,7 @@ START = "done once, while the package is imported"
 
 # The place; what is done there; the callbacks that are made, named as in callback_sites.py, or why there are none.
 PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
+    "wait.told_or_later": ("call_method1", OURS),
     "arguments.size": ("extract lt", CPYTHONS),
     "call.write": ("call1", ("log handler", "log filter")),
     "caller.caller": ("call0 extract getattr", ("threading.get_ident",)),
@@ -72,8 +73,6 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "probe.function_of": ("getattr", START),
     "probe.offset_of": ("getattr", START),
     "probe.traverse": ("call", RUSTS),
-    "wait.poke": ("call_method1", OURS),
-    "wait.poke_quietly": ("call_method1", OURS),
     "views.key_of": ("extract", ("ident.__index__",)),
     "borrow.file": ("call_method0", ("_getkey",)),
     "borrow.open": ("call_method1", ("_connect",)),

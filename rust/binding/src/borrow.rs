@@ -31,9 +31,7 @@ pub(crate) fn borrow(
     key: Option<&Bound<'_, PyAny>>,
     timeout: Timeout,
 ) -> PyResult<Py<PyAny>> {
-    // Report the first error, and ignore one of the return.
-    let undo = |lent: NewLoan<'_>| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true)));
-    call_or_undo(slf.py(), || lend(slf, key, timeout), undo).map(|lent| lent.connection.unbind())
+    call_or_undo(slf.py(), || lend(slf, key, timeout), |lent| lent.undo(slf)).map(|lent| lent.connection.unbind())
 }
 
 /// What a caller has just been lent.
@@ -47,6 +45,11 @@ impl NewLoan<'_> {
     /// Names the loan. Another caller's loan of the same key is no concern of this one.
     fn loan(&self, pool: &Bound<'_, AbstractPool>) -> Option<SlotId> {
         pool.get().ledger().loan_since(address(&self.connection), self.borrower, self.since)
+    }
+
+    /// Takes the connection back and closes it.
+    fn undo(&self, pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+        self.loan(pool).map_or(Ok(()), |loan| Ok(give_back_loan(pool, loan, true)?))
     }
 }
 
@@ -76,10 +79,10 @@ fn lend<'py>(
         Some(loan) => leaks::begin(slf, loan, &lent.connection),
         None => Ok(()),
     };
-    // Report the first error, and ignore one of the return.
-    both(slf.py(), given_up, watched)
-        .inspect_err(|_| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true))))?;
-    Ok(lent)
+    match both(slf.py(), given_up, watched) {
+        Ok(()) => Ok(lent),
+        Err(error) => Err(weightier(slf.py(), error, lent.undo(slf).err()).into()),
+    }
 }
 
 /// Finds a connection, and tells how its place among those who wait was given up. Notes when it began to wait, if it had to.
@@ -179,11 +182,10 @@ fn open<'py>(
     let connection = match slf.call_method1(name!(py, connect_hook), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
-            // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
-            if let Some(filed) = reservation.fail(connect_error(slf, &error)) {
-                drop(discard(slf, filed));
-            }
-            return Err(error.into());
+            // What the hook had filed before it failed is closed.
+            let filed = reservation.fail(connect_error(slf, &error));
+            let discarded = filed.and_then(|filed| discard(slf, filed).err());
+            return Err(weightier(py, error, discarded).into());
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {

@@ -1,7 +1,7 @@
 //! Errors, on their way to Python.
 
 use pgpool_core::Refusal;
-use pyo3::exceptions::{PyException, PyOSError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyOSError, PyRecursionError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -80,14 +80,21 @@ pub(crate) fn is_said(py: Python<'_>, error: &PyErr) -> bool {
 }
 
 /// Gives the one of two errors that is to be raised, if there are two: what a database says gives way to all others, an
-/// `Exception` to what is none, and the second to the first.
+/// `Exception` to what is none, and the second to the first. The other is its `__context__`, if it has none.
 pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {
+    let Some(second) = second else { return first };
     let weight = |error: &PyErr| if is_said(py, error) { 0 } else { 1 + u8::from(!is_plain(py, error)) };
-    match second {
-        Some(second) if weight(&second) > weight(&first) => second,
-        _ => first,
+    let (raised, other) = if weight(&second) > weight(&first) { (second, first) } else { (first, second) };
+    // No circle is made, of which not all of Python takes care.
+    let mut chain = std::iter::successors(Some(other.clone_ref(py)), |error| error.context(py)).take(LONGEST_CHAIN);
+    if raised.context(py).is_none() && chain.all(|error| !error.value(py).is(raised.value(py))) {
+        raised.set_context(py, Some(other));
     }
+    raised
 }
+
+/// How many errors one behind the other are looked through.
+const LONGEST_CHAIN: usize = 100;
 
 /// Gives the error of two outcomes; where both are errors, the [`weightier`].
 pub(crate) fn both(py: Python<'_>, first: PyResult<()>, second: PyResult<()>) -> PyResult<()> {
@@ -104,6 +111,11 @@ pub(crate) fn every(py: Python<'_>, outcomes: impl Iterator<Item = PyResult<()>>
         done = both(py, done, outcome);
     }
     done
+}
+
+/// Says whether the interpreter had no stack or no memory for what it was asked.
+pub(crate) fn is_shortage(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py)
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgpool_core::{Reason, Refusal, Returning, SlotId};
-use pyo3::exceptions::{PyMemoryError, PyRecursionError};
 use pyo3::prelude::*;
 
 use crate::call::call;
 use crate::connection::{self, Closed, Look};
-use crate::error::{Error, both, every, is_plain, weightier};
+use crate::error::{Error, both, every, is_plain, is_shortage, weightier};
 use crate::handle::{Handle, address};
 use crate::keys::{settle_maybe, under};
 use crate::leaks;
@@ -157,10 +156,9 @@ fn begin<'p>(
         // Nothing is wrong with the key: the interpreter could not compare it now, or not without an interrupt. The caller
         // will not come back, and the connection is named.
         Err(Error::Raised(error)) if key.is_some() && place.is_some() && is_no_answer(py, &error) => {
-            if let Ok(returning) = settle_maybe(py, &mut None, |_| ledger.begin_return(place, None, true, now())) {
-                drop(close_whatever_it_says(slf, returning));
-            }
-            Err(error.into())
+            let returning = settle_maybe(py, &mut None, |_| ledger.begin_return(place, None, true, now()));
+            let second = returning.ok().and_then(|returning| close_whatever_it_says(slf, returning));
+            Err(weightier(py, error, second).into())
         }
         begun => begun.map_err(|error| {
             let only_key = connection.is_none() && key.is_some();
@@ -173,7 +171,7 @@ fn begin<'p>(
 
 /// Says whether the interpreter itself stopped what it was to do for us: by an interrupt, or as it had no stack or memory.
 fn is_no_answer(py: Python<'_>, error: &PyErr) -> bool {
-    !is_plain(py, error) || error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py)
+    !is_plain(py, error) || is_shortage(py, error)
 }
 
 /// Says whether this was lent in the process that we were forked from; from now on it is not any more.

@@ -1,13 +1,15 @@
 //! The beginning and the end of a pool.
 
+use std::sync::Arc;
+
 use pgpool_core::Policy;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
-use crate::call::{call, edit};
+use crate::call::call;
 use crate::caller::is_native;
 use crate::connection;
-use crate::error::{Error, every, is_said};
+use crate::error::{Error, every, is_said, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
 use crate::handle::Handle;
 use crate::log::{POOL_CLOSED, log};
@@ -39,15 +41,16 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
         if policy.kept { poke(slf) } else { Ok(()) }
     });
-    started.inspect_err(|_| {
-        // Report the first error, and ignore those of the closes.
-        let _ = edit(py, || {
+    started.map_err(|error| {
+        let closed = call(py, || {
             // Closed first, so that no call that comes in meanwhile opens another one.
-            for connection in pool.close().unwrap_or_default() {
-                let _ = connection.object(py).and_then(|connection| connection::close(&connection));
-            }
+            let connections = pool.close().unwrap_or_default();
+            let close = |connection: &Arc<Handle>| connection::close(&connection.object(py)?);
+            let closed = every(py, connections.iter().map(close));
             pool.reset();
+            closed
         });
+        weightier(py, error, closed.err())
     })
 }
 

@@ -4,7 +4,7 @@ use pgpool_core::{ConnectNews, Pool, Reason};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use crate::call::{Line, answered, is_speaking, say, speaking};
+use crate::call::{Line, answered, answered_by_ours, call, is_speaking, say, speaking};
 use crate::caller::caller;
 use crate::connection::{self, Accounts};
 use crate::error::is_said;
@@ -169,7 +169,7 @@ pub(crate) fn report(slf: &Bound<'_, AbstractPool>, event: Event, error: PyErr) 
         return Err(error);
     }
     let class = class_name(slf.py(), &error);
-    log_with_reason(slf, event, Some(&class), || (describe_masked(slf, &error),))
+    call(slf.py(), || log_with_reason(slf, event, Some(&class), || (describe_masked(slf, &error),)))
 }
 
 /// Says in the log what went wrong, and where, for those errors that no caller hears of.
@@ -204,11 +204,10 @@ fn describe_masked(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
 /// Takes the secrets that the pool connects with out of a text. What cannot be masked is not to be shown.
 pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<String> {
     let py = slf.py();
-    let mask = || {
-        let (args, kwargs) = (slf.getattr(name!(py, args))?, slf.getattr(name!(py, kwargs))?);
-        text_of(&imports()?.mask.bind(py).call1((text, args, kwargs))?)
-    };
-    answered(py, mask())
+    let (args, kwargs) = (slf.getattr(name!(py, args)), slf.getattr(name!(py, kwargs)));
+    let (args, kwargs) = (answered(py, args)?, answered(py, kwargs)?);
+    let mask = || text_of(&imports()?.mask.bind(py).call1((text, args, kwargs))?);
+    answered_by_ours(py, mask())
 }
 
 /// Describes an error of a connect, for those who wait. Only what libpq says of a host that it has found is repeated: any

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::error::{Error, is_plain};
+use crate::error::{Error, is_shortage, weightier};
 use crate::handle::address;
 use crate::pool::{AbstractPool, ThreadedPool};
 use crate::python::imports;
@@ -32,7 +32,7 @@ pub(crate) fn annotated(
     }
     let refusal = PyErr::from(error);
     match annotate(slf, &refusal, waited, returned) {
-        Err(interrupt) if !is_plain(slf.py(), &interrupt) => interrupt.into(),
+        Err(error) if !is_shortage(slf.py(), &error) => weightier(slf.py(), refusal, Some(error)).into(),
         _ => refusal.into(),
     }
 }

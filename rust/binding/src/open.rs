@@ -24,11 +24,10 @@ pub(crate) fn connect<'py>(
     slf: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let undo = |connection: Bound<'_, PyAny>| {
-        // Without a key it is idle.
-        if key.is_some() {
-            let _ = give_back(slf, Some(&connection), None, true);
-        }
+    let undo = |connection: Bound<'_, PyAny>| match key {
+        Some(_) => Ok(give_back(slf, Some(&connection), None, true)?),
+        // It is idle.
+        None => Ok(()),
     };
     call_or_undo(slf.py(), || connect_and_file(slf, key), undo)
 }
@@ -77,9 +76,10 @@ fn establish<'py>(slf: &Bound<'py, AbstractPool>, pool: &Pool<Handle, Waker>) ->
         None => Ok(()),
     };
     let configured = configured.and_then(|()| log_connect(slf, pool, None)).and_then(|()| log(slf, OPENED, || ()));
-    // Report the first error, and ignore one of the close.
-    configured.inspect_err(|_| drop(connection::close(&connection)))?;
-    Ok(connection)
+    match configured {
+        Ok(()) => Ok(connection),
+        Err(error) => Err(weightier(slf.py(), error, connection::close(&connection).err())),
+    }
 }
 
 /// Says why a connect failed, for those who wait.

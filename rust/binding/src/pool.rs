@@ -10,6 +10,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::call::answered_by_ours;
 use crate::fast_path::flags::{self, Hooks};
 use crate::fast_path::probe::Plain;
 use crate::handle::Handle;
@@ -90,7 +91,7 @@ impl AbstractPool {
     /// Names the pool in a text of ours.
     pub(crate) fn shown_name(&self, py: Python<'_>) -> String {
         let shown = PyString::from_bytes(py, self.name().as_bytes()).and_then(|name| repr_of(name.as_any()));
-        shown.map_or_else(|_| "this pool".to_owned(), |name| format!("pool {name}"))
+        answered_by_ours(py, shown).map_or_else(|| "this pool".to_owned(), |name| format!("pool {name}"))
     }
 
     pub(crate) fn set_flags(&self, flags: u64) {

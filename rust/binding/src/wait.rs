@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use pgpool_core::Wake;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
+use pyo3::types::{PyBool, PyEllipsis, PyString, PyWeakrefReference};
 
 use crate::arguments::shown;
 use crate::call::{keep_any, keep_back};
+use crate::error::is_shortage;
 use crate::python::{imports, name};
 use crate::system::float;
 
@@ -131,12 +132,19 @@ impl Wake for Waker {
     }
 }
 
-/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
+/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none. Where there is no stack
+/// or no memory for that, the next poke tells.
 pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke), (pool,)).map(drop)
+    told_or_later(pool, name!(pool.py(), poke))
 }
 
 /// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
 pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    imports()?.housekeeper.bind(pool.py()).call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
+    told_or_later(pool, name!(pool.py(), poke_quietly))
+}
+
+fn told_or_later(pool: &Bound<'_, PyAny>, poke: &Bound<'_, PyString>) -> PyResult<()> {
+    let py = pool.py();
+    let told = imports().and_then(|imports| imports.housekeeper.bind(py).call_method1(poke, (pool,)));
+    told.map(drop).or_else(|error| if is_shortage(py, &error) { Ok(()) } else { Err(error) })
 }
