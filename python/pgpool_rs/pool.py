@@ -72,6 +72,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
 
     name = _Name()
 
+    @_keywords.names_missing_sizes
     def __init__(
         self,
         minconn: ConvertibleToInt,
@@ -209,7 +210,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
 
 
 # The names of the options.
-_OPTIONS = tuple(AbstractConnectionPool.__init__.__kwdefaults__ or ())
+_OPTIONS = tuple(option.name for option in dataclasses.fields(Options))
 
 
 def _books(pool: AbstractConnectionPool) -> Books:

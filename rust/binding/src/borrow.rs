@@ -59,6 +59,7 @@ fn lend<'py>(
     timeout: Timeout,
 ) -> Result<NewLoan<'py>, Error> {
     let pool = slf.get().ledger();
+    leaks::log_forgotten(slf)?;
     let since = told(slf, pool.begin_request())?;
     let mut queued_at = None;
     let mut borrower = 0;

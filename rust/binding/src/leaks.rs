@@ -92,6 +92,14 @@ pub(crate) fn log_late(slf: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<
     log(slf, LATE, || (seconds,))
 }
 
+/// Says in the log which loans were forgotten.
+pub(crate) fn log_forgotten(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    if !slf.get().options().reclaim {
+        return Ok(());
+    }
+    slf.get().ledger().take_forgotten().into_iter().try_for_each(|known| log(slf, RECLAIMED, || (known,)))
+}
+
 /// What is called when a lent connection is gone, and nobody has returned it.
 #[pyclass(frozen, module = "pgpool_rs._core")]
 struct Forgotten {
@@ -107,11 +115,12 @@ impl Forgotten {
         let Some(pool) = pool.and_then(|pool| pool.cast_into::<AbstractPool>().ok()) else { return Ok(()) };
         let ledger = pool.get().ledger();
         let Some(loan) = ledger.loan_report(self.slot, now()) else { return Ok(()) };
-        // First the log, which may take its time: the garbage collector calls this before it closes the connection, and until
-        // then its slot is not free.
-        let logged = describe_loan(&pool, &loan).and_then(|text| log(&pool, RECLAIMED, || (text,)));
-        let freed = edit(py, || ledger.reclaim(self.slot, now()));
+        let (known, failed) =
+            describe_loan(&pool, &loan).map_or_else(|error| (None, Err(error)), |text| (Some(text), Ok(())));
+        // The connection is closed only after this, so a log that takes its time is for another call.
+        let freed = edit(py, || ledger.reclaim(self.slot, known, now()));
         // No thread is started in the midst of anything.
-        logged.and(freed).and(poke_quietly(&pool))
+        let poked = if let Ok(false) = freed { Ok(()) } else { poke_quietly(&pool) };
+        failed.and(freed).map(drop).and(poked)
     }
 }

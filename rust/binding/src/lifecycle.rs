@@ -12,6 +12,7 @@ use crate::connection;
 use crate::error::{Error, every, is_said, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
 use crate::handle::Handle;
+use crate::leaks::log_forgotten;
 use crate::log::{POOL_CLOSED, log};
 use crate::notes::told;
 use crate::options::Checked;
@@ -93,6 +94,7 @@ fn close_all(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
         closed => closed,
     });
     every(py, ends)?;
+    log_forgotten(slf)?;
     log(slf, POOL_CLOSED, || (connections.len(),))?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::check;
 use crate::error::{Error, is_plain, is_said};
 use crate::give_back::{discard_all, finish};
 use crate::handle::address;
-use crate::leaks::describe_loan;
+use crate::leaks::{describe_loan, log_forgotten};
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
 use crate::notes::told;
 use crate::open::last_connect_error;
@@ -37,6 +37,7 @@ type Hear<'a> = &'a dyn Fn(Event, PyResult<()>) -> PyResult<()>;
 
 fn do_chores(slf: &Bound<'_, AbstractPool>, hear: Hear<'_>) -> PyResult<Moment> {
     let caller = caller(slf.py())?;
+    call(slf.py(), || log_forgotten(slf))?;
     let mut opened = 0;
     loop {
         // Each chore is a call of its own: nothing is held between two of them.
@@ -129,7 +130,8 @@ pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     refill(slf, caller)
 }
 
-/// Waits until `minconn` connections are open, and one at least, opening those that are missing.
+/// Waits until `minconn` connections are open, and one at least, opening those that are missing. Where none may be, there is
+/// nothing to wait for.
 pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
@@ -145,18 +147,20 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
             counts = pool.counts();
         }
         // What is being returned may be on its way out.
-        let target = counts.minconn.max(1).min(counts.maxconn);
-        if counts.open() - counts.returning >= target {
+        let refuses = counts.maxconn == 0;
+        let target = counts.minconn.min(counts.maxconn).max(1);
+        if !refuses && counts.open() - counts.returning >= target {
             return Ok(());
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
+        if refuses || left.is_some_and(|left| left.is_zero()) {
             let waited = asked.elapsed().as_secs_f64();
+            let why =
+                if refuses { "; with maxconn=0 every request is refused".into() } else { last_connect_error(slf) };
             return Err(Error::TimedOut(format!(
-                "connection pool not filled: waited {waited:.2} s in {} for {target} connections, {} are open{}",
+                "connection pool not filled: waited {waited:.2} s in {} for {target} connections, {} are open{why}",
                 slf.get().shown_name(py),
                 counts.open(),
-                last_connect_error(slf),
             )));
         }
         // Somebody else may be opening the one that is missing.

@@ -177,10 +177,10 @@ impl AbstractPool {
         maintain::maintain_now(slf)
     }
 
-    /// Wait until `minconn` connections are open, opening those that are missing.
+    /// Wait until `minconn` connections are open, and one at least, opening those that are missing.
     ///
     /// :param timeout: how many seconds to wait; None waits for ever.
-    /// :raises PoolTimeout: fewer are open even now; the message says why the last connect failed.
+    /// :raises PoolTimeout: fewer are open even now; the message says why the last connect failed. With `maxconn` 0, at once.
     /// :raises PoolClosed: the pool is closed.
     #[pyo3(signature = (timeout=Timeout(30.0)), text_signature = "($self, timeout=30.0)")]
     fn wait(slf: &Bound<'_, Self>, timeout: Timeout) -> PyResult<()> {

@@ -343,9 +343,15 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit_at(now, |ledger| ledger.loan_report(slot))
     }
 
-    /// Frees the slot of a loan whose connection is gone, unless it has come back since.
-    pub fn reclaim(&self, slot: SlotId, now: Moment) {
-        self.edit_at(now, |ledger| ledger.reclaim(slot));
+    /// Frees the slot of a loan whose connection is gone, unless it has come back since. What is known of the loan is kept
+    /// until somebody takes it. `true`: the housekeeping is to be woken.
+    pub fn reclaim(&self, slot: SlotId, known: Option<String>, now: Moment) -> bool {
+        self.edit_at(now, |ledger| ledger.reclaim(slot, known))
+    }
+
+    /// Gives out what is known of the loans that were forgotten.
+    pub fn take_forgotten(&self) -> Vec<String> {
+        self.edit(Ledger::take_forgotten)
     }
 
     // --- counting --------------------------------------------------------------------------------------------

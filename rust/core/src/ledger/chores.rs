@@ -12,6 +12,10 @@ use crate::time::{Moment, Span};
 const FIRST_PAUSE: Span = Span::from_millis(250);
 const LONGEST_PAUSE: Span = Span::from_millis(4_000);
 
+/// The pause after a visit of the housekeeping that found nothing to do, doubled by each further one, and the longest.
+const FIRST_LULL: Span = Span::from_millis(10);
+const LONGEST_LULL: Span = Span::from_millis(1_000);
+
 /// When a return that was left has not been begun for this long, the housekeeping is held up by another, and more returns
 /// are not left to it.
 const LONGEST_ERRAND: Span = Span::from_millis(100);
@@ -49,43 +53,68 @@ pub(crate) struct Refill {
     pause: Span,
 }
 
+/// Until when the housekeeping rests.
+#[derive(Default)]
+pub(crate) struct Rest {
+    /// Until then, unless it is woken.
+    until: Moment,
+    /// Whatever falls due by the clock does not wake it before then, as its last visits found nothing to do.
+    lull_until: Moment,
+    /// How long that pause is.
+    lull: Span,
+}
+
 impl<H, W> Ledger<H, W> {
     /// Tells what is to be done next.
     pub(crate) fn chore(&mut self, caller: Caller) -> Chore<H> {
-        if let Some(errand) = self.next_errand(caller) {
-            return Chore::Return(errand);
+        if let Some(chore) = self.next_chore(caller) {
+            (self.rest.lull, self.rest.lull_until) = (Span::ZERO, Moment::START);
+            return chore;
         }
         if self.closed {
             return Chore::Rest(Moment::NEVER);
-        }
-        if let Some(outdated) = self.outdated(caller) {
-            return Chore::Return(outdated);
-        }
-        if let Some(report) = self.overdue() {
-            return Chore::Report(report);
-        }
-        if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
-            self.refill.number += 1;
-            self.refill.under_way = Some((self.refill.number, caller));
-            return Chore::Open(self.refill.number);
         }
         let due = self.next_due();
         if !self.policy.kept {
             return Chore::Rest(due);
         }
-        if self.rests_until <= self.now {
-            self.rests_until = due;
+        if self.rest.until <= self.now {
+            self.rest.lull = self.rest.lull.doubled().clamp(FIRST_LULL, LONGEST_LULL);
+            self.rest.lull_until = self.now.after(self.rest.lull);
+            self.rest.until = due.max(self.rest.lull_until);
         } else {
             // This may be another caller than the housekeeping, which rests until then all the same.
             self.note_due(due);
         }
-        Chore::Rest(self.rests_until)
+        Chore::Rest(self.rest.until)
     }
 
-    /// Wakes the housekeeping if it rests until later than this.
+    fn next_chore(&mut self, caller: Caller) -> Option<Chore<H>> {
+        if let Some(errand) = self.next_errand(caller) {
+            return Some(Chore::Return(errand));
+        }
+        if self.closed {
+            return None;
+        }
+        if let Some(outdated) = self.outdated(caller) {
+            return Some(Chore::Return(outdated));
+        }
+        if let Some(report) = self.overdue() {
+            return Some(Chore::Report(report));
+        }
+        if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
+            self.refill.number += 1;
+            self.refill.under_way = Some((self.refill.number, caller));
+            return Some(Chore::Open(self.refill.number));
+        }
+        None
+    }
+
+    /// Wakes the housekeeping if it rests until later than this. In a lull, it comes at the end of that.
     pub(super) fn note_due(&mut self, at: Moment) {
-        if at < self.rests_until {
-            self.rests_until = at;
+        let at = at.max(self.rest.lull_until);
+        if at < self.rest.until {
+            self.rest.until = at;
             self.after.chores = true;
         }
     }

@@ -107,6 +107,7 @@ impl<H, W> Ledger<H, W> {
             }
         }
         self.errands.clear();
+        self.forgotten.clear();
         self.disown();
         self.closed = false;
         self.last_number = 0;

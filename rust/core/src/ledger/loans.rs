@@ -51,15 +51,22 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Frees the slot of a loan that its borrower has forgotten: its connection is gone. It is called at any moment, so the
-    /// keeper is not woken; whoever calls it sees to the chores.
-    pub(crate) fn reclaim(&mut self, slot: SlotId) {
-        let Some(index) = self.still_lent(slot) else { return };
+    /// keeper is not woken; whoever calls it sees to the chores. What is known of the loan is kept for the log.
+    pub(crate) fn reclaim(&mut self, slot: SlotId, known: Option<String>) -> bool {
+        let Some(index) = self.still_lent(slot) else { return false };
+        self.forgotten.extend(known);
         if !self.closed {
             self.stats.reclaimed += 1;
             self.stats.count_closed(Reason::Reclaimed);
         }
         self.vacate(index);
         self.after.chores = false;
+        self.policy.kept
+    }
+
+    /// Gives out what is known of the loans that were forgotten.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Tells what is known of a loan of an open pool, unless it has come back since.

@@ -85,13 +85,14 @@ pub(crate) struct Ledger<H, W> {
     /// How many slots are on their way to be free: see `coming`.
     coming: usize,
     refill: chores::Refill,
-    /// Until when the housekeeping rests, unless it is woken.
-    rests_until: Moment,
+    rest: chores::Rest,
     dice: Dice,
     /// What has happened since it was told last; `usage` is that of all loans that have ended.
     stats: Stats,
     /// How much usage was told, and taken, of loans that have ended or last.
     usage_told: Span,
+    /// What is known of the loans that were forgotten, for the log.
+    forgotten: Vec<String>,
     /// What was lent when this process was forked, and has not been returned here.
     inherited: Vec<Inherited<H>>,
     /// Which process this pool is used in.
@@ -122,10 +123,11 @@ impl<H, W> Ledger<H, W> {
             errands: VecDeque::new(),
             coming: 0,
             refill: chores::Refill::default(),
-            rests_until: Moment::START,
+            rest: chores::Rest::default(),
             dice: Dice::new(seed),
             stats: Stats::default(),
             usage_told: Span::ZERO,
+            forgotten: Vec::new(),
             inherited: Vec::new(),
             process: 0,
             last_number: 0,

@@ -1,7 +1,7 @@
 //! What is done that no caller waits for, when it is due, and who is told.
 
-use super::props::{World, counts, seconds, show};
-use crate::{Busy, CheckOut, Policy, Reason, Refusal, Reserve};
+use super::props::{Bell, World, counts, seconds, show};
+use crate::{Busy, CheckOut, Chore, Policy, Reason, Refusal, Reserve};
 
 fn keeping(policy: Policy) -> Policy {
     Policy { kept: true, ..policy }
@@ -690,4 +690,82 @@ fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() 
     world.open([2]);
     assert_eq!(keeper.rung(), rung + 1);
     assert!(world.rest() <= 10.0);
+}
+
+// --- how often it comes -----------------------------------------------------------------------------------------------
+
+/// Counts the visits of a housekeeping in a hundred seconds, after the first five. It comes when it is due or woken, as it does in
+/// truth; `use_pool` is called in each millisecond between. What it finds to do is counted apart.
+fn visits(world: &World, keeper: &Bell, mut use_pool: impl FnMut(&World)) -> (usize, usize) {
+    let (mut visits, mut found, mut heard, mut until) = (0, 0, keeper.rung(), world.now());
+    for millisecond in 0..105_000 {
+        use_pool(world);
+        if keeper.rung() > heard || world.now() >= until {
+            heard = keeper.rung();
+            visits += usize::from(millisecond >= 5_000);
+            until = loop {
+                match world.pool.chore(7, world.now()) {
+                    Chore::Rest(until) => break until,
+                    _ => found += 1,
+                }
+            };
+        }
+        world.pass(0.001);
+    }
+    (visits, found)
+}
+
+#[test]
+fn a_housekeeping_that_finds_nothing_to_do_comes_no_more_than_once_a_second_however_short_the_times_are() {
+    let short = seconds(0.005);
+    let idle = Policy { max_idle: short, ..Policy::default() };
+    let watched = Policy { leak_after: short, ..Policy::default() };
+    let mortal = Policy { max_lifetime: short, ..idle };
+    let all = Policy { leak_after: short, ..mortal };
+    for policy in [idle, watched, mortal, all] {
+        let lent = World::with(1, 3, keeping(policy));
+        let keeper = lent.keeper();
+        lent.open([1, 2, 3]);
+        let (came, _) = visits(&lent, &keeper, |_| ());
+        assert!(came <= 100, "{policy:?}: it came {came} times while all were lent");
+        let busy = World::with(0, 3, keeping(policy));
+        let keeper = busy.keeper();
+        let (mut lent, mut last) = (false, 0);
+        let (came, found) = visits(&busy, &keeper, |world| {
+            lent = !lent;
+            if lent {
+                let idle = world.pool.lend_idle(0, world.now());
+                last = idle.map_or_else(|| open_or_borrow(world, last + 1), |connection| connection.name);
+            } else {
+                world.give_back(last);
+            }
+        });
+        assert_eq!(found, 0);
+        assert!(came <= 100, "{policy:?}: it came {came} times to a busy pool");
+    }
+}
+
+/// Borrows; where that takes a new connection, opens one of this name.
+fn open_or_borrow(world: &World, name: u32) -> u32 {
+    match world.check_out(&world.any()) {
+        Ok(CheckOut::Lent(connection)) => connection.name,
+        Ok(CheckOut::Reserved(reservation)) => {
+            world.fulfil(&reservation, name).map(|()| name).expect("the pool is open")
+        }
+        other => panic!("no connection was lent: {}", show(&other)),
+    }
+}
+
+#[test]
+fn what_falls_due_after_a_long_lull_is_done_within_a_second_and_the_next_at_once() {
+    let world = World::with(0, 2, keeping(Policy { max_idle: seconds(0.001), ..Policy::default() }));
+    let keeper = world.keeper();
+    world.open([1, 2]);
+    visits(&world, &keeper, |_| ());
+    for (name, longest) in [(1, 1.002), (2, 0.02)] {
+        assert!(world.keep(name));
+        let (slept, over) = world.sleep();
+        assert!(slept <= longest, "it came after {slept} s");
+        assert_eq!((over.connection().name, over.closing()), (name, Some(Reason::Idle)));
+    }
 }
