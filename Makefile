@@ -51,7 +51,7 @@ BESIDE_EACH_OTHER := --numprocesses auto --dist worksteal
 SCHEDULES := -p pgpool-core --locked --features shuttle -- --nocapture
 
 MINUTES ?= 10
-soak: build .venv/proving ## use a pool for MINUTES=10 with every option and every fault, and plot what must stay flat
+soak: build .venv/proving ## use a pool for MINUTES=10 with every option under every fault, and plot the figures that must stay flat
 	$(RUN) -m dev.soak --minutes $(MINUTES)
 
 coverage: build .venv/proving ## measure what the tests reach, of the core and of the package
@@ -77,7 +77,7 @@ format: .venv/installed .venv/rust-tools ## put the sources into the project's f
 	$(RUN) -m ruff format
 
 bench: build ## measure against psycopg2.pool and against the lower bound
-	$(RUN) benches/run.py
+	$(RUN) -m benches
 
 clean: ## remove all that was made, .venv included
 	rm -rf .venv target .mypy_cache .pytest_cache .ruff_cache .hypothesis python/pgpool_rs/*.so

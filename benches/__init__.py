@@ -1,1 +1,1 @@
-"""Measure pgpool_rs against psycopg2.pool and against the best that could be done; `run.py` is the way in."""
+"""Measure pgpool_rs against psycopg2.pool and against the best possible: `python -m benches`."""

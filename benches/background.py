@@ -1,4 +1,4 @@
-"""Rollbacks in the background: what a request is spared whose server is a millisecond away."""
+"""Rollbacks in the background: the time that they save a request, with its server a millisecond away."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,16 +6,15 @@ from functools import partial
 from statistics import median
 
 import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from benches.contenders import CLASSES, PGPOOL, PSYCOPG2, KeyedPool, PoolClass
-from benches.distance import at_distance
-from benches.effort import Effort
+from benches.harness import Effort, Row, Target, interleave, medians
 from benches.pair import SIZE
-from benches.rounds import interleave, medians
-from benches.table import Row, Target
+from dev.servers.proxy import far_away
 from pgpool_rs import ThreadedConnectionPool
 
-# In seconds. With what the proxy itself takes, a round trip comes to about a millisecond.
+# In seconds. With the time of the proxy itself, a round trip takes about a millisecond.
 ONE_WAY = 0.0003
 REQUESTS = 10  # in one timing
 ROUND_TRIP = "round trip"
@@ -24,7 +23,7 @@ SIDES: Mapping[str, PoolClass] = {**CLASSES, BACKGROUND: partial(ThreadedConnect
 
 
 def request(pool: KeyedPool) -> None:
-    """Do what a request does that reads: one SELECT, with the end of its transaction left to the pool."""
+    """Read with one SELECT, and leave the end of the transaction to the pool."""
     connection = pool.getconn()
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
@@ -43,7 +42,8 @@ def timing(call: Callable[[], object]) -> float:
 
 def measure(dsn: str, effort: Effort) -> list[Row]:
     """Compare a request's time with and without background, in round trips."""
-    with at_distance(dsn, ONE_WAY) as far:
+    with far_away(int(parse_dsn(dsn)["port"]), ONE_WAY) as port:
+        far = make_dsn(dsn, port=port)
         pools = {name: make(SIZE, SIZE, far) for name, make in SIDES.items()}
         connection = psycopg2.connect(far)
         connection.autocommit = True

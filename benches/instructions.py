@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 
 from benches.contenders import CLASSES, LOWER_BOUND
+from benches.harness import Row
 from benches.pair import compare, contenders, timing
-from benches.table import Row
 
 FEW, MANY = 2_000, 12_000
 
@@ -17,7 +17,7 @@ FEW, MANY = 2_000, 12_000
 def measure(dsn: str) -> list[Row]:
     """Compare the instructions that a pair takes; needs valgrind."""
     names = (*CLASSES, LOWER_BOUND)
-    # What a process does besides the pairs is the same in both runs, and goes away in the difference.
+    # Everything but the pairs is the same in both runs, and cancels out in the difference.
     cost = {name: [(count(dsn, name, MANY) - count(dsn, name, FEW)) / (MANY - FEW)] for name in names}
     return compare("instructions of the pair", "Ir", cost)
 

@@ -1,15 +1,14 @@
-"""Memory: whether a million loans leave anything behind."""
+"""Memory: how much a million loans leave behind."""
 
 import gc
 from pathlib import Path
 
 from benches.contenders import CLASSES, PGPOOL, PSYCOPG2, KeyedPool
-from benches.effort import Effort
-from benches.table import Row, Target
+from benches.harness import Effort, Row, Target
 
 FIRST = 1_000
-# Linux counts a process's pages in batches, so that the last few hundred KiB are not to be trusted. One byte lost in
-# each loan would be four times as much.
+# Linux counts a process's pages in batches, so that a few hundred KiB may be missing. One byte lost in each loan would
+# be four times as much.
 TOLERANCE = 256
 
 

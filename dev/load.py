@@ -1,12 +1,12 @@
-"""Use a pool from many threads for as long as one is told, and record what became of each request.
+"""Make load: threads that repeat a job, such as the requests of a pool's users, whose outcomes are recorded.
 
     prepare(server.dsn)
     outcomes: list[Outcome] = []
-    with Crowd(pool, outcomes.append):
-        ...  # ill-treat the server
+    with pool_load(pool, outcomes.append):
+        ...  # disturb the server
     failed = [outcome for outcome in outcomes if outcome.failure]
 
-It fits psycopg2.pool's pools as well as pgpool_rs's.
+A pool may be pgpool_rs's or psycopg2.pool's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import psycopg2.errors
 from psycopg2 import extensions
 
 ACCOUNTS = 500
-PATIENCE = 60.0  # Seconds in which a request ends, whatever the fault was, or counts as hanging.
-DISMAY = 0.05  # Seconds that a client waits after a failure before it tries again.
+PATIENCE = 60.0  # Seconds in which a job ends, whatever the fault was; a longer one counts as hanging.
+FAILURE_PAUSE = 0.05  # Seconds that a thread pauses after a failed request.
 
 _IN_TRANSACTION = (
     extensions.TRANSACTION_STATUS_ACTIVE,
@@ -37,7 +37,7 @@ Phase = Literal["borrow", "use", "return"]
 
 
 class WrongAnswerError(Exception):
-    """Says that a connection was lent to two at once, or in a transaction, or answered something that was not asked."""
+    """Says that a connection had two borrowers, was lent in a transaction, or gave a wrong answer."""
 
 
 @final
@@ -46,7 +46,7 @@ class Failure:
     """Tells how a request failed."""
 
     phase: Phase
-    """What it was at: borrowing, using, or (commit included, where the use was well) giving the connection back."""
+    """What it was doing: borrowing, using, or giving the connection back (a commit after a good use included)."""
     error: type[Exception]
     sqlstate: str | None
     text: str
@@ -67,7 +67,7 @@ class Outcome:
     """When it got its connection, or None if it got none."""
     ended: float
     pid: int | None
-    """The server's process at the other end of its connection, as that told it at the connect."""
+    """The server's process behind its connection."""
     failure: Failure | None
 
     @property
@@ -89,14 +89,14 @@ class Work:
 def read(connection: Any, choice: random.Random) -> None:
     """Read one account in a short transaction."""
     account = choice.randrange(ACCOUNTS)
-    _compare(_execute(connection, "select id from crowd_accounts where id = %s", account), account)
+    _compare(_execute(connection, "select id from load_accounts where id = %s", account), account)
     connection.commit()
 
 
 def write(connection: Any, choice: random.Random) -> None:
     """Write one account in a short transaction."""
     account = choice.randrange(ACCOUNTS)
-    answer = _execute(connection, "update crowd_accounts set visits = visits + 1 where id = %s returning id", account)
+    answer = _execute(connection, "update load_accounts set visits = visits + 1 where id = %s returning id", account)
     _compare(answer, account)
     connection.commit()
 
@@ -110,7 +110,7 @@ def linger(connection: Any, choice: random.Random) -> None:
 def leave_open(connection: Any, choice: random.Random) -> None:
     """End in the midst of a transaction."""
     account = choice.randrange(ACCOUNTS)
-    _compare(_execute(connection, "select id from crowd_accounts where id = %s", account), account)
+    _compare(_execute(connection, "select id from load_accounts where id = %s", account), account)
 
 
 def leave_failed(connection: Any, _: random.Random) -> None:
@@ -150,49 +150,35 @@ def prepare(dsn: str) -> None:
     connection = psycopg2.connect(dsn)
     try:
         with connection, connection.cursor() as cursor:
-            cursor.execute("drop table if exists crowd_accounts")
-            cursor.execute("create table crowd_accounts (id int primary key, visits int not null default 0)")
-            cursor.execute("insert into crowd_accounts select generate_series(0, %s)", [ACCOUNTS - 1])
+            cursor.execute("drop table if exists load_accounts")
+            cursor.execute("create table load_accounts (id int primary key, visits int not null default 0)")
+            cursor.execute("insert into load_accounts select generate_series(0, %s)", [ACCOUNTS - 1])
     finally:
         connection.close()
 
 
+Job = Callable[[], float | None]
+"""Does something once; returns the seconds to pause before the next time, if any."""
+
+
 @final
-class Crowd:
-    """Owns threads that make one request after the other. Each outcome goes to `record`, in the thread that had it."""
+class Load:
+    """Owns threads, each of which repeats a job of its own until stop()."""
 
-    def __init__(
-        self,
-        pool: Any,
-        record: Callable[[Outcome], object],
-        *,
-        threads: int = 16,
-        works: Sequence[Work] = MIXED,
-        ways: Sequence[Way] | None = None,
-        pause: float = 0.004,
-        seed: int = 0,
-    ) -> None:
-        """Prepare for so many threads, which start with start() or with the context.
-
-        The threads take turns at the `ways`: by default blocks and pairs, or pairs alone if the pool has no blocks.
-        Between two requests a thread waits for `pause` seconds on average, or for DISMAY after a failure.
-        """
-        self._pool = pool
-        self._record = record
-        self._works = works
-        self._ways = ways or ((by_block, by_pair) if hasattr(pool, "connection") else (by_pair,))
-        self._pause = pause
-        self._leaving = threading.Event()
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        """Prepare one thread for each job. They start with start() or with the context."""
+        self._stopped = threading.Event()
         self._changed = threading.Condition()
         self._rest_wanted = False
         self._resting = 0
         self._error: BaseException | None = None
+        self._gate = threading.Barrier(len(jobs) + 1)
         self._threads = [
-            threading.Thread(target=self._run, args=[number, seed], name=f"crowd {number}", daemon=True)
-            for number in range(threads)
+            threading.Thread(target=self._run, args=[job], name=f"load {number}", daemon=True)
+            for number, job in enumerate(jobs)
         ]
 
-    def __enter__(self) -> Crowd:
+    def __enter__(self) -> Load:
         self.start()
         return self
 
@@ -200,14 +186,15 @@ class Crowd:
         self.stop()
 
     def start(self) -> None:
-        """Let all threads begin."""
+        """Start all threads. They begin to work when the last of them runs."""
         for thread in self._threads:
             thread.start()
+        self._gate.wait()
 
     def stop(self) -> None:
-        """Let every thread end its request and leave. Raises AssertionError if one hangs, or what has ended one."""
+        """Let every thread end its job and leave. Raises AssertionError if one hangs, or the error that ended one."""
         with self._changed:
-            self._leaving.set()
+            self._stopped.set()
             self._changed.notify_all()
         deadline = time.monotonic() + PATIENCE
         for thread in self._threads:
@@ -220,11 +207,11 @@ class Crowd:
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Let nobody make a request during this block, which begins when the last one has ended."""
+        """Start no job during this block, which begins when every thread has ended its own."""
         with self._changed:
             self._rest_wanted = True
             if not self._changed.wait_for(lambda: self._resting == len(self._threads), PATIENCE):
-                raise AssertionError("a request hangs")
+                raise AssertionError("a job hangs")
         try:
             yield
         finally:
@@ -232,25 +219,85 @@ class Crowd:
                 self._rest_wanted = False
                 self._changed.notify_all()
 
-    def _run(self, number: int, seed: int) -> None:
-        choice = random.Random(f"{seed} {number}")
-        way = self._ways[number % len(self._ways)]
+    def _run(self, job: Job) -> None:
+        self._gate.wait()
         try:
-            while not self._leaving.is_set():
-                outcome = request(self._pool, way, choice.choice(self._works), choice)
-                self._record(outcome)
-                self._leaving.wait(DISMAY if outcome.failure else choice.uniform(0.0, 2 * self._pause))
-                self._rest()
+            while not self._stopped.is_set():
+                pause = job()
+                if pause:
+                    self._stopped.wait(pause)
+                if self._rest_wanted:
+                    self._rest()
         except BaseException as error:  # noqa: BLE001  stop() raises it
             self._error = error
 
     def _rest(self) -> None:
         with self._changed:
-            if self._rest_wanted:
-                self._resting += 1
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: not self._rest_wanted or self._leaving.is_set())
-                self._resting -= 1
+            self._resting += 1
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._rest_wanted or self._stopped.is_set())
+            self._resting -= 1
+
+
+def pool_load(
+    pool: Any,
+    record: Callable[[Outcome], object],
+    *,
+    threads: int = 16,
+    works: Sequence[Work] = MIXED,
+    ways: Sequence[Way] | None = None,
+    pause: float = 0.004,
+    seed: int = 0,
+) -> Load:
+    """Make threads that use a pool. Each passes its outcomes to `record`.
+
+    The threads take turns at the `ways`: by default blocks and pairs, or pairs alone if the pool has no blocks. Between
+    two requests a thread pauses for `pause` seconds on average, or for FAILURE_PAUSE after a failure.
+    """
+    chosen = ways or ((by_block, by_pair) if hasattr(pool, "connection") else (by_pair,))
+
+    def job(number: int) -> Job:
+        choice = random.Random(f"{seed} {number}")
+        way = chosen[number % len(chosen)]
+
+        def use() -> float:
+            outcome = request(pool, way, choice.choice(works), choice)
+            record(outcome)
+            return FAILURE_PAUSE if outcome.failure else choice.uniform(0.0, 2 * pause)
+
+        return use
+
+    return Load([job(number) for number in range(threads)])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Tells how often threads did their jobs."""
+
+    rate: float
+    """Jobs in a second, all threads together."""
+    spread: float
+    """The busiest thread's jobs, divided by the idlest's."""
+
+
+def throughput(jobs: Sequence[Callable[[], object]], seconds: float) -> Throughput:
+    """Repeat each job in a thread of its own, without pause, and count for so many seconds how often it is done."""
+    counts = [0] * len(jobs)
+
+    def counted(number: int, job: Callable[[], object]) -> Job:
+        def count() -> None:
+            job()
+            counts[number] += 1
+
+        return count
+
+    with Load([counted(number, job) for number, job in enumerate(jobs)]):
+        before, began = counts.copy(), time.perf_counter()
+        time.sleep(seconds)
+        after, ended = counts.copy(), time.perf_counter()
+    done = [late - early for early, late in zip(before, after, strict=True)]
+    return Throughput(sum(done) / (ended - began), max(done) / max(1, min(done)))
 
 
 def request(pool: Any, way: Way, work: Work, choice: random.Random) -> Outcome:
@@ -281,10 +328,10 @@ _users: dict[int, object] = {}
 
 @contextmanager
 def _alone_with(connection: Any) -> Iterator[None]:
-    """Raise WrongAnswerError if somebody else uses this connection now, or has left a transaction open."""
+    """Raise WrongAnswerError if another thread uses this connection now, or has left a transaction open."""
     user = object()
     if _users.setdefault(id(connection), user) is not user:
-        raise WrongAnswerError("it is lent to somebody else")
+        raise WrongAnswerError("it is lent to another thread")
     try:
         if connection.info.transaction_status in _IN_TRANSACTION:
             raise WrongAnswerError("it was lent in a transaction")

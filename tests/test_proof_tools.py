@@ -1,4 +1,4 @@
-"""What the proofs rest on: a standby that follows and takes over, and a crowd that notices each failure."""
+"""What the proofs rest on: a standby that follows and takes over, and a load that notices each failure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psycopg2.pool
 import pytest
 
 import pgpool_rs
-from dev.load import MIXED, READ, WRITE, Crowd, Outcome, Work, WrongAnswerError, prepare
+from dev.load import MIXED, READ, WRITE, Outcome, Work, WrongAnswerError, pool_load, prepare
 from dev.servers import pgbouncer
 from dev.servers.pgbouncer import BINARY_VARIABLE, find_pgbouncer
 from dev.servers.postgres import PostgresError, ThrowawayPostgres
@@ -85,33 +85,33 @@ def test_where_pgbouncer_cannot_be_fetched_it_is_said_what_to_do(monkeypatch: py
         pgbouncer.install()
 
 
-# The crowd
+# The load
 
 
 @pytest.mark.parametrize("pool_class", [pgpool_rs.ThreadedConnectionPool, psycopg2.pool.ThreadedConnectionPool])
-def test_all_that_a_crowd_does_succeeds_on_a_sound_server(own_server: ThrowawayPostgres, pool_class: Any) -> None:
+def test_all_that_a_load_does_succeeds_on_a_sound_server(own_server: ThrowawayPostgres, pool_class: Any) -> None:
     prepare(own_server.dsn)
     outcomes: list[Outcome] = []
-    with opened(pool_class(2, 4, own_server.dsn)) as pool, Crowd(pool, outcomes.append, threads=4):
+    with opened(pool_class(2, 4, own_server.dsn)) as pool, pool_load(pool, outcomes.append, threads=4):
         wait_until(lambda: {work.name for work in MIXED} <= {outcome.work for outcome in outcomes})
     assert not [outcome for outcome in outcomes if outcome.failure]
     assert all(outcome.lent and outcome.began <= outcome.lent <= outcome.ended for outcome in outcomes)
-    assert ask(own_server, "select sum(visits) > 0 from crowd_accounts")
+    assert ask(own_server, "select sum(visits) > 0 from load_accounts")
 
 
 def test_a_failure_is_recorded_with_its_class_its_place_and_whom_it_met(own_server: ThrowawayPostgres) -> None:
     prepare(own_server.dsn)
     outcomes: list[Outcome] = []
     with opened(pgpool_rs.ThreadedConnectionPool(1, 1, own_server.dsn, check=None, timeout=PATIENCE)) as pool:
-        crowd = Crowd(pool, outcomes.append, threads=2, works=[WRITE])
-        crowd.start()
-        with crowd.resting():
+        load = pool_load(pool, outcomes.append, threads=2, works=[WRITE])
+        load.start()
+        with load.resting():
             (connection,) = pool._pool
             pid = connection.info.backend_pid
             end(own_server, connection)
             before = len(outcomes)
         wait_until(lambda: len(outcomes) > before + 4)
-        crowd.stop()
+        load.stop()
     (failed,) = [outcome for outcome in outcomes if outcome.failure]
     assert failed.failure is not None
     assert failed.failure.phase == "use"
@@ -124,7 +124,7 @@ def test_a_request_that_gets_no_connection_is_recorded_as_such(own_server: Throw
     outcomes: list[Outcome] = []
     with (
         opened(pgpool_rs.ThreadedConnectionPool(0, 0, own_server.dsn)) as pool,
-        Crowd(pool, outcomes.append, threads=1),
+        pool_load(pool, outcomes.append, threads=1),
     ):
         wait_until(lambda: bool(outcomes))
     failure = outcomes[0].failure
@@ -134,38 +134,38 @@ def test_a_request_that_gets_no_connection_is_recorded_as_such(own_server: Throw
 
 def test_a_wrong_answer_is_a_failure(own_server: ThrowawayPostgres) -> None:
     prepare(own_server.dsn)
-    ask(own_server, "delete from crowd_accounts")
+    ask(own_server, "delete from load_accounts")
     outcomes: list[Outcome] = []
     with (
         opened(pgpool_rs.ThreadedConnectionPool(1, 1, own_server.dsn)) as pool,
-        Crowd(pool, outcomes.append, threads=1, works=[READ]),
+        pool_load(pool, outcomes.append, threads=1, works=[READ]),
     ):
         wait_until(lambda: bool(outcomes))
     assert outcomes[0].failure is not None
     assert outcomes[0].failure.error is WrongAnswerError
 
 
-def test_a_resting_crowd_makes_no_request_and_goes_on_afterwards(own_server: ThrowawayPostgres) -> None:
+def test_a_resting_load_makes_no_request_and_goes_on_afterwards(own_server: ThrowawayPostgres) -> None:
     prepare(own_server.dsn)
     outcomes: list[Outcome] = []
     with (
         opened(pgpool_rs.ThreadedConnectionPool(1, 3, own_server.dsn)) as pool,
-        Crowd(pool, outcomes.append, threads=3) as crowd,
+        pool_load(pool, outcomes.append, threads=3) as load,
     ):
         wait_until(lambda: bool(outcomes))
-        with crowd.resting():
+        with load.resting():
             assert "lent=0" in repr(pool)
             rested = time.monotonic()
         wait_until(lambda: outcomes[-1].began > rested)
 
 
-def test_a_crowd_raises_what_ended_one_of_its_threads(own_server: ThrowawayPostgres) -> None:
+def test_a_load_raises_what_ended_one_of_its_threads(own_server: ThrowawayPostgres) -> None:
     def leave(*_: Any) -> None:
         raise SystemExit
 
     with opened(pgpool_rs.ThreadedConnectionPool(1, 1, own_server.dsn)) as pool:
-        crowd = Crowd(pool, print, threads=1, works=[Work("leave", leave)])
-        crowd.start()
-        wait_until(lambda: not any(thread.name.startswith("crowd") for thread in threading.enumerate()))
+        load = pool_load(pool, print, threads=1, works=[Work("leave", leave)])
+        load.start()
+        wait_until(lambda: not any(thread.name.startswith("load ") for thread in threading.enumerate()))
         with pytest.raises(SystemExit):
-            crowd.stop()
+            load.stop()

@@ -3,8 +3,8 @@
     with ThrowawayPostgres() as server, PgBouncer(server, "transaction") as bouncer:
         connection = psycopg2.connect(**bouncer.dsn_kwargs)
 
-`pgbouncer.py install`, or `install()`, gets the program from Debian's packages where it is not installed: these are
-unpacked into a folder of .venv, so that no service is started and no account added.
+Where the program is missing, `python -m dev.servers.pgbouncer install`, or `install()`, unpacks Debian's packages into
+a folder of .venv, which starts no service and adds no account.
 """
 
 from __future__ import annotations
@@ -257,5 +257,5 @@ def _libraries(program: Path) -> dict[str, str]:
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["install"]:
-        sys.exit("usage: pgbouncer.py install")
+        sys.exit("usage: python -m dev.servers.pgbouncer install")
     print(install())

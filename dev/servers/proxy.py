@@ -14,9 +14,12 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, final
 
 HOST = "127.0.0.1"
@@ -225,8 +228,19 @@ def _bound_to(port: int) -> socket.socket:
     return place
 
 
+@contextmanager
+def far_away(target: int, one_way: float) -> Iterator[int]:
+    """Run a proxy with this delay each way in a process of its own, so that it takes no GIL; give its port."""
+    command = [sys.executable, "-m", "dev.servers.proxy", str(target), str(one_way)]
+    root, pipe = Path(__file__).resolve().parents[2], subprocess.PIPE
+    with subprocess.Popen(command, cwd=root, stdin=pipe, stdout=pipe, text=True, start_new_session=True) as child:
+        assert child.stdout is not None
+        yield int(child.stdout.readline())
+        # Leaving the context closes its standard input, and so ends it.
+
+
 if __name__ == "__main__":
-    # `proxy.py PORT SECONDS`: a process of its own, with a delay each way, until the end of its standard input.
+    # `python -m dev.servers.proxy PORT SECONDS`: runs until the end of its standard input.
     with Proxy(int(sys.argv[1]), delay=float(sys.argv[2])) as proxy:
         print(proxy.port, flush=True)
         sys.stdin.read()

@@ -1,6 +1,7 @@
-"""The soak: a pool with every option on, used and ill-treated for as long as one is told, and watched from outside.
+"""The soak: a pool with every option on is used under faults for as long as wanted, and must stay as it was.
 
-`run` starts a server behind a proxy and a process of its own that holds nothing but the pool and its users (`subject`).
-It makes the `weather`, reads the subject's figures (`watch`), lets everything come to rest now and then, and says
-whether the figures are flat (`verdict`), with a figure (`plot`) and a page (`page`).
+The `controller` starts a server behind a proxy, and a process of its own, the `target`, which holds the pool and its
+users and nothing else: threads that borrow (`workload`) and threads that do everything else (`operations`). The
+controller makes `faults`, samples the target's figures (`process`), and stops everything at checkpoints, so that their
+figures can be compared. The `checker` says whether the figures are flat; `plot` and `page` show them.
 """

@@ -1,4 +1,4 @@
-"""The callbacks of the soaked pool: each does its work, and now and then raises what it may."""
+"""The callbacks of the soaked pool. Each does its work, and raises an error in a small share of its calls."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, final
 import psycopg2
 from psycopg2 import extensions
 
-from dev.soak.tally import CallbackError, Interrupt
+from dev.soak.counters import CallbackError, Interrupt
 from pgpool_rs import check_query
 from pgpool_rs.health import discard_all
 
-ONE_IN = 300  # Calls of a callback, of which one raises.
-PATIENCE = 1.0  # Seconds for the server to answer a check.
+ONE_IN = 300  # One of so many calls raises.
+CHECK_TIMEOUT = 1.0  # Seconds.
 
 
 @final
 class Stamped(extensions.connection):
-    """A connection that knows which process has opened it."""
+    """A connection that knows which process opened it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -29,13 +29,13 @@ class Stamped(extensions.connection):
 
 @final
 class Callbacks:
-    """Holds what a pool is given as `connect`, `configure`, `check` and `reset`."""
+    """Holds the pool's `connect`, `configure`, `check` and `reset`."""
 
     def __init__(self, seed: str) -> None:
         self.failing = False
-        """Whether they raise anything by themselves."""
+        """Whether calls raise errors of their own."""
         self.raised = 0
-        """How often they have."""
+        """How many did."""
         self._choice = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -51,7 +51,7 @@ class Callbacks:
 
     def check(self, connection: Any) -> None:
         self._perhaps_raise()
-        check_query(connection, timeout=PATIENCE)
+        check_query(connection, timeout=CHECK_TIMEOUT)
 
     def reset(self, connection: Any) -> None:
         self._perhaps_raise()

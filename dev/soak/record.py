@@ -1,4 +1,4 @@
-"""What a run leaves behind: bounded tables, however long it was."""
+"""The record of a run, whose size does not grow with the length of the run."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from dev.soak.watch import Figures
+from dev.soak.process import Figures
 
 POINTS = 600  # Samples of a run at most.
 SHORTEST = 1.0  # Seconds between two samples at least.
-RESTS = 200  # In a run at most.
-SHORTEST_CYCLE = 10.0  # Seconds between two rests at least.
+CHECKPOINTS = 200  # In a run at most.
+SHORTEST_CYCLE = 10.0  # Seconds between two checkpoints at least.
 
 
 @final
 @dataclass(frozen=True)
 class Sample:
-    """What was seen at one moment, and since the one before."""
+    """The figures of one moment, and counts since the sample before."""
 
     at: float
     """Seconds since the beginning."""
@@ -34,41 +34,41 @@ class Sample:
 
 @final
 @dataclass(frozen=True)
-class Calm:
-    """What was seen when all was at rest with every connection lent."""
+class Checkpoint:
+    """The figures of a moment at which every thread pauses, no fault lasts, and every connection is lent."""
 
     at: float
     figures: Figures
     requests: int
-    """How many there had been since the beginning."""
+    """Since the beginning."""
     connects: int
-    """The same for connects, failed ones included."""
+    """Since the beginning, failed ones included."""
     seconds: float
-    """How long it took until every connection was lent, from the moment at which all users were at rest."""
+    """From the moment at which every thread pauses until every connection is lent."""
     blocks: int
     """Memory blocks that Python has allocated."""
     objects: int
     """Objects that Python's garbage collector knows."""
     heap: int | None
-    """Bytes in use by the C library's account."""
+    """Bytes in use, as malloc counts them; None if it does not tell."""
     problems: tuple[str, ...]
 
 
 @final
 @dataclass
 class Record:
-    """Holds all that was seen in a run."""
+    """Holds everything that the controller saw in a run."""
 
     seed: int
     seconds: float
-    """How long it was to last."""
+    """The planned length."""
     samples: list[Sample] = field(default_factory=list)
-    calms: list[Calm] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     last: dict[str, Any] = field(default_factory=dict)
-    """What the subject reported last."""
+    """The target's last report."""
     problems: list[str] = field(default_factory=list)
-    """What went wrong beside the calm moments."""
+    """Errors that belong to no checkpoint."""
 
     @property
     def interval(self) -> float:
@@ -77,5 +77,5 @@ class Record:
 
     @property
     def cycle(self) -> float:
-        """Tell how many seconds there are between two rests."""
-        return max(SHORTEST_CYCLE, self.seconds / RESTS)
+        """Tell how many seconds there are between two checkpoints."""
+        return max(SHORTEST_CYCLE, self.seconds / CHECKPOINTS)

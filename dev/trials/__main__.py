@@ -1,7 +1,7 @@
-"""Ill-treat real servers under load: `.venv/bin/python -m dev.trials [--only NAME] [--quick]`.
+"""Disturb real servers under load: `.venv/bin/python -m dev.trials [--only NAME] [--quick]`.
 
-Prints how each trial went and ends with 1 if a promise was not kept. docs/reliability.md is written when all trials
-were run in full and all promises kept.
+Prints how each trial went, and exits with 1 if the pool broke a promise. Writes docs/reliability.md if all trials ran
+in full and the pool kept all promises.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benches import machine
+from dev import machine
 from dev.servers.pgbouncer import PgBouncer, install
 from dev.servers.postgres import ThrowawayPostgres
 from dev.trials import table
@@ -43,7 +43,7 @@ FAULTS: dict[str, type[Fault]] = {
 
 
 def main() -> int:
-    """Run what was asked for."""
+    """Run the trials."""
     arguments = parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # So that all servers are stopped.
     logging.getLogger("pgpool_rs").addHandler(logging.NullHandler())
@@ -64,9 +64,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description="Ill-treats real servers under load, and tells how the pool came through."
-    )
+    parser = argparse.ArgumentParser(description="Disturbs real servers under load, and tells how the pool behaves.")
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="run this trial; may be given again")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long sessions are killed (60)")
     parser.add_argument("--quick", action="store_true", help="run shorter, compare with nothing, write no page")

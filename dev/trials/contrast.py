@@ -1,4 +1,4 @@
-"""Put psycopg2.pool through the same fault, to know what is owed to the pool and what to the fault."""
+"""Try psycopg2.pool under the same fault, to tell the effect of the pool from that of the fault."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any, final
 from psycopg2 import Error
 from psycopg2.pool import PoolError, ThreadedConnectionPool
 
-from dev.load import Crowd, Outcome
+from dev.load import Outcome, pool_load
 from dev.trials.fault import Effort, Fault
 from dev.trials.trial import LIBPQ, THREADS, WARM_UP, WrongServerError, ask_where
 
 MAXCONN = THREADS
-"""As many as threads, since it refuses the one more that would have to wait; and its minconn, above which it closes."""
-LATER = 3.0  # Seconds after the return in which its users meet what is dead.
+"""As many as threads, since it refuses instead of waiting; also its minconn, above which it closes connections."""
+LATER = 3.0  # Seconds after the return, in which its users meet the dead connections.
 LONGEST = 10.0  # Seconds for which sessions are killed.
 
 
 @final
 @dataclass(frozen=True)
 class Contrast:
-    """Tells how psycopg2.pool came through a fault."""
+    """Tells how psycopg2.pool behaved under a fault."""
 
     title: str
     requests: int
     failed: int
     late: int
-    """How many requests failed that had begun after the server's return."""
+    """How many requests failed that began after the server's return."""
     sound: int
-    """How many connections could then be held at once that lead to the right server, of MAXCONN."""
+    """How many connections to the right server could then be held at once, of MAXCONN."""
 
 
 def compare(fault_class: type[Fault], effort: Effort) -> Contrast:
@@ -43,21 +43,21 @@ def compare(fault_class: type[Fault], effort: Effort) -> Contrast:
         fault = fault_class(stack, Effort(effort.calm, min(effort.kills, LONGEST)))
         pool = ThreadedConnectionPool(MAXCONN, MAXCONN, **{**LIBPQ, **fault.address, "application_name": name})
         stack.callback(pool.closeall)
-        crowd = stack.enter_context(Crowd(pool, outcomes.append, threads=THREADS))
+        load = stack.enter_context(pool_load(pool, outcomes.append, threads=THREADS))
         stack.callback(fault.settle)
         time.sleep(WARM_UP)
-        strike = fault.strike(crowd, name)
+        strike = fault.strike(load, name)
         time.sleep(LATER)
-        with crowd.resting():
+        with load.resting():
             sound = _count_sound(pool, fault.port)
-        crowd.stop()
+        load.stop()
     failed = [outcome for outcome in outcomes if outcome.failure]
     late = sum(outcome.began > strike.returned for outcome in failed)
     return Contrast(fault.title, len(outcomes), len(failed), late, sound)
 
 
 def _count_sound(pool: Any, port: int) -> int:
-    """Hold all connections that the pool will lend, and count those that answer from where they should."""
+    """Hold all connections that the pool lends, and count those that lead to the right server."""
     held = []
     sound = 0
     try:
@@ -68,7 +68,7 @@ def _count_sound(pool: Any, port: int) -> int:
                 sound += 1
             except (Error, WrongServerError):
                 continue
-    except (PoolError, Error):  # It has no more, since some were never given back, or it cannot connect.
+    except (PoolError, Error):  # It has no more, since some were never returned, or it cannot connect.
         pass
     for connection in held:
         pool.putconn(connection, close=True)

@@ -1,4 +1,4 @@
-"""The kinds of errors that faults explain. Whatever is not in a fault's list fails its trial."""
+"""The kinds of errors that faults explain. An error that is not in a fault's list fails its trial."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from psycopg2 import InterfaceError, OperationalError
 from dev.trials.fault import Explanation
 from pgpool_rs import PoolTimeout
 
-# A connection that was in use, or used a moment ago, when its session ended. The text depends on whether the server
-# could still say so, and whether the kernel had more to deliver.
+# A connection that was in use, or shortly before, when its session ended. The text depends on whether the server could
+# still say so, and on what the kernel still had to deliver.
 LOST = Explanation(
     "connection lost",
     (OperationalError,),
@@ -18,7 +18,7 @@ LOST = Explanation(
     "|could not send data to server: Broken pipe",
     ("use", "return"),
 )
-# In a block whose connection was lost, psycopg2 closes the connection, and then says so of what comes next.
+# psycopg2 closes a connection that is lost in a block, and raises this for every later use.
 CLOSED = Explanation(
     "connection lost",
     (InterfaceError,),

@@ -1,4 +1,4 @@
-"""What a fault is: the servers it happens to, what it does to them, and which errors it explains."""
+"""What a fault is: its servers, what it does to them, and the errors that it explains."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from dev.load import Crowd, Failure, Outcome, Phase, prepare
+from dev.load import Failure, Load, Outcome, Phase, prepare
 from dev.servers.postgres import ThrowawayPostgres
 from dev.servers.standby import ask
 
@@ -51,28 +51,28 @@ class Strike:
 
     began: float
     returned: float
-    """When the server was there again, as whoever repairs it sees it."""
+    """When the server was there again, by the fault's own account."""
     done: str = ""
-    """What was done how often, for the table."""
+    """What was done and how often, for the table."""
 
 
 class Fault:
-    """Owns the servers of one trial, closed with `stack`, and ill-treats them.
+    """Owns the servers of one trial, closed with `stack`, and disturbs them.
 
-    A subclass says what it does to them in strike(), and what may fail then. One server is enough for most.
+    A subclass says in strike() what it does to them, and in `explanations` what may fail then. Most need one server.
     """
 
     title: ClassVar[str]
     """What the table calls it."""
     options: ClassVar[Mapping[str, Any]] = {}
-    """What the pool is given beside, or in place of, the recommended options."""
+    """The pool's options beside, or in place of, the recommended ones."""
     said_of_options: ClassVar[str] = ""
-    """The same, as the table says it."""
+    """The same as text, for the table."""
     explanations: ClassVar[Sequence[Explanation]] = ()
     aftermath: ClassVar[float] = 0.0
-    """Seconds after the return in which a request may begin that the fault explains the failure of."""
+    """Seconds after the return during which the fault still explains the failures of new requests."""
     is_compared: ClassVar[bool] = True
-    """Whether psycopg2.pool is put through it, too: in some it would hang for ever, or show nothing new."""
+    """Whether psycopg2.pool has the same trial: in some it would hang for ever, or show nothing new."""
 
     def __init__(self, stack: ExitStack, effort: Effort) -> None:
         self.effort = effort
@@ -81,27 +81,27 @@ class Fault:
 
     @property
     def address(self) -> dict[str, Any]:
-        """Give what the pool connects with."""
+        """Give the address that the pool connects to."""
         return self.server.dsn_kwargs
 
     @property
     def port(self) -> int:
-        """Give the port of the server that is the right one once the fault is over."""
+        """Give the port of the right server after the fault."""
         return self.server.port
 
     def sessions(self, name: str) -> int:
-        """Count the sessions that whoever serves the pool has for this application_name."""
+        """Count the sessions of this application_name, at the server that the pool connects to."""
         return count_sessions(self.server, name)
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        """Do it, under load from a pool of this application_name, and return when the server is there again."""
+    def strike(self, load: Load, name: str) -> Strike:
+        """Disturb the server, under load from a pool of this application_name, and return when it is there again."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Take back what would keep the crowd from leaving, once all is measured, or the trial has failed."""
+        """Undo anything that would keep the load from ending, after the measurement or a failure of the trial."""
 
     def explain(self, outcome: Outcome, strike: Strike) -> str | None:
-        """Give the kind of this failure, or None if the fault is no reason for it."""
+        """Give the kind of this failure, or None if the fault does not explain it."""
         assert outcome.failure is not None
         if outcome.ended < strike.began or outcome.began > strike.returned + self.aftermath:
             return None

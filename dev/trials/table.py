@@ -1,4 +1,4 @@
-"""Write docs/reliability.md: what was done, what was promised, and what was measured."""
+"""Write docs/reliability.md: the faults, the promises and the measurements."""
 
 from __future__ import annotations
 
@@ -12,61 +12,60 @@ from dev.trials.trial import LIBPQ, MAXCONN, MINCONN, OPTIONS, PROMISED, THREADS
 PROSE = f"""\
 # Reliability
 
-Written by `python -m dev.trials`, which `make prove` runs. Do not edit: the prose is in
-`dev/trials/table.py`.
+`python -m dev.trials`, which `make prove` runs, writes this page. Edit its prose in `dev/trials/table.py`.
 
-Each line is a trial of its own, on fresh servers: {THREADS} threads share one pool without a break, and something is
-done to the server. They read, write, keep the server busy for up to 40 ms, leave transactions open, and leave failed
-ones. Half of them use `connection()` blocks, half `getconn` and `putconn`. Each answer is compared with what was asked.
+Each line is a trial of its own, on fresh servers: {THREADS} threads share one pool without a break, and the trial
+disturbs the server. The threads read, write, keep the server busy for up to 40 ms, and leave transactions open or
+failed. Half of them use `connection()` blocks, half `getconn` and `putconn`. They check each answer.
 
 The pool has `minconn={MINCONN}` and `maxconn={MAXCONN}`, so that some threads always wait, and
 [the recommended options](options.md#a-recommended-set):
 `{", ".join(f"{name}={value!r}" for name, value in OPTIONS.items())}`, and for libpq
 `{", ".join(f"{name}={value!r}" for name, value in LIBPQ.items())}`.
-What differs is in the table.
+The table names other options.
 
-## What is promised
+## Promises
 
 A trial fails, and with it the run, unless all of this holds:
 
-- **All capacity is back** within {PROMISED:g} s of the server's return: {MAXCONN} connections are held at once, each of
-  which has just said that it leads to the right server and that this takes writes. The load goes on meanwhile. The
-  server has returned when it takes connections again; the standby, when it takes writes; a server behind PgBouncer,
-  when somebody without a pool is answered through it.
-- **The server counts as many sessions as the pool**, in `pg_stat_activity`, or PgBouncer's `SHOW CLIENTS`, and all
-  connections that were ever opened are in the pool or were closed.
-- **No request fails but those that the fault explains**: each error's class and text must be one that this fault can
-  cause, and the request must have run while it lasted. Where sessions are ended one by one, it must have had that very
-  session, at most {CHECK_AFTER:g} s (`check_after`) after its end, and each session explains one failure. A wrong
-  answer is never explained, nor is a connection that is lent to two at once or inside a transaction.
+- **All capacity is back** within {PROMISED:g} s of the server's return: the trial holds {MAXCONN} connections at once,
+  each of which has just answered that it leads to the right server and that this takes writes. The load goes on
+  meanwhile. A server has returned when it takes connections again; a standby, when it takes writes; a server behind
+  PgBouncer, when a client without a pool gets an answer through it.
+- **The server counts as many sessions as the pool**, in `pg_stat_activity` or PgBouncer's `SHOW CLIENTS`, and every
+  connection ever opened is in the pool or was closed.
+- **The fault explains every failed request**: the fault can cause an error of this class and text, and the request ran
+  while the fault lasted. Where sessions are killed one by one, the request had that very session, at most
+  {CHECK_AFTER:g} s (`check_after`) after its end, and each session explains one failure. Nothing explains a wrong
+  answer, or a connection that the pool lends to two borrowers or inside a transaction.
 """
 
 NOTES = """\
-## What the columns say
+## Columns
 
-- *failed*: all requests that failed, by kind. "connection lost" is an error of a query or commit whose session
-  ended under it, or so short a time before that `check_after` lends it unseen. "connect refused", "broken off",
-  "timed out": nobody was there to connect to. "read-only server": there was no server that takes writes. "25006": a
-  write met a server that takes none any more. "PoolTimeout": no connection came free within `timeout`.
-- *failed late*: those of them that began after the server's return.
-- *capacity back*: seconds, as promised above; *longest*: seconds that the longest request took, waiting included.
+- *failed*: all failed requests, by kind. "connection lost" is an error of a query or commit whose session ended during
+  it, or so shortly before that `check_after` skips the check. "connect refused", "broken off" and "timed out" are
+  connects while no server was there. "read-only server": no server took writes. "25006": a write met a server that
+  takes none any more. "PoolTimeout": no connection came free within `timeout`.
+- *failed late*: failed requests that began after the server's return.
+- *capacity back*: seconds, as promised above; *longest*: seconds that the longest request took, with its wait.
 - *sessions*: the pool's count, and the server's.
 - *pace*: requests in a second after the fault, divided by those before. Two spans of a few seconds differ by some
-  tenths anyway.
+  tenths in any case.
 
-## What the pool can't do
+## Limits
 
-- A query that is under way when its connection goes silent waits until the kernel gives the connection up:
-  `tcp_user_timeout` and keepalives are the remedy, not `check`. A proxy acknowledges what it swallows, so in these
-  trials it is a reset that ends such queries. Nor is a connection checked that was used within `check_after`.
-- What was committed at a primary that dies before its standby had it is lost. Replication here is asynchronous.
-- While the server behind PgBouncer is away, PgBouncer lets clients in and then hangs up on them, and lets others
-  wait for `query_wait_timeout`. So a connect is no sign that there is a server, and the first query fails. Lower
-  its `server_login_retry`, which is 15 s by default and 0.2 s here: for that long it does not notice that the
-  server is back.
-- `getconn` and `putconn` don't show the pool the errors between them. A connection that broke is noticed by its
-  state; a server that has become read-only is noticed only by a `connection()` block, whose first 25006 replaces
-  every older connection, those of other threads too.
+- A query on a connection that goes silent waits until the kernel gives the connection up: `tcp_user_timeout` and
+  keepalives help, `check` does not. The proxy of these trials acknowledges the data that it swallows, so that such a
+  query ends by the proxy's reset. The pool does not check a connection that was used within `check_after`.
+- Commits at a primary that dies before its standby has them are lost. Replication here is asynchronous.
+- While the server behind PgBouncer is away, PgBouncer accepts clients and then disconnects them, or lets them wait for
+  `query_wait_timeout`. So a connect does not prove that there is a server, and the first query fails. Lower its
+  `server_login_retry`, which is 15 s by default and 0.2 s here: for that long PgBouncer does not notice that the server
+  is back.
+- `getconn` and `putconn` don't show the pool the errors between them. The pool notices a broken connection by its
+  state. It notices a read-only server only in a `connection()` block, whose first 25006 replaces every older
+  connection, those of other threads too.
 """
 
 
@@ -110,10 +109,10 @@ def _contrasts(results: Sequence[Result], contrasts: Sequence[Contrast]) -> str:
         for contrast in contrasts
     ]
     words = (
-        "`psycopg2.pool.ThreadedConnectionPool` under the same faults and load, with pairs only, and `minconn` and "
-        f"`maxconn` {THEIR_MAXCONN}, since it refuses who would have to wait, and closes what is above `minconn`; "
-        f"sessions are ended for {LONGEST:g} s at most. Its sound connections are counted {LATER:g} s after the "
-        "return: one that leads elsewhere, is dead, or was never given back, since `putconn` raised, is none."
+        "`psycopg2.pool.ThreadedConnectionPool` has the same faults and load, with pairs only, and `minconn` and "
+        f"`maxconn` {THEIR_MAXCONN}, since it refuses instead of waiting, and closes connections above `minconn`; "
+        f"sessions are killed for {LONGEST:g} s at most. {LATER:g} s after the return the trial counts its sound "
+        "connections. A dead one, one to the wrong server, and one that a failed `putconn` lost are not sound."
     )
     table = _markdown(["fault", "failed late, pgpool_rs", "failed late, psycopg2.pool", "its sound connections"], rows)
     return f"## psycopg2.pool in the same place\n\n{words}\n\n{table}"

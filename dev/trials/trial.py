@@ -1,4 +1,4 @@
-"""Put a pool through one fault, under load, and find out what became of it."""
+"""Try a pool under load and one fault, and judge it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from functools import partial
 from typing import Any, final
 
 import pgpool_rs
-from dev.load import Crowd, Failure, Outcome, Work, request
+from dev.load import Failure, Outcome, Work, pool_load, request
 from dev.trials.fault import Effort, Fault, Strike
 
 THREADS = 16
 MINCONN = 4
 MAXCONN = 12
-"""Fewer than there are threads, so that some always wait."""
+"""Fewer than threads, so that some always wait."""
 OPTIONS: dict[str, Any] = {
     "timeout": 5,
     "max_waiting": 40,
@@ -31,7 +31,7 @@ OPTIONS: dict[str, Any] = {
     "background": True,
     "leak_after": 60,
 }
-"""docs/options.md's recommended set."""
+"""The recommended set of docs/options.md."""
 LIBPQ: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 30,
@@ -42,7 +42,7 @@ LIBPQ: dict[str, Any] = {
 """The recommended limits of the network."""
 WARM_UP = 0.5  # Seconds until all connections are open.
 PROMISED = 5.0  # Seconds after the server's return in which the pool must have all its capacity again.
-PATIENCE = 30.0  # Seconds that we wait for it, so that what is late is measured, too.
+PATIENCE = 30.0  # Seconds to wait for it, so that the delay of a late pool is measured, too.
 STEP = 0.005
 
 _serials = itertools.count(1)
@@ -51,7 +51,7 @@ _serials = itertools.count(1)
 @final
 @dataclass(frozen=True)
 class Result:
-    """Tells how a pool came through one fault."""
+    """Tells how a pool behaved under one fault."""
 
     title: str
     options: str
@@ -70,25 +70,25 @@ class Result:
     pace: float
     """Requests that succeeded in a second after the fault, divided by those before."""
     violations: list[str]
-    """What was promised and not kept."""
+    """The promises that were not kept."""
 
 
 def put_through(fault_class: type[Fault], effort: Effort) -> Result:
     """Run the trial on servers of its own."""
     name = f"trial {next(_serials)} of {os.getpid()}"
     outcomes: list[Outcome] = []
-    with ExitStack() as stack, _Ear() as troubles:
+    with ExitStack() as stack, _HousekeepingErrors() as troubles:
         fault = fault_class(stack, effort)
         options = {**LIBPQ, **OPTIONS, **fault.address, **fault.options, "application_name": name}
         pool = pgpool_rs.ThreadedConnectionPool(MINCONN, MAXCONN, **options)
         stack.callback(pool.closeall)
-        crowd = stack.enter_context(Crowd(pool, outcomes.append, threads=THREADS))
-        stack.callback(fault.settle)  # So that nobody hangs in a trial that has failed.
+        load = stack.enter_context(pool_load(pool, outcomes.append, threads=THREADS))
+        stack.callback(fault.settle)  # So that no thread hangs after a failure of the trial.
         time.sleep(WARM_UP)
         calm = time.monotonic()
         time.sleep(effort.calm)
-        strike = fault.strike(crowd, name)
-        # What hangs in a connection that leads nowhere is let go, so that it is reported and not waited for.
+        strike = fault.strike(load, name)
+        # Requests that hang in a dead connection are released, so that the trial reports them and ends.
         relief = threading.Timer(PATIENCE, fault.settle)
         stack.callback(relief.cancel)
         relief.start()
@@ -97,7 +97,7 @@ def put_through(fault_class: type[Fault], effort: Effort) -> Result:
         time.sleep(effort.calm)
         end = time.monotonic()
         fault.settle()
-        crowd.stop()
+        load.stop()
         pool_size, sessions = count_when_quiet(pool, fault, name)
     return judge(
         fault,
@@ -112,29 +112,29 @@ def put_through(fault_class: type[Fault], effort: Effort) -> Result:
 
 
 @final
-class _Ear(logging.Handler):
-    """Collects what the housekeeping thread logs: it does so only if it meets an error of its own."""
+class _HousekeepingErrors(logging.Handler):
+    """Collects the log of the housekeeping thread, which logs nothing but errors of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[str] = []
+        self.messages: list[str] = []
 
     def __enter__(self) -> list[str]:
         logging.getLogger("pgpool_rs.housekeeping").addHandler(self)
-        return self.heard
+        return self.messages
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger("pgpool_rs.housekeeping").removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.heard.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 def time_to_capacity(pool: Any, port: int, since: float, outcomes: list[Outcome]) -> float:
-    """Try until `maxconn` connections can be held at once, each on the server that it should be on.
+    """Try until `maxconn` connections can be held at once, each to the right server.
 
-    Returns the seconds that have passed since `since`; infinity if PATIENCE was not enough. The crowd goes on
-    meanwhile, and waits in line with us. What fails here is recorded with the rest.
+    Returns the seconds since `since`; infinity after PATIENCE. The load goes on meanwhile, and waits in the same queue.
+    Failures here are recorded with the others.
     """
     probe = Work("probe", partial(ask_where, port=port))
     while time.monotonic() < since + PATIENCE:
@@ -152,7 +152,7 @@ def time_to_capacity(pool: Any, port: int, since: float, outcomes: list[Outcome]
 
 @final
 class _Held:
-    """Borrows a connection and keeps it after the block: it goes back with `held`, or at once after an error."""
+    """Borrows a connection and keeps it after the block, until `held` returns it."""
 
     def __init__(self, pool: Any, held: ExitStack) -> None:
         self._pool = pool
@@ -168,11 +168,11 @@ class _Held:
 
 
 class WrongServerError(Exception):
-    """Says that a connection leads to another server than it should, or to one that takes no writes."""
+    """Says that a connection leads to the wrong server, or to one that takes no writes."""
 
 
 def ask_where(connection: Any, _: random.Random | None = None, *, port: int) -> None:
-    """Raise WrongServerError unless the connection leads to the server with this port, and that takes writes."""
+    """Raise WrongServerError unless the connection leads to the server with this port, and it takes writes."""
     with connection.cursor() as cursor:
         cursor.execute("select inet_server_port(), current_setting('transaction_read_only')")
         answer = cursor.fetchone()
@@ -181,7 +181,7 @@ def ask_where(connection: Any, _: random.Random | None = None, *, port: int) -> 
 
 
 def count_when_quiet(pool: Any, fault: Fault, name: str) -> tuple[int, int]:
-    """Give the connections that the pool counts and those that the server has, when they agree and last otherwise."""
+    """Count the connections by the pool and by the server, once both agree, or after PROMISED seconds."""
     deadline = time.monotonic() + PROMISED
     while True:
         stats = pool.get_stats()
@@ -191,20 +191,20 @@ def count_when_quiet(pool: Any, fault: Fault, name: str) -> tuple[int, int]:
             return seen
         if time.monotonic() > deadline:
             if not balanced:
-                raise AssertionError(f"the pool's books do not balance: {stats}")
+                raise AssertionError(f"the pool's statistics do not add up: {stats}")
             return seen
         time.sleep(STEP)
 
 
 def _balances(stats: dict[str, int]) -> bool:
-    """Tell whether all connections that were ever opened are there or were closed, and nothing is lent."""
+    """Tell whether every connection ever opened is open or was closed, and none is lent."""
     closed = sum(number for event, number in stats.items() if event.startswith("closed_"))
     made = stats["connections_num"] - stats["connections_errors"]
     return made == stats["pool_size"] + closed and stats["pool_available"] == stats["pool_size"]
 
 
 def pace(outcomes: Sequence[Outcome], begin: float, end: float) -> float:
-    """Count the requests that succeeded in a second of this time."""
+    """Give the successful requests per second of this time."""
     return sum(begin <= outcome.ended < end and not outcome.failure for outcome in outcomes) / (end - begin)
 
 
@@ -219,7 +219,7 @@ def judge(
     pace: float,
     troubles: Sequence[str] = (),
 ) -> Result:
-    """Compare what was seen with what is promised."""
+    """Compare the measurements with the promises."""
     explained: Counter[str] = Counter()
     unexplained: Counter[str] = Counter()
     failed = [outcome for outcome in outcomes if outcome.failure]
@@ -230,7 +230,7 @@ def judge(
         else:
             explained[label] += 1
     violations = [f"unexplained: {text} ({number} times)" for text, number in unexplained.most_common(10)]
-    violations += [f"the housekeeping met an error: {trouble}" for trouble in troubles]
+    violations += [f"the housekeeping had an error: {trouble}" for trouble in troubles]
     if back > PROMISED:
         violations.append(f"all connections were back only after {back:.1f} s")
     if pool_size != sessions:
@@ -254,6 +254,6 @@ def judge(
 def _describe(outcome: Outcome, strike: Strike) -> str:
     assert isinstance(outcome.failure, Failure)
     return (
-        f"{outcome.work}, begun {outcome.began - strike.began:+.1f} s from the fault's begin and "
+        f"{outcome.work}, which began {outcome.began - strike.began:+.1f} s from the begin of the fault and "
         f"{outcome.began - strike.returned:+.1f} s from the return: {outcome.failure}"
     )

@@ -1,4 +1,4 @@
-"""What happens where PgBouncer stands between: it dies, or the server behind it is restarted, in each of two modes."""
+"""Faults with a PgBouncer before the server: it dies, or the server is restarted, in each of two modes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, ClassVar, final
 import psycopg2
 from psycopg2 import OperationalError
 
-from dev.load import Crowd
+from dev.load import Load
 from dev.servers.pgbouncer import Mode, PgBouncer
 from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, REFUSED
 from dev.trials.fault import Effort, Fault, Strike
 
-DOWN = 1.0  # Seconds for which one of them is away.
+DOWN = 1.0  # Seconds for which PgBouncer or the server is away.
 PATIENCE = 30.0
 
 
@@ -38,7 +38,7 @@ class Bounced(Fault):
         return sum(client["application_name"] == name for client in self.bouncer.show("CLIENTS"))
 
     def away(self, end: Callable[[], None], start: Callable[[], None]) -> Strike:
-        """Let one of the two be away for a while; it has returned when somebody is answered."""
+        """Stop one of the two, start it again after DOWN seconds, and wait until a client gets an answer."""
         began = time.monotonic()
         end()
         time.sleep(DOWN)
@@ -47,10 +47,10 @@ class Bounced(Fault):
         return Strike(began, time.monotonic(), f"{DOWN:g} s down")
 
     def wait_for_an_answer(self) -> None:
-        """Wait until one who comes without a pool is answered.
+        """Wait until a client without a pool gets an answer.
 
-        PgBouncer finds out in its own time (server_login_retry) that its server is there again. Until then it lets
-        clients in, hangs up on them, and their first query fails.
+        PgBouncer tries its server again only after server_login_retry. Until then it accepts clients and then
+        disconnects them, so that their first query fails.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -67,49 +67,49 @@ class Bounced(Fault):
 
 @final
 class SessionBouncerKilled(Bounced):
-    """PgBouncer is killed, and with it what its clients and the server had of each other."""
+    """PgBouncer is killed, and with it all links between its clients and the server."""
 
     title = "PgBouncer, session mode: PgBouncer killed (`SIGKILL`)"
     mode = "session"
     is_compared = False
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         return self.away(self.bouncer.kill, self.bouncer.start)
 
 
 @final
 class SessionServerRestarted(Bounced):
-    """The server restarts; PgBouncer hangs up on every client that is linked to it, as all are."""
+    """The server restarts; PgBouncer disconnects every client that is linked to it, which are all."""
 
     title = "PgBouncer, session mode: PostgreSQL restarted behind it"
     mode = "session"
     is_compared = False
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         return self.away(self.server.stop, self.server.start)
 
 
 @final
 class TransactionBouncerRestarted(Bounced):
-    """PgBouncer is stopped, as its operator would, in the midst of transactions."""
+    """PgBouncer is stopped in good order, in the middle of transactions."""
 
     title = "PgBouncer, transaction mode: PgBouncer restarted (`SIGTERM`)"
     mode = "transaction"
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         return self.away(self.bouncer.stop, self.bouncer.start)
 
 
 @final
 class TransactionServerRestarted(Bounced):
-    """The server restarts; clients in no transaction stay, and wait for it."""
+    """The server restarts; clients outside of transactions stay, and wait for it."""
 
     title = "PgBouncer, transaction mode: PostgreSQL restarted behind it"
     mode = "transaction"
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         return self.away(self.server.stop, self.server.start)

@@ -1,4 +1,4 @@
-"""What happens between the pool and its server: connections that are there, and lead nowhere."""
+"""Faults between the pool and its server: connections that stay open and lead nowhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar, final
 
 import psycopg2
 
-from dev.load import Crowd
+from dev.load import Load
 from dev.servers.proxy import Proxy
 from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, UNANSWERED, WAITED
 from dev.trials.fault import Effort, Fault, Strike
@@ -20,7 +20,7 @@ IMPATIENT = partial(check_query, timeout=1)
 
 @final
 class Swallowed(Fault):
-    """The network takes all and carries nothing; then it resets what was open, and carries what is new."""
+    """The network takes all data and delivers none; then it resets open connections, and carries new ones."""
 
     title = "Half-open: a proxy swallows all, then resets what was open"
     options: ClassVar = {"check": IMPATIENT, "connect_timeout": 2}
@@ -36,8 +36,8 @@ class Swallowed(Fault):
     def address(self) -> dict[str, Any]:
         return self._proxy.dsn_kwargs(self.server.dsn_kwargs)
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         began = time.monotonic()
         self._proxy.swallow()
         time.sleep(self.seconds)
@@ -46,7 +46,7 @@ class Swallowed(Fault):
         return Strike(began, time.monotonic(), f"{self.seconds:g} s swallowed")
 
     def settle(self) -> None:
-        """Let through again what may still be swallowed."""
+        """Deliver again."""
         self._proxy.heal()
 
 
@@ -54,8 +54,8 @@ class Swallowed(Fault):
 class Forgotten(Fault):
     """The network forgets all idle connections and never says so, as a firewall does; new ones get through.
 
-    The crowd rests before, for longer than check_after: what is lent unseen would wait for an answer for ever, since a
-    proxy's kernel acknowledges what it swallows, so that tcp_user_timeout cannot strike.
+    The load rests before, for longer than check_after. Else an unchecked connection would wait for an answer for ever:
+    the proxy's kernel acknowledges the swallowed data, so that tcp_user_timeout has no effect.
     """
 
     title = "Half-open: idle connections silently dead for good, new ones get through"
@@ -75,9 +75,9 @@ class Forgotten(Fault):
     def _connect(self, **arguments: Any) -> Any:
         return psycopg2.connect(**{**arguments, "port": self._way.port})
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
+    def strike(self, load: Load, name: str) -> Strike:
         del name
-        with crowd.resting():
+        with load.resting():
             time.sleep(self.quiet)
             began = time.monotonic()
             forgotten = len(self._old)
@@ -86,5 +86,5 @@ class Forgotten(Fault):
         return Strike(began, time.monotonic(), f"{forgotten} forgotten")
 
     def settle(self) -> None:
-        """Let the server learn that those connections have ended, as its own keepalives would tell it."""
+        """Let the server learn that those connections ended, as its own keepalives would."""
         self._old.heal()

@@ -1,4 +1,4 @@
-"""What happens to a primary and its standby: a dead primary, and one that became read-only while its sessions live."""
+"""Faults of a primary and its standby: the primary dies, or becomes read-only while its sessions live."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, final
 
 from psycopg2.errors import ReadOnlySqlTransaction
 
-from dev.load import Crowd
+from dev.load import Load
 from dev.servers.postgres import ThrowawayPostgres
 from dev.servers.standby import ask, either_of, promote, wait_until_followed
 from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, READ_ONLY, REFUSED
@@ -18,7 +18,7 @@ READ_ONLY_WRITE = Explanation("25006", (ReadOnlySqlTransaction,), "read-only tra
 
 
 class _Pair(Fault):
-    """Owns a primary and a standby that follows it; the pool connects to the one that takes writes."""
+    """Owns a primary and its standby; the pool connects to the one that takes writes."""
 
     said_of_options = "`host=a,b target_session_attrs=read-write`"
 
@@ -33,7 +33,7 @@ class _Pair(Fault):
 
     @property
     def port(self) -> int:
-        """Give the standby's port, which is the primary afterwards."""
+        """Give the port of the standby, which is the primary afterwards."""
         return self.standby.port
 
     def sessions(self, name: str) -> int:
@@ -49,8 +49,8 @@ class FailedOver(_Pair):
     explanations = (LOST, CLOSED, REFUSED, READ_ONLY, BROKEN_OFF)
     seconds: ClassVar[float] = 2.0
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         began = time.monotonic()
         self.server.kill()
         time.sleep(self.seconds)
@@ -62,8 +62,8 @@ class FailedOver(_Pair):
 class SwitchedOver(_Pair):
     """The primary takes no more writes and keeps its sessions; the standby is promoted a little later.
 
-    A pair of getconn and putconn does not show the pool its errors, a `connection()` block does. So the threads with
-    pairs go on for as long as it takes one with a block to meet the error.
+    A pair of getconn and putconn does not show the pool its errors, a `connection()` block does. So threads
+    with pairs go on failing until one with a block meets the error.
     """
 
     title = "Primary made read-only, its sessions kept, standby promoted"
@@ -71,8 +71,8 @@ class SwitchedOver(_Pair):
     aftermath = 0.5
     seconds: ClassVar[float] = 1.0
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         began = time.monotonic()
         ask(self.server, "alter system set default_transaction_read_only = on")
         ask(self.server, "select pg_reload_conf()")

@@ -1,4 +1,4 @@
-"""What happens to a single server: sessions killed at random, restarts, a crash, a halt."""
+"""Faults of a single server: sessions killed at random, restarts, a crash, a halt."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import ClassVar, final
 
 import psycopg2
 
-from dev.load import Crowd, Outcome
+from dev.load import Load, Outcome
 from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, REFUSED, UNANSWERED, WAITED
 from dev.trials.fault import Effort, Fault, Strike, explained_by
 
-CHECK_AFTER = 0.5  # The pool's default: what was used this short a time ago is lent unseen.
-CLOCK = 0.1  # Seconds by which our clocks and the server's may disagree about what came first.
+CHECK_AFTER = 0.5  # The pool's default: it lends a connection without a check this long after its last use.
+CLOCK = 0.1  # Seconds of tolerance in the order of two events.
 DOWN = 1.0  # Seconds for which a server is away: longer than check_after.
 
 
@@ -32,8 +32,8 @@ class KilledSessions(Fault):
         self._blamed: set[int] = set()
         self._broken_off = 0
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd
+    def strike(self, load: Load, name: str) -> Strike:
+        del load
         choice = random.Random(0)
         observer = psycopg2.connect(self.server.dsn)
         observer.autocommit = True
@@ -51,9 +51,9 @@ class KilledSessions(Fault):
         return Strike(began, time.monotonic(), f"{len(self._killed):,} in {self.effort.kills:g} s")
 
     def explain(self, outcome: Outcome, strike: Strike) -> str | None:
-        """Explain the failure of a request whose own session was ended, while it ran or so short a time before.
+        """Explain the failure of a request whose own session was killed while it ran, or at most CHECK_AFTER before.
 
-        One session's end explains one failure. Of a connect that was broken off it is not known which session it was.
+        Each killed session explains one failure. The session of a broken-off connect is not known.
         """
         assert outcome.failure is not None
         if outcome.lent is not None:
@@ -80,8 +80,8 @@ class Restarted(Fault):
     title = "PostgreSQL restarted (`fast`)"
     explanations = (LOST, CLOSED, REFUSED, BROKEN_OFF)
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         began = time.monotonic()
         self.server.stop()
         time.sleep(DOWN)
@@ -91,13 +91,13 @@ class Restarted(Fault):
 
 @final
 class RestartedAtRest(Fault):
-    """The server is restarted while nobody uses the pool, whose idle connections all die: no request may fail of it."""
+    """The server is restarted while the load rests. All idle connections die, and no request may fail."""
 
     title = "PostgreSQL restarted (`immediate`) while the pool is idle"
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
+    def strike(self, load: Load, name: str) -> Strike:
         del name
-        with crowd.resting():
+        with load.resting():
             began = time.monotonic()
             self.server.stop("immediate")
             time.sleep(DOWN)
@@ -114,8 +114,8 @@ class Crashed(Fault):
     said_of_options = "`background=False`, `max_idle=None`"
     explanations = (LOST, CLOSED, REFUSED, BROKEN_OFF)
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         began = time.monotonic()
         self.server.kill()
         time.sleep(DOWN)
@@ -125,15 +125,15 @@ class Crashed(Fault):
 
 @final
 class Halted(Fault):
-    """Every process of the server is halted, for longer than borrowers wait and connects may take."""
+    """Every process of the server is halted, for longer than the timeouts of borrowers and connects."""
 
     title = "PostgreSQL halted (`SIGSTOP`, `SIGCONT`)"
     explanations = (WAITED, UNANSWERED)
     is_compared = False
     seconds: ClassVar[float] = 7.0
 
-    def strike(self, crowd: Crowd, name: str) -> Strike:
-        del crowd, name
+    def strike(self, load: Load, name: str) -> Strike:
+        del load, name
         began = time.monotonic()
         self.server.pause()
         time.sleep(self.seconds)
@@ -141,5 +141,5 @@ class Halted(Fault):
         return Strike(began, time.monotonic(), f"{self.seconds:g} s halted")
 
     def settle(self) -> None:
-        """Let it go on, if it has not yet."""
+        """Resume the server, if it is still halted."""
         self.server.resume()

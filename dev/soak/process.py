@@ -1,4 +1,4 @@
-"""Look at a process from outside."""
+"""Read the figures of a process from /proc."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import final
 @final
 @dataclass(frozen=True)
 class Figures:
-    """What the kernel says of a process."""
+    """The kernel's figures of a process."""
 
     resident: float
-    """Memory that is resident, in KiB."""
+    """Resident memory, in KiB."""
     threads: int
     descriptors: int
 
     @classmethod
     def of(cls, pid: int) -> Figures:
-        """Read what it is now. The kernel counts resident memory in batches, some hundred KiB wrong at times."""
+        """Read the figures. The resident memory may be some hundred KiB wrong: the kernel counts in batches."""
         status = _fields(Path(f"/proc/{pid}/status"))
         return cls(_kibibytes(status["VmRSS"]), int(status["Threads"]), len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
     @classmethod
     def exactly_of(cls, pid: int) -> Figures:
-        """Read the same with the memory counted page by page, which takes a little longer."""
+        """Read the figures, with the memory counted page by page, which takes a little longer."""
         seen = cls.of(pid)
         rollup = _fields(Path(f"/proc/{pid}/smaps_rollup"))
         return cls(_kibibytes(rollup["Rss"]), seen.threads, seen.descriptors)

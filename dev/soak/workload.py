@@ -1,4 +1,4 @@
-"""Borrow in all the ways that there are, good and bad, and notice if what is lent is another's or is not clean."""
+"""Borrow in all ways, good and bad, and notice a connection that has two borrowers or is not clean."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any, final
 from psycopg2 import extensions
 
 from dev.load import by_block, by_pair
-from dev.soak.tally import Interrupt, InterruptedRequestError
+from dev.soak.counters import Interrupt, InterruptedRequestError
 
-HASTE = 0.001  # Seconds that one in haste waits for a connection.
-SLOW = 0.6  # Seconds for which a slow one keeps it, longer than `leak_after`.
+SHORT_TIMEOUT = 0.001  # Seconds.
+SLOW = 0.6  # Seconds that a slow borrower keeps a connection: longer than `leak_after`.
 
 
 class BrokenPromiseError(Exception):
-    """Says that two borrowers have one connection, or that one was lent as its last borrower had left it."""
+    """Says that two borrowers have one connection, or that the pool lent a connection that is not clean."""
 
 
 @final
 class Holders:
-    """Knows which connections are lent, of all the crowd's."""
+    """Knows which connections the threads hold."""
 
     def __init__(self) -> None:
         self._held: set[int] = set()
@@ -33,7 +33,7 @@ class Holders:
 
     @contextmanager
     def holding(self, connection: Any) -> Iterator[None]:
-        """Hold a connection for a block, alone."""
+        """Hold a connection for a block. Raises BrokenPromiseError if it is another borrower's, or not clean."""
         number = id(connection)
         with self._lock:
             if number in self._held:
@@ -43,20 +43,20 @@ class Holders:
             if connection.info.transaction_status not in _CLEAN or (connection.autocommit and not connection.closed):
                 raise BrokenPromiseError("a connection was lent inside a transaction, or in autocommit")
             if connection.opener != os.getpid():
-                raise BrokenPromiseError("a connection was lent that another process has opened")
+                raise BrokenPromiseError("a connection was lent that another process opened")
             yield
         finally:
             with self._lock:
                 self._held.discard(number)
 
 
-# One that has died, unseen, is in an unknown state.
+# A dead connection is in an unknown state.
 _CLEAN = (extensions.TRANSACTION_STATUS_IDLE, extensions.TRANSACTION_STATUS_UNKNOWN)
 
 
 @final
-class Habit:
-    """Borrows for one thread of a crowd, each time in one of the ways of HABITS, at random."""
+class Borrower:
+    """Borrows for one thread, each time in one of the WAYS, at random."""
 
     def __init__(self, holders: Holders, seed: str) -> None:
         self.choice = random.Random(seed)
@@ -66,8 +66,8 @@ class Habit:
 
     @contextmanager
     def __call__(self, pool: Any) -> Iterator[Any]:
-        """Lend for a block; what was raised to interrupt is turned into an Exception, which a crowd survives."""
-        (way,) = self.choice.choices(_WAYS, _WEIGHTS)
+        """Borrow for a block. Turns an Interrupt into an Exception, so that the thread goes on."""
+        (way,) = self.choice.choices(list(WAYS), list(WAYS.values()))
         try:
             with way(self, pool) as connection:
                 yield connection
@@ -95,7 +95,7 @@ class Habit:
 
     @contextmanager
     def old_key(self, pool: Any) -> Iterator[Any]:
-        """Borrow under a key that is used again and again, twice over: it is the same connection."""
+        """Borrow twice under a key that is used again and again: both times it is the same connection."""
         key = f"{self._seed} again"
         with self._under(pool, key) as connection:
             if pool.getconn(key) is not connection:
@@ -103,22 +103,22 @@ class Habit:
             yield connection
 
     @contextmanager
-    def in_haste(self, pool: Any) -> Iterator[Any]:
-        """Wait for next to nothing."""
-        connection = pool.getconn(timeout=HASTE)
+    def impatient(self, pool: Any) -> Iterator[Any]:
+        """Wait for a connection for a very short time."""
+        connection = pool.getconn(timeout=SHORT_TIMEOUT)
         with self._returned(pool, connection), self._holders.holding(connection):
             yield connection
 
     @contextmanager
     def slow(self, pool: Any) -> Iterator[Any]:
-        """Keep the connection for so long that it is reported."""
+        """Keep the connection until the pool reports it as a leak."""
         with self.pair(pool) as connection:
             yield connection
             time.sleep(SLOW)
 
     @contextmanager
     def altering(self, pool: Any) -> Iterator[Any]:
-        """Leave a setting and autocommit behind, for `reset` to take back."""
+        """Leave a changed setting and autocommit, which `reset` must undo."""
         with self.pair(pool) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -127,14 +127,14 @@ class Habit:
 
     @contextmanager
     def closing(self, pool: Any) -> Iterator[Any]:
-        """Close the connection, and give it back closed."""
+        """Return a closed connection."""
         with self.pair(pool) as connection:
             yield connection
             connection.close()
 
     @contextmanager
     def discarding(self, pool: Any) -> Iterator[Any]:
-        """Have the pool close the connection."""
+        """Let the pool close the connection."""
         connection = pool.getconn()
         try:
             with self._holders.holding(connection):
@@ -144,7 +144,7 @@ class Habit:
 
     @contextmanager
     def forgetful(self, pool: Any) -> Iterator[Any]:
-        """Never give the connection back."""
+        """Never return the connection."""
         connection = pool.getconn()
         with self._holders.holding(connection):
             yield connection
@@ -163,19 +163,16 @@ class Habit:
             pool.putconn(connection, key)
 
 
-HABITS: dict[Callable[[Habit, Any], AbstractContextManager[Any]], int] = {
-    Habit.pair: 300,
-    Habit.block: 300,
-    Habit.new_key: 80,
-    Habit.old_key: 80,
-    Habit.in_haste: 30,
-    Habit.altering: 20,
-    Habit.closing: 5,
-    Habit.discarding: 5,
-    Habit.forgetful: 5,
-    Habit.slow: 1,
+WAYS: dict[Callable[[Borrower, Any], AbstractContextManager[Any]], int] = {
+    Borrower.pair: 300,
+    Borrower.block: 300,
+    Borrower.new_key: 80,
+    Borrower.old_key: 80,
+    Borrower.impatient: 30,
+    Borrower.altering: 20,
+    Borrower.closing: 5,
+    Borrower.discarding: 5,
+    Borrower.forgetful: 5,
+    Borrower.slow: 1,
 }
-"""How often each is chosen, in relation to the others."""
-
-_WAYS = list(HABITS)
-_WEIGHTS = list(HABITS.values())
+"""How often each is chosen, relative to the others."""

@@ -1,4 +1,4 @@
-"""Count what becomes of requests, in memory that does not grow with their number."""
+"""Count requests and failures in memory that does not grow with their number."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import psycopg2
 from dev.load import Outcome
 from pgpool_rs import PoolExhausted
 
-FINEST = 1e-6  # Seconds; what is shorter counts as this.
+FINEST = 1e-6  # Seconds; anything shorter counts as this.
 STEP = math.log(1.05)  # Each bucket is 5 % wider than the one before, so that a quantile is right to 5 %.
 BUCKETS = 400  # The last one begins at 285 s.
-KEPT = 10  # Texts of failures that nothing explains.
+KEPT = 10  # Texts of unexplained failures.
 
 
 class Interrupt(BaseException):
-    """Stands for KeyboardInterrupt, SystemExit and the end of a greenlet, raised in a callback."""
+    """Stands for KeyboardInterrupt, SystemExit and GreenletExit, raised in a callback."""
 
 
 class InterruptedRequestError(Exception):
@@ -28,7 +28,7 @@ class InterruptedRequestError(Exception):
 
 
 class CallbackError(Exception):
-    """Is raised by a callback that fails."""
+    """Says that a callback failed."""
 
 
 EXPLAINED: tuple[type[BaseException], ...] = (
@@ -39,7 +39,7 @@ EXPLAINED: tuple[type[BaseException], ...] = (
     Interrupt,
     InterruptedRequestError,
 )
-"""What the faults explain: broken connections, waits that end, and what the callbacks raise. Nothing else may come."""
+"""The only errors that may occur: broken connections, refusals, timeouts, and the errors of the callbacks."""
 
 
 @final
@@ -57,7 +57,7 @@ class Histogram:
         self._total += 1
 
     def quantile(self, share: float) -> float | None:
-        """Give the duration, in seconds, that this share of all stayed below; None if there were none."""
+        """Give the duration, in seconds, that this share of all stayed below; None without any."""
         wanted = max(1, math.ceil(share * self._total))
         seen = 0
         for bucket, number in enumerate(self._counts):
@@ -69,19 +69,19 @@ class Histogram:
 
 @final
 @dataclass
-class Tally:
+class Counters:
     """Counts requests and failures of all threads together; the durations are those since the last report()."""
 
     requests: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     unexplained: list[str] = field(default_factory=list)
-    """The first of those that are not EXPLAINED, as text."""
+    """The texts of the first failures that are not EXPLAINED."""
     unexplained_number: int = 0
     _durations: Histogram = field(default_factory=Histogram)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def record(self, outcome: Outcome) -> None:
-        """Count one request. Only those that read have a duration that says something of the pool."""
+        """Count one request. Keeps the durations of reads alone: those of other works depend on more than the pool."""
         with self._lock:
             self.requests += 1
             if outcome.failure is None and outcome.work == "read":
@@ -90,7 +90,7 @@ class Tally:
             self.fail(outcome.failure.error, f"{outcome.work}: {outcome.failure}")
 
     def fail(self, error: type[BaseException], text: str) -> None:
-        """Count one failure, and keep its text if nothing explains it."""
+        """Count one failure, and keep its text if it is not EXPLAINED."""
         with self._lock:
             if issubclass(error, EXPLAINED):
                 self.failures[error.__name__] += 1

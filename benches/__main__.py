@@ -1,4 +1,4 @@
-"""Run the benchmark: `make bench`, or `.venv/bin/python benches/run.py [--quick]`.
+"""Run the benchmark: `make bench`, or `.venv/bin/python -m benches [--quick]`.
 
 Every figure is a median over rounds in which all sides took turns, and every ratio the median of the ratios within a
 round. Only the ratios mean anything on another machine.
@@ -14,12 +14,9 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-# In place of this script's own folder: the root, where it is the package `benches`.
-sys.path.pop(0)
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benches import background, instructions, lent, machine, memory, options, pair, rollback, stack, table, waiting
-from benches.effort import FULL, QUICK
+from benches import background, instructions, memory, pair, threads
+from benches.harness import FULL, QUICK, Row, markdown, text
+from dev import machine
 from dev.servers.postgres import ThrowawayPostgres
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,7 +29,7 @@ def main() -> None:
     with ThrowawayPostgres() as server:
         description = machine.describe(server.dsn)
         rows = measure(server.dsn, arguments)
-    print(table.markdown(rows) if arguments.markdown else table.text(rows))
+    print(markdown(rows) if arguments.markdown else text(rows))
     print(f"\n{machine.sentence(description)}; {now.date()}")
     path = arguments.json or RESULTS / f"{now:%Y-%m-%dT%H-%M-%S}.json"
     record = {"date": now.isoformat(), "machine": description, "rows": [asdict(row) | {"met": row.met} for row in rows]}
@@ -54,17 +51,17 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def measure(dsn: str, arguments: argparse.Namespace) -> list[table.Row]:
-    """Take all measurements, one after the other, and say on stderr which is under way."""
+def measure(dsn: str, arguments: argparse.Namespace) -> list[Row]:
+    """Take all measurements, one after the other, and name each on stderr."""
     effort = QUICK if arguments.quick else FULL
-    subjects: dict[str, Callable[[], list[table.Row]]] = {
+    subjects: dict[str, Callable[[], list[Row]]] = {
         "the pair": partial(pair.measure, dsn, effort),
-        "the pair with each option": partial(options.measure, dsn, effort, arguments.before),
-        "stacks": partial(stack.measure, effort),
+        "the pair with each option": partial(pair.measure_options, dsn, effort, arguments.before),
+        "stacks": partial(pair.measure_depth, effort),
         "rollbacks in the background": partial(background.measure, dsn, effort),
-        "rollbacks in parallel": partial(rollback.measure, effort),
-        "waiting": partial(waiting.measure, effort),
-        "many connections lent": partial(lent.measure, effort),
+        "rollbacks in parallel": partial(threads.measure_rollbacks, effort),
+        "waiting": partial(threads.measure_waiting, effort),
+        "many connections lent": partial(pair.measure_many_lent, effort),
         "resident memory": partial(memory.measure, dsn, effort),
     }
     if arguments.instructions:

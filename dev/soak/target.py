@@ -1,7 +1,7 @@
-"""The process that is watched: a pool with every option on, its users, and nothing else.
+"""The process under observation: a pool with every option on, its users, and nothing else.
 
-It reads what it needs from its standard input, a JSON object in a line, and then takes orders, one a line, and answers
-each with a JSON object: `report`, `rest`, `go` after a rest, and `end`.
+It reads its settings from its standard input, a JSON object in a line, and then one order a line, each of which it
+answers with a JSON object: `report`, `rest`, `go` after a rest, and `end`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import time
 from collections.abc import Iterator
 from typing import Any, final
 
-from dev.load import Crowd
+from dev.load import pool_load
 from dev.soak.callbacks import Callbacks
-from dev.soak.habits import Habit, Holders
-from dev.soak.operators import MAXCONN, MINCONN, Operators
-from dev.soak.tally import Tally
+from dev.soak.counters import Counters
+from dev.soak.operations import MAXCONN, MINCONN, Operations
+from dev.soak.workload import Borrower, Holders
 from pgpool_rs import PoolExhausted, ThreadedConnectionPool
 
 THREADS = 16
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=2"
-"""The environment's GLIBC_TUNABLES. What lies in a thread's own cache of free memory would count as given out; and each
-of 16 arenas would grow to what one thread in it once needed, so that resident memory would rise by steps for hours."""
-PATIENCE = 10.0  # Seconds in which the pool lends all its connections again, or has lost one.
+"""The environment's GLIBC_TUNABLES. Else a thread's own cache of free memory counts as in use, and each of 16 arenas
+grows to the most that a thread in it ever needed, so that resident memory rises by steps for hours."""
+PATIENCE = 10.0  # Seconds to wait for each connection at a checkpoint; a longer wait means that the pool has lost one.
 
 
 @final
-class Listener(logging.Handler):
-    """Formats all that is logged, as any handler does, and keeps the number of lines alone."""
+class LineCounter(logging.Handler):
+    """Formats each record, as any handler does, and counts it."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -47,16 +47,16 @@ class Listener(logging.Handler):
 
 
 @final
-class Subject:
-    """Owns the pool and all who use it."""
+class Target:
+    """Owns the pool and the threads that use it."""
 
     def __init__(self, address: dict[str, Any], seed: int) -> None:
-        self.listener = Listener()
+        self.log = LineCounter()
         logger = logging.getLogger("pgpool_rs")
-        logger.addHandler(self.listener)
+        logger.addHandler(self.log)
         logger.setLevel(logging.DEBUG)
         logger.propagate = False
-        self.tally = Tally()
+        self.counters = Counters()
         self.callbacks = Callbacks(f"{seed} callbacks")
         self.pool = ThreadedConnectionPool(
             MINCONN,
@@ -78,35 +78,35 @@ class Subject:
             reclaim=True,
         )
         holders = Holders()
-        habits = [Habit(holders, f"{seed} habit {number}") for number in range(THREADS)]
-        self.crowd = Crowd(self.pool, self.tally.record, threads=THREADS, ways=habits, seed=seed)
-        self.operators = Operators(self.pool, address, self.callbacks, self.tally, seed)
+        ways = [Borrower(holders, f"{seed} borrower {number}") for number in range(THREADS)]
+        self.load = pool_load(self.pool, self.counters.record, threads=THREADS, ways=ways, seed=seed)
+        self.operations = Operations(self.pool, address, self.callbacks, self.counters, seed)
 
     def begin(self) -> dict[str, Any]:
-        """Begin to work."""
+        """Start all threads."""
         self.callbacks.failing = True
-        self.crowd.start()
-        self.operators.start()
+        self.load.start()
+        self.operations.load.start()
         return self.report()
 
     def report(self) -> dict[str, Any]:
-        """Tell what was done so far."""
+        """Give all counts so far."""
         return {
-            **self.tally.report(),
+            **self.counters.report(),
             "stats": self.pool.get_stats(),
-            "operations": self.operators.done,
-            "forks": self.operators.forks,
+            "operations": self.operations.done,
+            "forks": self.operations.forks,
             "raised": self.callbacks.raised,
-            "lines": self.listener.lines,
+            "lines": self.log.lines,
         }
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[dict[str, Any]]:
-        """Stop all work and lend every connection for a block; give the figures of that moment.
+        """Pause all threads and lend every connection for a block; give the figures of that moment.
 
-        The pool is then in the same state each time: all there is to be compared is comparable.
+        The pool is then in the same state each time, so that the figures can be compared.
         """
-        with self.crowd.resting(), self.operators.resting(), contextlib.ExitStack() as loans:
+        with self.load.resting(), self.operations.load.resting(), contextlib.ExitStack() as loans:
             began = time.monotonic()
             self.callbacks.failing = False
             self.pool.resize(MINCONN, MAXCONN)
@@ -126,14 +126,14 @@ class Subject:
             self.callbacks.failing = True
 
     def end(self) -> dict[str, Any]:
-        """Stop all work and close the pool."""
-        self.crowd.stop()
-        self.operators.stop()
+        """Stop all threads and close the pool."""
+        self.load.stop()
+        self.operations.load.stop()
         self.pool.closeall()
         return self.report()
 
     def _borrow_all(self, loans: contextlib.ExitStack) -> tuple[int, list[str]]:
-        """Borrow maxconn connections, each of which must work, and be refused one more."""
+        """Borrow maxconn connections, each of which must work, and try one more, which the pool must refuse."""
         problems: list[str] = []
         seen = set()
         try:
@@ -145,24 +145,24 @@ class Subject:
                 with connection.cursor() as cursor:
                     cursor.execute("select 1")
                 connection.commit()
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the finding
-            problems.append(f"not all connections could be lent: {type(error).__name__}: {error}; {self.pool!r}")
+        except Exception as error:  # noqa: BLE001  any error is a finding
+            problems.append(f"the pool could not lend all connections: {type(error).__name__}: {error}; {self.pool!r}")
             return len(seen), problems
         try:
             loans.callback(self.pool.putconn, self.pool.getconn(timeout=0))
-            problems.append("more than maxconn connections were lent")
+            problems.append("the pool lent more than maxconn connections")
         except PoolExhausted:
             pass
         if len(seen) != MAXCONN:
-            problems.append("one connection was lent twice at a time")
+            problems.append("the pool lent one connection twice at a time")
         return len(seen), problems
 
 
 def tidy_up() -> None:
-    """Let Python drop what it may drop at any time, so that what is counted afterwards is held by somebody."""
+    """Let Python drop its garbage and its caches, so that the counts are of what is in use."""
     gc.collect()
     linecache.clearcache()
-    # Names that C code has looked up stay alive in this cache, which takes many minutes to fill.
+    # This cache holds names that C code looked up, and takes many minutes to fill.
     clear = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
     clear()
 
@@ -175,9 +175,9 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def heap_in_use() -> int | None:
-    """Count the bytes that malloc has given out and not taken back, in all arenas; None if the C library cannot tell.
+    """Count the bytes in use by malloc, in all arenas; None if the C library cannot tell.
 
-    Unlike resident memory this knows nothing of fragments and of how many arenas the threads were spread over.
+    Unlike resident memory, this does not depend on fragments and on the number of arenas.
     """
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2  # glibc 2.33 or later
@@ -189,36 +189,36 @@ def heap_in_use() -> int | None:
 
 
 def main() -> None:
-    """Run until told to end, or until nobody is there to tell."""
+    """Run until the order to end, or the end of the standard input."""
     faulthandler.register(signal.SIGUSR1)
     settings = json.loads(sys.stdin.readline())
-    subject = Subject(settings["address"], settings["seed"])
-    answer(subject.begin())
+    target = Target(settings["address"], settings["seed"])
+    answer(target.begin())
     try:
-        obey(subject)
+        obey(target)
     except AssertionError:  # Something hangs.
         faulthandler.dump_traceback()
         raise
 
 
-def obey(subject: Subject) -> None:
-    """Do what is ordered, until the end."""
+def obey(target: Target) -> None:
+    """Obey each order until the end."""
     for line in sys.stdin:
         order = line.strip()
         if order == "report":
-            answer(subject.report())
+            answer(target.report())
         elif order == "rest":
-            with subject.resting() as figures:
+            with target.resting() as figures:
                 answer(figures)
                 sys.stdin.readline()
             answer({})
         elif order == "end":
-            answer(subject.end())
+            answer(target.end())
             return
 
 
 def answer(figures: dict[str, Any]) -> None:
-    """Say what was asked for."""
+    """Write an answer."""
     print(json.dumps(figures), flush=True)
 
 
