@@ -28,7 +28,7 @@ help: ## list these jobs
 build: .venv/built ## make .venv and build the extension into it
 
 demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool
-	@$(RUN) demo/run.py
+	@$(RUN) -m dev.demo
 
 test: build ## run every test, in the short form of those that may go on for long
 	cargo test -p pgpool-core --locked

@@ -12,8 +12,10 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from load import Report
-from scenario import CLIENTS, CONNECTIONS, ONE_WAY, ORDERS, PATIENCE, POOLS, RETRY, WARM_UP
+from dev.demo.clients import Report
+from dev.demo.scenario import CLIENTS, ONE_WAY, ORDERS, POOLS, WARM_UP
+from examples.serve import CONNECTIONS
+from examples.shop import PATIENCE, RETRY
 
 COLUMNS = ("pool", "requests/s", "p50 ms", "p99 ms", "errors", "idle", "lent", "waiting")
 PLAIN_INTERVAL = 2.0
@@ -23,20 +25,20 @@ WHAT = f"""\
 Compared: one web shop on one web server with {CLIENTS} busy threads and {CONNECTIONS} connections, PostgreSQL {1000 * ONE_WAY:g} ms away each way.
 The two runs differ in the import of ThreadedConnectionPool and in one option, timeout={PATIENCE:g}. The shop was written for
 psycopg2.pool, which refuses when all connections are lent: so it tries again every {1000 * RETRY:g} ms, for up to {PATIENCE:g} s, and
-only then answers 503, an error. pgpool_rs never refuses in that time: getconn waits, and waiters are served in order."""
+only then answers 503, an error. pgpool_rs does not refuse in that time: getconn waits, and serves waiters in order."""
 
 WHY = f"""\
 Why they differ: {1 - ORDERS:.0%} of the requests only read and do not commit, so returning the connection rolls back, which is a
-round trip to PostgreSQL. psycopg2.pool makes it with its one lock held, and meanwhile no other thread can get or return
-a connection, nor be refused one; pgpool_rs holds no lock then. And who tries again in a while is served by luck, which
-shows in p99: a semaphore round psycopg2.pool would mend that, but not requests/s. Nearer to PostgreSQL the difference
-is smaller, and where every request commits it is all but gone, except in p99. (lent leaves out what pgpool_rs is just
-rolling back; psycopg2.pool counts it as lent.)"""
+round trip to PostgreSQL. psycopg2.pool makes it while it holds its one lock, so that no other thread can get or return
+a connection, nor be refused one; pgpool_rs holds no lock then. A thread that tries again is served by luck, which shows
+in p99: a semaphore round psycopg2.pool would mend that, but not requests/s. Nearer to PostgreSQL the difference is
+smaller, and if every request commits it is nearly gone, except in p99. (psycopg2.pool counts a connection as lent while
+it rolls back; pgpool_rs does not.)"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Holds what was seen of a pool at one moment, or on average."""
+    """Holds the figures of a pool at one moment, or on average."""
 
     report: Report
     idle: float
@@ -61,12 +63,12 @@ class Screen:
         self._seconds = WARM_UP + seconds
         self._progress = Progress(TextColumn("{task.description}"), BarColumn(None), TimeRemainingColumn(), expand=True)
         self._task = self._progress.add_task("starting PostgreSQL", total=len(POOLS) * self._seconds)
-        # Transient: what stays on the terminal is the conclusion.
+        # Transient, so that only the conclusion stays on the terminal.
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=8, transient=True)
         self._next_line = 0.0
 
     def __enter__(self) -> Screen:
-        """Say what is compared and begin."""
+        """Say what the demo compares, and begin."""
         self._console.print(WHAT, soft_wrap=True)
         self._console.print()
         if self._console.is_terminal:
@@ -74,11 +76,11 @@ class Screen:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Give the terminal back as it was."""
+        """Restore the terminal."""
         self._live.stop()
 
     def show(self, pool: str, sample: Sample) -> None:
-        """Show what is seen now."""
+        """Show a sample."""
         done = POOLS.index(pool) * self._seconds + WARM_UP + sample.report.elapsed
         self._rows[pool] = sample.cells()
         self._progress.update(self._task, completed=done, description=pool)

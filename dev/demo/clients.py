@@ -1,6 +1,7 @@
-"""Be the shop's customers: many clients with real HTTP connections, in a process of their own.
+"""The shop's customers: many clients with real HTTP connections, in a process of their own.
 
-Run as: load.py PORT SECONDS. Prints a Report as a line of JSON several times a second, and a last one over all.
+Run as `python -m dev.demo.clients PORT SECONDS`. Prints a Report as a line of JSON several times a second, and a last
+one for the whole time.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import random
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
-from children import die, when_told_to_stop
-from scenario import CLIENTS, ORDERS, PRODUCTS, WARM_UP
+from dev.demo.scenario import CLIENTS, ORDERS, WARM_UP
+from dev.load import Load
+from examples.shop import PRODUCTS
 
 TICK = 0.25
 """Seconds from one report to the next."""
@@ -26,7 +28,7 @@ LONGEST_ANSWER = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Says what became of the requests that ended in some span of time."""
+    """Counts the requests that ended in a span of time."""
 
     elapsed: float
     """Seconds since the warm-up ended; negative before."""
@@ -50,15 +52,14 @@ class Report:
 
     @classmethod
     def from_line(cls, line: str) -> Report:
-        """Read what to_line wrote."""
+        """Read the line that to_line wrote."""
         return cls(**json.loads(line))
 
 
-class Tally:
+class Counters:
     """Collects the results of all clients."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self._lock = threading.Lock()
         self._times: list[float] = []
         self._errors = 0
@@ -79,13 +80,15 @@ class Tally:
         return taken
 
 
-def shop_until(end: float, port: int, seed: int, tally: Tally) -> None:
-    """Send one request after the other until `end`, a time of time.monotonic."""
+def client(port: int, seed: int, counters: Counters) -> Callable[[], None]:
+    """Make a client: a function that sends one request, over the connection of the last."""
     choice = random.Random(seed)
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONGEST_ANSWER)
-    while (begin := time.monotonic()) < end:
+
+    def send() -> None:
         product = choice.randint(1, PRODUCTS)
         request = ("POST", f"/orders/{product}") if choice.random() < ORDERS else ("GET", f"/products/{product}")
+        began = time.monotonic()
         try:
             connection.request(*request)
             response = connection.getresponse()
@@ -94,43 +97,39 @@ def shop_until(end: float, port: int, seed: int, tally: Tally) -> None:
         except (OSError, http.client.HTTPException):
             connection.close()
             is_answer = False
-        tally.add(time.monotonic() - begin, is_answer=is_answer)
-    connection.close()
+        counters.add(time.monotonic() - began, is_answer=is_answer)
+
+    return send
 
 
 def report(elapsed: float, span: float, times: list[float], errors: int, *, is_total: bool = False) -> None:
-    """Print what happened in `span` seconds."""
+    """Print the results of `span` seconds."""
     ordered = sorted(times) or [0.0]
     p50, p99 = (1000 * ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
     print(Report(elapsed, len(times) / span, p50, p99, len(times), errors, is_total).to_line(), flush=True)
 
 
 def main(port: int, seconds: float) -> None:
-    """Send load for WARM_UP and then `seconds` more, which are reported."""
-    tally = Tally()
-    begin = time.monotonic() + WARM_UP
-    end = begin + seconds
+    """Send load for WARM_UP and then for `seconds`, which are reported."""
+    counters = Counters()
     all_times: list[float] = []
     all_errors = 0
     counted = 0.0
-    with ThreadPoolExecutor(CLIENTS) as clients:
-        tasks = [clients.submit(shop_until, end, port, seed, tally) for seed in range(CLIENTS)]
+    with Load([client(port, seed, counters) for seed in range(CLIENTS)]):
         last = time.monotonic()
-        while last < end:
+        begin = last + WARM_UP
+        while last < begin + seconds:
             time.sleep(TICK)
             now = time.monotonic()
-            times, errors = tally.take()
+            times, errors = counters.take()
             report(now - begin, now - last, times, errors)
             if last >= begin:
                 all_times += times
                 all_errors += errors
                 counted += now - last
             last = now
-        for task in tasks:
-            task.result()
     report(seconds, counted, all_times, all_errors, is_total=True)
 
 
 if __name__ == "__main__":
-    when_told_to_stop(die)
     main(int(sys.argv[1]), float(sys.argv[2]))

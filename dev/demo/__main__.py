@@ -1,39 +1,34 @@
-"""Serve the same web shop with pgpool_rs and with psycopg2.pool, and show how each does under load.
+"""Serve the same web shop with pgpool_rs and with psycopg2.pool, and show both under load.
 
-Run as: run.py [SECONDS], with the seconds of load for each pool. Stops all that it started, however it ends.
+Run as `python -m dev.demo [SECONDS]`, with the seconds of load for each pool. All its processes end with it.
 """
 
 from __future__ import annotations
-
-import ending
-
-ending.listen()  # Before the imports that take their time.
 
 import contextlib
 import http.client
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import IO
 
-from children import child
-from load import Report
-from scenario import CONNECTIONS, MEASURED, ONE_WAY, POOLS
-from screen import Sample, Screen
-from shop import open_shop
-
-sys.path.append(str(Path(__file__).parents[1]))
+from dev.demo import processes
+from dev.demo.clients import Report
+from dev.demo.processes import child
+from dev.demo.scenario import MEASURED, ONE_WAY, POOLS
+from dev.demo.screen import Sample, Screen
 from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.proxy import far_away
+from examples.serve import CONNECTIONS
 
 
-def read_port(output: IO[str], what: str) -> int:
-    """Wait for the line with which a child says that it serves, and where."""
+def read_port(output: IO[str], pool: str) -> int:
+    """Wait for the web server's line that says where it serves."""
     line = output.readline()
     if not line:
-        sys.exit(f"{what} did not start; its own words are above")
-    return int(line)
+        sys.exit(f"the web server with {pool} did not start; its error is above")
+    return int(line.rpartition(":")[2])
 
 
 def ask_counts(port: int) -> dict[str, int]:
@@ -56,10 +51,11 @@ def try_pool(pool: str, dsn: str, seconds: float, screen: Screen) -> Sample:
     """Serve with this pool, send load, show it, and give the total."""
     samples: list[Sample] = []
     with contextlib.ExitStack() as children:
-        web_port = read_port(children.enter_context(child("serve.py", pool, dsn)), f"the web server with {pool}")
-        for line in children.enter_context(child("load.py", web_port, seconds)):
+        serving = children.enter_context(child("examples.serve", dsn, "--pool", pool, "--port", 0))
+        web_port = read_port(serving, pool)
+        for line in children.enter_context(child("dev.demo.clients", web_port, seconds)):
             report = Report.from_line(line)
-            ending.exit_if_told()
+            processes.exit_after_signal()
             sample = Sample(report, **ask_counts(web_port))
             if report.is_total:
                 sample = Sample(report, **averages(samples))
@@ -68,19 +64,18 @@ def try_pool(pool: str, dsn: str, seconds: float, screen: Screen) -> Sample:
             screen.show(pool, sample)
             if report.is_total:
                 return sample
-    sys.exit("the clients ended early; their own words are above")
+    sys.exit("the clients ended early; their error is above")
 
 
 def main(seconds: float) -> None:
     """Run the demo."""
+    processes.exit_at_signals()
     try:
         with Screen(seconds) as screen, ThrowawayPostgres(max_connections=CONNECTIONS + 10) as postgres:
             results = {}
             for pool in POOLS:
-                ending.exit_if_told()
-                open_shop(postgres.socket_dsn)
-                with child("../dev/servers/proxy.py", postgres.port, ONE_WAY) as output:
-                    port = read_port(output, "the proxy to PostgreSQL")
+                processes.exit_after_signal()
+                with far_away(postgres.port, ONE_WAY) as port:
                     dsn = f"host=127.0.0.1 port={port} user=postgres dbname=postgres gssencmode=disable"
                     results[pool] = try_pool(pool, dsn, seconds, screen)
             screen.conclude(results)

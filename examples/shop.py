@@ -1,4 +1,4 @@
-"""A small web shop, as a WSGI application written for psycopg2.pool. It does not know which pool it got."""
+"""A small web shop, as a WSGI application written for psycopg2.pool. It works with either pool."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2.pool import PoolError
 
-from scenario import PATIENCE, PRODUCTS, RETRY
-
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from psycopg2.extensions import connection as Connection
     from psycopg2.pool import ThreadedConnectionPool
+
+PRODUCTS = 1000
+
+PATIENCE = 5.0
+"""Seconds that a request waits for a connection before the shop answers 503."""
+
+RETRY = 0.005
+"""Seconds between two attempts to get a connection from a pool that refuses instead of waiting."""
 
 TABLES = """
     drop table if exists products, reviews, orders;
@@ -31,10 +37,9 @@ TABLES = """
 
 
 class Shop:
-    """Shows products and takes orders, with a connection from the pool for each request."""
+    """Shows products and takes orders. Each request borrows a connection from the pool."""
 
     def __init__(self, pool: ThreadedConnectionPool) -> None:
-        """Take connections from `pool`."""
         self._pool = pool
         self._waiting: set[int] = set()
 
@@ -60,7 +65,7 @@ class Shop:
             self._pool.putconn(connection)
 
     def _borrow(self) -> Connection:
-        """Get a connection; where the pool refuses instead of waiting, try again until PATIENCE is over."""
+        """Get a connection. If the pool refuses instead of waiting, try again until PATIENCE is over."""
         give_up_at = time.monotonic() + PATIENCE
         self._waiting.add(threading.get_ident())
         try:
@@ -75,11 +80,11 @@ class Shop:
             self._waiting.discard(threading.get_ident())
 
     def _counts(self) -> dict[str, int]:
-        pool: Any = self._pool  # The type stubs leave these two out.
+        pool: Any = self._pool  # The type stubs do not have these two.
         return {"idle": len(pool._pool), "lent": len(pool._used), "waiting": len(self._waiting)}
 
 
-def open_shop(dsn: str) -> None:
+def create_tables(dsn: str) -> None:
     """Create the shop's tables anew."""
     connection = psycopg2.connect(dsn)
     try:
@@ -90,7 +95,7 @@ def open_shop(dsn: str) -> None:
 
 
 def _look_at(connection: Connection, product: int) -> dict[str, Any]:
-    """Read and do not commit, as most code does: whoever returns the connection leaves a transaction open."""
+    """Read and do not commit, as most code does. The connection is returned with an open transaction."""
     with connection.cursor() as cursor:
         cursor.execute("select name, price::float from products where id = %s", (product,))
         name, price = cursor.fetchone() or ("?", 0.0)

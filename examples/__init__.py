@@ -1,0 +1,1 @@
+"""A program that uses pgpool_rs: a small web shop."""
