@@ -1,11 +1,11 @@
-"""Run the test-suites under sanitizers, and fail if one finds anything.
+"""Run the tests under sanitizers, and fail if one finds anything.
 
-    sanitize.py address     the binding under AddressSanitizer, driven by the Python tests; and a search for leaks
-    sanitize.py thread      the core's tests with real threads under ThreadSanitizer
+    python -m dev.sanitize address     the Python tests on a binding with AddressSanitizer, and LeakSanitizer
+    python -m dev.sanitize thread      the core's tests with real threads, with ThreadSanitizer
 
-Needed: Linux on x86-64, a C compiler, ar, cargo, and for `thread` apt-get, since a std that is itself instrumented is
-built from Debian's source packages. Nothing is installed: what is fetched goes into target/proof. Each sanitizer is
-first shown a mistake made on purpose (dev/sanitizers/*.rs); one that does not see it is not believed.
+Needed: Linux on x86-64, a C compiler, ar, cargo, and for `thread` apt-get, since an instrumented std is built from
+Debian's source packages. Nothing is installed: all downloads go into target/proof. Each sanitizer must first find a
+mistake made on purpose (dev/sanitizers/*.rs).
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from dev.servers import debian
 HERE = ROOT / "dev" / "sanitizers"
 EXTENSION = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
 
-# A greenlet's stack is copied away while another one runs, over what the sanitizer has noted of the stack. These tests
-# get a build that watches the heap alone.
-GREENLETS = ["tests/test_gevent.py", "tests/test_greenlets.py", "tests/test_housekeeping_gevent.py"]
-# The first runs out of hypothesis's patience. The others measure memory, and the sanitizer holds back what was freed.
-LEFT_OUT = ["tests/test_differential.py", "tests/test_references.py", "tests/test_references_pool.py"]
+# greenlet copies stacks away and back, which the sanitizer's record of the stack does not follow. These tests get a
+# build in which it watches the heap alone.
+GREENLETS = ["test_gevent.py", "test_greenlets.py", "test_housekeeping_gevent.py"]
+# The first is too slow for hypothesis. The others measure memory, and the sanitizer holds freed memory back.
+LEFT_OUT = ["test_differential.py", "test_references.py", "test_references_pool.py"]
 PATIENCE = ["-o", "timeout=600", "-o", "faulthandler_timeout=700"]
 
-# Debian's Rust has its std's source, which rustup would download.
+# Debian's Rust has the source of its std.
 RUST_WITH_SOURCE = ["rustc-web", "libstd-rust-web-1.96", "libstd-rust-web-dev", "rust-web-src", "libllvm22"]
 
 
 class FoundError(Exception):
-    """A sanitizer has found something, or cannot find anything."""
+    """Says that a sanitizer has found something, or cannot find anything."""
 
 
 def run(*command: str | Path, **environment: str) -> None:
-    """Run a command, and show what it prints."""
+    """Run a command, and print it."""
     words = [str(word) for word in command]
     print("+", *words, flush=True)
     if subprocess.run(words, cwd=ROOT, env=os.environ | environment, check=False).returncode:
@@ -49,18 +49,18 @@ def run(*command: str | Path, **environment: str) -> None:
 
 
 def expect(report: str, *command: str | Path, **environment: str) -> None:
-    """Run a command that is wrong on purpose, and expect this to be said of it."""
+    """Run a command that is wrong on purpose, and expect this report."""
     words = [str(word) for word in command]
     done = subprocess.run(words, env=os.environ | environment, capture_output=True, text=True, check=False)
     if report not in done.stderr:
-        raise FoundError(f"the sanitizer did not see a mistake made on purpose: {report} in {' '.join(words)}")
-    print(f"seen, as it should be: {report}", flush=True)
+        raise FoundError(f"the sanitizer missed a mistake made on purpose: {report} in {' '.join(words)}")
+    print(f"found, as it should be: {report}", flush=True)
 
 
 def address_runtime() -> Path:
-    """Make a shared library of the toolchain's runtime, to be loaded into a Python that was built without it.
+    """Make a shared library of the toolchain's runtime, to preload into a Python that was built without it.
 
-    Rust links it into programs only. The part that is left out runs before main, which is too late here anyway.
+    Rust links it into programs only. The part that runs before main is left out.
     """
     folder = TARGET / "address"
     shutil.rmtree(folder / "runtime", ignore_errors=True)
@@ -68,9 +68,9 @@ def address_runtime() -> Path:
     (archive,) = rust_tools.libraries().glob("librustc*_rt.asan.a")
     subprocess.run(["ar", "x", str(archive)], cwd=folder / "runtime", check=True)
     parts = [str(part) for part in (folder / "runtime").glob("*.o") if "preinit" not in part.name]
-    # Not "libasan.so": GCC's runtime, which it will not run beside, is known by that name.
+    # Not "libasan.so": that is GCC's runtime, beside which it refuses to run.
     library = folder / "runtime.so"
-    # With C++'s own library, or exceptions thrown by other extensions would not be found.
+    # With C++'s own library, which the exceptions of other extensions need.
     libraries = ["-Wl,--no-as-needed", "-l:libstdc++.so.6", "-lpthread", "-ldl", "-lm", "-lrt"]
     subprocess.run(["cc", "-shared", "-o", str(library), *parts, *libraries], check=True)
     return library
@@ -81,7 +81,7 @@ def instrumented(name: str, flags: str) -> Path:
     target = TARGET / "address" / name
     flags = f"-Zsanitizer=address -Cforce-frame-pointers=yes -Cdebuginfo=1 {flags}".strip()
     build = ["cargo", "build", "--package", "pgpool-binding", "--locked", "--target", HOST, "--target-dir", str(target)]
-    # What comes of these flags is for testing alone, so a stable compiler may be asked for it.
+    # A stable compiler takes these flags with RUSTC_BOOTSTRAP alone.
     run(*build, RUSTC_BOOTSTRAP="1", RUSTFLAGS=flags, PYO3_PYTHON=sys.executable)
     site = target / "site"
     shutil.rmtree(site, ignore_errors=True)
@@ -91,14 +91,14 @@ def instrumented(name: str, flags: str) -> Path:
 
 
 def address() -> None:
-    """Drive the instrumented binding with the Python tests."""
+    """Run the Python tests on the instrumented binding."""
     runtime = address_runtime()
     log = TARGET / "address" / "log"
     shutil.rmtree(log, ignore_errors=True)
     log.mkdir()
 
     def sanitized(site: Path, **options: str) -> Mapping[str, str]:
-        # Children write where they can be found, even those whose output a test swallows.
+        # To files, since a test may discard the output of its children.
         given = {"detect_leaks": "0", "use_sigaltstack": "0", "allocator_may_return_null": "1"} | options
         return {
             "LD_PRELOAD": str(runtime),
@@ -119,21 +119,22 @@ def address() -> None:
     deep = {"detect_leaks": "1", "fast_unwind_on_malloc": "0", "malloc_context_size": "40"}
     run(sys.executable, HERE / "loans.py", **sanitized(whole, **deep))
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PATIENCE]
-    left_out = [f"--ignore={name}" for name in GREENLETS + LEFT_OUT]
+    greenlets = [str(path) for name in GREENLETS for path in (ROOT / "tests").rglob(name)]
+    left_out = [f"--ignore-glob=*/{name}" for name in GREENLETS + LEFT_OUT]
     logged = {"log_path": str(log / "report")}
     try:
         run(*tests, *left_out, **sanitized(whole, detect_stack_use_after_return="1", **logged))
-        run(*tests, *GREENLETS, **sanitized(heap, detect_stack_use_after_return="0", **logged))
+        run(*tests, *greenlets, **sanitized(heap, detect_stack_use_after_return="0", **logged))
     finally:
         reports = sorted(log.iterdir())
         for report in reports:
             print(report.read_text())
     if reports:
-        raise FoundError(f"{len(reports)} processes had something to report")
+        raise FoundError(f"{len(reports)} processes wrote a report")
 
 
 def thread() -> None:
-    """Run the core's tests with threads, every part of them instrumented, std included."""
+    """Run the core's tests with threads, with std and all else instrumented."""
     folder = TARGET / "thread"
     debian.unpack(RUST_WITH_SOURCE, folder / "rust")
     usr = folder / "rust" / "usr"
@@ -163,7 +164,7 @@ def thread() -> None:
 
 
 def main() -> int:
-    """Do what is asked for; all of it, if nothing is."""
+    """Run the given jobs, or all of them."""
     jobs = {"address": address, "thread": thread}
     asked = sys.argv[1:] or list(jobs)
     if not set(asked) <= jobs.keys():
@@ -174,7 +175,7 @@ def main() -> int:
     except (FoundError, debian.UnavailableError, subprocess.CalledProcessError) as error:
         print(f"sanitize: {error}", file=sys.stderr)
         return 1
-    print(f"{' and '.join(asked)}: nothing was found.")
+    print(f"{' and '.join(asked)}: nothing found.")
     return 0
 
 

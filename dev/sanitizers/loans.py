@@ -1,6 +1,6 @@
-"""Use pools for everything there is, again and again, and end: what is not freed by then has leaked.
+"""Use pools in every way, again and again, and end. Anything that is not freed by then is a leak.
 
-It is run by dev/sanitize.py under a sanitizer that looks for leaks.
+dev/sanitize.py runs it under LeakSanitizer.
 """
 
 from __future__ import annotations
