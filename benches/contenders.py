@@ -1,6 +1,5 @@
 """The pools that are compared, each opened in the same way; connections without a server; and other builds."""
 
-import importlib
 import importlib.util
 import io
 import os
@@ -12,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from importlib.machinery import ExtensionFileLoader
+from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -103,12 +102,7 @@ def lower_bound(connections: Iterable[object]) -> Pool:
     subprocess.run(command, cwd=Path(__file__).parent / "lower_bound", env=environment, check=True)
     # By its path: an import would not find Cargo's name for the file.
     loader = ExtensionFileLoader("lower_bound", str(target / "release" / "liblower_bound.so"))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    if spec is None:
-        raise ImportError(f"no extension in {loader.path}")
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return cast("Pool", module.Pool(*connections))
+    return cast("Pool", _load(loader).Pool(*connections))
 
 
 @cache  # An extension can be loaded only once.
@@ -116,13 +110,23 @@ def class_before(commit: str) -> PoolClass:
     """Build an earlier commit, and load its threaded pool, with an extension and modules of its own, beside today's."""
     folder = _build(commit)
     ours = _forget_package()
-    sys.path.insert(0, str(folder))
     try:
-        return cast("PoolClass", importlib.import_module(PACKAGE).ThreadedConnectionPool)
+        return cast(
+            "PoolClass", _load(SourceFileLoader(PACKAGE, str(folder / PACKAGE / "__init__.py"))).ThreadedConnectionPool
+        )
     finally:
-        sys.path.remove(str(folder))
         _forget_package()
         sys.modules.update(ours)
+
+
+def _load(loader: ExtensionFileLoader | SourceFileLoader) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(loader.name, loader.path, loader=loader)
+    if spec is None:
+        raise ImportError(f"no module in {loader.path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
 
 
 def _forget_package() -> dict[str, ModuleType]:
