@@ -1,1 +1,1 @@
-"""Servers to test on: PostgreSQL, a standby, PgBouncer, and a proxy that is as bad a network as one asks for."""
+"""Servers to test on: PostgreSQL, a standby, PgBouncer, and a proxy that fails as a network does."""

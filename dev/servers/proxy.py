@@ -1,10 +1,10 @@
-"""Stand between a client and a server on loopback, and be as bad a network as one asks for.
+"""Stand between a client and a server on loopback, and fail as a network does.
 
     with Proxy(server.port) as proxy:
         connection = psycopg2.connect(**proxy.dsn_kwargs(server.dsn_kwargs))
         proxy.swallow()
 
-What it does to one connection it does to all of them, TLS or not: it knows nothing of what is said.
+It treats all connections alike, with TLS or without, and does not read the data.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ PATIENCE = 10.0  # Seconds that a step of the proxy's own may take before it cou
 
 @final
 class Proxy:
-    """Carries TCP connections to a port on loopback, with two threads for each, and disturbs them when told to."""
+    """Carries TCP connections to a port on loopback, with two threads for each, and disturbs them on demand."""
 
     def __init__(self, target: int, *, delay: float = 0.0) -> None:
         """Listen at once, for clients of the port `target`."""
         self.delay = delay
-        """Seconds by which all that is said comes late, each way. What is set holds for what is read from then on."""
+        """Seconds by which data comes late, each way. A new value holds for the data that is read from then on."""
         self._target = target
         self._changed = threading.Condition()
         self._links: set[_Link] = set()
         self._swallowing = False
-        # Bound for as long as the proxy lives, so that nobody else gets the port while it refuses.
+        # Bound as long as the proxy lives, so that no other process gets the port while it refuses.
         self._place = _bound_to(0)
         self.port: int = self._place.getsockname()[1]
         """The TCP port on 127.0.0.1 to connect to."""
@@ -68,15 +68,15 @@ class Proxy:
         return " ".join(f"{name}={value}" for name, value in self.dsn_kwargs(address).items())
 
     def swallow(self) -> None:
-        """Take what is said from now on and pass nothing on, no end of a connection either.
+        """Take all data from now on and deliver none, nor the ends of connections, until heal().
 
-        New connections are taken too, and led nowhere. What was said meanwhile arrives after heal().
+        New connections are accepted, and lead nowhere until then.
         """
         with self._changed:
             self._swallowing = True
 
     def cut(self) -> None:
-        """Reset all connections that are open, at both ends. What is under way is lost."""
+        """Reset all open connections, at both ends. Data under way is lost."""
         with self._changed:
             doomed = set(self._links)
             for link in doomed:
@@ -86,7 +86,7 @@ class Proxy:
                 raise AssertionError("a connection of the proxy hangs")
 
     def refuse(self) -> None:
-        """Refuse new connections, as a host does on which nobody listens. Those that are open stay."""
+        """Refuse new connections, as a host without a server does. Open connections stay."""
         if self._listener is None:
             return
         assert self._accepting is not None
@@ -105,7 +105,7 @@ class Proxy:
         self._accepting.start()
 
     def heal(self) -> None:
-        """Be a good network again: no delay, nothing swallowed, nobody refused."""
+        """End all faults: delays, swallowing and refusals."""
         with self._changed:
             self.delay = 0.0
             self._swallowing = False
@@ -139,7 +139,7 @@ class Proxy:
             back.start()
             self._carry(link, link.near, link.far)
             back.join()
-        except OSError:  # Nobody listens there: a reset tells the client.
+        except OSError:  # There is no server: a reset tells the client.
             self._break(link)
         finally:
             with self._changed:
@@ -164,7 +164,7 @@ class Proxy:
             self._changed.notify_all()
 
     def _is_passed(self, link: _Link) -> bool:
-        """Return when what was read may be passed on; answer False if the link was cut first."""
+        """Wait until the data may be delivered; return False if the link is cut first."""
         with self._changed:
             if self.delay > 0:
                 self._changed.wait_for(lambda: link.is_cut, self.delay)
@@ -179,7 +179,7 @@ class _Link:
         self.near = near
         self.far = socket.socket()
         self.is_cut = False
-        # What ends a wait on a socket: nothing else would tell the client of a reset and not of an orderly end.
+        # A pipe that ends a wait on a socket, so that the client gets a reset and no orderly end.
         self._ear, self._bell = os.pipe()
 
     def connect(self, port: int) -> None:
@@ -198,13 +198,13 @@ class _Link:
             said = said[sink.send(said) :]
 
     def cut(self) -> None:
-        """Let the threads that carry stop."""
+        """Stop the threads that carry data."""
         if not self.is_cut:
             self.is_cut = True
             os.write(self._bell, b"!")
 
     def close(self) -> None:
-        """Close both connections: with a reset if it was cut, and otherwise as their ends did."""
+        """Close both connections: with a reset if the link was cut, else in good order."""
         for end in (self.near, self.far):
             if self.is_cut:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -221,7 +221,7 @@ class _Link:
 
 
 def _bound_to(port: int) -> socket.socket:
-    """Make a socket that shares its port with others of its kind, of which one at a time may listen."""
+    """Make a socket that shares its port with others like it, of which one at a time may listen."""
     place = socket.socket()
     place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     place.bind((HOST, port))
