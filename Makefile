@@ -41,7 +41,7 @@ prove: build .venv/proving ## run the long proofs: random tests, schedules, sani
 	$(NIGHTLY) PROPTEST_CASES=2000 CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	  cargo test -p pgpool-core --locked --target-dir target/nightly --lib -- would_do whatever_is_called
 	$(NIGHTLY) $(RUN) -m pytest $(BESIDE_EACH_OTHER) -o timeout=0 -o faulthandler_timeout=0 \
-	  tests/test_differential.py tests/test_proof_interrupts.py tests/test_proof_reentry.py tests/test_testing_broken_pools.py
+	  tests/compat/test_differential.py tests/callbacks tests/harness/test_broken_pools.py
 	$(RUN) -m pytest dev/tests
 	$(RUN) -m dev.sanitize
 	$(RUN) -m dev.trials
@@ -65,7 +65,7 @@ coverage: build .venv/proving $(LLVM_COV)/cargo-llvm-cov ## measure which lines 
 
 # coverage.py takes a lock in each thread: a fork may copy it taken, and the child then waits for ever. It cannot follow the
 # greenlets of two libraries. References and memory would include its own, and an interrupt may strike its code.
-UNMEASURED := $(foreach name,fork fork_housekeeping housekeeping_fork greenlets differential references references_pool,\
+UNMEASURED := $(foreach name,fork fork_housekeeping greenlets differential references references_pool,\
   --ignore-glob='*/test_$(name).py') \
   -k 'not a_signal_in_the_midst_of_a_poke_loses_nothing and not that_an_asynchronous_exception_ends_has_a_successor'
 

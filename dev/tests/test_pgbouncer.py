@@ -1,5 +1,4 @@
 """The PgBouncer of the trials: `pytest dev`. It is not part of `make test`, since it may have to be downloaded."""
-# ruff: noqa: D103  the name of a test is its docstring
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The table of callbacks, and what is done in each of them."""

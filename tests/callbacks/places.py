@@ -1,0 +1,206 @@
+"""Every place in the binding from which Python code may run, and the callbacks, or the reason why there are none.
+
+`places()` reads them from the sources: the function, and what it does to a Python object there. A place that is new, or
+does something more, is not in the table, and test_table.py says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+SOURCES = Path(__file__).parents[2] / "rust" / "binding" / "src"
+
+_DOES = re.compile(
+    r"\.(is_truthy|eq|ne|lt|gt|le|ge|rich_compare|hash|repr|str|extract|call0|call1|call|call_method0|call_method1"
+    r"|call_method|getattr_opt|getattr|setattr|delattr|hasattr|import|try_iter|get_item|set_item|del_item|contains|update"
+    r"|is_instance|is_subclass|upgrade|write_unraisable)\b\s*(?:::<[^(]*>)?\("
+)
+_NAME = re.compile(r"^    (\w+) = \"(\w[\w.]*)\",$", re.MULTILINE)
+
+
+def places() -> dict[str, str]:
+    """List the places as `file.function`, with what is done there, in order of the alphabet, and how often."""
+    found: dict[str, Counter[str]] = {}
+    for source in sorted(SOURCES.rglob("*.rs")):
+        function, module = "", source.stem if source.stem != "mod" else source.parent.name
+        for line in source.read_text().splitlines():
+            code = line.partition("//")[0]
+            begun = re.search(r"\bfn (\w+)", code)
+            function = begun[1] if begun else function
+            for does in _DOES.findall(code):
+                found.setdefault(f"{module}.{function}", Counter())[does] += 1
+    return {
+        place: " ".join(does if number == 1 else f"{does}*{number}" for does, number in sorted(counts.items()))
+        for place, counts in found.items()
+    }
+
+
+def names() -> set[str]:
+    """List the names that Python objects are asked for."""
+    return {text for _, text in _NAME.findall((SOURCES / "python.rs").read_text())}
+
+
+OURS = "a module, class or object of ours, which runs no code of others"
+CPYTHONS = "an object of CPython's own, written in C"
+PSYCOPG2S = "an attribute of a module of psycopg2's"
+ACCOUNTS = "what differs between the two accounts of a transaction: tests/postgres/test_swallowing.py strikes it there"
+RUSTS = "a Rust method of the same name"
+ARGUMENT = "the name of an argument"
+START = "done once, while the package is imported"
+
+# The place; what is done there; the callbacks that are made, named as in sites.py, or why there are none.
+PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
+    "connection.close_for_good": ("call_method0", ("close",)),
+    "error.is_pool_closed": ("is_instance", OURS),
+    "give_back.putconn_of": ("getattr", "what the pool has under that name"),
+    "returning.close": ("getattr upgrade", "an attribute of ours, and CPython's own"),
+    "returning.return_to": ("call1", ("putconn",)),
+    "wait.told_or_later": ("call_method1", OURS),
+    "arguments.size": ("extract lt", CPYTHONS),
+    "call.write": ("call1", ("log handler", "log filter")),
+    "caller.caller": ("call0 extract getattr", ("threading.get_ident",)),
+    "caller.is_native": ("eq getattr", CPYTHONS),
+    "fast_path.fast_path": ("getattr", START),
+    "fast_path.fit": ("get_item", CPYTHONS),
+    "fast_path.put_before": ("extract*2 getattr*3 setattr", START),
+    "handle.living": ("call0", CPYTHONS),
+    "lifecycle.find_flags": ("contains getattr*2", OURS),
+    "lifecycle.is_get_ident_native": ("getattr", "what threading.get_ident is, not what it does"),
+    "methods.__exit__": ("call_method0", ("closeall",)),
+    "methods.extract": ("is_truthy", ("close.__bool__", "closed.__bool__")),
+    "pool.traverse": ("call", RUSTS),
+    "probe.find": (
+        "extract getattr*3",
+        "classes of connections are asked once a pool; one whose metaclass raises there is asked the long way",
+    ),
+    "probe.function_of": ("getattr", START),
+    "probe.offset_of": ("getattr", START),
+    "probe.traverse": ("call", RUSTS),
+    "views.key_of": ("extract", ("ident.__index__",)),
+    "borrow.file": ("call_method0", ("_getkey",)),
+    "borrow.open": ("call_method1", ("_connect",)),
+    "call.keep": ("write_unraisable", ("waiting lock: release",)),
+    "check.ask": ("call1", ("check",)),
+    "check.check_socket": ("call_method0", ("poll",)),
+    "check.descriptor": ("call0 extract getattr", ("fileno",)),
+    "check.learn": ("contains extract getattr is_instance", ("pgcode",)),
+    "check.ends_the_session": ("contains extract getattr*2", ("diag", "severity_nonlocalized")),
+    "check.takes_no_writes": ("call_method1 extract getattr", ("parameter_status",)),
+    "connection.close": ("call_method0", ("close",)),
+    "connection.commit": ("call_method0", ("commit",)),
+    "connection.connect": ("call getattr*3 try_iter update", ("connect", "_args", "_kwargs")),
+    "connection.end_in_sql": ("call_method1 getattr_opt is_truthy setattr*2", ACCOUNTS),
+    "connection.is_async": ("extract getattr_opt", ("async_",)),
+    "connection.is_closed_properly": ("eq getattr_opt", ("closed", "closed.__eq__")),
+    "connection.leave_clean": ("call1", ("configure", "reset")),
+    "connection.look_at": (
+        "eq*3 extract getattr*3 is_truthy",
+        ("closed", "closed.__bool__", "closed.__eq__", "info.transaction_status"),
+    ),
+    "connection.plain_cursor": ("call0 call1 getattr_opt is_subclass", ACCOUNTS),
+    "connection.psycopg2_status": ("extract getattr_opt", ACCOUNTS),
+    "connection.rollback": ("call_method0", ("rollback",)),
+    "error.new_error": ("call1", "a class of exceptions of ours, or of psycopg2's"),
+    "error.is_said": ("is_instance", PSYCOPG2S),
+    "keys.compare": ("eq", ("key.__eq__",)),
+    "keys.number_to_key": ("call1", OURS),
+    "keys.under": ("extract hash", ("key.__hash__",)),
+    "fast_path.take_back": ("is_truthy", ("close.__bool__",)),
+    "arguments.kind_of": ("contains", RUSTS),
+    "arguments.shown": ("contains", RUSTS),
+    "arguments.whole": ("call1", ("minconn.__int__", "maxconn.__int__")),
+    "loan.__getattr__": ("hasattr", PSYCOPG2S),
+    "loan.abandon": ("upgrade write_unraisable", ("putconn", "rollback")),
+    "loan.borrow": ("call_method", ("getconn",)),
+    "loan.give_back": ("call1", ("putconn",)),
+    "loan.__traverse__": ("call*4", RUSTS),
+    "log.describe": ("str", ("str(error)",)),
+    "log.describe_public": ("contains is_instance", PSYCOPG2S),
+    "log.log_with_reason": ("call1 is_truthy", ("log level",)),
+    "log.masked": ("call1 getattr*2", ("_kwargs",)),
+    "log.place": ("getattr*6", CPYTHONS),
+    "log.speak": ("call0", ("log handler",)),
+    "maintain.do_chore": ("call_method0", ("_connect",)),
+    "maintain.if_free": ("call0 call_method call_method0 is_truthy", OURS),
+    "maintain.open_one": ("call_method0", ("_connect",)),
+    "maintain.sleep": ("call_method1", ("time.sleep",)),
+    "python.read": ("getattr", START),
+    "python.by_name": ("call0 set_item", CPYTHONS),
+    "python.once": ("eq get_item getattr*2 set_item", START),
+    "notes.annotate": ("call1", OURS),
+    "options.traverse": ("call", RUSTS),
+    "lifecycle.close_last": ("hasattr", ("close",)),
+    "lifecycle.start": ("call1 call_method0", ("connect", "configure")),
+    "stats.to_dict": ("set_item*3", CPYTHONS),
+    "system.advance_clock": ("contains", RUSTS),
+    "text.repr_of": ("repr", ("timeout.__repr__",)),
+    "text.text_of": ("call_method0 call_method1 extract", CPYTHONS),
+    "methods.closeall": ("call_method0", ("_closeall",)),
+    "methods.getconn": ("call_method", ("_getconn",)),
+    "methods.putconn": ("call_method1 is_truthy", ("_putconn", "close.__bool__")),
+    "wait.extract": ("extract*2 gt", ("timeout.__float__",)),
+    "wait.new": ("call_method0*2", ("waiting lock: threading.Lock()", "waiting lock: acquire first")),
+    "wait.wait": ("call_method0 call_method1 extract getattr is_truthy*2", ("waiting lock: acquire",)),
+    "wait.wake": ("call_method0 upgrade", ("waiting lock: release",)),
+    "leaks.__call__": ("upgrade", CPYTHONS),
+    "leaks.describe_loan": ("call1", ("key.__repr__",)),
+    "leaks.loan_info": ("call1", OURS),
+    "leaks.is_whole": ("hasattr is_subclass", "what a class has, not what it does"),
+    "leaks.record": ("call0 getattr", CPYTHONS),
+}
+
+# What runs Python without a call that could be found in the sources.
+UNSEEN: dict[str, str] = {
+    "__del__ of a connection": "the last handle of a connection is dropped",
+    "key.__del__": "the last handle of a key is dropped",
+    "_keys.__index__": "an argument is converted",
+    "execute": "reset='discard' is Python of ours that calls the connection",
+    "sort key": "_pool is Python of ours",
+}
+
+# The names that objects are asked for, and the callbacks that this makes, or why it makes none.
+NAMES: dict[str, tuple[str, ...] | str] = {
+    "Lock": ("waiting lock: threading.Lock()",),
+    "TIMEOUT_MAX": CPYTHONS,
+    "_args": ("_args",),
+    "_closeall": ("_closeall",),
+    "_connect": ("_connect",),
+    "_getconn": ("_getconn",),
+    "_getkey": ("_getkey",),
+    "_kwargs": ("_kwargs",),
+    "_putconn": ("_putconn",),
+    "_pgpool_home": OURS,
+    "_pgpool_whole": "what a class has, not what it does",
+    "acquire": ("waiting lock: acquire", "waiting lock: acquire first"),
+    "async_": ("async_",),
+    "autocommit": ACCOUNTS,
+    "blocking": ARGUMENT,
+    "close": ("close",),
+    "closeall": ("closeall",),
+    "closed": ("closed",),
+    "commit": ("commit",),
+    "connect": ("connect",),
+    "diag": ("diag",),
+    "cursor": ACCOUNTS,
+    "execute": ACCOUNTS,
+    "f_lasti": CPYTHONS,
+    "fileno": ("fileno",),
+    "get_ident": ("threading.get_ident",),
+    "getconn": ("getconn",),
+    "info": ("info.transaction_status",),
+    "parameter_status": ("parameter_status",),
+    "pgcode": ("pgcode",),
+    "poke": OURS,
+    "poke_quietly": OURS,
+    "poll": ("poll",),
+    "putconn": ("putconn",),
+    "release": ("waiting lock: release",),
+    "rollback": ("rollback",),
+    "severity_nonlocalized": ("severity_nonlocalized",),
+    "sleep": ("time.sleep",),
+    "status": ACCOUNTS,
+    "timeout": ARGUMENT,
+    "transaction_status": ("info.transaction_status",),
+}

@@ -1,0 +1,212 @@
+"""Rows of the table of callbacks: the log and what is said in it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import psycopg2
+
+from pgpool_rs._core import advance_clock
+from tests.callbacks.probe import Odd, last
+from tests.callbacks.scene import ROOM, Round, Scene
+from tests.callbacks.sites import CLOSED, FULL, PASSED, borrow, borrow_and_use, site, waiting
+
+# --- the log ---
+
+
+@site("log handler", "connection opened")
+def _(scene: Scene) -> Round:
+    scene.open()
+    scene.listen("connection opened")
+    return lambda: borrow(scene)
+
+
+@site("log handler", "connection closed")
+def _(scene: Scene) -> Round:
+    scene.open()
+    scene.listen("connection closed")
+    return lambda: borrow(scene)
+
+
+@site("log handler", "a rollback that failed")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.server.on("rollback", scene.go_wrong)
+    scene.listen("rollback() failed")
+    return lambda: borrow_and_use(scene)
+
+
+@site("log handler", "a connect that failed", PASSED, why="the connect's own error is heard")
+def _(scene: Scene) -> Round:
+    scene.open()
+    scene.listen("connect failed")
+
+    def round_() -> None:
+        # Failures are told of once in 10 s.
+        advance_clock(100)
+        scene.server.fail("connect", Odd())
+        with suppress(Odd):
+            scene.lend()
+
+    return round_
+
+
+@site("log handler", "a check that failed")
+def _(scene: Scene) -> Round:
+    scene.open(1, ROOM, check=scene.go_wrong, check_after=0)
+    scene.listen("check failed")
+
+    def round_() -> None:
+        scene.pool.maintain()
+        scene.pool.check()
+
+    return round_
+
+
+@site("log handler", "a leak")
+def _(scene: Scene) -> Round:
+    scene.open(leak_after=50)
+    scene.listen("connection not returned")
+
+    def round_() -> None:
+        connection = scene.lend()
+        advance_clock(100)
+        try:
+            scene.pool.maintain()
+        finally:
+            scene.give(connection)
+
+    return round_
+
+
+@site("log handler", "a late return")
+def _(scene: Scene) -> Round:
+    scene.open(leak_after=50)
+    scene.listen("returned late")
+
+    def round_() -> None:
+        connection = scene.lend()
+        advance_clock(100)
+        scene.pool.maintain()
+        scene.give(connection)
+
+    return round_
+
+
+@site("log handler", "a pool that is closed", state=CLOSED)
+def _(scene: Scene) -> Round:
+    scene.listen("pool closed")
+
+    def round_() -> None:
+        scene.open(1).closeall()
+
+    return round_
+
+
+@site("log handler", "a wait that was too long", PASSED, waits=True, why="PoolTimeout is heard", state=FULL)
+def _(scene: Scene) -> Round:
+    scene.open()
+    scene.listen("waited")
+    return waiting(scene)
+
+
+@site("log handler", "one that was forgotten")
+def _(scene: Scene) -> Round:
+    scene.server.keep = False
+    scene.server.at_end = lambda _: None
+    scene.open(reclaim=True)
+    scene.listen("reclaimed")
+
+    def round_() -> None:
+        scene.pool.getconn()
+        scene.pool.maintain()
+
+    return round_
+
+
+@site("log filter", "connection opened")
+def _(scene: Scene) -> Round:
+    scene.open()
+
+    class Filter(logging.Filter):
+        @last
+        def filter(self, record: logging.LogRecord) -> bool:
+            if "opened" in record.getMessage():
+                scene.probe()
+            return True
+
+    logger, chosen = logging.getLogger("pgpool_rs.site"), Filter()
+    logger.setLevel(logging.DEBUG)
+    logger.addFilter(chosen)
+    scene.stack.callback(logger.removeFilter, chosen)
+    return lambda: borrow(scene)
+
+
+class Logger(logging.Logger):
+    """A logger that runs Python when its level is asked for."""
+
+    scene: Scene
+
+    @last
+    def getEffectiveLevel(self) -> int:  # noqa: N802
+        self.scene.probe()
+        return logging.DEBUG
+
+
+@site("log level", "connection opened")
+def _(scene: Scene) -> Round:
+    scene.open()
+    logger = logging.getLogger("pgpool_rs.site")
+    scene.stack.callback(setattr, logger, "__class__", logger.__class__)
+    logger.__class__ = Logger
+    vars(logger)["scene"] = scene
+    scene.stack.callback(vars(logger).pop, "scene")
+    return lambda: borrow(scene)
+
+
+class Told(psycopg2.DatabaseError):
+    """An error that runs Python when its text is asked for."""
+
+    scene: Scene
+
+    @last
+    def __str__(self) -> str:
+        self.scene.probe()
+        return "told"
+
+
+@site("str(error)", "the line about a rollback that failed", PASSED, PASSED, why="only its class is named, then")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+
+    def rollback(_: object) -> None:
+        error = Told()
+        error.scene = scene
+        if scene.trouble:
+            raise error
+
+    scene.server.on("rollback", rollback)
+    return lambda: borrow_and_use(scene)
+
+
+class Value(str):
+    """One of the pool's secrets, that runs Python when it is looked for."""
+
+    __slots__ = ("scene",)
+    scene: Scene
+
+    @last
+    def __str__(self) -> str:
+        self.scene.probe()
+        return super().__str__()
+
+
+@site("_kwargs", "masking", PASSED, PASSED, why="what cannot be masked is not shown")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.server.on("rollback", scene.go_wrong)
+    secret = Value("secret")
+    secret.scene = scene
+    scene.pool._kwargs = {"password": secret}
+    return lambda: borrow_and_use(scene)

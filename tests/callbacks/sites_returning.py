@@ -1,0 +1,376 @@
+"""Rows of the table of callbacks: what is called when a connection comes back."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import psycopg2
+
+from pgpool_rs import _housekeeping
+from pgpool_rs.testing import INTRANS
+from tests.callbacks.probe import Odd, last
+from tests.callbacks.scene import Round, Scene
+from tests.callbacks.sites import (
+    ENDED,
+    FULL,
+    LENT,
+    LOGGED,
+    PASSED,
+    PRINTED,
+    borrow,
+    borrow_and_use,
+    borrow_in_a_block,
+    fail_in_a_block,
+    site,
+)
+from tests.lib.waits import counts, wait_until
+
+# --- what is asked of a connection ---
+
+
+@site("closed", "putconn", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("closed")
+    return lambda: borrow_and_use(scene)
+
+
+@site("closed", "putconn of one that is not needed", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(0)
+    scene.on("closed")
+    return lambda: borrow(scene)
+
+
+@site("closed", "after a rollback that failed", PASSED, why="the first error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+
+    def rollback(_: object) -> None:
+        scene.on("closed")
+        scene.go_wrong()
+
+    scene.server.on("rollback", rollback)
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        scene.server.on("closed", lambda _: None)
+
+    return round_
+
+
+class Answer(int):
+    """A number that a connection answers with, and that runs Python when it is looked at."""
+
+    scene: Scene
+    connection: Any = None
+
+    @last
+    def __bool__(self) -> bool:
+        self.scene.probe(self.connection)
+        return int(self) != 0
+
+    @last
+    def __eq__(self, other: object) -> bool:
+        self.scene.probe(self.connection)
+        return int(self) == other
+
+    __hash__ = int.__hash__
+
+
+def answering(scene: Scene, asked: list[Any] | None = None) -> None:
+    def shown(number: int) -> Answer:
+        answer = Answer(number)
+        answer.scene = scene
+        answer.connection = asked[-1] if asked else None
+        return answer
+
+    scene.server.shown = shown
+
+
+@site("closed.__bool__", "putconn", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    answering(scene)
+    return lambda: borrow_and_use(scene)
+
+
+@site("closed.__eq__", "putconn of a closed one", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    answering(scene)
+
+    def round_() -> None:
+        connection = scene.lend()
+        connection.close()
+        scene.give(connection)
+
+    return round_
+
+
+@site("info.transaction_status", "putconn", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("info")
+    return lambda: borrow_and_use(scene)
+
+
+@site("info.transaction_status", "after reset", LOGGED)
+def _(scene: Scene) -> Round:
+    def reset(_: object) -> None:
+        scene.on("info")
+
+    scene.open(1, reset=reset)
+
+    def round_() -> None:
+        borrow(scene)
+        scene.server.on("info", lambda _: None)
+
+    return round_
+
+
+def look_once(scene: Scene) -> None:
+    """Put the probe into the next look at what is closed, and in none after it."""
+
+    def closed(connection: Any) -> None:
+        scene.server.on("closed", lambda _: None)
+        scene.probe(connection)
+
+    scene.server.on("closed", closed)
+
+
+@site("closed", "a block", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+
+    def round_() -> None:
+        with scene.pool.connection():
+            look_once(scene)
+
+    return round_
+
+
+@site("closed", "a block that fails", PASSED, why="the block's own error is heard", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+
+    def round_() -> None:
+        with suppress(Odd), scene.pool.connection():
+            look_once(scene)
+            raise Odd
+
+    return round_
+
+
+@site("closed.__eq__", "a block", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    borrowed: list[Any] = []
+    answering(scene, borrowed)
+
+    def round_() -> None:
+        with scene.pool.connection() as connection:
+            borrowed.append(connection)
+        borrowed.clear()
+
+    return round_
+
+
+# --- rollback, commit, reset ---
+
+
+@site("rollback", "putconn", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("rollback")
+    return lambda: borrow_and_use(scene)
+
+
+@site("rollback", "a block that fails", PASSED, why="the block's own error is heard", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("rollback")
+    return lambda: fail_in_a_block(scene, Odd())
+
+
+def forget_a_block(scene: Scene) -> None:
+    """Enter a block and never leave it."""
+    entered = scene.pool.connection()
+    entered.__enter__().status = INTRANS
+    del entered
+
+
+@site("rollback", "a block that is not left", LOGGED, PRINTED, PRINTED, why="nobody can leave it any more")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("rollback")
+    return lambda: forget_a_block(scene)
+
+
+@site("commit", "a block", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    scene.on("commit")
+    return lambda: borrow_in_a_block(scene)
+
+
+def leaving(scene: Scene, **options: Any) -> None:
+    """Make a pool that leaves slow returns to the housekeeping, whose thread is not to come by itself."""
+    scene.leave_no_housekeeping()
+    scene.open(1, background=True, **options)
+
+
+@site("rollback", "maintain, of a return that was left", LOGGED)
+def _(scene: Scene) -> Round:
+    leaving(scene)
+    scene.on("rollback")
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        scene.pool.maintain()
+
+    return round_
+
+
+@site("rollback", "getconn, of a return that was left", LOGGED, state=FULL)
+def _(scene: Scene) -> Round:
+    leaving(scene)
+    scene.pool.maxconn = 1
+    scene.on("rollback")
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        borrow(scene)
+
+    return round_
+
+
+@site("rollback", "the housekeeping thread", LOGGED, LOGGED, ENDED)
+def _(scene: Scene) -> Round:
+    # How long a pool that has failed is left alone.
+    scene.replace(_housekeeping, "PAUSE", 0.01)
+    scene.open(1, background=True)
+    scene.on("rollback")
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        wait_until(lambda: not counts(scene.pool)["returning"], "the return")
+
+    return round_
+
+
+@site("reset", "putconn", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset=scene.probe.callback)
+    return lambda: borrow(scene)
+
+
+@site("reset", "a block", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset=scene.probe.callback)
+    return lambda: borrow_in_a_block(scene)
+
+
+@site("reset", "maintain, of a return that was left", LOGGED)
+def _(scene: Scene) -> Round:
+    leaving(scene, reset=scene.probe.callback)
+
+    def round_() -> None:
+        borrow_and_use(scene)
+        scene.pool.maintain()
+
+    return round_
+
+
+@site("execute", 'reset="discard"', LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset="discard")
+    scene.on("execute")
+    return lambda: borrow(scene)
+
+
+def flagged(scene: Scene) -> None:
+    @last
+    def flag(connection: Any) -> int:
+        scene.probe(connection)
+        return 0
+
+    scene.server.parts["async_"] = flag
+
+
+@site("async_", "a block", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    flagged(scene)
+    return lambda: borrow_in_a_block(scene)
+
+
+@site("async_", "putconn with a reset", LOGGED)
+def _(scene: Scene) -> Round:
+    scene.open(1, reset=lambda _: None)
+    flagged(scene)
+    return lambda: borrow(scene)
+
+
+class Failure(psycopg2.OperationalError):
+    """An error of a block, that runs Python when one of these is read: pgcode, diag, or diag.severity_nonlocalized."""
+
+    scene: Scene
+    told = "pgcode"
+    code = "57P01"
+
+    def _tell(self, name: str, answer: object) -> Any:
+        if name == self.told:
+            self.scene.probe()
+            token = self.scene.probe.left_token()  # noqa: F841
+        return answer
+
+    @property
+    def pgcode(self) -> Any:  # type: ignore[override]
+        return self._tell("pgcode", self.code)
+
+    @property
+    def diag(self) -> Any:  # type: ignore[override]
+        return self._tell("diag", self)
+
+    @property
+    def severity_nonlocalized(self) -> Any:
+        return self._tell("severity_nonlocalized", "FATAL")
+
+
+def fails_with(scene: Scene, **attributes: str) -> Round:
+    failure = Failure()
+    failure.scene = scene
+    vars(failure).update(attributes)
+    return lambda: fail_in_a_block(scene, failure)
+
+
+@site("pgcode", "a block that fails", PASSED, why="the block's own error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    return fails_with(scene)
+
+
+@site("diag", "a block that fails", PASSED, why="the block's own error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    return fails_with(scene, told="diag")
+
+
+@site("severity_nonlocalized", "a block that fails", PASSED, why="the block's own error is the one to be heard")
+def _(scene: Scene) -> Round:
+    scene.open(1)
+    return fails_with(scene, told="severity_nonlocalized")
+
+
+@site("parameter_status", "a block that fails", PASSED, why="the block's own error is the one to be heard", state=LENT)
+def _(scene: Scene) -> Round:
+    scene.open(1)
+
+    def parameter_status(connection: Any) -> str:
+        scene.probe(connection)
+        return "on"
+
+    scene.server.parts["parameter_status"] = parameter_status
+    return fails_with(scene, told="", code="25006")

@@ -1,0 +1,26 @@
+"""The table of callbacks, whole."""
+
+from __future__ import annotations
+
+from tests.callbacks import (
+    sites_checking,
+    sites_closing,
+    sites_hooks,
+    sites_keys,
+    sites_log,
+    sites_opening,
+    sites_returning,
+)
+from tests.callbacks.sites import SITES
+
+PARTS = (
+    sites_opening,
+    sites_checking,
+    sites_returning,
+    sites_closing,
+    sites_keys,
+    sites_hooks,
+    sites_log,
+)
+
+__all__ = ["PARTS", "SITES"]

@@ -1,0 +1,1 @@
+"""pgpool_rs.testing."""

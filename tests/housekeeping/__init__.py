@@ -1,0 +1,1 @@
+"""The housekeeper, and the work it does."""

@@ -1,0 +1,158 @@
+"""A process ends soon and quietly with its housekeeping thread, whatever that is doing."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgpool_rs._housekeeping import House, Housekeeper
+from pgpool_rs.testing import PATIENCE, Gate
+from tests.lib.housekeepers import AT_THE_END, IMPATIENCE, PROLOGUE, StubPool, house_of, thread_of
+from tests.lib.programs import run_program
+from tests.lib.waits import Task
+
+
+@pytest.mark.parametrize("state", AT_THE_END)
+def test_a_process_ends_quietly_and_soon_with_its_thread(state: str) -> None:
+    assert run_program(f"{PROLOGUE}\n{AT_THE_END[state]}\npoke_and_wait(pool)", timeout=IMPATIENCE) == ""
+
+
+def test_the_end_of_a_process_waits_a_moment_only_for_a_pool_that_is_busy() -> None:
+    output = run_program(f"""{PROLOGUE}
+pool = Pool(does=lambda: time.sleep(600))
+poke_and_wait(pool)
+begin = time.monotonic()
+_housekeeping.housekeeper.end()
+print(0.1 < time.monotonic() - begin < 100)
+""")
+    assert output == "True\n"
+
+
+def test_a_sleeping_thread_has_ended_when_the_process_ends() -> None:
+    output = run_program(f"""{PROLOGUE}
+_housekeeping.FAREWELL = 90.0
+pool = Pool(600)
+poke_and_wait(pool)
+[thread] = [thread for thread in threading.enumerate() if thread.name == "pgpool_rs housekeeping"]
+_housekeeping.housekeeper.end()
+print(thread.is_alive())
+""")
+    assert output == "False\n"
+
+
+def test_what_ends_later_than_the_thread_finds_it_gone() -> None:
+    output = run_program(f"""
+import atexit
+
+@atexit.register  # the first to come is the last to go
+def look_back():
+    assert threading.active_count() == 1
+    calls = pool.calls
+    _housekeeping.housekeeper.poke(pool)
+    assert threading.active_count() == 1
+    assert pool.calls == calls
+    print("well")
+{PROLOGUE}
+_housekeeping.FAREWELL = 90.0
+pool = Pool(600)
+poke_and_wait(pool)
+""")
+    assert output == "well\n"
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_pokes_at_the_very_end_do_nothing(first: bool) -> None:
+    output = run_program(f"""{PROLOGUE}
+pool = Pool()
+if {first}:
+    poke_and_wait(pool)
+begun = pool.calls
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (print("started"), start(thread))
+
+class Late:
+    def __init__(self):
+        self.myself = self
+        self.pokes = (_housekeeping.housekeeper.poke, _housekeeping.housekeeper.poke_quietly)
+
+    def __del__(self, pool=pool, begun=begun, write=os.write, sleep=time.sleep):
+        for poke in self.pokes:
+            poke(pool)
+        sleep(0.05)
+        write(1, b"well\\n" if pool.calls == begun else b"called\\n")
+
+# Some die while modules are being taken apart, some before and some after.
+sys.late = Late()
+sys.modules["late"] = Late()
+_housekeeping.late = Late()
+late = Late()
+atexit.register(Late.__del__, late)
+atexit.unregister(_housekeeping.housekeeper.end)
+atexit.register(_housekeeping.housekeeper.end)
+""")
+    assert set(output.splitlines()) == {"well"}
+    assert len(output.splitlines()) >= 4
+
+
+def test_once_the_end_has_come_no_other_pool_is_called_on(keeper: Housekeeper) -> None:
+    gate = Gate()
+    pools = [StubPool(does=gate.pass_through) for _ in range(3)]
+    for pool in pools:
+        keeper.poke_quietly(pool)
+    keeper.poke(pools[0])
+    gate.wait_for(1)
+    thread = thread_of(keeper)
+    keeper.end()
+    gate.release()
+    thread.join(PATIENCE)
+    assert sum(len(pool.calls) for pool in pools) == 1
+
+
+def test_a_poke_that_the_end_overtakes_starts_no_thread(keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = keeper._note
+
+    def note_and_end(pool: StubPool) -> House:
+        house = note(pool)
+        keeper.end()
+        return house
+
+    monkeypatch.setattr(keeper, "_note", note_and_end)
+    Task(keeper.poke, StubPool()).result()
+    assert house_of(keeper).thread is None
+
+
+def test_a_thread_that_is_ended_as_the_process_ends_has_no_successor(
+    keeper: Housekeeper, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate()
+
+    def hold_then_exit() -> None:
+        gate.pass_through()
+        raise SystemExit
+
+    pool = StubPool(does=hold_then_exit)
+    keeper.poke(pool)
+    gate.wait_for(1)
+    thread = thread_of(keeper)
+    Task(keeper.end).result()
+    gate.release()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert house_of(keeper).thread is None
+    assert caplog.records == []
+
+
+def test_a_failure_after_the_end_is_not_logged(keeper: Housekeeper, caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+
+    def hold_then_fail() -> None:
+        gate.pass_through()
+        raise ValueError
+
+    pool = StubPool(does=hold_then_fail)
+    keeper.poke(pool)
+    gate.wait_for(1)
+    thread = thread_of(keeper)
+    keeper.end()
+    gate.release()
+    thread.join(PATIENCE)
+    assert caplog.records == []

@@ -1,0 +1,58 @@
+"""Mistakes that were made once in keeping a pool running, and are not to come back."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import psycopg2
+import pytest
+
+from pgpool_rs import ThreadedConnectionPool, _housekeeping, check_query
+from pgpool_rs.testing import INTRANS, FakeServer
+from tests.lib.pools import assert_sound, wait_for_quiet
+
+
+def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowed(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = our_class(1, 1, background=True)
+    connection = pool.getconn()
+    connection.status = INTRANS
+    poke = _housekeeping.housekeeper.poke
+
+    def interrupted(poked: Any) -> None:
+        monkeypatch.setattr(_housekeeping.housekeeper, "poke", poke)
+        poke(poked)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.putconn(connection)
+    wait_for_quiet(pool)
+    assert_sound(pool, server)
+
+
+def test_pools_without_a_name_leave_no_loggers_behind(server: FakeServer, our_class: Any) -> None:
+    known = logging.root.manager.loggerDict
+    before = set(known)
+    for _ in range(20):
+        pool = our_class(1, 1)
+        pool.putconn(pool.getconn())
+        pool.closeall()
+    assert set(known) == before
+
+
+@pytest.mark.parametrize("options", [{"check": check_query, "check_after": 0}, {"reset": "discard"}])
+def test_a_transaction_that_was_ended_in_sql_costs_no_connection(dsn: str, options: dict[str, Any]) -> None:
+    with ThreadedConnectionPool(1, 1, dsn, **options) as pool:
+        for _ in range(3):
+            connection = pool.getconn()
+            cursor = connection.cursor()
+            cursor.execute("SELECT 1")
+            cursor.execute("COMMIT")
+            # The server knows that it has ended; psycopg2 does not.
+            assert connection.status == psycopg2.extensions.STATUS_BEGIN
+            pool.putconn(connection)
+        stats = pool.get_stats()
+        assert (stats["connections_num"], stats["connections_lost"], stats["returns_bad"]) == (1, 0, 0)

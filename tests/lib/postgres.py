@@ -1,0 +1,168 @@
+"""Pools on a real server, and what the server itself has to say of them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+
+import pgpool_rs
+from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.proxy import Proxy
+from pgpool_rs.testing import PATIENCE
+from tests.lib.waits import wait_until
+
+_serials = itertools.count(1)
+
+# What is counted, beside durations, requests and what is true at the moment.
+_EVENTS = ("connections_num", "connections_errors", "connections_lost", "checks_failed", "returns_bad")
+# Seconds: long enough that no test waits for it to end, and short enough to wait for.
+LONG = 60.0
+SHORT = 0.2
+
+SET = extensions.ISOLATION_LEVEL_SERIALIZABLE
+CHARACTERISTICS = "default_transaction_isolation", "default_transaction_read_only", "default_transaction_deferrable"
+
+
+@contextmanager
+def opened(pool: Any) -> Iterator[Any]:
+    """Close the pool at the end, unless the test did."""
+    try:
+        yield pool
+    finally:
+        if not pool.closed:
+            pool.closeall()
+
+
+def execute(connection: Any, query: str, parameters: Any = None) -> Any:
+    """Run a query; return the first column of its first row."""
+    with connection.cursor() as cursor:
+        cursor.execute(query, parameters)
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+@contextmanager
+def admin(dsn: str) -> Iterator[Any]:
+    """Give a connection beside the pool."""
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def terminate(dsn: str, pid: int) -> None:
+    """Let the server end one of its processes, and wait until it is gone."""
+    with admin(dsn) as connection:
+        execute(connection, "select pg_terminate_backend(%s)", [pid])
+        wait_until(lambda: execute(connection, "select count(*) from pg_stat_activity where pid = %s", [pid]) == 0)
+
+
+def backends(dsn: str, name: str) -> int:
+    """Count the server's processes that serve connections of this application_name."""
+    with admin(dsn) as connection:
+        return int(execute(connection, "select count(*) from pg_stat_activity where application_name = %s", [name]))
+
+
+@contextmanager
+def pool_on(
+    postgres: ThrowawayPostgres, minconn: int, maxconn: int, *, proxy: Proxy | None = None, **options: Any
+) -> Iterator[Any]:
+    """Give a pool on this server, through the proxy if there is one. It waits for a connection unless told otherwise.
+
+    At the end of the block the books must balance, and the server must have as many sessions as the pool says; once the
+    pool is closed, none.
+    """
+    name = f"pool {next(_serials)} of {os.getpid()}"
+    address = postgres.dsn_kwargs if proxy is None else proxy.dsn_kwargs(postgres.dsn_kwargs)
+    options = {"application_name": name, "timeout": PATIENCE, **options}
+    pool = pgpool_rs.ThreadedConnectionPool(minconn, maxconn, **address, **options)
+    with opened(pool):
+        yield pool
+        wait_until(lambda: _balances(pool.get_stats(), sessions(postgres, name)), "agreement of books and server")
+    wait_until(lambda: sessions(postgres, name) == 0, "the end of all sessions")
+
+
+def _balances(stats: dict[str, int], seen: int) -> bool:
+    """Tell whether what was opened is what there is and what was closed, and what there is is what the server sees."""
+    closed = sum(number for event, number in stats.items() if event.startswith("closed_"))
+    made = stats["connections_num"] - stats["connections_errors"]
+    return made == stats["pool_size"] + closed and stats["pool_size"] == seen
+
+
+def sessions(postgres: ThrowawayPostgres, name: str) -> int:
+    """Count the server's sessions of this application_name."""
+    return backends(postgres.dsn, name)
+
+
+def happened(pool: Any) -> dict[str, int]:
+    """Give all that the pool has counted of its connections, without what never happened."""
+    stats = pool.get_stats().items()
+    return {name: number for name, number in stats if number and (name in _EVENTS or name.startswith("closed_"))}
+
+
+def end(postgres: ThrowawayPostgres, *connections: Any) -> None:
+    """Let the server end the sessions of these connections, and wait until their processes are gone."""
+    with ExitStack() as handles, admin(postgres.dsn) as connection:
+        for pid in [connection.info.backend_pid for connection in connections]:
+            handle = os.pidfd_open(pid)
+            handles.callback(os.close, handle)
+            execute(connection, "select pg_terminate_backend(%s)", [pid])
+            assert select.select([handle], [], [], PATIENCE)[0], "the session goes on"
+
+
+def wait_until_readable(connection: Any) -> None:
+    """Wait until something has arrived that the driver has not read."""
+    assert select.select([connection], [], [], PATIENCE)[0], "nothing arrived"
+
+
+def borrow(pool: Any, number: int) -> list[Any]:
+    """Borrow so many connections; what has to be opened is opened in this order."""
+    return [pool.getconn() for _ in range(number)]
+
+
+def give_back(pool: Any, *connections: Any) -> None:
+    """Return these connections; the last is the next to be lent."""
+    for connection in connections:
+        pool.putconn(connection)
+
+
+def idle(pool: Any, number: int) -> list[Any]:
+    """Have so many idle connections in the pool, and give them; the last is the next to be lent."""
+    connections = borrow(pool, number)
+    give_back(pool, *connections)
+    return connections
+
+
+def works(connection: Any) -> bool:
+    """Tell whether the server answers on this connection."""
+    return bool(execute(connection, "select 1") == 1)
+
+
+@contextmanager
+def silenced(connection: Any) -> Iterator[None]:
+    """Halt the server's process that serves this connection: the socket stays open, and nobody answers."""
+    pid = connection.info.backend_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def failing(connection: Any, error: BaseException) -> None:
+    """Let each query of this connection fail so."""
+
+    class Cursor(extensions.cursor):
+        def execute(self, query: Any, parameters: Any = None) -> None:
+            raise error
+
+    connection.cursor_factory = Cursor

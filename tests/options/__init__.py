@@ -1,0 +1,1 @@
+"""The options, one file each, and what a pool says and counts."""

@@ -1,0 +1,312 @@
+"""Where one connection has died others may have: which deaths raise doubts, and which errors tell of a death."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+import pytest
+
+from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing._fake.connection import FakeInfo
+from tests.lib.callbacks import Callback
+from tests.lib.pools import assert_balanced, assert_sound, borrow, closes, filled, wait_for_quiet
+
+
+@pytest.fixture
+def check() -> Callback:
+    return Callback()
+
+
+# --- which deaths ----------------------------------------------------------------------------------------------------
+
+
+def three_of(our_class: Any, check: Callback) -> tuple[Any, list[Any]]:
+    """Make a pool of which all connections were used just now, so that none needs a check; lend all of them."""
+    pool = filled(our_class, 3, check=check, check_after=1000)
+    return pool, [pool.getconn() for _ in range(3)]
+
+
+def assert_doubts(pool: Any, check: Callback, *known: Any) -> None:
+    """Assert that every idle connection is checked before it is lent, once, but for those known to be well."""
+    idle = {id(connection) for connection in pool._pool} - {id(connection) for connection in known}
+    before = len(check.calls)
+    for _ in range(2):
+        for connection in [pool.getconn() for _ in range(len(pool._pool))]:
+            pool.putconn(connection)
+    checked = [id(connection) for connection in check.calls[before:]]
+    assert len(checked) == len(set(checked))
+    assert set(checked) == idle
+
+
+def test_after_a_failed_check_the_others_are_checked(server: FakeServer, our_class: Any, check: Callback) -> None:
+    pool, (first, *others) = three_of(our_class, check)
+    pool.putconn(first)
+    advance_clock(2000)
+    for connection in others:
+        pool.putconn(connection)
+    assert len(pool._pool) == 3
+    pool._pool.reverse()  # the one that has been idle for long is the next to be lent
+    check.raises(psycopg2.DatabaseError("dead"))
+    connection = pool.getconn()
+    assert check.calls == [first, connection], "the dead one, and the next in its place"
+    pool.putconn(connection)
+    assert_doubts(pool, check, connection)
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("state", ["closed", "status"])
+def test_after_a_broken_return_the_others_are_checked(
+    server: FakeServer, our_class: Any, check: Callback, state: str
+) -> None:
+    pool, (first, *others) = three_of(our_class, check)
+    for connection in others:
+        pool.putconn(connection)
+    if state == "closed":
+        first.set_closed(2)
+    else:
+        first.status = 4
+    pool.putconn(first)
+    assert closes(pool) == {"lost": 1}
+    assert_doubts(pool, check)
+    assert_sound(pool, server)
+
+
+def test_after_the_broken_return_of_one_that_is_not_needed_the_others_are_checked(
+    server: FakeServer, our_class: Any, check: Callback
+) -> None:
+    pool = our_class(1, 2, check=check, check_after=1000)
+    kept, surplus = pool.getconn(), pool.getconn()
+    pool.putconn(kept)
+    surplus.set_closed(2)
+    pool.putconn(surplus)
+    assert pool.get_stats()["connections_lost"] == 1
+    assert_doubts(pool, check)
+
+
+def test_after_a_rollback_that_broke_its_connection_the_others_are_checked(
+    server: FakeServer, our_class: Any, check: Callback
+) -> None:
+    pool, (first, *others) = three_of(our_class, check)
+    for connection in others:
+        pool.putconn(connection)
+    first.status = INTRANS
+    server.fail("rollback", psycopg2.OperationalError("gone"))
+    pool.putconn(first)
+    assert_doubts(pool, check)
+    assert_sound(pool, server)
+
+
+def test_after_a_failed_connect_all_are_checked(server: FakeServer, our_class: Any, check: Callback) -> None:
+    pool = filled(our_class, 3, 4, check=check, check_after=1000)
+    lent = [pool.getconn() for _ in range(3)]
+    server.fail("connect", psycopg2.OperationalError("down"))
+    with pytest.raises(psycopg2.OperationalError):
+        pool.getconn()
+    for connection in lent:
+        pool.putconn(connection)
+    assert_doubts(pool, check)
+    assert_sound(pool, server)
+
+
+def test_after_a_death_a_connection_that_is_opened_later_is_trusted(
+    server: FakeServer, our_class: Any, check: Callback
+) -> None:
+    pool, lent = three_of(our_class, check)
+    for connection in lent:
+        connection.set_closed(2)
+        pool.putconn(connection)
+    for connection in [pool.getconn() for _ in range(3)]:
+        pool.putconn(connection)
+    for connection in [pool.getconn() for _ in range(3)]:
+        pool.putconn(connection)
+    assert check.calls == []
+
+
+def test_a_connection_that_its_borrower_closed_raises_no_doubts(
+    server: FakeServer, our_class: Any, check: Callback
+) -> None:
+    pool, (first, *others) = three_of(our_class, check)
+    for connection in others:
+        pool.putconn(connection)
+    first.close()
+    pool.putconn(first)
+    assert closes(pool) == {"by_borrower": 1}
+    borrow(pool)
+    assert check.calls == []
+
+
+# --- errors of a block -----------------------------------------------------------------------------------------------
+
+
+def server_error(
+    code: str | None, base: type[psycopg2.Error] = psycopg2.OperationalError, severity: str | None = "FATAL"
+) -> psycopg2.Error:
+    """Make an error as the server reports it, with this SQLSTATE."""
+    told = {"pgcode": code, "diag": SimpleNamespace(severity="TÖDLICH", severity_nonlocalized=severity)}
+    error: psycopg2.Error = type("ServerError", (base,), told)("from the server")
+    return error
+
+
+def report_of(monkeypatch: pytest.MonkeyPatch, **parameters: object) -> None:
+    """Let every server report these parameters, as PostgreSQL does from version 14 on."""
+    monkeypatch.setattr(FakeInfo, "parameter_status", lambda _, name: parameters.get(name), raising=False)
+
+
+def fail_in_a_block(pool: Any, error: BaseException, key: object = None) -> Any:
+    with pytest.raises(type(error)), pool.connection(key) as connection:
+        raise error
+    return connection
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+@pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08006", "08P01"])
+def test_an_error_that_ends_the_session_replaces_its_connection_and_raises_doubts(
+    server: FakeServer, our_class: Any, check: Callback, code: str, key: object
+) -> None:
+    pool, lent = three_of(our_class, check)
+    for connection in lent:
+        pool.putconn(connection)
+    connection = fail_in_a_block(pool, server_error(code), key)
+    assert not server.sees(connection)
+    assert closes(pool) == {"lost": 1}
+    assert_doubts(pool, check)
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize(
+    ("severity", "replaces"), [("FATAL", True), ("PANIC", True), (None, True), ("ERROR", False), ("WARNING", False)]
+)
+def test_an_error_ends_the_session_only_by_its_severity_if_it_has_one(
+    server: FakeServer, our_class: Any, severity: str | None, replaces: bool
+) -> None:
+    """One without is of a server or a PgBouncer that tells it in its own language only."""
+    pool = our_class(1, 1)
+    connection = fail_in_a_block(pool, server_error("57P01", severity=severity))
+    assert server.sees(connection) is not replaces
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("key", [None, "key"])
+def test_a_read_only_error_replaces_its_connection_and_each_that_is_older(
+    server: FakeServer, our_class: Any, key: object
+) -> None:
+    pool = our_class(2, 5, check=None, max_idle=None)
+    lent = [pool.getconn() for _ in range(4)]
+    pool.putconn(lent[0])  # older, and idle
+    pool.putconn(lent[2])  # the one that fails
+    connection = fail_in_a_block(pool, server_error("25006"), key)
+    assert connection is lent[2]
+    pool.putconn(lent[1])  # older, and lent
+    pool.putconn(lent[3])  # younger
+    pool.putconn(pool.getconn())
+    pool.maintain()
+    wait_for_quiet(pool)
+    assert [connection.serial for connection in lent if server.sees(connection)] == [4]
+    assert closes(pool) == {"lost": 1, "drained": 2}
+    assert_sound(pool, server)
+
+
+def test_after_a_read_only_error_a_borrower_gets_a_new_connection(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(3, 3, check=None)
+    failed = fail_in_a_block(pool, server_error("25006", psycopg2.InternalError))
+    assert failed.serial == 3, "the youngest"
+    with pool.connection() as connection:
+        assert connection.serial > 3
+    assert_balanced(pool, server)
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "replaces"),
+    [
+        ({"in_hot_standby": "on", "default_transaction_read_only": "off"}, True),
+        ({"in_hot_standby": "off", "default_transaction_read_only": "on"}, True),
+        ({"in_hot_standby": "off", "default_transaction_read_only": "off"}, False),
+        ({"in_hot_standby": "off"}, False),
+        ({}, True),
+        ({"in_hot_standby": object(), "default_transaction_read_only": object()}, True),
+    ],
+    ids=["a standby", "made read only", "neither", "a proxy that passes one on", "before PostgreSQL 14", "a mock"],
+)
+def test_a_read_only_error_replaces_connections_only_where_the_server_reports_that_it_takes_no_writes(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, object], replaces: bool
+) -> None:
+    report_of(monkeypatch, **parameters)
+    pool = our_class(3, 3, check=None)
+    fail_in_a_block(pool, server_error("25006", severity="ERROR"))
+    borrow(pool)
+    assert bool(closes(pool)) is replaces
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt()])
+def test_a_report_that_cannot_be_read_loses_no_slot(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def parameter_status(*_: object) -> str:
+        raise error
+
+    monkeypatch.setattr(FakeInfo, "parameter_status", parameter_status, raising=False)
+    pool = our_class(1, 1)
+    # A mistake in it, or an interrupt, is raised; the block's own error is its context.
+    with pytest.raises(type(error)) as raised, pool.connection():
+        raise server_error("25006")
+    assert raised.value is error
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08001", "08006", "08P01"])
+def test_an_error_that_does_not_end_the_session_replaces_nothing_whatever_its_code(
+    server: FakeServer, our_class: Any, check: Callback, code: str
+) -> None:
+    pool, lent = three_of(our_class, check)
+    for connection in lent:
+        pool.putconn(connection)
+    connection = fail_in_a_block(pool, server_error(code, severity="ERROR"))
+    assert server.sees(connection)
+    borrow(pool)
+    assert (closes(pool), check.calls) == ({}, [])
+
+
+@pytest.mark.parametrize("code", ["23505", "40001", "40P01", "57014", "57P04", "25P02", "0A000", "", None])
+def test_other_errors_replace_nothing(server: FakeServer, our_class: Any, check: Callback, code: str | None) -> None:
+    pool, lent = three_of(our_class, check)
+    for connection in lent:
+        pool.putconn(connection)
+    connection = fail_in_a_block(pool, server_error(code))
+    assert server.sees(connection)
+    borrow(pool)
+    assert (closes(pool), check.calls) == ({}, [])
+
+
+def test_what_is_no_error_of_psycopg2_replaces_nothing_whatever_its_pgcode(server: FakeServer, our_class: Any) -> None:
+    class Other(Exception):
+        pgcode = "57P01"
+
+    pool = our_class(1, 1)
+    fail_in_a_block(pool, Other())
+    assert closes(pool) == {}
+
+
+@pytest.mark.parametrize("code", [5, b"57P01", ["57P01"]])
+def test_a_pgcode_that_is_no_string_does_no_harm(server: FakeServer, our_class: Any, code: Any) -> None:
+    pool = our_class(1, 1)
+    fail_in_a_block(pool, server_error(code))
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt()])
+def test_a_pgcode_that_cannot_be_read_loses_no_slot(server: FakeServer, our_class: Any, error: BaseException) -> None:
+    class Awkward(psycopg2.Error):
+        @property
+        def pgcode(self) -> str:  # type: ignore[override]
+            raise error
+
+    pool = our_class(1, 1)
+    with suppress(Awkward, type(error)), pool.connection():
+        raise Awkward
+    assert_sound(pool, server)

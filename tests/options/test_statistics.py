@@ -1,0 +1,458 @@
+"""What is counted is what has happened, and when nobody is in the pool the books balance."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psycopg2
+import pytest
+
+from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
+from pgpool_rs._core import advance_clock
+from pgpool_rs.testing import ACTIVE, INTRANS, FakeServer
+from tests.lib.callbacks import Callback, Killed
+from tests.lib.pools import assert_balanced, assert_sound, closes, filled, wait_for_quiet
+from tests.lib.waits import Task, counts, waiting_task
+
+NOW = ["pool_min", "pool_max", "pool_size", "pool_available", "requests_waiting"]
+EVENTS = [
+    "requests_num",
+    "requests_queued",
+    "requests_wait_ms",
+    "requests_errors",
+    "usage_ms",
+    "returns_bad",
+    "connections_num",
+    "connections_ms",
+    "connections_errors",
+    "connections_lost",
+    "checks_failed",
+    "leaks",
+    "reclaimed",
+    "closed_requested",
+    "closed_surplus",
+    "closed_idle",
+    "closed_lifetime",
+    "closed_drained",
+    "closed_lost",
+    "closed_unclean",
+    "closed_by_borrower",
+    "closed_reclaimed",
+    "closed_with_pool",
+    "closed_unplaced",
+]
+DOWN = psycopg2.OperationalError("down")
+
+
+def events(pool: Any) -> dict[str, int]:
+    """Tell what was counted, without times and zeros."""
+    stats = pool.get_stats()
+    return {name: stats[name] for name in EVENTS if stats[name] and not name.endswith("_ms")}
+
+
+# --- the dict --------------------------------------------------------------------------------------------------------
+
+
+def test_all_names_are_always_there_and_whole_numbers(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 1)
+    for stats in (pool.get_stats(), pool.pop_stats()):
+        assert list(stats) == NOW + EVENTS
+        assert {type(number) for number in stats.values()} == {int}
+    pool.closeall()
+    assert list(pool.get_stats()) == NOW + EVENTS
+
+
+def test_what_there_is_now(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(2, 3)
+
+    def now() -> list[int]:
+        return [pool.get_stats()[name] for name in NOW]
+
+    assert now() == [2, 3, 2, 2, 0]
+    lent = [pool.getconn() for _ in range(2)]
+    assert now() == [2, 3, 2, 0, 0]
+    with server.hold("connect") as gate:
+        opening = Task(pool.getconn)
+        gate.wait_for()
+        waiter = waiting_task(pool)
+        assert now() == [2, 3, 3, 0, 1]
+    lent.append(opening.result())
+    lent[0].status = INTRANS
+    with server.hold("rollback") as gate:
+        returning = Task(pool.putconn, lent[0])
+        gate.wait_for()
+        assert now() == [2, 3, 3, 0, 1]
+    returning.result()
+    assert now() == [2, 3, 3, 0, 0]
+    lent[0] = waiter.result()
+    for connection in lent:
+        pool.putconn(connection)
+    assert now() == [2, 3, 2, 2, 0]
+    pool.closeall()
+    assert now() == [2, 3, 0, 0, 0]
+
+
+def test_pop_gives_what_get_gives_and_begins_anew(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 2)
+    for connection in [pool.getconn(), pool.getconn()]:
+        pool.putconn(connection)
+    before = pool.get_stats()
+    assert pool.pop_stats() == before
+    after = pool.get_stats()
+    assert [after[name] for name in NOW] == [before[name] for name in NOW]
+    assert {after[name] for name in EVENTS} == {0}
+    pool.putconn(pool.getconn())
+    assert events(pool) == {"requests_num": 1}
+
+
+def test_each_pool_counts_for_itself(server: FakeServer, our_class: Any) -> None:
+    first, second = our_class(1, 1), our_class(1, 1)
+    first.getconn()
+    assert (events(first)["requests_num"], events(second).get("requests_num")) == (1, None)
+
+
+def test_a_pool_that_is_made_anew_counts_anew(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1)
+    pool.putconn(pool.getconn())
+    pool.__init__(1, 1)
+    assert events(pool) == {"connections_num": 1}
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def test_each_loan_is_a_request_by_whatever_path(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 2)
+    for connection in [pool.getconn(), pool.getconn()]:
+        pool.putconn(connection)
+    pool.putconn(pool.getconn("key"), "key")
+    with pool.connection():
+        pass
+    with pool.connection("key"):
+        pool.getconn("key")
+    assert pool.get_stats()["requests_num"] == 6
+    assert pool.get_stats()["requests_errors"] == 0
+
+
+def refused(pool: Any) -> None:
+    with pytest.raises(PoolError):
+        pool.getconn()
+
+
+def timed_out(pool: Any) -> None:
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.001)
+
+
+def unhashable(pool: Any) -> None:
+    with pytest.raises(TypeError):
+        pool.getconn([])
+
+
+@pytest.mark.parametrize(("ask", "queued"), [(refused, 0), (timed_out, 1), (unhashable, 0)])
+def test_a_request_that_ends_with_an_error_is_counted(
+    server: FakeServer, ask: Callable[[Any], None], queued: int
+) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1)
+    pool.getconn()
+    for _ in range(3):
+        ask(pool)
+    stats = pool.get_stats()
+    assert [stats[name] for name in ("requests_num", "requests_errors", "requests_queued")] == [4, 3, 3 * queued]
+
+
+@pytest.mark.parametrize("error", [DOWN, ValueError("odd"), KeyboardInterrupt(), Killed()])
+def test_a_request_whose_connect_fails_is_an_error(server: FakeServer, our_class: Any, error: BaseException) -> None:
+    pool = our_class(0, 1)
+    server.fail("connect", error)
+    with pytest.raises(type(error)):
+        pool.getconn()
+    assert events(pool) == {
+        "requests_num": 1,
+        "requests_errors": 1,
+        "connections_num": 1,
+        "connections_errors": 1,
+    }
+
+
+def test_a_request_of_a_closed_pool_is_none(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 1)
+    pool.closeall()
+    with pytest.raises(PoolClosed):
+        pool.getconn()
+    assert events(pool) == {}
+
+
+def test_who_had_to_wait_is_counted_once_and_with_the_time(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+    waiters = [waiting_task(pool), waiting_task(pool)]
+    time.sleep(0.03)
+    for waiter in waiters:
+        pool.putconn(connection)
+        assert waiter.result() is connection
+    stats = pool.get_stats()
+    assert (stats["requests_num"], stats["requests_queued"], stats["requests_errors"]) == (3, 2, 0)
+    assert stats["requests_wait_ms"] >= 2 * 20
+
+
+def test_who_was_served_at_once_has_not_waited(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1)
+    pool.putconn(pool.getconn(timeout=5))
+    stats = pool.get_stats()
+    assert (stats["requests_queued"], stats["requests_wait_ms"]) == (0, 0)
+
+
+def test_who_waited_for_a_key_has_waited(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 2)
+    with server.hold("connect") as gate:
+        first = Task(pool.getconn, "key")
+        gate.wait_for()
+        second = waiting_task(pool, key="key")
+    assert first.result() is second.result()
+    assert (pool.get_stats()["requests_num"], pool.get_stats()["requests_queued"]) == (2, 1)
+
+
+def test_a_waiter_whose_pool_was_closed_is_an_error(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1)
+    pool.getconn()
+    waiter = waiting_task(pool)
+    pool.closeall()
+    with pytest.raises(PoolClosed):
+        waiter.result()
+    stats = pool.get_stats()
+    assert (stats["requests_num"], stats["requests_queued"], stats["requests_errors"]) == (2, 1, 1)
+
+
+# --- times -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["fast", "key", "dirty", "close", "block"])
+def test_the_time_that_a_connection_was_lent_for_is_added_up(server: FakeServer, our_class: Any, way: str) -> None:
+    pool = our_class(1, 1, check=None)
+    for _ in range(2):
+        if way == "block":
+            with pool.connection():
+                advance_clock(10)
+        else:
+            key = "key" if way == "key" else None
+            connection = pool.getconn(key)
+            advance_clock(10)
+            if way == "dirty":
+                connection.status = INTRANS
+            pool.putconn(connection, key, close=way == "close")
+        advance_clock(1000)
+    assert 20_000 <= pool.get_stats()["usage_ms"] < 900_000
+
+
+def test_the_time_that_connects_took_is_added_up_failed_ones_too(server: FakeServer, our_class: Any) -> None:
+    server.on("connect", lambda _: time.sleep(0.02))
+    pool = our_class(1, 2)
+    server.fail("connect", None, DOWN)
+    pool.getconn()
+    pool.getconn()
+    assert pool.get_stats()["connections_ms"] >= 2 * 15
+    pool.maxconn = 3
+    before = pool.get_stats()["connections_ms"]
+    with pytest.raises(psycopg2.OperationalError):
+        pool.getconn()
+    assert pool.get_stats()["connections_ms"] >= before + 15
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+
+def end(way: str, pool: Any, connection: Any, server: FakeServer) -> None:
+    """Bring a lent connection to its end."""
+    if way == "broken":
+        connection.set_closed(2)
+    elif way == "unknown":
+        connection.status = 4
+    elif way == "closed":
+        connection.set_closed(1)
+    elif way == "old":
+        advance_clock(1001)
+    elif way in {"rollback", "rollback breaks"}:
+        connection.status = ACTIVE
+        server.fail("rollback", psycopg2.DatabaseError("odd") if way == "rollback" else DOWN)
+    elif way == "pool":
+        pool.closeall()
+        return
+    elif way == "drain":
+        pool.drain()
+    pool.putconn(connection, close=way == "close")
+
+
+@pytest.mark.parametrize(
+    ("way", "expected"),
+    [
+        ("close", {"closed_requested": 1}),
+        ("surplus", {"closed_surplus": 1}),
+        ("broken", {"closed_lost": 1, "connections_lost": 1, "returns_bad": 1}),
+        ("unknown", {"closed_lost": 1, "connections_lost": 1, "returns_bad": 1}),
+        ("closed", {"closed_by_borrower": 1}),
+        ("old", {"closed_lifetime": 1}),
+        ("rollback", {"closed_unclean": 1, "returns_bad": 1}),
+        ("rollback breaks", {"closed_lost": 1, "connections_lost": 1, "returns_bad": 1}),
+        ("pool", {"closed_with_pool": 1}),
+        ("drain", {"closed_drained": 1}),
+    ],
+)
+@pytest.mark.parametrize("background", [False, True])
+def test_each_end_is_counted_under_its_reason(
+    server: FakeServer, our_class: Any, *, way: str, expected: dict[str, int], background: bool
+) -> None:
+    max_idle = 0 if way == "surplus" else None
+    pool = our_class(0, 1, background=background, max_idle=max_idle, max_lifetime=1000)
+    end(way, pool, pool.getconn(), server)
+    wait_for_quiet(pool)
+    assert events(pool) == {"requests_num": 1, "connections_num": 1, **expected}
+    assert_balanced(pool, server)
+
+
+def test_a_failed_check_is_a_lost_connection_and_no_bad_return(server: FakeServer, our_class: Any) -> None:
+    check = Callback()
+    pool = filled(our_class, 1, check=check, check_after=0)
+    pool.pop_stats()
+    check.raises(psycopg2.DatabaseError("dead"))
+    pool.getconn()
+    assert events(pool) == {
+        "requests_num": 1,
+        "connections_num": 1,
+        "connections_lost": 1,
+        "checks_failed": 1,
+        "closed_lost": 1,
+    }
+
+
+def test_a_connection_that_was_idle_for_too_long_is_counted(server: FakeServer, our_class: Any) -> None:
+    pool = filled(our_class, 1, max_idle=100)
+    advance_clock(101)
+    pool.maintain()
+    wait_for_quiet(pool)
+    assert closes(pool) == {"idle": 1}
+
+
+def test_a_connection_that_came_too_late_is_counted(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 1)
+    with server.hold("connect") as gate:
+        opening = Task(pool.getconn)
+        gate.wait_for()
+        pool.closeall()
+    opening.wait()
+    assert closes(pool) == {"unplaced": 1}
+    assert_balanced(pool, server)
+
+
+def test_a_connection_that_a_hook_took_back_is_counted(server: FakeServer, our_class: Any) -> None:
+    class Pool(our_class):  # type: ignore[misc]
+        def _connect(self, key: Any = None) -> Any:
+            super()._connect(key)
+            raise ValueError("late")
+
+    pool = Pool(0, 1)
+    with pytest.raises(ValueError, match="late"):
+        pool.getconn()
+    assert closes(pool) == {"unplaced": 1}
+    assert_balanced(pool, server)
+
+
+def test_connections_of_the_constructor_are_counted(server: FakeServer, our_class: Any) -> None:
+    assert events(our_class(3, 5)) == {"connections_num": 3}
+    assert events(our_class(3, 5, open_workers=3)) == {"connections_num": 3}
+
+
+# --- everything at once ----------------------------------------------------------------------------------------------
+
+
+def spoil(connection: Any, dice: random.Random) -> None:
+    """Do something to a lent connection, or nothing."""
+    match dice.randrange(6):
+        case 0 | 1:
+            connection.status = INTRANS
+        case 2:
+            connection.status = 4
+        case 3 | 4 as closed:
+            connection.set_closed(closed - 2)
+
+
+class Storm:
+    """Does everything that can be done to a pool, from several threads, with a server that fails now and then."""
+
+    def __init__(self, pool: Any, server: FakeServer, seed: int) -> None:
+        self.pool = pool
+        self.server = server
+        self.dice = random.Random(seed)
+
+    def steps(self, number: int) -> None:
+        dice = random.Random(self.dice.random() + number)
+        for _ in range(100):
+            with suppress(PoolError, psycopg2.Error, ValueError, Killed):
+                self.step(dice)
+
+    def step(self, dice: random.Random) -> None:
+        pool = self.pool
+        errors = (DOWN, ValueError("odd"), Killed())
+        match dice.randrange(20):
+            case 0:
+                self.server.fail(dice.choice(["connect", "rollback", "close"]), dice.choice(errors))
+            case 1:
+                pool.maintain()
+            case 2:
+                pool.check()
+            case 3:
+                pool.drain()
+            case 4:
+                pool.resize(dice.randrange(3), dice.randrange(3, 5))
+            case 5:
+                advance_clock(dice.choice([0.1, 5, 50]))
+            case 6:
+                with pool.connection() as connection:
+                    connection.status = INTRANS
+                    if dice.random() < 0.3:
+                        raise psycopg2.OperationalError
+            case 7:
+                key = dice.choice("ab")
+                pool.putconn(pool.getconn(key), key)
+            case 8:
+                pool.get_stats()
+                pool.loans()
+            case _:
+                connection = pool.getconn(timeout=dice.choice([0, 0.01, 0.1]))
+                spoil(connection, dice)
+                pool.putconn(connection, close=dice.random() < 0.1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"background": True},
+        {"max_idle": 10, "max_lifetime": 60, "leak_after": 5},
+        {"check": lambda connection: connection.cursor().execute("SELECT 1"), "check_after": 0, "reset": "discard"},
+        {"background": True, "reclaim": True, "max_idle": 3, "check_after": 0, "configure": lambda _: None},
+    ],
+    ids=["plain", "background", "ages", "callbacks", "all"],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_after_a_storm_the_books_balance(server: FakeServer, options: dict[str, Any], seed: int) -> None:
+    pool: Any = ThreadedConnectionPool(1, 4, **options)
+    for call in ("connect", "rollback", "close"):
+        server.on(call, lambda _: time.sleep(0.0005))
+    storm = Storm(pool, server, seed)
+    for task in [Task(storm.steps, number) for number in range(5)]:
+        task.result()
+    server.calm()
+    wait_for_quiet(pool)
+    # Two threads may use a key at once, and one return it under the other.
+    for loan in pool.loans():
+        pool.putconn(pool._used[loan.key], loan.key)
+    pool.resize(1, 4)
+    assert counts(pool)["lent"] == 0
+    assert_sound(pool, server)
+    pool.closeall()
+    assert_balanced(pool, server)

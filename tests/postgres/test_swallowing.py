@@ -1,0 +1,338 @@
+"""Only what a database says is swallowed: a job's time limit, a bug and a cancelled statement are raised in their call.
+
+Job queues raise their time limits, plain exceptions, from a signal handler, wherever Python code happens to run.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import QueryCanceledError
+
+from pgpool_rs import check_query
+from pgpool_rs.testing import INTRANS, FakeServer
+from tests.lib.log import listening
+from tests.lib.pools import assert_sound, assert_whole
+from tests.lib.postgres import execute, opened
+from tests.lib.waits import counts
+
+
+class TimeLimit(Exception):
+    """What a job queue raises in a job that takes too long."""
+
+
+@pytest.fixture
+def strike() -> Iterator[Callable[..., None]]:
+    """Give a function that lets the time limit strike there, by a signal, as RQ and Celery do; each time, or once."""
+
+    def on_alarm(*_: object) -> None:
+        raise TimeLimit
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    yield lambda *_: signal.raise_signal(signal.SIGALRM)
+    signal.signal(signal.SIGALRM, before)
+
+
+def use(pool: Any) -> None:
+    """Borrow a connection, leave it in a transaction and return it."""
+    connection = pool.getconn()
+    connection.status = INTRANS
+    pool.putconn(connection)
+
+
+def return_needless(pool: Any) -> None:
+    connection = pool.getconn()
+    pool.minconn = 0
+    pool.putconn(connection)
+
+
+def block(pool: Any) -> None:
+    with pool.connection() as connection:
+        connection.status = INTRANS
+
+
+def fail_in_a_block(pool: Any) -> None:
+    with pytest.raises(ZeroDivisionError), pool.connection() as connection:
+        connection.status = INTRANS
+        raise ZeroDivisionError
+
+
+CALLS: dict[str, tuple[str, dict[str, Any], Callable[[Any], object]]] = {
+    "rollback in putconn": ("rollback", {}, use),
+    "rollback at the end of a block that fails": ("rollback", {}, fail_in_a_block),
+    "commit at the end of a block": ("commit", {}, block),
+    "close in putconn": ("close", {}, lambda pool: pool.putconn(pool.getconn(), close=True)),
+    "close of what is not needed": ("close", {"max_idle": 0}, return_needless),
+    "closed in putconn": ("closed", {}, use),
+    "info in putconn": ("info", {}, use),
+    "close in closeall": ("close", {}, lambda pool: pool.closeall()),
+    "close in drain": ("close", {}, lambda pool: pool.drain()),
+    "close in resize": ("close", {}, lambda pool: pool.resize(0, 0)),
+    "close by maxconn": ("close", {}, lambda pool: setattr(pool, "maxconn", 0)),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_time_limit_is_raised_in_the_call_that_it_struck(
+    server: FakeServer, our_class: Any, call: str, strike: Callable[..., None]
+) -> None:
+    name, options, act = CALLS[call]
+    pool = our_class(1, 1, **options)
+    server.on(name, strike)
+    with pytest.raises(TimeLimit):
+        act(pool)
+    server.calm()
+    if not pool.closed:
+        pool.maxconn = 1
+        assert_sound(pool, server)
+    assert server.open <= 1
+
+
+@pytest.mark.parametrize("option", ["reset", "check", "configure", "connect"])
+@pytest.mark.parametrize("way", ["getconn and putconn", "a block", "maintain", "check"])
+def test_a_time_limit_in_a_callback_is_raised_in_the_call_that_it_struck(
+    server: FakeServer, our_class: Any, option: str, way: str, strike: Callable[..., None]
+) -> None:
+    armed: list[object] = []
+
+    def callback(*_: Any, **__: Any) -> Any:
+        if armed:
+            strike()
+        return server.connect() if option == "connect" else None
+
+    if option in {"reset", "check"} and way in {"maintain", "check"} and (option, way) != ("check", "check"):
+        return  # it makes no such callback
+    pool = our_class(1, 1, check_after=0, **{option: callback})
+    if option in {"configure", "connect"}:
+        pool.putconn(pool.getconn(), close=True)
+    armed.append(None)
+    acts: dict[str, Callable[[], object]] = {
+        "getconn and putconn": lambda: pool.putconn(pool.getconn()),
+        "a block": lambda: block(pool),
+        "maintain": pool.maintain,
+        "check": pool.check,
+    }
+    with pytest.raises(TimeLimit):
+        acts[way]()
+    armed.clear()
+    assert counts(pool)["lent"] == 0
+    assert_sound(pool, server)
+
+
+def test_a_time_limit_while_another_borrowers_return_is_finished_is_raised_in_getconn(
+    server: FakeServer, our_class: Any, strike: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgpool_rs._housekeeping.housekeeper.poke", lambda _: None)
+    pool = our_class(1, 1, background=True)
+    use(pool)
+    server.on("rollback", strike)
+    with pytest.raises(TimeLimit):
+        pool.getconn()
+    server.calm()
+    assert_sound(pool, server)
+
+
+# --- two errors, one after the other ----------------------------------------------------------------------------------
+
+FAILED = psycopg2.OperationalError("failed")
+
+
+def in_the_constructor(our_class: Any, server: FakeServer) -> None:
+    server.fail("connect", None, FAILED)
+    our_class(2, 2)
+
+
+def in_configure(our_class: Any, server: FakeServer) -> None:
+    def configure(_: object) -> None:
+        raise FAILED
+
+    our_class(0, 1, configure=configure).getconn()
+
+
+def in_connect(our_class: Any, server: FakeServer) -> None:
+    class Pool(our_class):  # type: ignore[misc]
+        def _connect(self, key: Any = None) -> Any:
+            super()._connect(key)
+            raise FAILED
+
+    Pool(0, 1).getconn()
+
+
+def at_the_end_of(call: str) -> Callable[[Any, FakeServer], None]:
+    def end(our_class: Any, server: FakeServer) -> None:
+        pool = our_class(0, 1, name="ends")
+        with listening("ends") as log:
+            log.fail(FAILED)
+            getattr(pool, call)("key")
+
+    return end
+
+
+def in_the_hash_of_a_key(our_class: Any, server: FakeServer) -> None:
+    class Key:
+        def __hash__(self) -> int:
+            raise MemoryError
+
+    pool = our_class(0, 1)
+    pool.putconn(pool.getconn(), Key())
+
+
+FAILURES = {
+    "the constructor": in_the_constructor,
+    "configure": in_configure,
+    "_connect": in_connect,
+    "the end of getconn": at_the_end_of("getconn"),
+    "the end of _connect": at_the_end_of("_connect"),
+    "the hash of a key": in_the_hash_of_a_key,
+}
+
+
+@pytest.mark.parametrize("struck", [TimeLimit, KeyboardInterrupt])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_of_a_failure_and_what_strikes_the_close_after_it_the_weightier_is_raised(
+    our_class: Any, server: FakeServer, failure: str, struck: type[BaseException]
+) -> None:
+    server.on("close", lambda _: raise_(struck("in close")))
+    ordinary = failure != "the hash of a key"
+    with pytest.raises(struck if ordinary or struck is KeyboardInterrupt else MemoryError) as raised:
+        FAILURES[failure](our_class, server)
+    context = raised.value.__context__
+    assert context is FAILED if ordinary else isinstance(context, (MemoryError, TimeLimit))
+
+
+@pytest.mark.parametrize("failure", ["the constructor", "configure", "_connect", "the end of getconn"])
+def test_of_two_errors_of_a_database_the_first_is_raised(our_class: Any, server: FakeServer, failure: str) -> None:
+    second = psycopg2.InterfaceError("second")
+    server.on("close", lambda _: raise_(second))
+    with pytest.raises(psycopg2.OperationalError) as raised:
+        FAILURES[failure](our_class, server)
+    assert raised.value is FAILED
+
+
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+# --- what is asked in SQL where psycopg2's own call does nothing -----------------------------------------------------
+
+
+@pytest.mark.parametrize("part", ["status", "autocommit", "set autocommit", "cursor", "execute"])
+@pytest.mark.parametrize("error", [TimeLimit, QueryCanceledError, psycopg2.DatabaseError, OSError])
+def test_a_rollback_in_sql_that_fails_frees_the_slot(
+    our_class: Any, server: FakeServer, part: str, error: type[Exception]
+) -> None:
+    armed: list[object] = []
+
+    def visit(name: str) -> None:
+        if armed and name == part:
+            raise error
+
+    class Info:
+        transaction_status = 0
+
+    class Cursor:
+        def __init__(self, connection: Connection) -> None:
+            self.connection = connection
+
+        def execute(self, query: str) -> None:
+            visit("execute")
+            assert (query, self.connection.on) == ("ROLLBACK", True)
+            self.connection.info.transaction_status = 0
+
+    class Connection:
+        closed = 0
+
+        def __init__(self) -> None:
+            self.info = Info()
+            self.on = False
+
+        @property
+        def status(self) -> int:
+            visit("status")
+            return 1
+
+        @property
+        def autocommit(self) -> bool:
+            visit("autocommit")
+            return self.on
+
+        @autocommit.setter
+        def autocommit(self, on: bool) -> None:
+            visit("set autocommit")
+            self.on = on
+
+        def cursor(self) -> Cursor:
+            visit("cursor")
+            return Cursor(self)
+
+        def rollback(self) -> None:
+            pass
+
+        def close(self) -> None:
+            self.closed = 1
+
+    pool = our_class(1, 1, connect=Connection, name="struck")
+    connection = pool.getconn()
+    connection.info.transaction_status = 2
+    armed.append(None)
+    with listening("struck", 30) as log:
+        if error in {TimeLimit, QueryCanceledError}:
+            with pytest.raises(error):
+                pool.putconn(connection)
+            assert log.texts == []
+        else:
+            pool.putconn(connection)
+            assert len(log.texts) == 1
+    armed.clear()
+    assert connection.closed == 1
+    assert_whole(pool)
+    # And where nothing fails, it is kept, out of autocommit as before.
+    connection = pool.getconn()
+    connection.info.transaction_status = 3
+    pool.putconn(connection)
+    assert (list(pool._pool), connection.on) == ([connection], False)
+
+
+# --- on a real server ------------------------------------------------------------------------------------------------
+
+
+def cancelled(conn: Any) -> None:
+    """Be what `wait_select` makes of Ctrl-C in a round trip: the server is asked to cancel it, and does."""
+    execute(conn, "set statement_timeout = 1")
+    execute(conn, "select pg_sleep(10)")
+
+
+@pytest.mark.parametrize("option", ["reset", "check"])
+def test_a_round_trip_of_the_pools_that_was_cancelled_is_raised(our_class: Any, dsn: str, option: str) -> None:
+    with opened(our_class(1, 1, dsn, check_after=0, **{option: cancelled})) as pool:
+        with pytest.raises(QueryCanceledError):
+            pool.putconn(pool.getconn())
+        assert counts(pool)["lent"] == 0
+
+
+@pytest.mark.parametrize("error", [QueryCanceledError("Ctrl-C"), TimeLimit()])
+@pytest.mark.parametrize("bites", [False, True])
+def test_what_strikes_check_query_is_raised_though_its_own_limit_has_passed(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, *, error: Exception, bites: bool
+) -> None:
+    """psycopg2's wait_select takes a KeyboardInterrupt for itself, and cancels the statement."""
+
+    class Watchdog:
+        has_bitten = bites
+
+        def __init__(self, _: Any) -> None: ...
+
+        def set_to(self, _: float) -> Any:
+            return nullcontext()
+
+    monkeypatch.setattr("pgpool_rs.health._Watchdog", Watchdog)
+    pool = our_class(1, 1, check=check_query, check_after=0)
+    server.fail("execute", error)
+    with pytest.raises(type(error)):
+        pool.getconn()
+    assert_sound(pool, server)

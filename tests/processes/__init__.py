@@ -1,0 +1,1 @@
+"""Forks, imports, and the end of a process."""

@@ -1,0 +1,1 @@
+"""Threads: limits, waiters, keys, interrupts and what is freed."""

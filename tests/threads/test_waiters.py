@@ -1,0 +1,89 @@
+"""Whoever waits is served in order, and nobody overtakes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pgpool_rs import PoolExhausted, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
+from tests.lib.pools import assert_whole
+from tests.lib.waits import Task, counts, waiting_task
+
+
+def test_waiters_are_served_in_the_order_in_which_they_came(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(2, 2)
+    lent = [pool.getconn(), pool.getconn()]
+    waiters = [waiting_task(pool) for _ in range(6)]
+    for served, waiter in enumerate(waiters):
+        pool.putconn(lent.pop(0))
+        lent.append(waiter.result())
+        assert [waiter.done for waiter in waiters] == [True] * (served + 1) + [False] * (5 - served)
+    for connection in lent:
+        pool.putconn(connection)
+    assert_whole(pool)
+
+
+def test_waiters_with_and_without_keys_and_timeouts_stand_in_one_queue(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+    waiters = [
+        waiting_task(pool, key="a"),
+        waiting_task(pool, timeout=60),
+        waiting_task(pool, key=0, timeout=60),
+        waiting_task(pool),
+    ]
+    for served, waiter in enumerate(waiters):
+        pool.putconn(connection)
+        assert waiter.result() is connection
+        assert counts(pool)["waiting"] == 3 - served
+    pool.putconn(connection)
+    assert_whole(pool)
+
+
+def test_a_newcomer_never_overtakes_a_waiter(server: FakeServer) -> None:
+    """What comes back is promised to the waiter at once, so the thread that gave it back cannot take it again."""
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+    for _ in range(200):
+        waiter = waiting_task(pool)
+        pool.putconn(connection)
+        with pytest.raises(PoolExhausted):
+            pool.getconn()
+        with pytest.raises(PoolExhausted):
+            pool.getconn("key", timeout=0)
+        assert waiter.result() is connection
+    pool.putconn(connection)
+    assert_whole(pool)
+
+
+def return_and_borrow(pool: Any, connection: Any) -> Any:
+    pool.putconn(connection)
+    return pool.getconn(timeout=None)
+
+
+def test_a_newcomer_that_is_ready_to_wait_stands_behind(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(1, 1)
+    connection = pool.getconn()
+    for _ in range(50):
+        first = waiting_task(pool)
+        second = Task(return_and_borrow, pool, connection)
+        assert first.result() is connection
+        assert not second.done
+        pool.putconn(connection)
+        assert second.result() is connection
+    pool.putconn(connection)
+    assert_whole(pool)
+
+
+def test_room_made_by_raising_maxconn_goes_to_waiters_before_newcomers(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1)
+    pool.getconn()
+    with server.hold("connect"):
+        waiters = [waiting_task(pool), waiting_task(pool)]
+        pool.maxconn = 3
+        with pytest.raises(PoolExhausted):
+            pool.getconn()
+    assert len({waiter.result().serial for waiter in waiters}) == 2
+    assert server.peak == 3
