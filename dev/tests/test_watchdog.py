@@ -42,29 +42,19 @@ def test_goes_on() -> None:
 """
 
 
-def run(tmp_path: Path, how: str) -> tuple[int, str]:
-    """Run a test that hangs, under the watchdog and pytest-timeout; give its exit status and all that it printed."""
-    program = tmp_path / "test_hanging.py"
-    program.write_text(PROGRAM.format(how=how))
-    options = ["-p", "no:cacheprovider", "-o", f"pythonpath={ROOT}", "--rootdir", str(tmp_path), "-c", "/dev/null"]
-    finished = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(program)],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    return finished.returncode, finished.stdout + finished.stderr
-
-
 @pytest.mark.parametrize(
     ("how", "goes_on"),
     [("never.acquire()", True), ("lock(mutex), lock(mutex)", False)],
     ids=["the GIL is free", "the GIL is held"],
 )
 def test_a_hang_prints_the_stacks_of_all_threads_and_fails(tmp_path: Path, how: str, *, goes_on: bool) -> None:
-    status, printed = run(tmp_path, how)
-    assert status != 0
+    program = tmp_path / "test_hanging.py"
+    program.write_text(PROGRAM.format(how=how))
+    options = ["-p", "no:cacheprovider", "-o", f"pythonpath={ROOT}", "--rootdir", str(tmp_path), "-c", "/dev/null"]
+    command = [sys.executable, "-m", "pytest", *options, str(program)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    printed = finished.stdout + finished.stderr
+    assert finished.returncode != 0
     assert "in hang" in printed or "hang()" in printed
     assert "the_other_thread" in printed
     assert ("1 failed, 1 passed" in printed) == goes_on, printed
