@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,67 +11,7 @@ import psycopg2.pool
 import pytest
 
 import pgpool_rs
-from pgpool_rs.testing import INTRANS, FakeConnection, FakeServer
-
-
-class Raising(FakeConnection):
-    """A connection whose attributes are Python's, and interrupted."""
-
-    where = ""
-
-    @property
-    def async_(self) -> int:
-        self.interrupt("async_")
-        return 0
-
-    @property
-    def closed(self) -> int:
-        self.interrupt("closed")
-        return super().closed
-
-    def interrupt(self, where: str) -> None:
-        if self.where == where:
-            raise KeyboardInterrupt
-
-
-class Mute(psycopg2.OperationalError):
-    def __str__(self) -> str:
-        raise KeyboardInterrupt
-
-
-@pytest.fixture
-def raising() -> Iterator[Any]:
-    """Give a pool of such connections."""
-    pool = pgpool_rs.ThreadedConnectionPool(0, 2, connect=FakeServer(Raising).connect)
-    yield pool
-    pool.closeall()
-
-
-def in_a_block(pool: Any) -> None:
-    with pool.connection() as connection:
-        connection.where = "async_"
-
-
-def above_minconn(pool: Any) -> None:
-    connection = pool.getconn()
-    connection.where = "closed"
-    pool.putconn(connection)
-
-
-def with_a_rollback_that_fails(pool: Any) -> None:
-    pool.resize(1, 2)
-    connection = pool.getconn()
-    connection.status = INTRANS
-    connection.faults["rollback"] = Mute()
-    pool.putconn(connection)
-
-
-@pytest.mark.parametrize("act", [in_a_block, above_minconn, with_a_rollback_that_fails])
-def test_an_interrupt_in_an_attribute_or_a_text_is_not_swallowed(raising: Any, act: Callable[[Any], None]) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        act(raising)
-    assert raising.get_stats()["requests_errors"] == 0
-    assert len({id(raising.getconn()) for _ in range(2)}) == 2
+from pgpool_rs.testing import FakeServer
 
 
 def test_an_interrupt_of_a_connect_is_not_hidden_by_a_log_handler_that_fails(server: FakeServer) -> None:

@@ -15,29 +15,6 @@ from tests.lib.programs import run_program
 from tests.lib.waits import Task, counts, wait_for_waiters
 
 
-@pytest.mark.parametrize("error", [ValueError("late"), KeyboardInterrupt("late")])
-@pytest.mark.parametrize("key", [None, "key"])
-def test_a_connect_hook_that_fails_after_the_connection_was_filed_loses_no_slot(
-    server: FakeServer, key: object, error: BaseException
-) -> None:
-    class Pool(ThreadedConnectionPool):
-        fails = True
-
-        def _connect(self, key: Any = None) -> Any:
-            connection = super()._connect(key)
-            if self.fails:
-                raise error
-            return connection
-
-    pool: Any = Pool(0, 2)
-    for _ in range(5):
-        with pytest.raises(type(error), match="late"):
-            pool.getconn(key)
-    assert server.open == 0
-    pool.fails = False
-    assert_whole(pool)
-
-
 @pytest.mark.parametrize("key", [None, "key"])
 def test_a_connect_hook_that_connects_twice_uses_one_slot(server: FakeServer, key: object) -> None:
     class Pool(ThreadedConnectionPool):
@@ -209,19 +186,6 @@ def test_only_the_integer_0_says_that_a_connection_is_clean(server: FakeServer, 
         connection.set_closed(2)
         pool.putconn(connection)
     assert pool._pool == []
-
-
-def test_an_interrupt_of_the_close_after_a_failed_rollback_is_heard(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(1, 1)
-    connection = pool.getconn()
-    connection.status = 2
-    server.fail("rollback", psycopg2.OperationalError("gone"))
-    server.fail("close", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        pool.putconn(connection)
-    server.calm()
-    assert counts(pool)["lent"] == 0
-    assert_whole(pool)
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from psycopg2.extensions import QueryCanceledError
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, _housekeeping
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, UNKNOWN, FakeServer, Gate
-from tests.lib.callbacks import STRONG_FAILURES, Callback, Killed
+from tests.lib.callbacks import Killed
 from tests.lib.log import listening
 from tests.lib.pools import assert_balanced, assert_sound, closes, filled, wait_for_quiet
 from tests.lib.waits import Task, counts, wait_for_waiters, wait_until, waiting_task
@@ -511,18 +511,6 @@ def test_a_pool_may_be_dropped_with_something_left(server: FakeServer) -> None:
         pool: Any = ThreadedConnectionPool(1, 1, background=True)
         pool.putconn(dirty(pool))
         del pool
-
-
-@pytest.mark.parametrize("failure", STRONG_FAILURES)
-def test_an_interrupt_of_a_reset_that_was_left_loses_no_slot(server: FakeServer, our_class: Any, failure: str) -> None:
-    reset = Callback()
-    pool = our_class(2, 2, background=True, reset=reset)
-    reset.then(lambda connection: STRONG_FAILURES[failure][0](connection, pool))
-    lent = [pool.getconn(), pool.getconn()]
-    for connection in lent:
-        pool.putconn(connection)
-    wait_until(lambda: counts(pool)["returning"] == 0)
-    assert_sound(pool, server)
 
 
 def test_without_background_who_returns_makes_the_rollback(server: FakeServer, our_class: Any) -> None:

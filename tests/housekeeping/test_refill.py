@@ -10,7 +10,6 @@ import pytest
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, _housekeeping
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import FakeServer
-from tests.lib.callbacks import Killed
 from tests.lib.log import listening
 from tests.lib.pools import DOWN, assert_balanced, assert_sound, closes, give_back, lend
 from tests.lib.programs import run_program
@@ -104,20 +103,6 @@ def test_a_failed_refill_is_logged_and_not_raised(server: FakeServer, our_class:
         pool.maintain()
     assert log.texts[1].startswith("connect succeeds again, after ")
     assert log.texts[2:] == ["connection opened", "opened a connection to restore minconn"]
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), Killed()])
-def test_an_interrupted_refill_is_raised_and_loses_no_slot(
-    server: FakeServer, our_class: Any, error: BaseException
-) -> None:
-    pool = our_class(1, 2)
-    pool.putconn(pool.getconn(), close=True)
-    server.fail("connect", error)
-    with pytest.raises(type(error)):
-        pool.maintain()
-    pool.maintain()
-    assert counts(pool)["idle"] == 1
     assert_sound(pool, server)
 
 
@@ -333,15 +318,6 @@ def test_wait_ends_where_the_pool_is_closed(server: FakeServer, our_class: Any) 
     refill.result()
     with pytest.raises(PoolClosed):
         pool.wait()
-
-
-def test_an_interrupt_of_a_wait_is_raised_and_loses_no_slot(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(1, 1)
-    pool.putconn(pool.getconn(), close=True)
-    server.fail("connect", KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        pool.wait()
-    assert_sound(pool, server)
 
 
 @pytest.mark.parametrize(("timeout", "error"), [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError)])

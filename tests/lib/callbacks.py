@@ -7,7 +7,6 @@ from typing import Any
 
 import psycopg2
 from psycopg2.extensions import QueryCanceledError
-from psycopg2.pool import PoolError
 
 from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, Gate
 
@@ -96,49 +95,4 @@ LEFTOVERS: dict[str, Act] = {
     "leaves a transaction": _leaves(INTRANS),
     "leaves a failed transaction": _leaves(INERROR),
     "leaves a statement": _leaves(ACTIVE),
-}
-
-
-def _borrows(_: Any, pool: Any) -> None:
-    pool.putconn(pool.getconn())
-
-
-def _borrows_by_key(_: Any, pool: Any) -> None:
-    pool.putconn(pool.getconn("inner"), "inner")
-
-
-def _closes_another(_: Any, pool: Any) -> None:
-    pool.putconn(pool.getconn(), close=True)
-
-
-def _returns_it(connection: Any, pool: Any) -> None:
-    try:
-        pool.putconn(connection)
-    except PoolError:
-        return
-    raise AssertionError("it was taken back while it was in nobody's hands")
-
-
-def _resizes(_: Any, pool: Any) -> None:
-    least, most = pool.minconn, pool.maxconn
-    pool.resize(0, 1)
-    pool.resize(least, most)
-
-
-def _reads(_: Any, pool: Any) -> None:
-    for read in (pool.get_stats, pool.loans, lambda: repr(pool), lambda: list(pool._pool), lambda: dict(pool._used)):
-        read()
-
-
-# How it may call the pool, which must have room for two.
-CALLS_BACK: dict[str, Act] = {
-    "borrows": _borrows,
-    "borrows by key": _borrows_by_key,
-    "closes another": _closes_another,
-    "returns it": _returns_it,
-    "resizes": _resizes,
-    "reads": _reads,
-    "drains": lambda _, pool: pool.drain(),
-    "checks": lambda _, pool: pool.check(),
-    "maintains": lambda _, pool: pool.maintain(),
 }

@@ -12,7 +12,7 @@ import pytest
 from pgpool_rs import PoolClosed, PoolError, ThreadedConnectionPool, check_query
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import IDLE, INTRANS, BareFakeConnection, FakeServer
-from tests.lib.callbacks import CALLS_BACK, FAILURES, LEFTOVERS, STRONG_FAILURES, Callback
+from tests.lib.callbacks import FAILURES, LEFTOVERS, Callback
 from tests.lib.log import listening
 from tests.lib.pools import BORROWS, assert_balanced, assert_sound, assert_whole, borrow, closes, filled, wait_for_quiet
 from tests.lib.waits import counts, waiting_task
@@ -128,21 +128,6 @@ def test_a_connection_that_fails_its_check_is_closed_and_the_borrower_gets_anoth
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("failure", STRONG_FAILURES)
-def test_an_interrupt_of_a_check_is_raised_and_loses_no_slot(
-    server: FakeServer, our_class: Any, check: Callback, way: str, failure: str
-) -> None:
-    act, error = STRONG_FAILURES[failure]
-    assert error is not None
-    pool = our_class(2, 2, check=check, check_after=0)
-    check.then(lambda connection: act(connection, pool))
-    with pytest.raises(error):
-        WAYS[way](pool)
-    assert not server.sees(check.calls[0])
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("leftover", LEFTOVERS)
 def test_a_transaction_that_a_check_leaves_is_rolled_back(
     server: FakeServer, our_class: Any, check: Callback, way: str, leftover: str
@@ -164,15 +149,6 @@ def test_a_transaction_of_a_check_that_cannot_be_rolled_back_is_a_failed_check(
     server.fail("rollback", error)
     WAYS[way](pool)
     assert closes(pool) == {"lost": 1}
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("call", CALLS_BACK)
-def test_a_check_may_call_the_pool(server: FakeServer, our_class: Any, check: Callback, way: str, call: str) -> None:
-    pool = our_class(1, 2, check=check, check_after=0)
-    check.then(lambda connection: CALLS_BACK[call](connection, pool))
-    WAYS[way](pool)
     assert_sound(pool, server)
 
 
@@ -254,30 +230,6 @@ def test_where_the_new_connection_fails_its_error_is_the_borrowers(
     assert (stats["requests_num"], stats["requests_errors"], stats["pool_size"]) == (1, 1, 0)
     assert server.open == 0
     assert_whole(pool)
-
-
-@pytest.mark.parametrize("error", [psycopg2.OperationalError("x"), OSError("odd")])
-def test_an_error_of_the_close_of_a_dead_connection_is_passed_over(
-    server: FakeServer, our_class: Any, check: Callback, error: Exception
-) -> None:
-    pool = our_class(1, 1, check=check, check_after=0)
-    check.raises(psycopg2.DatabaseError("dead"))
-    server.fail("close", error)
-    borrow(pool)
-    assert closes(pool) == {"lost": 1}
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("late")])
-def test_an_interrupt_of_the_close_of_a_dead_connection_is_raised(
-    server: FakeServer, our_class: Any, check: Callback, error: BaseException
-) -> None:
-    pool = our_class(1, 1, check=check, check_after=0)
-    check.raises(psycopg2.DatabaseError("dead"))
-    server.fail("close", error)
-    with pytest.raises(type(error)):
-        pool.getconn()
-    assert_sound(pool, server)
 
 
 def test_what_is_asked_of_a_connection_that_is_no_connection_is_raised(

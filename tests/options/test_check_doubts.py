@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -243,22 +242,6 @@ def test_a_read_only_error_replaces_connections_only_where_the_server_reports_th
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt()])
-def test_a_report_that_cannot_be_read_loses_no_slot(
-    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    def parameter_status(*_: object) -> str:
-        raise error
-
-    monkeypatch.setattr(FakeInfo, "parameter_status", parameter_status, raising=False)
-    pool = our_class(1, 1)
-    # A mistake in it, or an interrupt, is raised; the block's own error is its context.
-    with pytest.raises(type(error)) as raised, pool.connection():
-        raise server_error("25006")
-    assert raised.value is error
-    assert_sound(pool, server)
-
-
 @pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08001", "08006", "08P01"])
 def test_an_error_that_does_not_end_the_session_replaces_nothing_whatever_its_code(
     server: FakeServer, our_class: Any, check: Callback, code: str
@@ -296,17 +279,4 @@ def test_what_is_no_error_of_psycopg2_replaces_nothing_whatever_its_pgcode(serve
 def test_a_pgcode_that_is_no_string_does_no_harm(server: FakeServer, our_class: Any, code: Any) -> None:
     pool = our_class(1, 1)
     fail_in_a_block(pool, server_error(code))
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("error", [ValueError("odd"), KeyboardInterrupt()])
-def test_a_pgcode_that_cannot_be_read_loses_no_slot(server: FakeServer, our_class: Any, error: BaseException) -> None:
-    class Awkward(psycopg2.Error):
-        @property
-        def pgcode(self) -> str:  # type: ignore[override]
-            raise error
-
-    pool = our_class(1, 1)
-    with suppress(Awkward, type(error)), pool.connection():
-        raise Awkward
     assert_sound(pool, server)

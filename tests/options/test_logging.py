@@ -460,17 +460,6 @@ def test_a_constructor_whose_log_raises_leaves_nothing_open(
             assert server.open == 0
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_closeall_has_closed_all_where_its_log_raises(server: FakeServer, our_class: Any, error: BaseException) -> None:
-    pool = our_class(3, 3, name=NAME)
-    with listening(NAME) as log:
-        log.fail(error)
-        with pytest.raises(type(error)):
-            pool.closeall()
-    assert (server.open, pool.closed) == (0, True)
-    assert_balanced(pool, server)
-
-
 def test_a_handler_may_call_the_pool_which_logs_nothing_meanwhile(server: FakeServer) -> None:
     check = Callback()
     pool = filled(ThreadedConnectionPool, 1, 3, name=NAME, check=check, check_after=0)

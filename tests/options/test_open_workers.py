@@ -10,17 +10,8 @@ import pytest
 
 from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
-from tests.lib.callbacks import Killed
 from tests.lib.pools import assert_sound
 from tests.lib.waits import Task, counts, wait_until
-
-ERRORS = [
-    psycopg2.OperationalError("down"),
-    ValueError("odd"),
-    KeyboardInterrupt("now"),
-    SystemExit("now"),
-    Killed("now"),
-]
 
 
 @pytest.mark.parametrize(("minconn", "workers", "together"), [(4, 4, 4), (4, 2, 2), (2, 8, 2), (3, 1, 1), (1, 5, 1)])
@@ -73,17 +64,6 @@ def test_later_connections_are_opened_by_who_needs_them(server: FakeServer, our_
     pool.maintain()
     assert set(threads) == {threading.current_thread()}
     assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("failing", [0, 1, 3])
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
-def test_where_one_fails_all_are_closed_and_its_error_is_raised(
-    server: FakeServer, our_class: Any, error: BaseException, failing: int
-) -> None:
-    server.fail("connect", *[None] * failing, error)
-    with pytest.raises(type(error), match=str(error)):
-        our_class(4, 4, open_workers=2)
-    assert server.open == 0
 
 
 def test_where_one_fails_the_others_are_waited_for(server: FakeServer, our_class: Any) -> None:

@@ -10,13 +10,10 @@ import pytest
 
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
-from tests.lib.callbacks import CALLS_BACK, FAILURES, LEFTOVERS, STRONG_FAILURES, Callback, Killed, gated
+from tests.lib.callbacks import FAILURES, LEFTOVERS, STRONG_FAILURES, Callback, gated
 from tests.lib.log import listening
 from tests.lib.pools import BORROWS, assert_balanced, assert_sound, assert_whole, borrow, closes
 from tests.lib.waits import Task, counts, wait_for_waiters
-
-SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}
-
 
 SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}
 
@@ -105,43 +102,17 @@ def test_where_configure_fails_in_a_refill_that_is_logged(
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("way", [*BORROWS, *REFILLS])
-@pytest.mark.parametrize("failure", STRONG_FAILURES)
-def test_an_interrupt_of_configure_is_raised_and_loses_no_slot(
-    server: FakeServer, our_class: Any, configure: Callback, way: str, failure: str
-) -> None:
-    act, error = STRONG_FAILURES[failure]
-    assert error is not None
-    pool = emptied(our_class(1, 2, configure=configure))
-    configure.then(lambda connection: act(connection, pool))
-    with pytest.raises(error):
-        {**BORROWS, **REFILLS}[way](pool)
-    assert server.open == 0
-    assert_sound(pool, server)
-
-
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("outcome", [*SPOILS, *STRONG_FAILURES])
+@pytest.mark.parametrize("outcome", SPOILS)
 def test_where_configure_fails_there_is_no_pool_and_no_connection(
     server: FakeServer, our_class: Any, configure: Callback, workers: int, outcome: str
 ) -> None:
-    act, error = {**SPOILS, **STRONG_FAILURES}[outcome]
+    act, error = SPOILS[outcome]
     configure.then(lambda _: None)
     configure.then(lambda connection: act(connection, None))
     with pytest.raises(error or psycopg2.ProgrammingError):
         our_class(3, 3, configure=configure, open_workers=workers)
     assert server.open == 0
-
-
-@pytest.mark.parametrize("way", [*BORROWS, *REFILLS])
-@pytest.mark.parametrize("call", CALLS_BACK)
-def test_configure_may_call_the_pool(
-    server: FakeServer, our_class: Any, configure: Callback, way: str, call: str
-) -> None:
-    pool = emptied(our_class(1, 2, configure=configure))
-    configure.then(lambda connection: CALLS_BACK[call](connection, pool))
-    {**BORROWS, **REFILLS}[way](pool)
-    assert_sound(pool, server)
 
 
 @pytest.mark.parametrize("way", [*BORROWS, *REFILLS])
@@ -164,18 +135,6 @@ def test_configure_that_asks_for_its_own_key_is_refused_and_does_not_hang(
     configure.then(lambda _: pool.getconn("key"))
     with pytest.raises(PoolError, match="opening"):
         pool.getconn("key")
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("error", [psycopg2.OperationalError("x"), KeyboardInterrupt()])
-def test_an_error_of_the_close_after_a_failed_configure_is_not_the_one_to_be_heard(
-    server: FakeServer, our_class: Any, configure: Callback, error: BaseException
-) -> None:
-    pool = our_class(0, 1, configure=configure)
-    configure.raises(ValueError("first"))
-    server.fail("close", error)
-    with pytest.raises(ValueError, match="first"):
-        pool.getconn()
     assert_sound(pool, server)
 
 
@@ -283,35 +242,6 @@ def test_connect_and_configure_work_together(connector: Connector, our_class: An
     assert configure.calls == list(pool._pool)
 
 
-@pytest.mark.parametrize("way", BORROWS)
-@pytest.mark.parametrize("error", [psycopg2.OperationalError("down"), ValueError("no token"), KeyboardInterrupt("x")])
-def test_where_connect_fails_its_error_is_the_borrowers(
-    connector: Connector, our_class: Any, way: str, error: BaseException
-) -> None:
-    pool = our_class(0, 2, connect=connector)
-    connector.before.raises(error)
-    with pytest.raises(type(error), match=str(error)):
-        BORROWS[way](pool)
-    assert_sound(pool, connector.server)
-
-
-@pytest.mark.parametrize("way", [*BORROWS, *REFILLS])
-@pytest.mark.parametrize("call", [call for call in CALLS_BACK if call != "returns it"])
-def test_connect_may_call_the_pool(connector: Connector, our_class: Any, way: str, call: str) -> None:
-    pool = emptied(our_class(1, 2, connect=connector))
-    connector.before.then(lambda _: CALLS_BACK[call](None, pool))
-    {**BORROWS, **REFILLS}[way](pool)
-    assert_sound(pool, connector.server)
-
-
-def test_connect_may_close_the_pool(connector: Connector, our_class: Any) -> None:
-    pool = our_class(0, 2, connect=connector)
-    connector.before.then(lambda _: pool.closeall())
-    with pytest.raises(PoolClosed):
-        pool.getconn()
-    assert_balanced(pool, connector.server)
-
-
 def test_a_connect_that_takes_its_time_holds_up_nobody_else(connector: Connector) -> None:
     pool: Any = ThreadedConnectionPool(1, 2, connect=connector)
     with gated(connector.before) as gate:
@@ -326,18 +256,6 @@ def test_a_connect_that_takes_its_time_holds_up_nobody_else(connector: Connector
     pool.putconn(opening.result())
     pool.putconn(first)
     assert_sound(pool, connector.server)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("error", [psycopg2.OperationalError("down"), KeyboardInterrupt(), Killed()])
-def test_where_connect_fails_there_is_no_pool_and_no_connection(
-    connector: Connector, our_class: Any, workers: int, error: BaseException
-) -> None:
-    connector.before.then(lambda _: None)
-    connector.before.raises(error)
-    with pytest.raises(type(error)):
-        our_class(3, 3, connect=connector, open_workers=workers)
-    assert connector.server.open == 0
 
 
 # --- arguments that change -------------------------------------------------------------------------------------------

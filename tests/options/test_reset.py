@@ -9,7 +9,7 @@ import pytest
 
 from pgpool_rs import ThreadedConnectionPool, _housekeeping
 from pgpool_rs.testing import ACTIVE, IDLE, INERROR, INTRANS, BareFakeConnection, FakeServer
-from tests.lib.callbacks import CALLS_BACK, FAILURES, LEFTOVERS, STRONG_FAILURES, Callback, gated
+from tests.lib.callbacks import FAILURES, LEFTOVERS, STRONG_FAILURES, Callback, gated
 from tests.lib.log import listening
 from tests.lib.pools import BORROWS, assert_balanced, assert_sound, borrow, closes, filled
 from tests.lib.waits import Task, counts, wait_until, waiting_task
@@ -83,34 +83,6 @@ def test_where_reset_fails_the_connection_is_closed_and_a_warning_logged(
     assert log.texts[0].startswith("reset failed; the connection was dropped and its slot is free: ")
     reason = "lost" if spoil in {"loses it", "breaks it"} else "unclean"
     assert (closes(pool), pool.get_stats()["returns_bad"]) == ({reason: 1}, 1)
-
-
-@pytest.mark.parametrize("way", BORROWS)
-@pytest.mark.parametrize("failure", STRONG_FAILURES)
-def test_an_interrupt_of_reset_is_raised_and_loses_no_slot(
-    server: FakeServer, our_class: Any, reset: Callback, way: str, failure: str
-) -> None:
-    act, error = STRONG_FAILURES[failure]
-    assert error is not None
-    pool = our_class(1, 1, reset=reset)
-    reset.then(lambda connection: act(connection, pool))
-    with pytest.raises(error):
-        BORROWS[way](pool)
-    assert server.open == 0
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("background", [False, True])
-@pytest.mark.parametrize("way", BORROWS)
-@pytest.mark.parametrize("call", CALLS_BACK)
-def test_reset_may_call_the_pool(
-    server: FakeServer, our_class: Any, reset: Callback, *, way: str, call: str, background: bool
-) -> None:
-    pool = our_class(1, 2, reset=reset, background=background)
-    reset.then(lambda connection: CALLS_BACK[call](connection, pool))
-    BORROWS[way](pool)
-    assert_sound(pool, server)
-    assert not reset.acts, "it was called"
 
 
 @pytest.mark.parametrize("background", [False, True])
