@@ -1,4 +1,4 @@
-"""A small pool that does everything right, in Python, to be broken one line at a time: see broken_pools.py.
+"""A small pool that does everything right, in Python. To be broken, one line at a time: see broken_pools.py.
 
 It is made to be read, and not to be used: its parts are methods so that a broken pool can get one of them wrong.
 """
@@ -67,7 +67,7 @@ class SoundPool:
         with self.changed:
             self.requests += 1
             if self.closed:
-                raise PoolError("closed")
+                raise PoolError("connection pool is closed")
             if key is not None:
                 if not shared:
                     self.refuse_if_lent(key)
@@ -75,7 +75,7 @@ class SoundPool:
                 if lent is not None:
                     return self.lent[id(lent)]
                 if self.closed:
-                    raise PoolError("closed")
+                    raise PoolError("connection pool is closed")
                 self.keyed[key] = None
             try:
                 connection = self.take_slot(timeout)
@@ -111,10 +111,10 @@ class SoundPool:
             if not seat.served:
                 self.leave(seat)
         if not seat.served:
-            raise PoolError("exhausted")
+            raise PoolError("connection pool exhausted")
         if self.closed:
             self.taken -= 1
-            raise PoolError("closed")
+            raise PoolError("connection pool is closed")
         return seat.connection
 
     def may_overtake(self) -> bool:
@@ -147,7 +147,7 @@ class SoundPool:
             self.taken -= 1
             self.forget_key(key)
         self.close_late(connection)
-        raise PoolError("closed")
+        raise PoolError("connection pool is closed")
 
     def open(self) -> Any:
         """Open a connection."""
@@ -206,7 +206,7 @@ class SoundPool:
         """Take a connection back."""
         with self.changed:
             if self.closed:
-                raise PoolError("closed")
+                raise PoolError("connection pool is closed")
             self.unfile(connection, key)
         self.take_back(connection, close=close)
 
@@ -225,7 +225,7 @@ class SoundPool:
         """Take a loan off the books."""
         lent = self.lent.get(id(connection))
         if lent is None or (key is not None and lent[1] != key):
-            raise PoolError("not lent, or not under this key")
+            raise PoolError("trying to put unkeyed connection")
         del self.lent[id(connection)]
         if lent[1] is not None:
             self.forget_key(lent[1])
@@ -345,7 +345,7 @@ class SoundPool:
         """End the loan of a block, and no other."""
         with self.changed:
             if self.closed:
-                raise PoolError("closed")
+                raise PoolError("connection pool is closed")
             if not self.is_current(loan):
                 raise PoolError("the block's connection has been given back")
             self.unfile(loan[0], None)
@@ -360,7 +360,7 @@ class SoundPool:
         """Close every connection, and refuse everything from now on."""
         with self.changed:
             if self.closed:
-                raise PoolError("closed")
+                raise PoolError("connection pool is closed")
             self.closed = True
             connections = self.to_close()
             for seat in self.queue:
