@@ -22,26 +22,22 @@ import signal
 import psycopg2
 
 import pgpool_rs
-from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, PATIENCE, FakeServer
 from tests.lib.green import Green
 from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
 from tests.lib.pools import assert_whole
+from tests.lib.statements import execute
 from tests.lib.waits import counts
 
 dsn, name = {dsn!r}, {name!r}
 logging.getLogger("pgpool_rs").addHandler(logging.NullHandler())
 logging.getLogger("pgpool_rs").propagate = False
 
-def ask(connection, query="select pg_backend_pid()"):
-    with connection.cursor() as cursor:
-        cursor.execute(query)
-        return cursor.fetchone()[0] if cursor.description else None
-
 observer = psycopg2.connect(dsn)
 observer.autocommit = True
 
 def sessions():
-    return ask(observer, f"select count(*) from pg_stat_activity where application_name = '{{name}}'")
+    return execute(observer, f"select count(*) from pg_stat_activity where application_name = '{{name}}'")
 
 def busy(pool):
     return [counts(pool)[what] for what in ("lent", "opening", "returning", "waiting")]
@@ -83,7 +79,7 @@ def blocking(request: pytest.FixtureRequest, dsn: str) -> str:
 
 def test_greenlets_that_wait_let_the_others_run_though_the_driver_blocks(blocking: str) -> None:
     run_program(f"""{blocking}
-pool = ThreadedConnectionPool(0, 2, dsn, application_name=name, timeout=green.PATIENCE)
+pool = ThreadedConnectionPool(0, 2, dsn, application_name=name, timeout=PATIENCE)
 most = 0
 
 def work():
@@ -92,7 +88,7 @@ def work():
     for _ in range(5):
         with pool.connection() as connection:
             most = max(most, counts(pool)["waiting"])
-            total += ask(connection, "select 1")
+            total += execute(connection, "select 1")
             loop.sleep(0.0002)
     return total
 
@@ -136,7 +132,7 @@ rounds = 0
 while not any(other.done for other in slow):
     with pool.connection() as connection:
         assert connection is first
-        ask(connection)
+        execute(connection)
     rounds += 1
     loop.sleep(0)
 assert rounds > 10
@@ -150,7 +146,7 @@ HELD_UP = {
     "rollback": ("", "pool.putconn(held)"),
     "rollback in a block": ("", "with pool.connection() as held:\n  hold(held); raise ZeroDivisionError"),
     "commit": ("", "with pool.connection() as held:\n  hold(held)"),
-    "reset": ("reset=lambda connection: ask(connection)", "pool.putconn(held)"),
+    "reset": ("reset=lambda connection: execute(connection)", "pool.putconn(held)"),
     "check": ("check=pgpool_rs.check_query, check_after=0", "pool.putconn(pool.getconn())"),
     "check of all": ("check=pgpool_rs.check_query, check_after=0", "pool.check()"),
     "configure": ("configure=configure", "pool.putconn(pool.getconn())"),
@@ -166,7 +162,7 @@ stopped = []
 
 def hold(connection):
     # Begins a transaction and stops the server's process.
-    stopped.append(ask(connection))
+    stopped.append(execute(connection))
     os.kill(stopped[0], signal.SIGSTOP)
 
 def configure(connection):
@@ -184,7 +180,7 @@ try:
         hold(held)
     elif {call!r} in ("check", "check of all"):
         idle = pool.getconn()
-        pid = ask(idle)
+        pid = execute(idle)
         pool.putconn(idle)
         stopped.append(pid)
         os.kill(pid, signal.SIGSTOP)
@@ -197,7 +193,7 @@ try:
     loop.until(lambda: stopped or acting.done)
     for _ in range(20):
         with others.connection() as connection:
-            ask(connection)
+            execute(connection)
         if {call!r} == "rollback":
             pool.putconn(pool.getconn())
         loop.sleep(0.0005)
@@ -217,40 +213,40 @@ assert_whole(pool)
 # --- Interrupted at every moment ------------------------------------------------------------------------------------
 
 CALLS = {
-    "a block": "with pool.connection() as connection:\n  ask(connection)",
+    "a block": "with pool.connection() as connection:\n  execute(connection)",
     "a block that fails": """
 try:
     with pool.connection() as connection:
-        ask(connection)
-        ask(connection, 'select 1 / 0')
+        execute(connection)
+        execute(connection, 'select 1 / 0')
 except psycopg2.Error:
     pass
 """,
     "a loan returned in a transaction": """
 connection = pool.getconn()
 try:
-    ask(connection)
+    execute(connection)
 finally:
     pool.putconn(connection)
 """,
     "a loan with a key": """
 connection = pool.getconn("key")
 try:
-    ask(connection)
+    execute(connection)
 finally:
     pool.putconn(connection, "key")
 """,
     "a loan closed on return": """
 connection = pool.getconn()
 try:
-    ask(connection)
+    execute(connection)
 finally:
     pool.putconn(connection, close=True)
 """,
     "two loans": """
 with pool.connection() as one, pool.connection() as other:
-    ask(one)
-    ask(other)
+    execute(one)
+    execute(other)
 """,
     "a check of all": "pool.check()",
     "maintenance": "pool.maintain()",
@@ -273,7 +269,7 @@ def test_a_greenlet_interrupted_at_any_moment_of_a_call_loses_no_slot(green: str
     run_program(
         f"""{green}
 def settle(connection):
-    ask(connection, "select 1")
+    execute(connection, "select 1")
     connection.rollback()
 
 pool = ThreadedConnectionPool(2, 3, dsn, application_name=name, timeout=90, {SETTINGS[setting]})
@@ -313,7 +309,7 @@ rounds = served = 0
 def wait():
     connection = pool.getconn()
     try:
-        ask(connection)
+        execute(connection)
     finally:
         pool.putconn(connection)
 
@@ -361,9 +357,9 @@ def work():
         try:
             with loop.limit(chance.choice([0.001, 0.003, 0.01, 5])):
                 with pool.connection() as connection:
-                    assert ask(connection, "select 5") == 5
+                    assert execute(connection, "select 5") == 5
                     if chance.random() < 0.3:
-                        ask(connection, "select pg_sleep(0.001)")
+                        execute(connection, "select pg_sleep(0.001)")
             done += 1
         except loop.interruptions[1]:
             hit += 1
@@ -394,7 +390,7 @@ def test_a_callback_that_yields_may_be_interrupted_without_psycogreen(blocking: 
     """Somebody's own callable sleeps or asks another service, which yields whatever the driver does."""
     run_program(f"""{blocking}
 sessions = lambda: server.open
-ask = lambda connection, query="": connection.cursor().execute(query)
+execute = lambda connection, query="": connection.cursor().execute(query)
 
 def pause(connection=None):
     loop.sleep(0.0001)
@@ -448,7 +444,7 @@ pool = ThreadedConnectionPool(1, 4, dsn, application_name=name, max_idle=0.02, b
 for _ in range(3):
     lent = [pool.getconn() for _ in range(4)]
     for connection in lent:
-        ask(connection)
+        execute(connection)
     for connection in lent:
         pool.putconn(connection)
     loop.until(lambda: counts(pool)["idle"] == 1 and sessions() == 1, "the housekeeping")
@@ -468,14 +464,14 @@ holding, leave = [], []
 
 def hold():
     with pool.connection() as connection:
-        pid = ask(connection)
+        pid = execute(connection)
         holding.append(pid)
         loop.until(lambda: leave)
-        return ask(connection) == pid if os.getpid() == parent else None
+        return execute(connection) == pid if os.getpid() == parent else None
 
 def wait(timeout):
     connection = pool.getconn(timeout=timeout)
-    assert os.getpid() == parent or ask(connection, "show application_name") == "the child"
+    assert os.getpid() == parent or execute(connection, "show application_name") == "the child"
     pool.putconn(connection)
     return True
 
@@ -491,7 +487,7 @@ if child == 0:
         pool._kwargs["application_name"] = "the child"
         for _ in range(3):
             lent = [pool.getconn(timeout=90), pool.getconn(timeout=90)]
-            assert [ask(connection, "show application_name") for connection in lent] == ["the child"] * 2
+            assert [execute(connection, "show application_name") for connection in lent] == ["the child"] * 2
             for connection in lent:
                 pool.putconn(connection)
             loop.sleep(0.01)

@@ -9,8 +9,8 @@ from tests.lib.programs import run_program
 
 
 # Python's hooks free the interpreter's own lock, which a thread may hold at the fork. Without them, the thread sleeps.
-@pytest.mark.parametrize(("fork", "answer"), [("os.fork", 0.01), ("os.fork", None), ("fork_by_hand", None)])
-def test_in_a_child_everything_begins_anew(fork: str, answer: float | None) -> None:
+@pytest.mark.parametrize(("how", "answer"), [("os.fork", 0.01), ("os.fork", None), ("fork in C", None)])
+def test_in_a_child_everything_begins_anew(how: str, answer: float | None) -> None:
     run_program(f"""{FORK}
 pool, mine = Pool({answer}), Pool({answer})
 poke_and_wait(pool)
@@ -25,7 +25,7 @@ def work():
     for _ in range(3):
         poke_and_wait(pool)  # until they poke here
     time.sleep(0.1)
-    in_child(work_of_grandchild, {fork})
+    in_a_child(work_of_grandchild, how={how!r})
 
 def work_of_grandchild():
     for _ in range(3):
@@ -33,7 +33,7 @@ def work_of_grandchild():
 
 for _ in range(3):
     time.sleep(0.1)
-    in_child(work, {fork})
+    in_a_child(work, how={how!r})
 for _ in range(3):
     poke_and_wait(pool)
 """)
@@ -53,7 +53,7 @@ def work():
     until(lambda: pool.calls > number)
     assert threading.active_count() == 2
 
-in_child(work)
+in_a_child(work)
 """)
 
 
@@ -80,7 +80,7 @@ def work():
     mine = Pool(0.01)
     poke_and_wait(mine)
 
-in_child(work)
+in_a_child(work)
 on.set()
 poker.join(90)
 until(lambda: pool.calls > 3)
@@ -98,7 +98,7 @@ def work():
     poke_and_wait(mine)
     until(lambda: mine.calls > 3)
 
-in_child(work)
+in_a_child(work)
 on.set()
 """)
 
@@ -130,7 +130,7 @@ def work():
     assert names.count("pgpool_rs housekeeping") == 1, names
 
 for _ in range(20):
-    in_child(work)
+    in_a_child(work)
 ended = True
 """)
 

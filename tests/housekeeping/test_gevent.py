@@ -113,7 +113,7 @@ def work():
     poke_and_wait(pool)
     until(lambda: pool.calls > number + 3)
 
-in_child(work)
+in_a_child(work)
 number = pool.calls
 until(lambda: pool.calls > number + 3)
 """)

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-PATIENCE = 60.0
 INTERRUPTIONS = ("kill", "Timeout")
 
 
@@ -76,6 +75,8 @@ class Loop:
 
     def until(self, condition: Callable[[], bool], what: str = "the condition") -> None:
         """Wait until the condition holds, while other greenlets run."""
+        from pgpool_rs.testing import PATIENCE  # not before `patch`
+
         deadline = time.monotonic() + PATIENCE
         while not condition():
             if time.monotonic() > deadline:

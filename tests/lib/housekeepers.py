@@ -97,6 +97,7 @@ import threading
 import time
 
 from pgpool_rs import _housekeeping
+from tests.lib.waits import wait_until as until
 
 class Pool:
     def __init__(self, answer=None, does=lambda: None):
@@ -109,12 +110,6 @@ class Pool:
         self.calls += 1
         self.does()
         return self.answer
-
-def until(condition, patience=60):
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.001)
 
 def poke_and_wait(pool):
     number = pool.calls
@@ -136,36 +131,9 @@ AT_THE_END = {
 
 FORK = f"""{PROLOGUE}
 import signal
-import traceback
-import warnings
 
-from tests.lib.programs import FORKS
+from tests.lib.programs import expect_threads_at_forks, in_a_child, show_stacks_when_asked
 
-warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks is the point
-
-fork_by_hand = FORKS["fork in C"]
-
-def in_child(work, fork=os.fork):
-    child = fork()
-    if child == 0:
-        signal.alarm(90)
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    deadline = time.monotonic() + 100
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            assert status == 0, status
-            return
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-            raise AssertionError("the child hangs")
-        time.sleep(0.001)
+show_stacks_when_asked()
+expect_threads_at_forks()
 """

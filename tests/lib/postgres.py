@@ -17,6 +17,7 @@ import pgpool_rs
 from dev.servers.postgres import ThrowawayPostgres
 from dev.servers.proxy import Proxy
 from pgpool_rs.testing import PATIENCE
+from tests.lib.statements import execute
 from tests.lib.waits import wait_until
 
 _serials = itertools.count(1)
@@ -39,13 +40,6 @@ def opened(pool: Any) -> Iterator[Any]:
     finally:
         if not pool.closed:
             pool.closeall()
-
-
-def execute(connection: Any, query: str, parameters: Any = None) -> Any:
-    """Run a query; return the first column of its first row."""
-    with connection.cursor() as cursor:
-        cursor.execute(query, parameters)
-        return cursor.fetchone()[0] if cursor.description else None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import psycopg2
 
 from pgpool_rs import PoolError, ThreadedConnectionPool
 from tests.lib.programs import SHOW_STACKS
+from tests.lib.statements import execute
 
 MOST = 3
 NAME = os.environ["APP_NAME"]
@@ -35,19 +36,12 @@ def connect(*args: Any, **kwargs: Any) -> Any:
     return psycopg2.connect(*args, **kwargs, application_name=f"{NAME} {os.getpid()}")
 
 
-def ask(connection: Any, query: str) -> Any:
-    """Run a query; return the first column of its first row."""
-    with connection.cursor() as cursor:
-        cursor.execute(query)
-        return cursor.fetchone()[0] if cursor.description else None
-
-
 pool = ThreadedConnectionPool(
     1, MOST, os.environ["APP_DSN"], timeout=10, max_idle=0.2, background=True, check_after=0.01, connect=connect
 )
 # Lent before the fork, in a transaction that goes on.
 lent = pool.getconn()
-ask(lent, "create temp table work as select 7 as n")
+execute(lent, "create temp table work as select 7 as n")
 # Idle before the fork.
 pool.putconn(pool.getconn())
 
@@ -63,8 +57,11 @@ def say_what_lives(listener: socket.socket) -> None:
                     thread.join(10)
             try:
                 with pool.connection() as connection:
-                    answer = {"work": ask(lent, "select n from work"), "lent": ask(lent, "select pg_backend_pid()")}
-                    answer["other"] = ask(connection, "select pg_backend_pid()")
+                    answer = {
+                        "work": execute(lent, "select n from work"),
+                        "lent": execute(lent, "select pg_backend_pid()"),
+                    }
+                    answer["other"] = execute(connection, "select pg_backend_pid()")
             except Exception as error:
                 answer = {"error": repr(error)}
             caller.sendall(json.dumps(answer).encode())
@@ -76,7 +73,7 @@ def be_busy() -> None:
     while not resting.is_set():
         for close in (False, True):
             connection = pool.getconn()
-            ask(connection, "select 1")
+            execute(connection, "select 1")
             pool.putconn(connection, close=close)
 
 
@@ -95,14 +92,14 @@ def begin() -> None:
 def answer_query() -> dict[str, Any]:
     """Use a connection as most requests do."""
     with pool.connection() as connection:
-        backend = ask(connection, "select pg_backend_pid() from pg_sleep(0.005)")
+        backend = execute(connection, "select pg_backend_pid() from pg_sleep(0.005)")
     return {"backend": backend}
 
 
 def answer_open() -> dict[str, Any]:
     """Return a connection with its transaction open."""
     connection = pool.getconn()
-    backend = ask(connection, "select pg_backend_pid()")
+    backend = execute(connection, "select pg_backend_pid()")
     pool.putconn(connection)
     return {"backend": backend}
 

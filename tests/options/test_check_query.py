@@ -13,7 +13,8 @@ from psycopg2 import extensions
 
 from pgpool_rs.health import check_query, discard_all
 from pgpool_rs.testing import FakeServer
-from tests.lib.postgres import CHARACTERISTICS, LONG, SET, execute, failing
+from tests.lib.postgres import CHARACTERISTICS, LONG, SET, failing
+from tests.lib.statements import execute
 
 # What it does to a connection that is well.
 

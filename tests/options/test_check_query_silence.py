@@ -14,8 +14,9 @@ from psycopg2 import extensions
 
 from dev.servers.proxy import Proxy
 from pgpool_rs.health import check_query
-from tests.lib.postgres import LONG, SHORT, execute, silenced
+from tests.lib.postgres import LONG, SHORT, silenced
 from tests.lib.programs import run_program
+from tests.lib.statements import execute
 from tests.lib.waits import Task
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from pgpool_rs.health import check_query, discard_all
 from pgpool_rs.testing import INTRANS, FakeServer
-from tests.lib.postgres import LONG, SHORT, execute, failing, silenced
+from tests.lib.postgres import LONG, SHORT, failing, silenced
+from tests.lib.statements import execute
 from tests.lib.waits import wait_until
 
 

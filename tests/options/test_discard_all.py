@@ -11,7 +11,8 @@ from psycopg2 import extensions
 
 from pgpool_rs.health import discard_all
 from pgpool_rs.testing import INTRANS, FakeServer
-from tests.lib.postgres import CHARACTERISTICS, SET, execute
+from tests.lib.postgres import CHARACTERISTICS, SET
+from tests.lib.statements import execute
 
 
 @pytest.mark.parametrize("autocommit", [False, True])

@@ -21,7 +21,8 @@ from pgpool_rs import check_query
 from tests.lib.doubles import Proxy
 from tests.lib.log import listening
 from tests.lib.pools import closes
-from tests.lib.postgres import execute, opened
+from tests.lib.postgres import opened
+from tests.lib.statements import execute
 from tests.lib.waits import counts, wait_until
 
 IDLE = psycopg2.extensions.TRANSACTION_STATUS_IDLE

@@ -15,7 +15,8 @@ from psycopg2.pool import PoolError
 import pgpool_rs
 from pgpool_rs.testing import PATIENCE
 from tests.lib.pools import assert_whole
-from tests.lib.postgres import admin, backends, execute, opened, terminate
+from tests.lib.postgres import admin, backends, opened, terminate
+from tests.lib.statements import execute
 from tests.lib.waits import Task, wait_until
 
 IDLE = psycopg2.extensions.TRANSACTION_STATUS_IDLE

@@ -17,18 +17,8 @@ from dev.servers.proxy import Proxy
 from dev.servers.standby import promote
 from pgpool_rs._core import advance_clock
 from tests.lib.pools import assert_whole
-from tests.lib.postgres import (
-    admin,
-    borrow,
-    end,
-    execute,
-    give_back,
-    happened,
-    idle,
-    pool_on,
-    wait_until_readable,
-    works,
-)
+from tests.lib.postgres import admin, borrow, end, give_back, happened, idle, pool_on, wait_until_readable, works
+from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until
 
 # Longer than the default of check_after.

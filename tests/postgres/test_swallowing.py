@@ -18,7 +18,8 @@ from pgpool_rs import check_query
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.log import listening
 from tests.lib.pools import assert_sound, assert_whole
-from tests.lib.postgres import execute, opened
+from tests.lib.postgres import opened
+from tests.lib.statements import execute
 from tests.lib.waits import counts
 
 

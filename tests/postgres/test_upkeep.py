@@ -17,7 +17,8 @@ from dev.servers.proxy import Proxy
 from pgpool_rs import PoolExhausted, PoolTimeout
 from pgpool_rs._core import advance_clock
 from tests.lib.pools import assert_whole
-from tests.lib.postgres import admin, borrow, end, execute, give_back, happened, idle, pool_on, works
+from tests.lib.postgres import admin, borrow, end, give_back, happened, idle, pool_on, works
+from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until, waiting_task
 
 # Seconds. Some option that only the housekeeping can honour has the pool looked after.

@@ -16,14 +16,10 @@ import threading
 
 import psycopg2
 
+from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until
 from tests.lib.pools import assert_whole
 from pgpool_rs import PoolError, SimpleConnectionPool, ThreadedConnectionPool
-
-def ask(connection, query="select pg_backend_pid()"):
-    with connection.cursor() as cursor:
-        cursor.execute(query)
-        return cursor.fetchone()[0] if cursor.description else None
 
 def sessions(name):
     # The processes of the server that serve connections of this application_name, with their states.
@@ -39,7 +35,7 @@ def use_own(inherited, name):
     pool._kwargs["application_name"] = name
     lent = [pool.getconn() for _ in range(pool.maxconn)]
     assert counts(pool)["lent"] == pool.maxconn
-    pids = {ask(connection) for connection in lent}
+    pids = {execute(connection) for connection in lent}
     assert pids == set(sessions(name)) and len(pids) == pool.maxconn
     assert not pids & inherited, "the child was lent its parent's session"
     for connection in lent:
@@ -74,9 +70,9 @@ def test_the_parents_sessions_survive_the_childs_end(prologue: str, how: str, en
     run_forking_program(f"""{prologue}
 pool = ThreadedConnectionPool(2, 3, dsn, application_name=name)
 lent, held, in_transaction = pool.getconn(), pool.getconn("held"), pool.getconn()
-ask(in_transaction, "create temp table work (n int)")
-ask(in_transaction, "insert into work values (7)")
-pids = [ask(connection) for connection in (lent, held, in_transaction)]
+execute(in_transaction, "create temp table work (n int)")
+execute(in_transaction, "insert into work values (7)")
+pids = [execute(connection) for connection in (lent, held, in_transaction)]
 pool.putconn(lent)
 child = FORKS[{how!r}]()
 if child == 0:
@@ -93,12 +89,12 @@ assert status == {-9 if end == "killed" else 0}, status
 wait_until(lambda: sessions(name + "'s child") == {{}}, "the end of the child's sessions")
 assert set(sessions(name)) == set(pids)
 # The transaction goes on where it was, and commits.
-assert ask(in_transaction, "select sum(n) from work") == 7
+assert execute(in_transaction, "select sum(n) from work") == 7
 in_transaction.commit()
-assert [ask(connection) for connection in (held, in_transaction)] == pids[1:]
+assert [execute(connection) for connection in (held, in_transaction)] == pids[1:]
 pool.putconn(held)
 again = pool.getconn(), pool.getconn()
-assert {{ask(connection) for connection in again}} == {{pids[0], pids[1]}}
+assert {{execute(connection) for connection in again}} == {{pids[0], pids[1]}}
 for connection in (in_transaction, *again):
     pool.putconn(connection)
 assert_whole(pool)
@@ -112,12 +108,12 @@ def test_a_block_that_the_child_leaves_is_committed_by_the_parent_alone(prologue
     run_forking_program(f"""{prologue}
 pool = ThreadedConnectionPool(1, 2, dsn, application_name=name)
 with pool.connection() as connection:
-    ask(connection, "create table if not exists forked (n text)")
+    execute(connection, "create table if not exists forked (n text)")
 child = parent = os.getpid()
 try:
     with pool.connection() as connection:
-        ask(connection, "insert into forked values ('" + name.replace("'", "''") + "')")
-        pid = ask(connection)
+        execute(connection, "insert into forked values ('" + name.replace("'", "''") + "')")
+        pid = execute(connection)
         child = os.fork()
         if child == 0:
             {leave}
@@ -126,9 +122,9 @@ try:
             assert sessions(name) == {{pid: "idle in transaction"}}
             count = f"select count(*) from forked where n = '" + name.replace("'", "''") + "'"
             observer = psycopg2.connect(dsn)
-            assert ask(observer, count) == 0, "the child committed"
+            assert execute(observer, count) == 0, "the child committed"
             observer.close()
-            assert ask(connection, count) == 1, "the child rolled back"
+            assert execute(connection, count) == 1, "the child rolled back"
 except (ZeroDivisionError, SystemExit):
     if child:
         raise
@@ -136,7 +132,7 @@ if child == 0:
     use_own({{pid}}, name + "'s child")
     sys.exit()
 connection = pool.getconn()
-assert (ask(connection), ask(connection, count)) == (pid, 1)
+assert (execute(connection), execute(connection, count)) == (pid, 1)
 pool.putconn(connection)
 """)
 
@@ -146,18 +142,18 @@ def test_a_statement_that_another_thread_runs_at_the_fork_is_answered_in_the_par
 pool = ThreadedConnectionPool(2, 3, dsn, application_name=name)
 observer = psycopg2.connect(dsn)
 observer.autocommit = True
-ask(observer, "select pg_advisory_lock(77)")
+execute(observer, "select pg_advisory_lock(77)")
 waiting, returned = pool.getconn(), pool.getconn()
-pids = [ask(waiting), ask(returned)]
+pids = [execute(waiting), execute(returned)]
 blocked = "select count(*) from pg_locks where not granted and pid = any(array[%d, %d])" % tuple(pids)
 
 def locked(connection):
-    ask(connection, "select pg_advisory_lock(77)")
-    return ask(connection, "select pg_advisory_unlock(77)::text || 'ed'")
+    execute(connection, "select pg_advisory_lock(77)")
+    return execute(connection, "select pg_advisory_unlock(77)::text || 'ed'")
 
 statement = Task(locked, waiting)
 other = Task(locked, returned)
-wait_until(lambda: ask(observer, blocked) == 2)
+wait_until(lambda: execute(observer, blocked) == 2)
 # Its rollback waits until the statement has ended.
 giving_back = Task(pool.putconn, returned)
 wait_until(lambda: counts(pool)["returning"] == 1)
@@ -168,11 +164,11 @@ def child():
 
 for how in FORKS:
     in_a_child(child, how=how)
-ask(observer, "select pg_advisory_unlock(77)")
+execute(observer, "select pg_advisory_unlock(77)")
 assert statement.result() == "trueed"
 other.wait()
 giving_back.result()
-assert ask(waiting) == pids[0]
+assert execute(waiting) == pids[0]
 pool.putconn(waiting)
 assert_whole(pool)
 """)
@@ -182,13 +178,13 @@ def test_many_forks_under_real_traffic(prologue: str) -> None:
     run_forking_program(f"""{prologue}
 pool = ThreadedConnectionPool(2, 4, dsn, application_name=name, timeout=60)
 steady = pool.getconn()
-ask(steady, "create temp table work as select 1 as n")
+execute(steady, "create temp table work as select 1 as n")
 stop, done = [], collections.Counter()
 
 def work(close):
     while not stop:
         connection = pool.getconn()
-        assert ask(connection, "select 5") == 5
+        assert execute(connection, "select 5") == 5
         pool.putconn(connection, close=close)
         done[close] += 1
 
@@ -199,7 +195,7 @@ def child(number):
     for _ in range(2):
         lent = [pool.getconn() for _ in range(3)]
         for connection in lent:
-            assert ask(connection, "show application_name") == f"{{name}}'s {{number}}"
+            assert execute(connection, "show application_name") == f"{{name}}'s {{number}}"
             pool.putconn(connection)
 
 for number in range(40):
@@ -209,7 +205,7 @@ for number in range(40):
 stop.append(True)
 for thread in threads:
     thread.result()
-assert ask(steady, "select n from work") == 1
+assert execute(steady, "select n from work") == 1
 pool.putconn(steady)
 assert_whole(pool, timeout=0)
 pool.closeall()
@@ -221,14 +217,14 @@ def test_multiprocessing_forks_processes_with_pools_of_their_own(prologue: str) 
     run_forking_program(f"""{prologue}
 pool = ThreadedConnectionPool(2, 3, dsn, application_name=name)
 lent = pool.getconn()
-pids = {{ask(lent), *sessions(name)}}
+pids = {{execute(lent), *sessions(name)}}
 context = multiprocessing.get_context("fork")
 
 def work(_):
     pool._kwargs["application_name"] = f"{{name}}'s {{os.getpid()}}"
     with pool.connection() as connection:
-        ask(connection, "select pg_sleep(0.002)")
-        return os.getpid(), ask(connection), ask(connection, "show application_name")
+        execute(connection, "select pg_sleep(0.002)")
+        return os.getpid(), execute(connection), execute(connection, "show application_name")
 
 with context.Pool(3) as workers:
     answers = workers.map_async(work, range(60), chunksize=1).get(120)
@@ -250,7 +246,7 @@ process.start()
 assert results.get()[1] not in pids
 process.join(90)
 assert process.exitcode == 0
-assert set(sessions(name)) == pids and ask(lent) in pids
+assert set(sessions(name)) == pids and execute(lent) in pids
 pool.putconn(lent)
 assert_whole(pool)
 """)
