@@ -6,4 +6,4 @@ import pytest
 
 pytest.register_assert_rewrite("tests.lib")
 
-from tests.lib.servers import _own_server, dsn, own_server  # noqa: E402, F401
+from tests.lib.servers import _own_server, own_server  # noqa: E402, F401

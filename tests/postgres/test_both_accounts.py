@@ -386,6 +386,7 @@ def test_what_reset_leaves_by_either_account_closes_the_connection(
     with opened(our_class(1, 1, table.dsn, **options)) as pool, listening("resetting", 30) as log:
         pool.putconn(pool.getconn())
         wait_until(lambda: not counts(pool)["returning"] and closes(pool) == {"unclean": 1}, "the return")
+        log.wait_for(1)
         assert "reset left it in a transaction: libpq says" in log.texts[0]
         assert table.rows == 0
 
