@@ -10,10 +10,10 @@ import pytest
 from hypothesis import settings
 
 from pgpool_rs.testing import FakeServer
-from pgpool_rs.testing._machine import judge
-from pgpool_rs.testing._machine.invariant import BrokenInvariant
-from pgpool_rs.testing._machine.machine import PoolMachine
-from pgpool_rs.testing._machine.promises import Promises
+from pgpool_rs.testing.machine import judge
+from pgpool_rs.testing.machine.invariant import BrokenInvariant
+from pgpool_rs.testing.machine.machine import PoolMachine
+from pgpool_rs.testing.machine.promises import Promises
 from tests.lib.broken_pools import MISTAKES, Mistake
 from tests.lib.profile import NIGHTLY
 from tests.lib.sound_pool import CountingPool, SoundPool

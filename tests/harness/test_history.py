@@ -26,7 +26,7 @@ from pgpool_rs.testing import (
     Recorder,
     check_history,
 )
-from pgpool_rs.testing._history.exercise import exercise
+from pgpool_rs.testing.history.exercise import exercise
 from tests.lib.histories import (
     CLOSED,
     DONE,

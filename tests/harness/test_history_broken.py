@@ -18,7 +18,7 @@ import pytest
 
 from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool
 from pgpool_rs.testing import INTRANS, FakeServer, Gate, HistoryError, Limits, Recorder, check_history
-from pgpool_rs.testing._history.exercise import exercise
+from pgpool_rs.testing.history.exercise import exercise
 from tests.lib.broken_pools import (
     CountsWhenConnected,
     LendsWhenClosed,

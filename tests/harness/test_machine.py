@@ -17,8 +17,8 @@ from hypothesis.errors import Flaky
 
 from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs.testing import INVARIANTS, BrokenInvariant, FakeServer, PoolMachine, Promises
-from pgpool_rs.testing._machine import judge
-from pgpool_rs.testing._machine.rules import rule
+from pgpool_rs.testing.machine import judge
+from pgpool_rs.testing.machine.rules import rule
 
 # What psycopg2.pool does not survive: README's table of differences has each.
 THEIR_FAULTS = {"rollback", "close", "wrong_key", "number_keys", "accounts"}

@@ -7,8 +7,8 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pgpool_rs.testing._history.check import Limits
-from pgpool_rs.testing._history.operation import History, Operation, Outcome
+from pgpool_rs.testing.history.check import Limits
+from pgpool_rs.testing.history.operation import History, Operation, Outcome
 
 LENT, DONE, REFUSED = Outcome.LENT, Outcome.DONE, Outcome.REFUSED
 TIMED_OUT, CLOSED, FAILED, PENDING = Outcome.TIMED_OUT, Outcome.CLOSED, Outcome.FAILED, Outcome.PENDING

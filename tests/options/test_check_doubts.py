@@ -10,7 +10,7 @@ import pytest
 
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, FakeServer
-from pgpool_rs.testing._fake.connection import FakeInfo
+from pgpool_rs.testing.fake.connection import FakeInfo
 from tests.lib.callbacks import Callback
 from tests.lib.pools import assert_balanced, assert_sound, borrow, closes, filled, wait_for_quiet
 

@@ -6,22 +6,22 @@ nothing else does. docs/testing.md tells how to use it.
 
 from typing import TYPE_CHECKING
 
-from pgpool_rs.testing._fake.clock import Clock
-from pgpool_rs.testing._fake.connection import BareFakeConnection, FakeConnection, MortalFakeConnection
-from pgpool_rs.testing._fake.gate import PATIENCE, Gate
-from pgpool_rs.testing._fake.server import FakeServer
-from pgpool_rs.testing._fake.session import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN
-from pgpool_rs.testing._fake.visit import Visit
-from pgpool_rs.testing._history.check import HistoryError, Limits, check_history
-from pgpool_rs.testing._history.exercise import exercise
-from pgpool_rs.testing._history.operation import History, Operation, Outcome
-from pgpool_rs.testing._history.recorder import Recorder
-from pgpool_rs.testing._machine.invariant import BrokenInvariant
-from pgpool_rs.testing._machine.invariants import INVARIANTS
-from pgpool_rs.testing._machine.promises import Promises
+from pgpool_rs.testing.fake.clock import Clock
+from pgpool_rs.testing.fake.connection import BareFakeConnection, FakeConnection, MortalFakeConnection
+from pgpool_rs.testing.fake.gate import PATIENCE, Gate
+from pgpool_rs.testing.fake.server import FakeServer
+from pgpool_rs.testing.fake.session import ACTIVE, IDLE, INERROR, INTRANS, UNKNOWN
+from pgpool_rs.testing.fake.visit import Visit
+from pgpool_rs.testing.history.check import HistoryError, Limits, check_history
+from pgpool_rs.testing.history.exercise import exercise
+from pgpool_rs.testing.history.operation import History, Operation, Outcome
+from pgpool_rs.testing.history.recorder import Recorder
+from pgpool_rs.testing.machine.invariant import BrokenInvariant
+from pgpool_rs.testing.machine.invariants import INVARIANTS
+from pgpool_rs.testing.machine.promises import Promises
 
 if TYPE_CHECKING:
-    from pgpool_rs.testing._machine.machine import PoolMachine
+    from pgpool_rs.testing.machine.machine import PoolMachine
 
 __all__ = [
     "ACTIVE",
@@ -59,7 +59,7 @@ if not TYPE_CHECKING:
         if name != "PoolMachine":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
-            from pgpool_rs.testing._machine.machine import PoolMachine  # noqa: PLC0415
+            from pgpool_rs.testing.machine.machine import PoolMachine  # noqa: PLC0415
         except ModuleNotFoundError as error:
             if error.name != "hypothesis":
                 raise

@@ -17,7 +17,7 @@ from _pytest import runner
 
 from pgpool_rs import ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
-from pgpool_rs.testing._watch import Watch, describe, register
+from pgpool_rs.testing._leaks import Watch, describe, register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,1 +1,0 @@
-"""What threads got from a pool, and whether some order of single steps explains it."""

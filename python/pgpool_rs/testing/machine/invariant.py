@@ -1,0 +1,60 @@
+"""What an invariant is, and how a pool is told that it has broken one.
+
+An invariant is looked at when a connection is lent (`at_loan`), when a request is refused (`at_refusal`), and each time
+that everything has come to rest (`at_rest`). It answers with what it has seen, if that is wrong: with a `Maybe` if it
+could still come right by itself, since a thread may be about to do so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pgpool_rs.testing.machine.model import Borrower, Model
+
+
+class BrokenInvariant(AssertionError):
+    """A pool did what it must not do. `invariant` is the name of what was broken."""
+
+    def __init__(self, invariant: Invariant, seen: str, *, hangs: bool = False) -> None:
+        """Say which invariant it was, what it claims, and what was seen instead.
+
+        :param hangs: whether a call hangs that should not even wait, so that any other may hang as well.
+        """
+        super().__init__(f"{invariant.name}: {invariant.claim}. {seen}.")
+        self.invariant = invariant.name
+        self.hangs = hangs
+
+    def show(self, program: str) -> None:
+        """Add the program that leads here."""
+        self.args = (f"{self}\n{program}",)
+
+
+class Maybe(str):
+    """What is wrong now, and is a failure if it stays so."""
+
+    __slots__ = ()
+
+
+class Invariant:
+    """Something that must hold of every pool that promises it."""
+
+    name: ClassVar[str]
+    claim: ClassVar[str]
+
+    def at_loan(self, model: Model, borrower: Borrower, key: Any, connection: Any) -> str | None:  # noqa: ARG002
+        """Look at a connection that getconn has just returned, before it is entered in the model."""
+        return None
+
+    def at_refusal(self, model: Model, error: BaseException) -> str | None:  # noqa: ARG002
+        """Look at a request that was refused though nothing had failed."""
+        return None
+
+    def at_rest(self, model: Model) -> str | None:  # noqa: ARG002
+        """Look at the pool when nothing moves."""
+        return None
+
+
+def told(error: BaseException) -> str:
+    """Show an error in a line."""
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,76 @@
+"""The rules of a machine about `connection()` blocks: they are entered within each other, and left by every way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition
+
+from pgpool_rs.testing.machine.model import same
+from pgpool_rs.testing.machine.rules import Rules, an_error, chosen, pick, rule, somebody
+
+if TYPE_CHECKING:
+    from pgpool_rs.testing.machine.model import Borrower
+
+# Few, so that they meet those of other borrowers and blocks.
+_KEYS = ("a", "b")
+
+
+def _block_key(machine: BlockRules, number: int) -> Any:
+    lent = machine._lent_keys()
+    free = (None, None, *_KEYS) if machine._shares_keys() and machine.driver.model.room() > 0 else (None,)
+    return pick((*lent, *free) if machine.driver.model.room() > 0 else lent or free, number)
+
+
+one_in_a_block = chosen(lambda machine, number: pick(machine._in_a_block(), number).number)
+a_block_key = chosen(_block_key)
+
+
+class BlockRules(Rules):
+    """What borrowers do who borrow for a block. In it they may give the connection back, or close it, as others may."""
+
+    def _in_a_block(self) -> list[Borrower]:
+        """List those in a block, be its loan over or not, who may leave it now."""
+        return [one for one in self.driver.model.borrowers if one.block is not None and one.call is None]
+
+    def _shares_keys(self) -> bool:
+        model = self.driver.model
+        return bool(model.judges_blocks and model.promises.keys and self.driver.can.blocks_take_keys)
+
+    def _lent_keys(self) -> tuple[Any, ...]:
+        """List the keys that are lent, under which no block may be entered."""
+        return (
+            tuple(loan.key for loan in self.driver.model.loans if loan.key is not None) if self._shares_keys() else ()
+        )
+
+    @precondition(
+        lambda self: (
+            self._has_free()
+            and "connection" in self.driver.can.methods
+            and (self.driver.model.room() > 0 or self._lent_keys())
+        )
+    )
+    @rule(borrower=somebody, key=a_block_key)
+    def enter_a_block(self, borrower: int, key: Any) -> None:
+        """Borrow a connection for a `connection()` block; under a key that is lent, that is refused."""
+        model = self.driver.model
+        is_lent = model.loan_of(key) is not None
+        # Whether it is lent at that moment is not to be told while another call may be about to borrow it.
+        if (is_lent or model.room() > 0) and not any(same(call.key, key) for call in model.calls):
+            self.driver.borrow(self._borrower(borrower), key, in_a_block=True)
+
+    @precondition(lambda self: self._can_call() and self._in_a_block())
+    @rule(borrower=one_in_a_block, raises=st.booleans())
+    def leave_the_block(self, borrower: int, *, raises: bool) -> None:
+        """Leave a `connection()` block, in order or by an exception."""
+        error = ValueError("what the block raises") if raises else None
+        self.driver.end_block(self._borrower(borrower), error, {})
+
+    _leave_often = leave_the_block
+
+    @precondition(lambda self: self._can_call() and self._in_a_block() and self._may("commit"))
+    @rule(borrower=one_in_a_block, error=an_error)
+    def leave_the_block_as_the_commit_fails(self, borrower: int, error: str) -> None:
+        """Leave a `connection()` block, whose commit fails."""
+        self.driver.end_block(self._borrower(borrower), None, {"commit": self._error(error)})
