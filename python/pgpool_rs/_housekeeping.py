@@ -21,10 +21,16 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pgpool_rs import _log
 from pgpool_rs._core import if_free, speak
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What the thread goes by. It stays the real clock where a test replaces those of the module `time`.
+clock: Callable[[], float] = time.monotonic
 
 # All in seconds.
 BREATH: Final = 0.01  # between two calls of one pool, unless somebody else pokes
@@ -64,6 +70,7 @@ class House:
     starting: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
     bell: threading.Lock | None = None
+    current: Pool | None = None  # on which the thread is calling just now
 
     def alive(self) -> bool:
         """Tell whether the thread is alive."""
@@ -96,6 +103,18 @@ class Housekeeper:
         """Have the pool maintained soon if the thread runs, else once it does. Safe in a weak reference's callback."""
         if not self._ended:
             self._note(pool).ring()
+
+    def current_pool(self) -> Pool | None:
+        """Return the pool on which this thread is calling, if this is the housekeeping thread."""
+        house = self._house()
+        is_here = house.thread is not None and house.thread.ident == threading.get_ident()
+        return house.current if is_here else None
+
+    def cares_for(self, pool: Pool) -> bool:
+        """Tell whether the pool has poked, so that the thread calls on it."""
+        house, number = self._house(), id(pool)
+        poke, visit = house.pokes.get(number), house.visits.get(number)
+        return (poke is not None and poke[0]() is pool) or (visit is not None and visit.pool() is pool)
 
     def end(self) -> None:
         """Let the thread go, and do nothing from now on; wait a moment if it is just calling on a pool."""
@@ -153,7 +172,7 @@ class Housekeeper:
                 _say(logging.WARNING, text, None, "thread_ended", ended_by, ended_by + _place(error))
 
     def _make_round(self, house: House) -> None:
-        now = time.monotonic()
+        now = clock()
         while house.pokes:
             number, (pool, poker) = house.pokes.popitem()
             visit = house.visits.get(number)
@@ -166,17 +185,18 @@ class Housekeeper:
             if visit.pool() is None:
                 del house.visits[number]
             elif visit.due <= now and self._on_duty(house):
-                self._call_on(visit)
+                self._call_on(house, visit)
 
-    def _call_on(self, visit: Visit) -> None:
+    def _call_on(self, house: House, visit: Visit) -> None:
         pool = visit.pool()
         if pool is None:
             return
         # Set beforehand, so that it holds however the call ends.
-        visit.due = visit.barred = time.monotonic() + PAUSE
+        visit.due = visit.barred = clock() + PAUSE
         try:
+            house.current = pool
             pause = type(pool)._pgpool_maintain(pool)
-            visit.due = math.inf if pause is None else time.monotonic() + max(BREATH, pause)
+            visit.due = math.inf if pause is None else clock() + max(BREATH, pause)
             visit.barred = -math.inf
         except Exception as error:  # noqa: BLE001
             if not self._ended:
@@ -185,12 +205,13 @@ class Housekeeper:
                 text = "housekeeping of %s failed with %s; it goes on in %g s"
                 _say(logging.ERROR, text, name, "housekeeping_failed", failure, name, failure + _place(error), PAUSE)
         finally:
+            house.current = None
             del pool  # which a traceback would keep alive
 
     def _sleep(self, house: House) -> None:
         due = min((visit.due for visit in house.visits.values()), default=math.inf)
         # At least a moment, so that other greenlets have their turn.
-        pause = -1 if due == math.inf else min(max(due - time.monotonic(), 0.001), LONGEST_SLEEP)
+        pause = -1 if due == math.inf else min(max(due - clock(), 0.001), LONGEST_SLEEP)
         if house.bell is not None:
             house.bell.acquire(timeout=pause)
 

@@ -18,6 +18,7 @@ from pgpool_rs._books import Books
 from pgpool_rs._core import check_socket
 from pgpool_rs._locks import renewed_by_fork
 from pgpool_rs._options import Options
+from pgpool_rs._pools import add
 from pgpool_rs._psycopg2_pool import original as _psycopg2_pool
 from pgpool_rs._secrets import mask_name
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
@@ -165,6 +166,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         self._args = args
         self._kwargs = kwargs
         AbstractConnectionPool._pgpool_start(self, minconn, maxconn, options)
+        add(self)
         if waits:
             # For subclasses that take it. This pool needs it for nothing.
             self._lock = renewed_by_fork(threading.Lock())

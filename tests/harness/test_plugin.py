@@ -20,7 +20,7 @@ class Run:
     def __init__(self, folder: Path, *arguments: str, **files: str) -> None:
         for name, text in files.items():
             (folder / f"{name}.{'ini' if name == 'pytest' else 'py'}").write_text(dedent(text))
-        command = [sys.executable, "-m", "pytest", "-p", "pgpool_rs.testing.plugin", "-p", "no:cacheprovider", "-rA"]
+        command = [sys.executable, "-m", "pytest", "-p", "pgpool_rs_pytest", "-p", "no:cacheprovider", "-rA"]
         command += ["--strict-markers", "-W", "error", "--color=no", *arguments]
         environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         ran = subprocess.run(
@@ -413,39 +413,54 @@ def test_where_the_fixture_is_asked_for_late_or_others_run_the_tests_a_leak_is_a
     assert run.outcomes == {"test_of_others": "PASSED ERROR", "test_late": "PASSED ERROR"}, run.output
 
 
-def test_nothing_is_changed_before_a_test_is_watched_and_after_the_run(tmp_path: Path) -> None:
+def test_the_plugin_imports_pytest_alone_until_a_fixture_is_used(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
-        "-p",
-        "last",
-        last="""
-            import pytest
-            from pgpool_rs import AbstractConnectionPool
-
-            def wrapped():
-                return "_pgpool_start" in vars(AbstractConnectionPool)
-
-            def pytest_sessionstart():
-                assert not wrapped()
-
-            @pytest.hookimpl(trylast=True)
-            def pytest_unconfigure():
-                print("wrapped at the end:", wrapped())
-            """,
         test_order="""
             import sys
-            from last import wrapped
+
+            def imported():
+                return {"pgpool_rs", "psycopg2", "hypothesis"} & set(sys.modules)
 
             def test_first():
-                assert not wrapped()
-                assert "hypothesis.core" not in sys.modules
+                assert imported() == set()
 
             def test_second(pgpool_no_leaks):
-                assert wrapped()
+                assert imported() == {"pgpool_rs", "psycopg2"}
+
+            def test_third(pgpool_pool):
+                assert imported() == {"pgpool_rs", "psycopg2"}
             """,
     )
-    assert run.of("PASSED") == {"first", "second"}, run.output
-    assert "wrapped at the end: False" in run.output
+    assert run.of("PASSED") == {"first", "second", "third"}, run.output
+
+
+def test_no_pool_is_kept_alive_before_and_after_a_test_that_is_watched(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        test_alive="""
+            import weakref
+            from pgpool_rs import ThreadedConnectionPool
+            from pgpool_rs.testing import FakeServer
+
+            made = []
+
+            def make():
+                made.append(weakref.ref(ThreadedConnectionPool(0, 1, connect=FakeServer().connect)))
+                return made[-1]() is not None
+
+            def test_before():
+                assert not make()
+
+            def test_watched(pgpool_no_leaks):
+                assert make()
+
+            def test_after():
+                assert not make()
+                assert [pool() for pool in made] == [None] * 3
+            """,
+    )
+    assert run.of("PASSED") == {"before", "watched", "after"}, run.output
 
 
 def test_the_plugin_says_what_it_offers(tmp_path: Path) -> None:

@@ -496,12 +496,15 @@ def test_a_pool_from_before_has_its_housekeeping_from_where_it_had_it() -> None:
         pool = ThreadedConnectionPool(1, 2, max_idle=60)
         _housekeeping.housekeeper.poke(pool)
         wait_until(lambda: bool(_housekeeping.housekeeper._house().visits), "the thread")
+        never_poked = ThreadedConnectionPool(1, 2)
         with FakeServer().installed() as inner:
             pool.putconn(pool.getconn(), close=True)
-            wait_until(lambda: outer.opened == 2, "the refill")
+            wait_until(lambda: outer.opened == 3, "the refill")
+            _housekeeping.housekeeper.poke(never_poked)
             assert (inner.opened, pool.closed) == (0, False)
+        assert (never_poked.closed, _housekeeping.housekeeper.current_pool()) == (False, None)
         pool.putconn(pool.getconn(), close=True)
-        wait_until(lambda: outer.opened == 3, "the refill")
+        wait_until(lambda: outer.opened == 4, "the refill")
     assert pool.closed, "nothing is opened for it where its server stands no more"
 
 
@@ -737,7 +740,7 @@ class Absent:
             raise ModuleNotFoundError("No module named 'hypothesis'", name=name)
 
 sys.meta_path.insert(0, Absent())
-import pgpool_rs.testing.plugin
+import pgpool_rs_pytest
 from pgpool_rs import testing
 assert set(testing.__all__) <= set(dir(testing))
 for name in set(testing.__all__) - {"PoolMachine"}:

@@ -100,7 +100,7 @@ mod _core {
     #[pymodule_export]
     use super::returning::Home;
     #[pymodule_export]
-    use super::system::advance_clock;
+    use super::system::{advance_clock, clock};
     #[pymodule_export]
     use super::views::{count_lent, enter_loan, idle, key_of, lent, loan, replace_idle, strike_loan};
 

@@ -35,6 +35,12 @@ fn monotonic_nanos() -> u64 {
     u64::try_from(START.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Read the clock that all ages are measured with, in seconds since some moment.
+#[pyfunction]
+pub(crate) fn clock(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    float(py, now().since(Moment::START).as_secs_f64())
+}
+
 /// Put the clock forward that all ages are measured with, for tests. Timeouts of waiting are not touched.
 #[pyfunction]
 pub(crate) fn advance_clock(seconds: f64) -> PyResult<()> {

@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg2
 
+from pgpool_rs import _housekeeping
 from pgpool_rs._locks import renewed_by_fork
+from pgpool_rs._pools import pools
 from pgpool_rs._values import seconds as checked_seconds
-from pgpool_rs.testing.fake import bystanders
 from pgpool_rs.testing.fake.clock import Clock
 from pgpool_rs.testing.fake.connection import BareFakeConnection, FakeConnection
 from pgpool_rs.testing.fake.gate import Gate
@@ -96,13 +97,16 @@ class FakeServer:
 
         Blocks may stand within each other, and end in reverse order. At the end the server is calm, and the pools that
         were made inside and are in the care of the housekeeping thread are closed: what they would open from then on
-        would come from elsewhere. Pools from before the block still get their housekeeping from where they got it.
+        would come from elsewhere. For pools from before the block, that thread opens connections where it did before.
         """
         original = psycopg2.connect
-        others = bystanders.pools()
+        older: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary((id(pool), pool) for pool in pools())
+
+        def is_older(pool: Any) -> bool:
+            return pool is not None and older.get(id(pool)) is pool
 
         def connect(*args: Any, **kwargs: Any) -> Any:
-            return original(*args, **kwargs) if bystanders.is_calling(others) else self.connect(*args, **kwargs)
+            return (original if is_older(_housekeeping.housekeeper.current_pool()) else self.connect)(*args, **kwargs)
 
         psycopg2.connect = connect
         try:
@@ -111,7 +115,9 @@ class FakeServer:
         finally:
             psycopg2.connect = original
             self.calm()
-            bystanders.close_all_but(others)
+            for pool in pools():
+                if _housekeeping.housekeeper.cares_for(pool) and not is_older(pool):
+                    pool.closed = True
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:
         """Open a connection: what psycopg2.connect is replaced with, and what is given to a pool as `connect=`."""

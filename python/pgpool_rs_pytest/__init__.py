@@ -1,11 +1,11 @@
 """A pytest plugin: a pool over fakes, and tests that fail if they leave a connection lent.
 
-pytest loads it by itself; `-p no:pgpool_rs` keeps it away. Until one of its fixtures is used it does nothing.
+pytest loads it by itself; `-p no:pgpool_rs` keeps it away. It imports nothing but pytest until a test needs it.
 
-Whether something has been left lent is asked after the teardown of the test's own fixtures, which may return what the
-test has borrowed, and close pools: what is lent when its pool is closed has been left lent. pytest calls what is found
-so late an error of the teardown. To have it called a failure of the test, the test's reports are held back until its
-teardown is done. Where another plugin runs the tests, one that repeats them for instance, it stays an error.
+The plugin looks for loans after the teardown of the test's own fixtures, which may return what the test has borrowed,
+and close pools: what is lent when its pool is closed has been left lent. pytest calls what is found so late an error of
+the teardown. To have it called a failure of the test, the plugin holds the test's reports back until its teardown is
+done. Where another plugin runs the tests, one that repeats them for instance, it stays an error.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest import runner
 
-from pgpool_rs import ThreadedConnectionPool
-from pgpool_rs.testing import FakeServer
-from pgpool_rs.testing._leaks import Watch, describe, register
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pgpool_rs import ThreadedConnectionPool
+    from pgpool_rs.testing import FakeServer
+    from pgpool_rs.testing._leaks import Watch
 
 _OPTION = "pgpool_no_leaks"
 _MARKER = "pgpool"
@@ -35,6 +35,8 @@ _left: pytest.StashKey[str] = pytest.StashKey()
 @pytest.fixture
 def pgpool_server() -> Iterator[FakeServer]:
     """Give a fake server in the place of psycopg2.connect, until the end of the test."""
+    from pgpool_rs.testing import FakeServer
+
     with FakeServer().installed() as server:
         yield server
 
@@ -56,6 +58,8 @@ def pgpool_pool(request: pytest.FixtureRequest, pgpool_server: FakeServer) -> It
 
 
 def _make(minconn: int = 1, maxconn: int = 4, *args: Any, **options: Any) -> ThreadedConnectionPool:
+    from pgpool_rs import ThreadedConnectionPool
+
     return ThreadedConnectionPool(minconn, maxconn, *args, **options)
 
 
@@ -78,11 +82,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line("markers", f"{_MARKER}(minconn=1, maxconn=4, **options): what pgpool_pool is made with.")
-
-
-def pytest_unconfigure() -> None:
-    """Leave everything as it was."""
-    register.end()
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
@@ -149,6 +148,8 @@ def _is_run_by_others(item: pytest.Item) -> bool:
 
 def _begin(item: pytest.Item) -> None:
     if _watch not in item.stash:
+        from pgpool_rs.testing._leaks import Watch
+
         item.stash[_watch] = item.session.stash[_watch] = Watch()
 
 
@@ -157,8 +158,7 @@ def _end(item: pytest.Item) -> str:
         return ""
     watch = item.stash[_watch]
     del item.stash[_watch], item.session.stash[_watch]
-    left = watch.end()
-    return describe(left) if left else ""
+    return watch.end()
 
 
 def _blame_the_test(reports: list[pytest.TestReport], text: str) -> None:
