@@ -81,6 +81,7 @@ lint: build .venv/rust-tools ## check format, lints and types
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy --strict
 	$(RUN) -m mypy.stubtest pgpool_rs._core --mypy-config-file pyproject.toml
+	$(VENV)/bin/lint-imports --no-cache
 
 format: .venv/installed .venv/rust-tools ## put the sources into the project's format
 	cargo fmt --all

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__tracebackhide__ = True
+
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 
 class BrokenInvariant(AssertionError):
-    """A pool did what it must not do. `invariant` is the name of what was broken."""
+    """A pool did what it must not do.
+
+    :ivar invariant: the name of what was broken.
+    :ivar program: a program that shows it, once it has been shrunk: `PoolMachine` prints it.
+    """
+
+    program: str | None = None
 
     def __init__(self, invariant: Invariant, seen: str, *, hangs: bool = False) -> None:
         """Say which invariant it was, what it claims, and what was seen instead.
@@ -24,10 +30,6 @@ class BrokenInvariant(AssertionError):
         super().__init__(f"{invariant.name}: {invariant.claim}. {seen}.")
         self.invariant = invariant.name
         self.hangs = hangs
-
-    def show(self, program: str) -> None:
-        """Add the program that leads here."""
-        self.args = (f"{self}\n{program}",)
 
 
 class Maybe(str):

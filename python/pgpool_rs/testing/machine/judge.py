@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__tracebackhide__ = True
+
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__tracebackhide__ = True
+
 import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -39,6 +41,8 @@ class PoolMachine(OverlappingRules, LeavingRules, PoolRules):
     """
 
     promises: ClassVar[Promises]
+    # What `replay` was given, or would be, to make this machine: the class, the factory, the promises.
+    replayed: ClassVar[tuple[type[PoolMachine], Callable[[FakeServer], Any], dict[str, Any]] | None] = None
     _patience: ClassVar[Patience]
     _known: ClassVar[dict[type, Any]]
 
@@ -92,6 +96,33 @@ class PoolMachine(OverlappingRules, LeavingRules, PoolRules):
         self._end()
 
     @classmethod
+    def replay(
+        cls, factory: Callable[[FakeServer], Any], *, maxconn: int, minconn: int = 0, **promises: Any
+    ) -> PoolMachine:
+        """Return a machine that does the steps that are called, as the program does that a failure prints.
+
+        What a step breaks is raised by `teardown()`, or at once if a call hangs. The arguments are those of `over`.
+        """
+        return cls._made_of(factory, maxconn, minconn, promises)()
+
+    @classmethod
+    def _made_of(
+        cls, factory: Callable[[FakeServer], Any], maxconn: int, minconn: int, promises: dict[str, Any]
+    ) -> type[PoolMachine]:
+        given = {"maxconn": maxconn, **({"minconn": minconn} if minconn else {}), **promises}
+        return type(
+            cls.__name__,
+            (cls,),
+            {
+                "__doc__": cls.__doc__,
+                "__module__": getattr(factory, "__module__", cls.__module__),
+                "promises": Promises(**given),
+                "replayed": (cls, factory, given),
+                "make_pool": lambda _, server: factory(server),
+            },
+        )
+
+    @classmethod
     def over(
         cls, factory: Callable[[FakeServer], Any], *, maxconn: int, minconn: int = 0, **promises: Any
     ) -> type[unittest.TestCase]:
@@ -107,18 +138,8 @@ class PoolMachine(OverlappingRules, LeavingRules, PoolRules):
 
         `TestMyPool.settings = settings(TestMyPool.settings, max_examples=1000)` lets hypothesis try harder.
         """
-        made = Promises(maxconn=maxconn, minconn=minconn, **promises)
-        module = sys._getframe(1).f_globals.get("__name__", __name__)
-        machine: Any = type(
-            cls.__name__,
-            (cls,),
-            {
-                "__doc__": cls.__doc__,
-                "__module__": module,
-                "promises": made,
-                "make_pool": lambda _, server: factory(server),
-            },
-        )
+        machine: Any = cls._made_of(factory, maxconn, minconn, promises)
+        module = machine.__module__
         name = f"{cls.__name__}Test"
 
         def run_test(self: Any) -> None:
@@ -139,7 +160,11 @@ class PoolMachine(OverlappingRules, LeavingRules, PoolRules):
             if found is None:
                 raise AssertionError("no try was made")
             # Outside of the block: a program's end looks whether an error is under way.
-            raise shrink(machine, found) if machine.failed_steps is not None else found
+            if machine.failed_steps is not None:
+                found = shrink(machine, found)
+                if isinstance(found, BrokenInvariant) and found.program is not None:
+                    print(found.program)  # noqa: T201  not in the error's text, which pytest indents
+            raise found
 
         run_test.is_hypothesis_test = True  # type: ignore[attr-defined]
         return type(

@@ -45,6 +45,12 @@ class Borrower:
         """Name the borrower."""
         return f"borrower {self.number}"
 
+    def doing(self) -> str:
+        """Say what it has or waits for; nothing, if it has nothing."""
+        if self.call is not None:
+            return "waits" if self.call.held_in is None else f"is held in {self.call.held_in}"
+        return "" if self.loan is None else f"has connection {self.loan.connection.serial}"
+
 
 @dataclasses.dataclass(eq=False)
 class Life:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__tracebackhide__ = True
+
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__tracebackhide__ = True
+
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__tracebackhide__ = True
+
 from typing import Any
 
 from hypothesis.stateful import precondition

@@ -6,9 +6,12 @@ ones mean. Here the steps themselves are left out, which takes some tens of runs
 
 from __future__ import annotations
 
+__tracebackhide__ = True
+
 from typing import TYPE_CHECKING, Any
 
 from pgpool_rs.testing.machine.invariant import BrokenInvariant
+from pgpool_rs.testing.machine.program import written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +39,13 @@ _GIVEN: dict[str, dict[str, Any]] = {"closeall": {"close_fails": None}, "leave_t
 
 
 def shrink(machine: type[PoolMachine], failure: BaseException) -> BaseException:
-    """Return the failure of the shortest program that was found, and show that program in its text.
+    """Return the failure of the shortest program that was found, and that program with it.
 
     What is shorter may break another invariant: one mistake mostly breaks several, and the shortest says most.
     """
     steps = list(machine.failed_steps or ())
     shortest = _run(machine, steps)
-    if shortest is None:
+    if shortest is None or machine.replayed is None:
         # It does not fail each time: hypothesis shows what it has.
         return failure
     again = True
@@ -53,8 +56,9 @@ def shrink(machine: type[PoolMachine], failure: BaseException) -> BaseException:
             if found is not None:
                 steps, shortest, again = candidate, found, True
                 break
-    shortest.show("\n".join(["state = PoolMachine()", *map(_written, steps), "state.teardown()"]))
-    return shortest
+    error, lines = shortest
+    error.program = written(*machine.replayed, lines)
+    return error
 
 
 def _shorter(steps: list[Step]) -> Iterator[list[Step]]:
@@ -81,28 +85,30 @@ def _shorter(steps: list[Step]) -> Iterator[list[Step]]:
         ]
 
 
-def _run(machine: type[PoolMachine], steps: list[Step]) -> BrokenInvariant | None:
-    """Run a program; return how it fails, or None if it does not, or cannot be run like this."""
+def _run(machine: type[PoolMachine], steps: list[Step]) -> tuple[BrokenInvariant, list[str]] | None:
+    """Run a program; return how it fails, and its lines; or None if it does not, or cannot be run like this."""
     rules = {rule.function.__name__: rule for rule in machine.setup_state().rules}
     state = machine()
+    lines: list[str] = []
+    before: dict[str, str] = {}
     try:
         for name, given in steps:
+            lines.append(f"machine.{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})")
             if not all(holds(state) for holds in rules[name].preconditions):
                 raise LookupError(name)  # noqa: TRY301  cannot be run: ends like any other error
             rules[name].function(state, **given)
+            now = {str(one): one.doing() for one in state.driver.model.borrowers}
+            new = [f"{one} {doing}" for one, doing in now.items() if doing and doing != before.get(one)]
+            lines[-1] += f"  # {', '.join(new)}" if new else ""
+            before = now
     except BrokenInvariant as failure:
         state.teardown()
-        return failure
+        return failure, [*lines[:-1], f"{lines[-1]}  # raises BrokenInvariant: {failure.invariant}"]
     except Exception:  # noqa: BLE001  whatever it is, this program is none
         state.teardown()
         return None
     try:
         state.teardown()
     except BrokenInvariant as failure:
-        return failure
+        return failure, [*lines, f"machine.teardown()  # raises BrokenInvariant: {failure.invariant}"]
     return None
-
-
-def _written(step: Step) -> str:
-    name, given = step
-    return f"state.{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
