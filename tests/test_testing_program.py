@@ -119,7 +119,7 @@ def local_ones() -> list[Callable[[FakeServer], Any]]:
         time.sleep(0)
         return helper(*sizes)
 
-    helper: Any = lambda *given: SimpleConnectionPool(*given, name="helped")
+    helper: Any = lambda *given: SimpleConnectionPool(*given, name="helped")  # noqa: E731
     return [make, lambda server: maker()]
 
 

@@ -51,7 +51,7 @@ def pgpool_pool(request: pytest.FixtureRequest, pgpool_server: FakeServer) -> It
     marker = request.node.get_closest_marker(_MARKER)
     pool = _make(*marker.args, **marker.kwargs) if marker else _make()
     yield pool
-    # Nobody is held any more, and nothing fails.
+    # The end of the pool must not fail, nor wait at a gate.
     pgpool_server.calm()
     if not pool.closed:
         pool.closeall()

@@ -64,7 +64,7 @@ class Accounts:
 
     @property
     def two_phase(self) -> str | None:
-        """Name the two-phase transaction that psycopg2 is in, begun or prepared. psycopg2 itself shows it nobody."""
+        """Name the two-phase transaction that psycopg2 is in, begun or prepared. psycopg2 has no attribute for it."""
         return self._two_phase
 
     @property

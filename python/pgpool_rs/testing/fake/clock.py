@@ -114,7 +114,7 @@ class _Shift:
         self._seconds += span
 
     def end(self) -> None:
-        """Give the places back, unless somebody else has taken them meanwhile, who may go on asking these."""
+        """Put the originals back, except where another function has taken the place meanwhile: it may call ours."""
         for name, (original, moved) in self._functions.items():
             if getattr(time, name) is moved:
                 setattr(time, name, original)

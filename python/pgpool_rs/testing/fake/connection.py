@@ -154,7 +154,7 @@ class FakeConnection(BareFakeConnection):
 
 
 class MortalFakeConnection(FakeConnection):
-    """A connection that is closed when nobody refers to it any more, as psycopg2's are."""
+    """A connection that closes when its last reference goes, as psycopg2's do."""
 
     def __del__(self) -> None:
         """Let the server forget it."""

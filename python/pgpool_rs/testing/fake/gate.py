@@ -13,7 +13,7 @@ PATIENCE = 30.0
 
 @final
 class Gate:
-    """Keeps callers inside a call until released, and tells when somebody is inside."""
+    """Keeps callers inside a call until a test releases it, and tells how many have arrived."""
 
     def __init__(self) -> None:
         """Make a gate that is shut."""
@@ -28,7 +28,7 @@ class Gate:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release whoever is still held."""
+        """Release the callers that it still holds."""
         self.release()
 
     @property
@@ -39,7 +39,7 @@ class Gate:
     def pass_through(self) -> None:
         """Arrive, and stay until let through.
 
-        :raises AssertionError: nobody did so within PATIENCE.
+        :raises AssertionError: it was not let through within PATIENCE.
         """
         with self._changed:
             self.arrived += 1

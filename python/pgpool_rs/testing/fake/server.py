@@ -165,7 +165,7 @@ class FakeServer:
                 connection.is_killed = True
                 self.forget(connection)
 
-    # --- what is to go wrong -----------------------------------------------------------------------------------------
+    # --- faults -----------------------------------------------------------------------------------------------------
 
     def fail(self, call: str, *errors: Fault | None) -> None:
         """Let the next calls of this name raise these errors in turn (None: let that one pass)."""
@@ -192,7 +192,7 @@ class FakeServer:
         return gate
 
     def calm_gate(self, call: str) -> None:
-        """Hold no more callers of this name; those who are held stay so."""
+        """Hold no more callers of this name. The gate keeps those that it holds."""
         del self._gates[call]
 
     def on(self, call: str, callback: Callable[[Any], object]) -> None:
@@ -200,7 +200,7 @@ class FakeServer:
         self._callbacks[self._known(call)] = callback
 
     def calm(self) -> None:
-        """Forget all faults, delays, gates and callbacks, and release whoever is held."""
+        """Forget all faults, delays, gates and callbacks, and release all callers."""
         with self._lock:
             shut, self._shut = self._shut, []
             self._gates = {}
@@ -258,8 +258,8 @@ class FakeServer:
         return [serial for call, serial in list(self.log) if call == name]
 
     def visit(self, call: str, connection: BareFakeConnection) -> None:
-        """Count and log a call, run its callback, take its time, pass its gate, and raise what it is to raise."""
-        # Made before the lock is taken: what is allocated may set off the collector, and that somebody's __del__.
+        """Count and log a call, run its callback, wait for its delay and its gate, and raise its fault."""
+        # Made before the lock is taken: an allocation may run the collector, and the collector a `__del__`.
         entry = Visit(call, connection.serial, threading.get_ident(), 0.0) if call in self.logged else None
         with self._lock:
             self._counts[call] += 1

@@ -56,7 +56,7 @@ class Session:
         self._prepared.discard(transaction)
 
     def fail(self) -> None:
-        """Let a statement fail, which spoils the transaction that it is in."""
+        """Fail a statement, which fails its transaction."""
         if self.transaction_status == INTRANS:
             self.transaction_status = INERROR
 

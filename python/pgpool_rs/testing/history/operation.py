@@ -32,7 +32,7 @@ class Outcome(enum.Enum):
 @final
 @dataclass(frozen=True)
 class Operation:
-    """One call of a pool's method: who called what, between which moments, and what came of it.
+    """One call of a pool's method: its thread, its arguments, its outcome, and the moments between which it ran.
 
     `called` and `returned` are places in one order of everything that was recorded, not times: a call that returned
     before another began has the smaller number. A call that has not returned has None and `Outcome.PENDING`.
@@ -46,7 +46,7 @@ class Operation:
     connection: int | None = None
     """Which connection was lent or given back, by a number that no other connection of this history has."""
     key: Hashable = None
-    """What it was asked for, or given back, under."""
+    """The key that the call named."""
     close: bool = False
     """Whether putconn was told to close it."""
     maxconn: int | None = None
@@ -60,7 +60,7 @@ class Operation:
 
     @property
     def call(self) -> str:
-        """Say who called what."""
+        """Say which thread called what."""
         given = []
         if self.connection is not None and self.name != "getconn":
             given.append(f"connection {self.connection}")

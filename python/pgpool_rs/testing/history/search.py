@@ -51,7 +51,7 @@ class Search:
         self.patience = float("inf")
 
     def run(self, watch: Callable[[State, Flight], None] | None = None) -> Failure | None:
-        """Find the first call that nothing explains. Whoever watches is shown every state that is come through.
+        """Find the first call that nothing explains, and show `watch` every state on the way.
 
         :raises OutOfPatienceError: there is a limit of patience, and it was reached.
         """
@@ -98,7 +98,7 @@ class Search:
         return True
 
     def _foresee(self) -> None:
-        """Let those who found a key not lent, and no room, have found it so before this moment's end makes room."""
+        """Explain refusals under a key by the states before this call's end, since that end may make room."""
         asking = [call for call in self.flight.eager.values() if isinstance(call, Full) and call.key is not None]
         if not asking or not self.flight.loose:
             return

@@ -136,7 +136,7 @@ def why(call: Call, state: State, flight: Flight) -> str:
         return f"{which} was lent, and could have been taken back"
     if state.closed:
         return "the pool had been closed already"
-    return "somebody got a connection or gave one back, and neither before the pool was closed nor after it can that be"
+    return "a caller got or gave back a connection, which can have been neither before the pool was closed nor after it"
 
 
 def _why_not_lent(call: Lend, state: State, flight: Flight) -> str:

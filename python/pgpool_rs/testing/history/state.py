@@ -112,14 +112,14 @@ class Flight:
         )
 
     def may_have_lent(self, returned: Call) -> bool:
-        """Tell whether somebody who has never said what was lent may have got what is being returned."""
+        """Tell whether a getconn that has not returned may have lent what is being returned."""
         return any(
             call.operation.name == "getconn" and call.operation.returned is None and returned.key in {None, call.key}
             for call in self.calls.values()
         )
 
     def room_taken(self, asking: Call, state: State) -> int:
-        """Count how many connections may be lent, being opened, looked at or returned, as one who asks may find it."""
+        """Count the connections that the asking call may find lent, being opened, looked at or returned."""
         # What is being returned has its room until that ends, or until the next borrower has it.
         returning = {call.connection for call in self._returning(state)}
         return self.unseen + len(state.lent) + sum(1 for _ in self._holding(asking, state)) + len(returning)

@@ -69,7 +69,7 @@ class Lend(Call):
     connection: int
 
     def can(self, state: State, flight: Flight) -> bool:
-        """Tell whether the connection is in nobody's hands, or lent under this key; and whether there is room."""
+        """Tell whether the connection is not lent, or lent under this key; and whether there is room."""
         if state.closed:
             return False
         loan = state.lent.get(self.connection)
@@ -89,7 +89,7 @@ class Lend(Call):
         return len(state.lent) - len(state.maybe) >= self.most
 
     def do(self, state: State) -> None:
-        """Lend it; or lend it to one more, who asks for the same key."""
+        """Lend it; or share the loan of the same key."""
         loan = state.lent.get(self.connection)
         if self.key is not None:
             other = state.under(self.key)
@@ -138,7 +138,7 @@ class Put(Call):
 
 
 class Exit(Put):
-    """The end of a `connection()` block: it gives the connection back, unless somebody else has."""
+    """The end of a `connection()` block: it gives the connection back, unless another call has."""
 
     def can(self, _state: State, _flight: Flight) -> bool:
         """Tell that it always can."""
@@ -171,7 +171,7 @@ class MayLend(MayReturn):
     connection: int
 
     def do(self, state: State) -> None:
-        """Leave it open whether the connection is lent, and under which key, unless somebody else has it for sure."""
+        """Leave it open whether the connection is lent, and under which key, unless another call has it for sure."""
         if self.connection not in state.lent or self.connection in state.maybe:
             state.leave_open(self.connection)
 
@@ -227,7 +227,7 @@ class Close(Call):
     """closeall, which returned."""
 
     def can(self, state: State, flight: Flight) -> bool:
-        """Tell whether it is open, and nobody's loan or return comes too late by it."""
+        """Tell whether the pool is open, and no loan or return would come too late."""
         if state.closed:
             return flight.forgiving
         late = (Lend,) if flight.forgiving else (Lend, Put)
@@ -277,7 +277,7 @@ def call_of(number: int, operation: Operation, key: int | None) -> Call:
 
 
 def unknown_of(call: Call) -> Call | None:
-    """Find out what is left to ask of a call of which nothing is known but what it was about."""
+    """Give what a call may have done if only its connection and its key are known; None if that is nothing."""
     number, operation, key = call.number, call.operation, call.key
     if call.upkeep:
         # It may have set the limit, which is known all the same.

@@ -33,7 +33,7 @@ def misfiled(model: Model, free: list[Any]) -> str | None:
 
 
 def numbers(model: Model) -> Iterator[tuple[str, int, int]]:
-    """Give the name of each number that the pool shows, what it says, and what is true."""
+    """Give each number that the pool shows: its name, the pool's value and the true one."""
     connecting, returning = len(model.connecting()), len(model.returning)
     # Whether one counts as waiting that waits for another to open its key is for the pool to say.
     waiting = None if any(one.apart for one in model.waiters()) else len(model.waiters())

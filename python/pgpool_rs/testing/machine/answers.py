@@ -1,4 +1,4 @@
-"""What comes of a machine's calls: it is entered in the model, and the pool is looked at."""
+"""The outcomes of a machine's calls: each is entered in the model, and the invariants are checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Answers:
     """Waits for the answers to calls, and judges the pool by them."""
 
     def __init__(self, model: Model, patience: Patience) -> None:
-        """Enter what comes in this model."""
+        """Enter outcomes in this model."""
         self.model = model
         self.judge = Judge(model, patience)
         self._workers: list[Worker] = []
@@ -139,7 +139,7 @@ class Answers:
         if call.error is None:
             self.model.closed = True
         elif self.model.closed or self._closing:
-            pass  # it is closed already, or another closeall is at it
+            pass  # the pool is closed, or another closeall is under way
         elif not call.fired:
             self.judge.fail("closed_stays_closed", f"closeall() failed ({told(call.error)})")
         else:

@@ -1,4 +1,4 @@
-"""Drives a pool: makes its calls. What comes of them is for `Answers`."""
+"""Drives a pool: makes its calls. `Answers` has their outcomes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Known = dict[type, tuple[Promises, Abilities]]
 
-# A timeout that no test lives to see, in seconds, and one that it does.
+# Timeouts in seconds: one that is never reached in a test, and one that is.
 FOR_EVER = 1e7
 SHORTLY = 0.002
 
@@ -219,7 +219,7 @@ class Driver(Answers):
                 self.settle()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, and let the pool do what it does in time."""
+        """Put the clock forward, and call the pool's `maintain()`."""
         self.server.clock.advance(seconds)
         self.model.now += seconds
         if "maintain" in self.can.methods:
@@ -259,7 +259,7 @@ class Driver(Answers):
         return [one for one in blocks if one.call is None or one.call.answered]
 
     def lend_all(self) -> list[Borrower]:
-        """Lend whatever can be lent, and see that it is what should be."""
+        """Lend all connections that can be lent, and check that they are as many as the pool promises."""
         model, lenders = self.model, []
         while model.room() > 0:
             borrower = Borrower(len(model.borrowers) + 1)
@@ -271,7 +271,7 @@ class Driver(Answers):
         return lenders
 
     def end(self) -> None:
-        """Let all calls end, give everything back, and see that the whole pool can still be lent, and closed."""
+        """Let all calls end, give everything back, lend the whole pool once more, and close it."""
         model = self.model
         while model.held():
             self.go_on(model.held()[0])
@@ -293,7 +293,7 @@ class Driver(Answers):
         self.settle()
 
     def let_go(self) -> None:
-        """Release whoever is held, without a look at what comes of it."""
+        """Release all calls that are held. Their outcomes are not checked."""
         calls = list(self.model.calls)
         for call in calls:
             call.holds.clear()

@@ -1,8 +1,8 @@
-"""What an invariant is, and how a pool is told that it has broken one.
+"""What an invariant is, and the error for a pool that has broken one.
 
-An invariant is looked at when a connection is lent (`at_loan`), when a request is refused (`at_refusal`), and each time
-that everything has come to rest (`at_rest`). It answers with what it has seen, if that is wrong: with a `Maybe` if it
-could still come right by itself, since a thread may be about to do so.
+The machine checks an invariant when a connection is lent (`at_loan`), when a request is refused (`at_refusal`), and
+each time that all calls have ended, are held or wait (`at_rest`). A check returns what is wrong: as a `Maybe`, if a
+thread may be about to put it right.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BrokenInvariant(AssertionError):
 
 
 class Maybe(str):
-    """What is wrong now, and is a failure if it stays so."""
+    """What is wrong now. It is a failure if it stays wrong."""
 
     __slots__ = ()
 

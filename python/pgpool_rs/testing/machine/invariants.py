@@ -1,4 +1,4 @@
-"""What must hold of a pool, by name. Each says what it promises to the pool's user, and what it looks at."""
+"""What must hold of a pool, by name. Each docstring says what the invariant means to the pool's user."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ class InOrder(Invariant):
     claim = "those who wait are served in the order in which they came"
 
     def at_rest(self, model: Model) -> str | None:
-        """Look for one who still waits while a later one has been served."""
+        """Look for a waiter that still waits while a later one has been served."""
         if model.closed:
             return None
         served = [(loan.turn, loan.holders[0]) for loan in model.loans if loan.holders]

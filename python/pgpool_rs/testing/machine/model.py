@@ -1,4 +1,4 @@
-"""What a machine knows of the pool under test, by what it asked of it and by what the server saw: who holds what."""
+"""The machine's model of the pool: which borrower has which connection, by the calls and by what the server saw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(eq=False)
 class Loan:
-    """A connection that is lent: under a key, or to one borrower who named none."""
+    """A connection that is lent: under a key, or to one borrower without a key."""
 
     connection: Any
     key: Any
@@ -22,13 +22,13 @@ class Loan:
     turn: int
 
     def __str__(self) -> str:
-        """Name who has it."""
+        """Name the key, or the borrower."""
         return str(self.holders[0]) if self.key is None else repr(self.key)
 
 
 @dataclasses.dataclass(eq=False)
 class Borrower:
-    """One who borrows, with a thread of its own: it has a loan, or a call that is under way, or nothing."""
+    """A borrower, with a thread of its own: it has a loan, or a call that is under way, or nothing."""
 
     number: int
     loan: Loan | None = None
@@ -63,7 +63,7 @@ class Life:
 
 
 class Model:
-    """Keeps who holds what, and what the server saw."""
+    """Keeps which borrower holds what, and what the server saw."""
 
     def __init__(self, server: FakeServer, promises: Promises) -> None:
         """Begin with a pool that has just been made, or is being made."""
@@ -114,7 +114,7 @@ class Model:
         return next((known for known in self.server.connections if known.serial == handle.serial), None)
 
     def free_open(self) -> list[Any]:
-        """List the connections that the server sees and that nobody has."""
+        """List the connections that the server sees and no borrower has."""
         taken = [*(loan.connection for loan in self.loans), *self.returning.values()]
         return [
             connection
@@ -134,7 +134,7 @@ class Model:
         self.lives[loan.connection.serial].unused_since = self.now
 
     def release(self, loan: Loan) -> None:
-        """Take a loan from all its holders. Those who are in a block stay in it."""
+        """Take a loan from all its holders. A holder in a block stays in it."""
         for holder in loan.holders:
             holder.loan = holder.handle = None
             if not self.judges_blocks:

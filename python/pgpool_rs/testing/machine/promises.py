@@ -26,7 +26,7 @@ FAULTS = {
     "accounts": "a connection comes back in a transaction of which libpq or psycopg2 knows nothing, in a two-phase one "
     "or in a COPY",
     "broken": "a connection comes back that its borrower has closed, or that broke while it was lent",
-    "killed": "the server ends an idle connection, and nobody is told (only where `check` is promised)",
+    "killed": "the server ends an idle connection without a word (only where `check` is promised)",
     "number_keys": "a key is a number, as the pool's own keys may be",
     "unhashable_keys": "a key cannot be hashed",
     "wrong_key": "a connection is given back under a key that it was not lent under",
@@ -49,7 +49,7 @@ class Promises:
     :param threads: whether several threads may use it at once. None: unless it is a SimpleConnectionPool.
     :param parallel: whether a call never waits for a connect, rollback or close of another call. None: only if it is a
         pool of pgpool_rs.
-    :param spare: the names of faults that it does not survive, and is spared: any of `FAULTS`.
+    :param spare: the names of faults that it does not survive, and that the machine leaves out: any of `FAULTS`.
     :param waive: the names of invariants that it does not promise: any of `INVARIANTS`.
     :raises TypeError: a value is of a wrong type.
     :raises ValueError: a value is out of its range, or a name unknown.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Some are one key for a dict, some are false, some are numbers as a pool's own keys may be.
 NUMBER_KEYS: tuple[Any, ...] = (1, 2, 0, 1.0, True, False, 0.0)
 KEYS: tuple[Any, ...] = ("a", "b", "", (), ("a", 1))
-# How many borrowers there are beyond those who can be served.
+# How many borrowers there are beyond `maxconn`.
 CROWD = 3
 # What is chosen by number is chosen by a number up to this.
 MOST = 31
@@ -57,7 +57,7 @@ def rule(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
 
 
 class Rules(RuleBasedStateMachine):
-    """What the rules share: who there is to choose from."""
+    """What the rules share: the borrowers to choose from."""
 
     driver: Driver
     broken: BrokenInvariant | None = None
@@ -82,7 +82,7 @@ class Rules(RuleBasedStateMachine):
         return self.driver.model.promises.bears(fault)
 
     def _can_call(self) -> bool:
-        """Tell whether another call may be made: which of two goes first that wait for a lock is nobody's choice."""
+        """Tell whether another call may be made: if two wait for one lock, the machine cannot choose which gets it."""
         return self.driver.model.strictly() or not self.driver.model.blocked()
 
     def _has_free(self) -> bool:
@@ -90,7 +90,7 @@ class Rules(RuleBasedStateMachine):
         return self._can_call() and sum(not _is_free(one) for one in model.borrowers) < model.limit + CROWD
 
     def _lenders(self) -> list[Borrower]:
-        """List those who have a connection, and may give it back now."""
+        """List the borrowers that have a connection and may give it back now."""
         return [one for one in self.driver.model.borrowers if one.loan is not None] if self._can_call() else []
 
     def _held(self) -> list[Borrower]:

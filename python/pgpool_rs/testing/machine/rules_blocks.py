@@ -30,10 +30,10 @@ a_block_key = chosen(_block_key)
 
 
 class BlockRules(Rules):
-    """What borrowers do who borrow for a block. In it they may give the connection back, or close it, as others may."""
+    """What a borrower does that borrows for a block. Inside, it may give the connection back, or close it."""
 
     def _in_a_block(self) -> list[Borrower]:
-        """List those in a block, be its loan over or not, who may leave it now."""
+        """List the borrowers that may leave a block now, whether its loan is over or not."""
         return [one for one in self.driver.model.borrowers if one.block is not None and one.call is None]
 
     def _shares_keys(self) -> bool:

@@ -27,7 +27,7 @@ class PoolRules(Rules):
     )
     @rule(number=st.integers(0, MOST))
     def kill_an_idle_connection(self, number: int) -> None:
-        """Let the server end an idle connection, which nobody is told."""
+        """End an idle connection at the server, without a word to the pool."""
         self.driver.server.kill(pick(self.driver.model.free_open(), number))
 
     @precondition(lambda self: self._is_open() and self._spans())

@@ -52,7 +52,7 @@ class Call:
         """Prepare a call.
 
         :param holds: the calls of the server to stop in; it is held in the first one that comes.
-        :param faults: what calls of the server are to raise, by their name.
+        :param faults: what calls of the server raise, by their name.
         :param may_wait: whether it may wait for a connection.
         :param lasts: seconds that it takes where all goes well.
         """
@@ -83,7 +83,7 @@ class Call:
         self._news.release()
 
     def visit(self, name: str) -> None:
-        """Stop in a call of the server, if told to, and raise what it is to raise."""
+        """Stop in a call of the server that the call is held in, and raise its fault."""
         self.visits.append(name)
         if name in self.holds:
             self.holds.clear()
