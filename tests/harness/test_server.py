@@ -498,10 +498,15 @@ def test_a_pool_from_before_has_its_housekeeping_from_where_it_had_it() -> None:
         wait_until(lambda: bool(_housekeeping.housekeeper._house().visits), "the thread")
         never_poked = ThreadedConnectionPool(1, 2)
         with FakeServer().installed() as inner:
-            pool.putconn(pool.getconn(), close=True)
+            with outer.hold("connect") as gate:
+                pool.putconn(pool.getconn(), close=True)
+                gate.wait_for()
+                psycopg2.connect()  # in this thread, while the other is at work for the pool
             wait_until(lambda: outer.opened == 3, "the refill")
             _housekeeping.housekeeper.poke(never_poked)
-            assert (inner.opened, pool.closed) == (0, False)
+            assert (inner.opened, pool.closed) == (1, False)
+            without_housekeeping = ThreadedConnectionPool(0, 1)
+        assert not without_housekeeping.closed
         assert (never_poked.closed, _housekeeping.housekeeper.current_pool()) == (False, None)
         pool.putconn(pool.getconn(), close=True)
         wait_until(lambda: outer.opened == 4, "the refill")
