@@ -1,10 +1,10 @@
 //! What may happen, done to the real pool and to the lists.
 
-use super::duel::{Duel, Waiting, take};
+use super::duel::{Comparing, Duel, Waiting, take};
 use super::lists::{Got, Job, KEEPER, Purpose, Token};
 use super::steps::{Check, Finish, verdict};
-use crate::tests::props::{Bell, Thing, no, refusal, seconds, settle};
-use crate::{CheckOut, Chore, Moment, Reason, Refusal, Reserve, Want};
+use crate::tests::props::{Bell, Thing, compare, no, refusal, seconds, settle};
+use crate::{CheckOut, Chore, Moment, No, Reason, Refusal, Reserve, Want};
 
 impl<'w> Duel<'w> {
     // --- borrowing -------------------------------------------------------------------------------------------------
@@ -27,13 +27,44 @@ impl<'w> Duel<'w> {
         self.ask(key, caller, None, wait);
     }
 
-    /// Asks both, and keeps what comes of it.
+    /// Looks for a key. A caller that must compare keys does so later; any other borrows at once.
+    pub(super) fn pause(&mut self, key: u32, wait: bool) {
+        let caller = u64::from(self.token());
+        let want = self.world.ask(key, caller);
+        match self.world.pool.loan(&want) {
+            Err(No::Compare(candidates)) => self.comparing.push(Comparing { key, caller, want, candidates, wait }),
+            _ => drop(self.ask_for(want, Some(key), caller, None, wait)),
+        }
+    }
+
+    /// Lets a caller compare the candidates that it was given, whatever has become of them since, and borrow.
+    pub(super) fn resume(&mut self, nth: usize) {
+        let Some(Comparing { key, caller, mut want, candidates, wait }) = take(&mut self.comparing, nth) else {
+            return;
+        };
+        compare(&mut want, &candidates);
+        self.ask_for(want, Some(key), caller, None, wait);
+    }
+
     pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> Got {
+        let world = self.world;
+        let want = key.map_or_else(|| Want::Any(world.pool.next_number(), caller), |key| world.ask(key, caller));
+        self.ask_for(want, key, caller, at, willing)
+    }
+
+    /// Asks both, and keeps what comes of it.
+    fn ask_for(
+        &mut self,
+        mut want: Want<Thing>,
+        key: Option<u32>,
+        caller: u64,
+        at: Option<usize>,
+        willing: bool,
+    ) -> Got {
         let world = self.world;
         let (token, number) = (self.token(), self.token());
         let known = at.map(|at| self.waiting[at].number);
         let expected = self.lists.ask(key, caller, known, willing.then_some(number), token);
-        let mut want = key.map_or_else(|| Want::Any(world.pool.next_number(), caller), |key| world.ask(key, caller));
         let bell = at.map_or_else(|| world.bell(), |at| self.waiting[at].bell.clone());
         let place = at.map(|at| &self.waiting[at].waiter);
         let waker = || willing.then(|| bell.clone());

@@ -3,7 +3,7 @@
 use super::lists::{KEEPER, Lists, Promise, Token};
 use super::steps::Step;
 use crate::tests::props::{Bell, Thing, World};
-use crate::{Checking, Moment, Policy, Refill, Reservation, Returning, Waiter};
+use crate::{Candidates, Checking, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
 
 /// A waiter of the real pool, with what is needed to ask again.
 pub(super) struct Waiting<'w> {
@@ -14,6 +14,15 @@ pub(super) struct Waiting<'w> {
     pub(super) bell: Bell,
 }
 
+/// A caller that has been given candidates and has not compared them yet.
+pub(super) struct Comparing {
+    pub(super) key: u32,
+    pub(super) caller: u64,
+    pub(super) want: Want<Thing>,
+    pub(super) candidates: Candidates<Thing>,
+    pub(super) wait: bool,
+}
+
 /// Both pools, and everything that is in the making.
 pub(super) struct Duel<'w> {
     pub(super) world: &'w World,
@@ -22,6 +31,7 @@ pub(super) struct Duel<'w> {
     pub(super) checking: Vec<(Token, Checking<'w, Thing, Bell>)>,
     pub(super) returning: Vec<(Token, Returning<'w, Thing, Bell>)>,
     pub(super) waiting: Vec<Waiting<'w>>,
+    pub(super) comparing: Vec<Comparing>,
     pub(super) refill: Option<Refill<'w, Thing, Bell>>,
     pub(super) keeper: Bell,
     /// Until when the keeper rests, and how often it had been called when it began to.
@@ -44,6 +54,7 @@ impl<'w> Duel<'w> {
             checking: vec![],
             returning: vec![],
             waiting: vec![],
+            comparing: vec![],
             refill: None,
             keeper: world.keeper(),
             resting: None,
@@ -75,6 +86,8 @@ impl<'w> Duel<'w> {
         match *step {
             Step::Pass { .. } | Step::Sleep { .. } => {}
             Step::Borrow { key, wait } => self.borrow(key, wait),
+            Step::Pause { key, wait } => self.pause(key, wait),
+            Step::Resume { nth } => self.resume(nth),
             Step::Open { nth, finish } => self.open(nth, finish),
             Step::End { nth, fail } => self.end(nth, fail),
             Step::Reserve => self.reserve(),

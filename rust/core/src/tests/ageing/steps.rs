@@ -21,6 +21,15 @@ pub(super) enum Step {
         key: Option<u32>,
         wait: bool,
     },
+    /// A caller looks for a key, and stops where keys are to be compared.
+    Pause {
+        key: u32,
+        wait: bool,
+    },
+    /// The nth caller that has stopped there compares, and borrows.
+    Resume {
+        nth: usize,
+    },
     /// The nth reservation is fulfilled, and then perhaps finished.
     Open {
         nth: usize,
@@ -123,6 +132,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => often(millis.prop_map(|millis| Step::Pass { millis })),
         2 => often(any::<bool>().prop_map(|early| Step::Sleep { early })),
         9 => often((key, any::<bool>()).prop_map(|(key, wait)| Step::Borrow { key, wait })),
+        3 => often((0..4_u32, any::<bool>()).prop_map(|(key, wait)| Step::Pause { key, wait })),
+        3 => often(nth().prop_map(|nth| Step::Resume { nth })),
         8 => often((nth(), prop::bool::weighted(0.8)).prop_map(|(nth, finish)| Step::Open { nth, finish })),
         2 => often((nth(), any::<bool>()).prop_map(|(nth, fail)| Step::End { nth, fail })),
         2 => often(Just(Step::Reserve)),
