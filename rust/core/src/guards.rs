@@ -131,7 +131,7 @@ pub struct Returning<'p, H, W: Wake> {
     pub(crate) closing: Option<Reason>,
     pub(crate) overdue: Option<Span>,
     /// Whether somebody else finishes it.
-    pub(crate) left: bool,
+    pub(crate) deferred: bool,
 }
 
 impl<H, W: Wake> Returning<'_, H, W> {
@@ -180,15 +180,15 @@ impl<H, W: Wake> Returning<'_, H, W> {
     /// Leaves the rest to whoever does the chores: see [`Pool::chore`]. It comes back where it is better finished now: somebody
     /// waits for it, the chores are not keeping up, or the pool is closed.
     #[must_use = "what comes back is to be finished"]
-    pub fn leave(mut self, now: Moment) -> Option<Self> {
-        self.left = self.pool.edit_at(now, |ledger| ledger.leave_return(self.slot, self.closing));
-        (!self.left).then_some(self)
+    pub fn defer(mut self, now: Moment) -> Option<Self> {
+        self.deferred = self.pool.edit_at(now, |ledger| ledger.defer_return(self.slot, self.closing));
+        (!self.deferred).then_some(self)
     }
 }
 
 impl<H, W: Wake> Drop for Returning<'_, H, W> {
     fn drop(&mut self) {
-        if !self.left {
+        if !self.deferred {
             // Interrupted before it was known to be clean, it is not.
             let reason = self.closing.unwrap_or(Reason::Unclean);
             self.pool.edit(|ledger| ledger.discard(self.slot, reason));

@@ -35,7 +35,7 @@ pub enum CheckOut<'p, H, W: Wake> {
     /// There is room: open a connection and fulfil this.
     Reserved(Reservation<'p, H, W>),
     /// Finish this return, which was left to the housekeeping; then ask again.
-    Errand(Returning<'p, H, W>),
+    FinishReturn(Returning<'p, H, W>),
     /// Nothing yet. A waiter that comes with it takes the place of the one that was brought, if any.
     Busy(Busy, Option<Waiter<'p, H, W>>),
 }
@@ -148,7 +148,7 @@ impl<H, W: Wake> Pool<H, W> {
                 CheckOut::Doubtful(Checking { pool: self, slot, connection, doubt })
             }
             ledger::CheckOut::Reserved(slot) => CheckOut::Reserved(Reservation { pool: self, slot }),
-            ledger::CheckOut::Errand(errand) => CheckOut::Errand(self.returning(errand)),
+            ledger::CheckOut::FinishReturn(returning) => CheckOut::FinishReturn(self.returning(returning)),
             ledger::CheckOut::Busy(busy, id) => {
                 let joined = id.filter(|&id| known != Some(id));
                 CheckOut::Busy(busy, joined.map(|id| Waiter { pool: self, id }))
@@ -217,7 +217,7 @@ impl<H, W: Wake> Pool<H, W> {
 
     pub(crate) fn returning(&self, begun: ledger::Return<H>) -> Returning<'_, H, W> {
         let ledger::Return { slot, connection, closing, overdue } = begun;
-        Returning { pool: self, slot, connection, closing, overdue, left: false }
+        Returning { pool: self, slot, connection, closing, overdue, deferred: false }
     }
 
     // --- health ----------------------------------------------------------------------------------------------

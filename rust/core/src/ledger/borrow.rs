@@ -18,7 +18,7 @@ pub(crate) enum CheckOut<H> {
     /// Open one, in this slot.
     Reserved(SlotId),
     /// Finish this return, which was left to the housekeeping, and ask again.
-    Errand(Return<H>),
+    FinishReturn(Return<H>),
     /// Wait; or not, if no waker was offered.
     Busy(Busy, Option<WaiterId>),
 }
@@ -83,8 +83,8 @@ impl<H, W> Ledger<H, W> {
         }
         let free = self.idle.pop().or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
         let Some(index) = free else {
-            if let Some(errand) = self.next_errand(want.caller()) {
-                return Ok(CheckOut::Errand(errand));
+            if let Some(returning) = self.next_deferred_return(want.caller()) {
+                return Ok(CheckOut::FinishReturn(returning));
             }
             let busy = self.busy(want, waiter);
             let reason = if busy == Busy::KeyOpening { WaitReason::Promise } else { WaitReason::Room };

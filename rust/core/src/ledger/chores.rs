@@ -14,14 +14,14 @@ const LONGEST_PAUSE: Span = Span::from_millis(4_000);
 
 /// When a return that was left has not been begun for this long, the housekeeping is held up by another, and more returns
 /// are not left to it.
-const LONGEST_ERRAND: Span = Span::from_millis(100);
+const LONGEST_DEFERRAL: Span = Span::from_millis(100);
 
 /// A return that was left to the housekeeping.
 #[derive(Clone, Copy)]
-pub(crate) struct Errand {
+pub(crate) struct DeferredReturn {
     slot: SlotId,
     closing: Option<Reason>,
-    left: Moment,
+    since: Moment,
 }
 
 /// What comes next.
@@ -52,8 +52,8 @@ pub(crate) struct Refill {
 impl<H, W> Ledger<H, W> {
     /// Tells what is to be done next.
     pub(crate) fn chore(&mut self, caller: Caller) -> Chore<H> {
-        if let Some(errand) = self.next_errand(caller) {
-            return Chore::Return(errand);
+        if let Some(returning) = self.next_deferred_return(caller) {
+            return Chore::Return(returning);
         }
         if self.closed {
             return Chore::Rest(Moment::NEVER);
@@ -92,21 +92,22 @@ impl<H, W> Ledger<H, W> {
 
     /// Leaves a return to the housekeeping. `false`: not so, since somebody waits for it, or the housekeeping is behind
     /// with what it has, or the pool is closed.
-    pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) -> bool {
-        let behind = self.errands.front().is_some_and(|oldest| self.now >= oldest.left.after(LONGEST_ERRAND));
+    pub(crate) fn defer_return(&mut self, slot: SlotId, closing: Option<Reason>) -> bool {
+        let behind =
+            self.deferred_returns.front().is_some_and(|oldest| self.now >= oldest.since.after(LONGEST_DEFERRAL));
         let declined = self.closed || behind || self.queue.len() > 0;
         let found = self.table.find(slot).filter(|_| !declined);
         if let Some(index) = found {
             self.note_coming(index, NOBODY);
-            self.errands.push_back(Errand { slot, closing, left: self.now });
+            self.deferred_returns.push_back(DeferredReturn { slot, closing, since: self.now });
             self.after.chores = true;
         }
         found.is_some()
     }
 
     /// Takes over the oldest return that was left.
-    pub(super) fn next_errand(&mut self, caller: Caller) -> Option<Return<H>> {
-        while let Some(Errand { slot, closing, .. }) = self.errands.pop_front() {
+    pub(super) fn next_deferred_return(&mut self, caller: Caller) -> Option<Return<H>> {
+        while let Some(DeferredReturn { slot, closing, .. }) = self.deferred_returns.pop_front() {
             let Some(index) = self.table.find(slot) else { continue };
             self.note_coming(index, caller);
             if let Some(connection) = self.table.get(index).connection.clone() {

@@ -73,7 +73,7 @@ impl<H, W> Ledger<H, W> {
     /// Opens or closes the pool without touching what is in it.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
-        self.after.chores |= self.policy.kept && (!closed || !self.errands.is_empty());
+        self.after.chores |= self.policy.kept && (!closed || !self.deferred_returns.is_empty());
         if closed {
             self.dismiss_waiters();
         }
@@ -86,15 +86,15 @@ impl<H, W> Ledger<H, W> {
         }
         let usage = self.usage_of_loans();
         self.set_closed(true);
-        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand(NOBODY)).collect();
-        for errand in &unreturned {
-            self.discard(errand.slot, Reason::WithPool);
+        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_deferred_return(NOBODY)).collect();
+        for returning in &unreturned {
+            self.discard(returning.slot, Reason::WithPool);
         }
         self.disown();
         self.stats.usage.add(usage);
         let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
         self.stats.closed[Reason::WithPool as usize] += rest as u64;
-        Ok(unreturned.into_iter().map(|errand| errand.connection).collect())
+        Ok(unreturned.into_iter().map(|returning| returning.connection).collect())
     }
 
     /// Empties the pool and opens it. What was in it is dropped; who waits, asks anew.
@@ -106,7 +106,7 @@ impl<H, W> Ledger<H, W> {
                 self.empty(index);
             }
         }
-        self.errands.clear();
+        self.deferred_returns.clear();
         self.disown();
         self.closed = false;
         self.last_number = 0;

@@ -19,7 +19,7 @@ mod tally;
 
 pub use self::borrow::Busy;
 pub(crate) use self::borrow::CheckOut;
-pub(crate) use self::chores::{Chore, Errand};
+pub(crate) use self::chores::{Chore, DeferredReturn};
 pub(crate) use self::give_back::Return;
 pub use self::health::Doubt;
 pub(crate) use self::inherited::Inherited;
@@ -81,7 +81,7 @@ pub(crate) struct Ledger<H, W> {
     /// The time, as it was told last.
     pub(crate) now: Moment,
     /// Connections whose return was left to the housekeeping, which has not begun with them.
-    errands: VecDeque<Errand>,
+    deferred_returns: VecDeque<DeferredReturn>,
     /// How many slots are on their way to be free: see `coming`.
     coming: usize,
     refill: chores::Refill,
@@ -119,7 +119,7 @@ impl<H, W> Ledger<H, W> {
             closed: false,
             policy: Policy::default(),
             now: Moment::START,
-            errands: VecDeque::new(),
+            deferred_returns: VecDeque::new(),
             coming: 0,
             refill: chores::Refill::default(),
             rests_until: Moment::START,

@@ -27,7 +27,7 @@ enum Call {
     ReturnByKey,
     Keep,
     Condemn,
-    Leave,
+    Defer,
     EndReturn,
     Pronounce,
     Next,
@@ -63,7 +63,7 @@ const CALLS: [Call; 31] = {
         ReturnByKey,
         Keep,
         Condemn,
-        Leave,
+        Defer,
         EndReturn,
         Pronounce,
         Next,
@@ -128,7 +128,7 @@ impl<'w> Hands<'w> {
             CheckOut::Lent(_) => {}
             CheckOut::Doubtful(checking) => self.checks.push((checking, true)),
             CheckOut::Reserved(reservation) => self.reservations.push(reservation),
-            CheckOut::Errand(errand) => self.returns.push(errand),
+            CheckOut::FinishReturn(returning) => self.returns.push(returning),
             CheckOut::Busy(_, joined) => self.waiters.extend(joined),
         }
     }
@@ -199,9 +199,9 @@ impl<'w> Hands<'w> {
                     returning.condemn(Reason::Lost);
                 }
             }
-            Call::Leave => {
-                let left = take(&mut self.returns, nth).and_then(|returning| returning.leave(now));
-                self.returns.extend(left);
+            Call::Defer => {
+                let declined = take(&mut self.returns, nth).and_then(|returning| returning.defer(now));
+                self.returns.extend(declined);
             }
             Call::EndReturn => drop(take(&mut self.returns, nth)),
             Call::Pronounce => {

@@ -24,7 +24,7 @@ fn returns_that_were_left_are_taken_over_in_their_order_and_each_once() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
     let keeper = world.keeper();
-    world.leave([2, 1]);
+    world.defer_returns([2, 1]);
     assert_eq!((keeper.rung(), counts(&world)), (2, (0, 1, 0, 2, 0)));
     let (mut second, mut first) = (world.take_return(), world.take_return());
     assert_eq!([second.connection().name, first.connection().name], [2, 1]);
@@ -40,7 +40,7 @@ fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
     world.open([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
     returning.condemn(Reason::Lost);
-    assert!(returning.leave(world.now()).is_none());
+    assert!(returning.defer(world.now()).is_none());
     let taken = world.take_return();
     assert_eq!(taken.closing(), Some(Reason::Lost));
     drop(taken);
@@ -51,12 +51,12 @@ fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
 fn who_finds_the_pool_full_finishes_a_return_that_nobody_has_begun() {
     let world = World::new(1, 2);
     world.open([1, 2]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let want = world.any();
-    let Ok(CheckOut::Errand(mut errand)) = world.check_out(&want) else { panic!("there is one") };
-    assert_eq!((errand.connection().name, errand.closing()), (1, None));
-    assert!(errand.keep(world.now()));
-    drop(errand);
+    let Ok(CheckOut::FinishReturn(mut returning)) = world.check_out(&want) else { panic!("there is one") };
+    assert_eq!((returning.connection().name, returning.closing()), (1, None));
+    assert!(returning.keep(world.now()));
+    drop(returning);
     assert!(matches!(world.check_out(&want), Ok(CheckOut::Lent(connection)) if connection.name == 1));
 }
 
@@ -66,7 +66,7 @@ fn a_return_that_somebody_waits_for_is_not_left_but_finished_at_once() {
     world.open([1]);
     let (bell, queued) = (world.bell(), world.any());
     let waiter = world.join(&queued, &bell);
-    let mut returning = world.begin_return(1).expect("it is lent").leave(world.now()).expect("it comes back");
+    let mut returning = world.begin_return(1).expect("it is lent").defer(world.now()).expect("it comes back");
     assert!(returning.keep(world.now()));
     drop(returning);
     assert_eq!(bell.rung(), 1);
@@ -78,9 +78,9 @@ fn a_return_that_somebody_waits_for_is_not_left_but_finished_at_once() {
 fn returns_are_not_left_to_a_housekeeping_that_is_behind_with_those_it_has() {
     let world = World::new(2, 2);
     world.open([1, 2]);
-    world.leave([1]);
+    world.defer_returns([1]);
     world.pass(0.2);
-    assert!(world.begin_return(2).expect("it is lent").leave(world.now()).is_some());
+    assert!(world.begin_return(2).expect("it is lent").defer(world.now()).is_some());
     drop(world.take_return());
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
@@ -89,7 +89,7 @@ fn returns_are_not_left_to_a_housekeeping_that_is_behind_with_those_it_has() {
 fn whoever_will_get_what_the_housekeeping_is_returning_is_told_so_and_the_next_is_not() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let mut returning = world.take_return();
     let (bell, want) = (world.bell(), world.any());
     let answer = world.pool.check_out(&want, None, Some(bell.clone()), world.now());
@@ -104,7 +104,7 @@ fn whoever_will_get_what_the_housekeeping_is_returning_is_told_so_and_the_next_i
 fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     drop(world.take_return());
     assert_eq!((counts(&world), world.closed(Reason::Unclean)), ((0, 0, 0, 0, 0), 1));
     world.open([2]);
@@ -115,7 +115,7 @@ fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
 fn a_pool_that_is_closed_gives_the_returns_that_nobody_has_begun_and_takes_back_the_others() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
-    world.leave([1, 2]);
+    world.defer_returns([1, 2]);
     let mut begun = world.take_return();
     let closing = world.pool.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 3]);
@@ -129,7 +129,7 @@ fn a_pool_that_is_closed_gives_the_returns_that_nobody_has_begun_and_takes_back_
 fn a_pool_made_anew_knows_nothing_of_returns_that_were_left_before() {
     let world = World::new(2, 2);
     world.open([1, 2]);
-    world.leave([1, 2]);
+    world.defer_returns([1, 2]);
     let mut begun = world.take_return();
     world.pool.reset();
     assert!(!begun.keep(world.now()));
@@ -145,7 +145,7 @@ fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the
     world.open([1]);
     let returning = world.begin_return(1).expect("it is lent");
     world.pool.close().expect("it is open");
-    let mut taken = returning.leave(world.now()).expect("a closed pool has no chores");
+    let mut taken = returning.defer(world.now()).expect("a closed pool has no chores");
     assert!(!taken.keep(world.now()));
     drop(taken);
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -155,8 +155,8 @@ fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the
 fn a_return_that_is_left_twice_is_counted_once() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
-    assert!(world.take_return().leave(world.now()).is_none());
+    world.defer_returns([1]);
+    assert!(world.take_return().defer(world.now()).is_none());
     assert!(world.take_return().keep(world.now()));
     world.borrow();
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming");
@@ -166,7 +166,7 @@ fn a_return_that_is_left_twice_is_counted_once() {
 fn nobody_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() {
     let world = World::new(2, 2);
     world.open([1, 2]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let _returning = world.take_return();
     drop(world.pool.set_maxconn(1));
     let answer = world.check_out(&world.any());
@@ -177,7 +177,7 @@ fn nobody_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() 
 fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it_asks_again() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let _returning = world.take_return();
     let want = world.any();
     let answer = world.pool.check_out(&want, None, Some(world.bell()), world.now());
@@ -190,8 +190,8 @@ fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it
 fn who_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
-    let Ok(CheckOut::Errand(_errand)) = world.check_out(&world.any()) else { panic!("there is one") };
+    world.defer_returns([1]);
+    let Ok(CheckOut::FinishReturn(_returning)) = world.check_out(&world.any()) else { panic!("there is one") };
     // What cleans the connection, or logs that it could not be cleaned, borrows from the same pool.
     let answer = world.check_out(&world.any());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
@@ -232,7 +232,7 @@ fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
 fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_told_so_again() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let _returning = world.take_return();
     let wants = [world.any(), world.any()];
     for want in &wants {
@@ -248,7 +248,7 @@ fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_
 fn a_return_that_was_left_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     world.pool.set_closed(true);
     drop(world.take_return());
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -636,7 +636,7 @@ fn who_is_not_willing_to_wait_is_told_that_the_pool_is_full_however_many_wait() 
 fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_keeper() {
     let world = World::with(1, 2, keeping(Policy::default()));
     world.open([1, 2]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let keeper = world.keeper();
     world.pool.enter_process(7, 1);
     assert_eq!((counts(&world), keeper.rung()), ((0, 0, 0, 0, 0), 1));

@@ -224,9 +224,9 @@ impl World {
     }
 
     /// Leaves the return of these connections to the housekeeping.
-    pub(super) fn leave(&self, names: impl IntoIterator<Item = u32>) {
+    pub(super) fn defer_returns(&self, names: impl IntoIterator<Item = u32>) {
         for name in names {
-            assert!(self.begin_return(name).expect("it is lent").leave(self.now()).is_none());
+            assert!(self.begin_return(name).expect("it is lent").defer(self.now()).is_none());
         }
     }
 
@@ -345,7 +345,7 @@ pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, Bell>
         Ok(CheckOut::Lent(connection)) => format!("lent {}", connection.name),
         Ok(CheckOut::Doubtful(checking)) => format!("{:?} {}", checking.doubt(), checking.connection().name),
         Ok(CheckOut::Reserved(_)) => "reserved".to_owned(),
-        Ok(CheckOut::Errand(returning)) => format!("return {} first", returning.connection().name),
+        Ok(CheckOut::FinishReturn(returning)) => format!("return {} first", returning.connection().name),
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
         Err(no) => format!("{no:?}"),
     }

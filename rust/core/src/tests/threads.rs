@@ -46,7 +46,7 @@ fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
                 pool.fulfil(reservation.slot(), name, &Arc::new(name), Moment::START).expect("the pool is open");
                 return name;
             }
-            CheckOut::Doubtful(_) | CheckOut::Errand(_) => panic!("this pool checks nothing and leaves nothing"),
+            CheckOut::Doubtful(_) | CheckOut::FinishReturn(_) => panic!("this pool checks nothing and leaves nothing"),
             CheckOut::Busy(_, joined) => {
                 waiter = joined.or(waiter);
                 bell.wait();
@@ -150,7 +150,7 @@ impl Town {
                     self.pool.fulfil(reservation.slot(), address(name), &connection, self.now()).expect("open");
                     return name;
                 }
-                CheckOut::Errand(errand) => self.finish(errand),
+                CheckOut::FinishReturn(returning) => self.finish(returning),
                 CheckOut::Doubtful(_) => {}
                 CheckOut::Busy(_, joined) => {
                     waiter = joined.or(waiter);
@@ -166,7 +166,7 @@ impl Town {
         }
         let returning = self.pool.begin_return(Some(address(name)), None, self.once_in(9), self.now());
         let Ok(returning) = returning else { panic!("it is lent") };
-        if let Some(returning) = if self.once_in(2) { returning.leave(self.now()) } else { Some(returning) } {
+        if let Some(returning) = if self.once_in(2) { returning.defer(self.now()) } else { Some(returning) } {
             self.finish(returning);
         }
     }

@@ -181,8 +181,8 @@ impl Lists {
             self.opening.push(Opening { token, purpose, born });
             return Got::Reserved;
         }
-        if let Some((name, closing)) = self.next_errand(token, caller) {
-            return Got::Errand(name, closing);
+        if let Some((name, closing)) = self.next_deferred_return(token, caller) {
+            return Got::FinishReturn(name, closing);
         }
         let place = self.queue.iter().position(|queued| Some(queued.number) == waiter && queued.for_room);
         let ahead = &self.queue[..place.unwrap_or(self.queue.len())];

@@ -93,9 +93,9 @@ impl<'w> Duel<'w> {
                 self.reservations.push((token, reservation));
                 Got::Reserved
             }
-            Ok(CheckOut::Errand(errand)) => {
-                let got = Got::Errand(errand.connection().name, errand.closing());
-                self.returning.push((token, errand));
+            Ok(CheckOut::FinishReturn(returning)) => {
+                let got = Got::FinishReturn(returning.connection().name, returning.closing());
+                self.returning.push((token, returning));
                 got
             }
             Ok(CheckOut::Busy(busy, joined)) => {
@@ -219,9 +219,9 @@ impl<'w> Duel<'w> {
                 }
                 return;
             }
-            Finish::Leave => {
-                let given_back = returning.leave(self.world.now());
-                assert_eq!(given_back.is_none(), self.lists.leave_return(token));
+            Finish::Defer => {
+                let given_back = returning.defer(self.world.now());
+                assert_eq!(given_back.is_none(), self.lists.defer_return(token));
                 self.returning.extend(given_back.map(|returning| (token, returning)));
                 return;
             }

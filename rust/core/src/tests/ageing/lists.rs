@@ -106,7 +106,7 @@ pub(super) enum Got {
     Lent(u32),
     Doubtful(u32, Doubt),
     Reserved,
-    Errand(u32, Option<Reason>),
+    FinishReturn(u32, Option<Reason>),
     /// And whether there is a new place to wait in.
     Busy(Busy, bool),
     Refused(Refusal),
@@ -141,7 +141,7 @@ pub(super) struct Lists {
     /// How often each waiter has been woken.
     pub(super) rung: BTreeMap<Token, usize>,
     /// Returns that were left, and when.
-    pub(super) errands: VecDeque<(Token, Moment)>,
+    pub(super) deferred_returns: VecDeque<(Token, Moment)>,
     pub(super) refill: Refill,
     pub(super) births: u64,
     pub(super) drained: u64,
@@ -175,7 +175,7 @@ impl Lists {
             wishes: BTreeMap::new(),
             turns: BTreeMap::new(),
             rung: BTreeMap::new(),
-            errands: VecDeque::new(),
+            deferred_returns: VecDeque::new(),
             refill: Refill::default(),
             births: 0,
             drained: 0,

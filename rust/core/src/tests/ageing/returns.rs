@@ -88,20 +88,20 @@ impl Lists {
         }
     }
 
-    pub(super) fn leave_return(&mut self, token: Token) -> bool {
+    pub(super) fn defer_return(&mut self, token: Token) -> bool {
         let late = Span::from_secs_f64(0.1);
-        let behind = self.errands.front().is_some_and(|&(_, left)| self.now >= left.after(late));
+        let behind = self.deferred_returns.front().is_some_and(|&(_, since)| self.now >= since.after(late));
         if self.closed || behind || self.waiting_for_room() > 0 {
             return false;
         }
         let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
         returning.coming = Some(0);
-        self.errands.push_back((token, self.now));
+        self.deferred_returns.push_back((token, self.now));
         true
     }
 
-    pub(super) fn next_errand(&mut self, token: Token, caller: u64) -> Option<(u32, Option<Reason>)> {
-        let (left, _) = self.errands.pop_front()?;
+    pub(super) fn next_deferred_return(&mut self, token: Token, caller: u64) -> Option<(u32, Option<Reason>)> {
+        let (left, _) = self.deferred_returns.pop_front()?;
         let returning = self.returning.iter_mut().find(|returning| returning.token == left).expect("it was left");
         (returning.token, returning.coming) = (token, Some(caller));
         Some((returning.connection.name, returning.closing))

@@ -91,7 +91,7 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Finish {
     Keep,
-    Leave,
+    Defer,
     Lose,
     Drop,
 }
@@ -114,7 +114,7 @@ fn step() -> impl Strategy<Value = Step> {
     let nth = || 0..4_usize;
     let key = prop_oneof![2 => Just(None), 2 => (0..4_u32).prop_map(Some)];
     let millis = prop::sample::select(vec![100, 100, 1000, 2000, 2000, 5000, 19_000]);
-    let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Leave), 1 => Just(Finish::Lose), 1 => Just(Finish::Drop)];
+    let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Defer), 1 => Just(Finish::Lose), 1 => Just(Finish::Drop)];
     let check =
         prop_oneof![4 => Just(Check::Pass), 3 => Just(Check::Next), 1 => Just(Check::Discard), 1 => Just(Check::Drop)];
     let rarely = prop_oneof![

@@ -8,7 +8,7 @@ impl Lists {
     // --- chores --------------------------------------------------------------------------------------------------------
 
     pub(super) fn job(&mut self, token: Token) -> Job {
-        if let Some((name, closing)) = self.next_errand(token, KEEPER) {
+        if let Some((name, closing)) = self.next_deferred_return(token, KEEPER) {
             return Job::Return(name, closing);
         }
         if self.closed {
@@ -62,16 +62,16 @@ impl Lists {
     /// When there is something to do, if nothing happens before. What has been idle for too long since another one came
     /// back may be closed later: nobody is told of that.
     pub(super) fn due(&self, strictly: bool) -> Moment {
-        let errands = self.errands.front().map(|_| self.now);
+        let deferred_returns = self.deferred_returns.front().map(|_| self.now);
         if self.closed {
-            return errands.unwrap_or(Moment::NEVER);
+            return deferred_returns.unwrap_or(Moment::NEVER);
         }
         let ends = self.idle.iter().map(|idle| idle.end);
         let unreported = self.lent.iter().filter(|loan| !loan.reported);
         let reports = unreported.map(|loan| loan.since.after(self.policy.leak_after));
         let refill = (self.lacks_some() && !self.refill.busy).then_some(self.refill.at);
         let idle_end = self.idle_end().filter(|_| strictly).map(|(_, end)| end);
-        let due = ends.chain(reports).chain(errands).chain(refill).chain(idle_end).min();
+        let due = ends.chain(reports).chain(deferred_returns).chain(refill).chain(idle_end).min();
         due.map_or(Moment::NEVER, |due| due.max(self.now))
     }
 
@@ -137,7 +137,7 @@ impl Lists {
         self.stats.usage.add(usage);
         self.set_closed(true);
         let mut given = vec![];
-        for (token, _) in std::mem::take(&mut self.errands) {
+        for (token, _) in std::mem::take(&mut self.deferred_returns) {
             given.push(self.take_returning(token).connection.name);
         }
         let lent = self.lent.iter().map(|loan| &loan.connection);
@@ -153,7 +153,7 @@ impl Lists {
         self.opening.clear();
         self.checking.clear();
         self.returning.clear();
-        self.errands.clear();
+        self.deferred_returns.clear();
         self.closed = false;
         self.refill = Refill::default();
         self.stats = Stats::default();
