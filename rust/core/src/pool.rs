@@ -22,7 +22,7 @@ pub struct Pool<H, W: Wake> {
     /// collector alone, [`Pool::try_visit`] looks in.
     ledger: Mutex<Ledger<H, W>>,
     /// Woken, each time, when there is something for the housekeeping to do.
-    keeper: OnceLock<W>,
+    housekeeper: OnceLock<W>,
 }
 
 /// The answer to a borrower.
@@ -66,7 +66,7 @@ impl<H, W: Wake> Pool<H, W> {
     /// Makes a pool that has room for nothing yet. The seed is for what is left to chance.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { ledger: Mutex::new(Ledger::new(seed)), keeper: OnceLock::new() }
+        Self { ledger: Mutex::new(Ledger::new(seed)), housekeeper: OnceLock::new() }
     }
 
     /// Edits the ledger, having told it the time.
@@ -84,7 +84,7 @@ impl<H, W: Wake> Pool<H, W> {
         let result = edit(&mut ledger);
         let After { wakes, handles, wakers, chores } = std::mem::take(&mut ledger.after);
         drop(ledger);
-        for waker in wakes.iter().chain(self.keeper.get().filter(|_| chores)) {
+        for waker in wakes.iter().chain(self.housekeeper.get().filter(|_| chores)) {
             waker.wake();
         }
         drop((wakes, handles, wakers));
@@ -112,8 +112,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// `false` decides nothing: the connection is still lent; go on with [`Pool::begin_return`].
     #[inline]
     #[must_use = "where it is false, the connection is still lent"]
-    pub fn keep_clean(&self, address: usize, now: Moment) -> bool {
-        self.ledger.lock().keep_clean(address, now)
+    pub fn take_back_clean(&self, address: usize, now: Moment) -> bool {
+        self.ledger.lock().take_back_clean(address, now)
     }
 
     // --- borrowing and opening -------------------------------------------------------------------------------
@@ -247,9 +247,9 @@ impl<H, W: Wake> Pool<H, W> {
     // --- housekeeping ----------------------------------------------------------------------------------------
 
     /// Names who is woken, from now on, when there are chores. It wakes somebody who takes them with [`Pool::chore`].
-    pub fn set_keeper(&self, keeper: W) {
-        // A pool that is made anew in the same place has the same keeper.
-        let _ = self.keeper.set(keeper);
+    pub fn set_housekeeper(&self, housekeeper: W) {
+        // A pool that is made anew in the same place has the same housekeeper.
+        let _ = self.housekeeper.set(housekeeper);
     }
 
     /// Tells what is to be done next, by this caller.

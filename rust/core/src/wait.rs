@@ -5,9 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use crate::key::{Caller, Mark};
 use crate::slot::SlotId;
 
-/// Wakes a waiter, or the keeper.
+/// Wakes a waiter, or the housekeeper.
 pub trait Wake {
-    /// Wakes whoever gave this waker: a waiter once at most, the keeper each time there is something to do. Never called
+    /// Wakes whoever gave this waker: a waiter once at most, the housekeeper each time there is something to do. Never called
     /// while the pool's mutex is held.
     fn wake(&self);
 }

@@ -70,7 +70,7 @@ impl<H, W> Ledger<H, W> {
             return Chore::Open(self.refill.number);
         }
         let due = self.next_due();
-        if !self.policy.kept {
+        if !self.policy.has_housekeeper {
             return Chore::Rest(due);
         }
         if self.rests_until <= self.now {
@@ -148,7 +148,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Says whether the housekeeping is to be told that something is missing.
     pub(super) fn wants_refill(&self) -> bool {
-        self.policy.kept && !self.closed && self.refill.under_way.is_none() && self.lacks_some()
+        self.policy.has_housekeeper && !self.closed && self.refill.under_way.is_none() && self.lacks_some()
     }
 
     /// Ends a refill. After a failed one there is a pause.
@@ -162,7 +162,7 @@ impl<H, W> Ledger<H, W> {
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
         }
         // Whoever had been told that somebody was at it has to know when the next one is due.
-        self.after.chores |= self.policy.kept && !self.closed && self.lacks_some();
+        self.after.chores |= self.policy.has_housekeeper && !self.closed && self.lacks_some();
     }
 
     /// Says whether another caller is at a refill.

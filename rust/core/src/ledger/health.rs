@@ -198,6 +198,6 @@ impl<H, W> Ledger<H, W> {
             slot.health.replace_at = Moment::START;
             slot.health.why = Reason::Drained;
         }
-        self.after.chores |= self.policy.kept;
+        self.after.chores |= self.policy.has_housekeeper;
     }
 }

@@ -26,7 +26,7 @@ pub struct Policy {
     /// How many callers may wait; nothing is no limit.
     pub max_waiting: Option<NonZeroUsize>,
     /// Whether somebody does the chores: the pool then asks for it where there are any.
-    pub kept: bool,
+    pub has_housekeeper: bool,
 }
 
 impl Default for Policy {
@@ -37,7 +37,7 @@ impl Default for Policy {
             max_lifetime: Span::FOREVER,
             leak_after: Span::FOREVER,
             max_waiting: None,
-            kept: false,
+            has_housekeeper: false,
         }
     }
 }
@@ -49,7 +49,7 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn set_minconn(&mut self, minconn: usize) {
         self.minconn = minconn;
-        self.after.chores |= self.policy.kept;
+        self.after.chores |= self.policy.has_housekeeper;
     }
 
     /// Sets the limit. Idle connections above it, the oldest first, are given back to be closed.
@@ -73,7 +73,7 @@ impl<H, W> Ledger<H, W> {
     /// Opens or closes the pool without touching what is in it.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
-        self.after.chores |= self.policy.kept && (!closed || !self.deferred_returns.is_empty());
+        self.after.chores |= self.policy.has_housekeeper && (!closed || !self.deferred_returns.is_empty());
         if closed {
             self.dismiss_waiters();
         }
@@ -128,7 +128,7 @@ impl<H, W> Ledger<H, W> {
             self.reset();
             self.inherited = inherited;
             self.closed = closed;
-            self.after.chores |= self.policy.kept && !closed;
+            self.after.chores |= self.policy.has_housekeeper && !closed;
         }
     }
 

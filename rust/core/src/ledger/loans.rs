@@ -51,7 +51,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Frees the slot of a loan that its borrower has forgotten: its connection is gone. It is called at any moment, so the
-    /// keeper is not woken; whoever calls it sees to the chores.
+    /// housekeeper is not woken; whoever calls it sees to the chores.
     pub(crate) fn reclaim(&mut self, slot: SlotId) {
         let Some(index) = self.still_lent(slot) else { return };
         if !self.closed {

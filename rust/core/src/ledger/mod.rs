@@ -159,12 +159,12 @@ impl<H, W> Ledger<H, W> {
 
     /// Takes back a connection that is clean. `false` says only that the slow path must decide.
     #[inline]
-    pub(crate) fn keep_clean(&mut self, address: usize, now: Moment) -> bool {
+    pub(crate) fn take_back_clean(&mut self, address: usize, now: Moment) -> bool {
         let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
         let slot = self.table.get(index);
         let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
         let lasting = now < slot.health.replace_at && self.policy.leak_after.is_forever();
-        if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.keeps_another() {
+        if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.retains_another() {
             return false;
         }
         self.stats.usage.add(now.since(slot.since));
@@ -182,12 +182,12 @@ impl<H, W> Ledger<H, W> {
     /// Says whether a connection that comes back has a use: for one who waits, or to be one of minconn idle ones.
     #[inline]
     fn has_use_for_another(&self) -> bool {
-        self.keeps_another() || self.queue.len() > 0 && self.table.occupied() <= self.maxconn
+        self.retains_another() || self.queue.len() > 0 && self.table.occupied() <= self.maxconn
     }
 
     /// Says whether a connection that comes back is kept though nobody waits for it.
     #[inline]
-    fn keeps_another(&self) -> bool {
+    fn retains_another(&self) -> bool {
         let kept = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
         kept && self.table.occupied() <= self.maxconn
     }
@@ -261,7 +261,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Lays an idle slot on the stack, and serves who waits for it.
     fn push_idle(&mut self, index: u32) {
-        self.after.chores |= self.policy.kept && self.now >= self.table.get(index).health.replace_at;
+        self.after.chores |= self.policy.has_housekeeper && self.now >= self.table.get(index).health.replace_at;
         self.idle.push(index);
         self.serve();
     }

@@ -22,7 +22,7 @@ enum Call {
     Fulfil,
     Fail,
     EndReservation,
-    KeepClean,
+    TakeBackClean,
     BeginReturn,
     ReturnByKey,
     Keep,
@@ -58,7 +58,7 @@ const CALLS: [Call; 31] = {
         Fulfil,
         Fail,
         EndReservation,
-        KeepClean,
+        TakeBackClean,
         BeginReturn,
         ReturnByKey,
         Keep,
@@ -178,7 +178,7 @@ impl<'w> Hands<'w> {
         let (call, nth, number, flag) = step;
         let (pool, now) = (&world.pool, world.now());
         match call {
-            Call::KeepClean => drop(world.keep(name(nth))),
+            Call::TakeBackClean => drop(world.take_back_clean(name(nth))),
             Call::BeginReturn => self.returns.extend(pool.begin_return(Some(name(nth) as usize), None, flag, now).ok()),
             Call::ReturnByKey => {
                 let address = flag.then_some(name(nth) as usize);
@@ -297,10 +297,10 @@ proptest! {
             check_after: seconds(1.0),
             max_idle: seconds(4.0),
             max_lifetime: seconds(20.0),
-            kept: true,
+            has_housekeeper: true,
             ..Policy::default()
         });
-        let keeper = world.keeper();
+        let housekeeper = world.housekeeper();
         let mut hands = Hands::default();
         for &step in &steps {
             let before = occupied(&world);
@@ -328,7 +328,7 @@ proptest! {
         world.open([1]);
         let answer = world.check_out(&world.any());
         prop_assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming: {}", show(&answer));
-        prop_assert!(world.keep(1), "there is no twin any more");
-        drop(keeper);
+        prop_assert!(world.take_back_clean(1), "there is no twin any more");
+        drop(housekeeper);
     }
 }

@@ -3,18 +3,18 @@
 use super::props::{World, counts, seconds, show};
 use crate::{Busy, CheckOut, Policy, Reason, Refusal, Reserve};
 
-fn keeping(policy: Policy) -> Policy {
-    Policy { kept: true, ..policy }
+fn with_housekeeper(policy: Policy) -> Policy {
+    Policy { has_housekeeper: true, ..policy }
 }
 
 /// A pool that closes what has been idle for ten seconds above minconn.
 fn shrinking(minconn: usize, maxconn: usize) -> World {
-    World::with(minconn, maxconn, keeping(Policy { max_idle: seconds(10.0), ..Policy::default() }))
+    World::with(minconn, maxconn, with_housekeeper(Policy { max_idle: seconds(10.0), ..Policy::default() }))
 }
 
 /// A pool whose connections live for ten seconds at most.
 fn mortal(minconn: usize, maxconn: usize) -> World {
-    World::with(minconn, maxconn, keeping(Policy { max_lifetime: seconds(10.0), ..Policy::default() }))
+    World::with(minconn, maxconn, with_housekeeper(Policy { max_lifetime: seconds(10.0), ..Policy::default() }))
 }
 
 // --- returns that were left --------------------------------------------------------------------------------------
@@ -23,9 +23,9 @@ fn mortal(minconn: usize, maxconn: usize) -> World {
 fn returns_that_were_left_are_taken_over_in_their_order_and_each_once() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.defer_returns([2, 1]);
-    assert_eq!((keeper.rung(), counts(&world)), (2, (0, 1, 0, 2, 0)));
+    assert_eq!((housekeeper.rung(), counts(&world)), (2, (0, 1, 0, 2, 0)));
     let (mut second, mut first) = (world.take_return(), world.take_return());
     assert_eq!([second.connection().name, first.connection().name], [2, 1]);
     assert!(world.rest().is_infinite());
@@ -294,15 +294,15 @@ fn with_a_max_idle_of_zero_nothing_above_minconn_is_kept_and_without_end_everyth
 #[test]
 fn an_idle_connection_is_closed_at_the_end_of_its_life_and_another_one_opened() {
     let world = mortal(1, 1);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open([1]);
     assert!(world.give_back(1));
     let (slept, over) = world.sleep();
     assert!((9.0..=10.0).contains(&slept), "{slept}");
     assert_eq!(over.closing(), Some(Reason::Lifetime));
-    let rung = keeper.rung();
+    let rung = housekeeper.rung();
     drop(over);
-    assert_eq!(keeper.rung(), rung + 1, "one is missing now");
+    assert_eq!(housekeeper.rung(), rung + 1, "one is missing now");
     drop(world.take_refill());
 }
 
@@ -312,8 +312,8 @@ fn the_end_of_a_lent_connections_life_is_looked_out_for_as_it_may_have_come_back
     world.open([1, 2]);
     world.pass(8.0);
     let rest = world.rest();
-    assert!(rest <= 2.0, "the keeper comes back in {rest} s");
-    assert!(world.keep(1), "of which it is not told");
+    assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
+    assert!(world.take_back_clean(1), "of which it is not told");
 }
 
 #[test]
@@ -323,47 +323,47 @@ fn the_end_of_a_connections_life_is_looked_out_for_while_it_is_looked_at() {
     world.pass(8.0);
     let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
     let rest = world.rest();
-    assert!(rest <= 2.0, "the keeper comes back in {rest} s");
+    assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
     checking.put_back(world.now()).expect("the pool is open");
 }
 
 #[test]
-fn the_keeper_is_told_when_a_drained_connection_is_put_back() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
+fn the_housekeeper_is_told_when_a_drained_connection_is_put_back() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     world.open_idle(1);
     let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
     drop(world.pool.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
+    let rung = housekeeper.rung();
     let refused = checking.put_back(world.now()).is_err();
-    assert!(refused || keeper.rung() > rung);
+    assert!(refused || housekeeper.rung() > rung);
 }
 
 #[test]
-fn the_keeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_that_leaves() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
+fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_that_leaves() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     world.open([1]);
     let bell = world.bell();
     let waiter = world.join(&world.any(), &bell);
     assert!(world.give_back(1));
     drop(world.pool.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
-    assert!(waiter.leave().is_some() || keeper.rung() > rung);
+    let rung = housekeeper.rung();
+    assert!(waiter.leave().is_some() || housekeeper.rung() > rung);
 }
 
 #[test]
-fn the_keeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhile() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
+fn the_housekeeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhile() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     let Ok(Reserve::New(opening)) = world.pool.reserve(None, 0) else { panic!("there is room") };
     drop(world.pool.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
+    let rung = housekeeper.rung();
     world.fulfil(&opening, 1).expect("the pool is open");
-    assert!(keeper.rung() > rung);
+    assert!(housekeeper.rung() > rung);
 }
 
 #[test]
@@ -381,26 +381,26 @@ fn a_connection_that_was_looked_at_is_closed_when_it_has_been_idle_for_too_long_
 }
 
 #[test]
-fn the_keeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_one_too_many() {
+fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_one_too_many() {
     let world = shrinking(1, 1);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open_idle(1);
     world.pass(100.0);
     assert!(world.rest() > 0.0);
-    let rung = keeper.rung();
+    let rung = housekeeper.rung();
     world.pool.set_minconn(0);
-    assert!(keeper.rung() > rung);
+    assert!(housekeeper.rung() > rung);
 }
 
 // --- what is missing -----------------------------------------------------------------------------------------------
 
 #[test]
-fn a_kept_pool_that_loses_a_connection_has_its_keeper_open_another_one() {
-    let world = World::with(2, 3, keeping(Policy::default()));
+fn a_kept_pool_that_loses_a_connection_has_its_housekeeper_open_another_one() {
+    let world = World::with(2, 3, with_housekeeper(Policy::default()));
     world.open([1, 2]);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     drop(world.begin_return(1).expect("it is lent"));
-    assert_eq!(keeper.rung(), 1);
+    assert_eq!(housekeeper.rung(), 1);
     let refill = world.take_refill();
     assert!(world.rest().is_infinite(), "one at a time");
     world.open_idle(3);
@@ -410,7 +410,7 @@ fn a_kept_pool_that_loses_a_connection_has_its_keeper_open_another_one() {
 }
 
 #[test]
-fn whatever_way_a_connection_goes_its_keeper_is_told() {
+fn whatever_way_a_connection_goes_its_housekeeper_is_told() {
     let check = Policy { check_after: seconds(0.0), ..Policy::default() };
     let ways: [fn(&World); 6] = [
         |world| drop(world.doubtful()),
@@ -424,38 +424,38 @@ fn whatever_way_a_connection_goes_its_keeper_is_told() {
         },
     ];
     for (number, lose) in ways.into_iter().enumerate() {
-        let world = World::with(1, 1, keeping(check));
+        let world = World::with(1, 1, with_housekeeper(check));
         world.open_idle(1);
-        let keeper = world.keeper();
+        let housekeeper = world.housekeeper();
         lose(&world);
-        assert!(keeper.rung() > 0, "way {number}");
+        assert!(housekeeper.rung() > 0, "way {number}");
         drop(world.take_refill());
     }
 }
 
 #[test]
-fn of_a_forgotten_loan_the_keeper_hears_from_who_reclaims_it() {
-    let world = World::with(1, 1, keeping(Policy::default()));
+fn of_a_forgotten_loan_the_housekeeper_hears_from_who_reclaims_it() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
     world.open([1]);
-    let (keeper, slot) = (world.keeper(), world.loan(1));
+    let (housekeeper, slot) = (world.housekeeper(), world.loan(1));
     assert!(world.reclaim(slot).is_some());
-    assert_eq!(keeper.rung(), 0, "a weak reference's callback is no place to start a thread in");
+    assert_eq!(housekeeper.rung(), 0, "a weak reference's callback is no place to start a thread in");
     drop(world.take_refill());
 }
 
 #[test]
-fn a_pool_without_a_keeper_is_not_filled_unasked_but_by_who_asks_for_chores() {
+fn a_pool_without_a_housekeeper_is_not_filled_unasked_but_by_who_asks_for_chores() {
     let world = World::new(1, 1);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open([1]);
     drop(world.begin_return(1).expect("it is lent"));
-    assert_eq!(keeper.rung(), 0);
+    assert_eq!(housekeeper.rung(), 0);
     drop(world.take_refill());
 }
 
 #[test]
 fn after_a_failed_connect_there_is_a_pause_that_doubles_up_to_four_seconds() {
-    let world = World::with(1, 1, keeping(Policy::default()));
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
     for longest in [0.25, 0.5, 1.0, 2.0, 4.0, 4.0] {
         world.fail(world.take_refill());
         let rest = world.rest();
@@ -469,17 +469,17 @@ fn after_a_failed_connect_there_is_a_pause_that_doubles_up_to_four_seconds() {
 
 #[test]
 fn a_pause_ends_when_somebody_else_reaches_the_server_and_the_next_is_a_short_one() {
-    let world = World::with(2, 2, keeping(Policy::default()));
-    let keeper = world.keeper();
+    let world = World::with(2, 2, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     for _ in 0..4 {
         world.fail(world.take_refill());
         world.pass(4.0);
     }
     world.fail(world.take_refill());
     assert!(world.rest() > 3.0);
-    let rung = keeper.rung();
+    let rung = housekeeper.rung();
     world.pool.note_connect(seconds(0.1), false);
-    assert_eq!(keeper.rung(), rung + 1);
+    assert_eq!(housekeeper.rung(), rung + 1);
     world.fail(world.take_refill());
     assert!(world.rest() <= 0.25);
     world.pool.hurry_refill();
@@ -489,10 +489,10 @@ fn a_pause_ends_when_somebody_else_reaches_the_server_and_the_next_is_a_short_on
 #[test]
 fn nothing_is_opened_above_maxconn_in_a_closed_pool_or_for_a_minconn_of_zero() {
     for (minconn, maxconn) in [(2, 0), (0, 2), (0, 0)] {
-        let world = World::with(minconn, maxconn, keeping(Policy::default()));
+        let world = World::with(minconn, maxconn, with_housekeeper(Policy::default()));
         assert!(world.rest().is_infinite());
     }
-    let world = World::with(2, 2, keeping(Policy::default()));
+    let world = World::with(2, 2, with_housekeeper(Policy::default()));
     world.pool.close().expect("it is open");
     assert!(world.rest().is_infinite());
 }
@@ -500,35 +500,35 @@ fn nothing_is_opened_above_maxconn_in_a_closed_pool_or_for_a_minconn_of_zero() {
 #[test]
 fn raised_limits_are_filled_up() {
     for (minconn, maxconn) in [(1, 2), (2, 2)] {
-        let world = World::with(1, 1, keeping(Policy::default()));
-        let keeper = world.keeper();
+        let world = World::with(1, 1, with_housekeeper(Policy::default()));
+        let housekeeper = world.housekeeper();
         drop(world.pool.resize(minconn, maxconn));
         drop(world.pool.resize(2, maxconn));
-        assert!(keeper.rung() > 0);
+        assert!(housekeeper.rung() > 0);
         drop(world.take_refill());
     }
 }
 
 #[test]
-fn the_keeper_is_told_when_somebody_else_gives_a_refill_up() {
+fn the_housekeeper_is_told_when_somebody_else_gives_a_refill_up() {
     for fail in [false, true] {
-        let world = World::with(1, 1, keeping(Policy::default()));
-        let keeper = world.keeper();
+        let world = World::with(1, 1, with_housekeeper(Policy::default()));
+        let housekeeper = world.housekeeper();
         let refill = world.take_refill();
         assert!(world.rest().is_infinite(), "somebody is at it");
-        let rung = keeper.rung();
+        let rung = housekeeper.rung();
         if fail {
             world.fail(refill);
         } else {
             drop(refill);
         }
-        assert!(keeper.rung() > rung);
+        assert!(housekeeper.rung() > rung);
     }
 }
 
 #[test]
 fn the_pause_begins_when_the_connect_has_failed_not_when_it_began() {
-    let world = World::with(1, 1, keeping(Policy::default()));
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let refill = world.take_refill();
     world.pass(30.0);
     world.fail(refill);
@@ -537,7 +537,7 @@ fn the_pause_begins_when_the_connect_has_failed_not_when_it_began() {
 
 #[test]
 fn a_refill_from_before_the_pool_was_made_anew_does_no_harm() {
-    let world = World::with(2, 2, keeping(Policy::default()));
+    let world = World::with(2, 2, with_housekeeper(Policy::default()));
     let before = world.take_refill();
     world.pool.reset();
     let _refill = world.take_refill();
@@ -546,20 +546,20 @@ fn a_refill_from_before_the_pool_was_made_anew_does_no_harm() {
 }
 
 #[test]
-fn the_keeper_is_told_when_a_pool_is_opened_again() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
+fn the_housekeeper_is_told_when_a_pool_is_opened_again() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     world.pool.close().expect("it is open");
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
+    let rung = housekeeper.rung();
     world.pool.set_closed(false);
-    assert!(keeper.rung() > rung);
+    assert!(housekeeper.rung() > rung);
 }
 
 // --- loans that last too long ------------------------------------------------------------------------------------------
 
 fn watchful() -> World {
-    World::with(1, 2, keeping(Policy { leak_after: seconds(10.0), ..Policy::default() }))
+    World::with(1, 2, with_housekeeper(Policy { leak_after: seconds(10.0), ..Policy::default() }))
 }
 
 #[test]
@@ -633,29 +633,29 @@ fn who_is_not_willing_to_wait_is_told_that_the_pool_is_full_however_many_wait() 
 // --- another process ---------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_keeper() {
-    let world = World::with(1, 2, keeping(Policy::default()));
+fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_housekeeper() {
+    let world = World::with(1, 2, with_housekeeper(Policy::default()));
     world.open([1, 2]);
     world.defer_returns([1]);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.pool.enter_process(7, 1);
-    assert_eq!((counts(&world), keeper.rung()), ((0, 0, 0, 0, 0), 1));
+    assert_eq!((counts(&world), housekeeper.rung()), ((0, 0, 0, 0, 0), 1));
     assert_eq!(*world.dropped.lock().expect("no panic"), [1], "what was lent is remembered");
     let refill = world.take_refill();
     world.open_idle(3);
     drop(refill);
     world.pool.enter_process(7, 1);
-    assert_eq!((world.idle(), keeper.rung()), (vec![3], 1), "it is at home here");
+    assert_eq!((world.idle(), housekeeper.rung()), (vec![3], 1), "it is at home here");
     assert!(world.begin_return(2).is_err_and(|refusal| refusal == Refusal::Unkeyed));
 }
 
 #[test]
 fn a_closed_pool_stays_closed_in_another_process() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     world.pool.close().expect("it is open");
     world.pool.enter_process(7, 1);
-    assert_eq!((world.pool.counts().closed, keeper.rung()), (true, 0));
+    assert_eq!((world.pool.counts().closed, housekeeper.rung()), (true, 0));
 }
 
 #[test]
@@ -667,27 +667,27 @@ fn the_housekeeping_rests_for_ever_while_no_more_than_minconn_are_open_however_s
         ..Policy::default()
     };
     for policy in [short, Policy { max_lifetime: crate::Span::FOREVER, ..short }] {
-        let world = World::with(1, 2, keeping(policy));
-        let keeper = world.keeper();
+        let world = World::with(1, 2, with_housekeeper(policy));
+        let housekeeper = world.housekeeper();
         world.open([1]);
         assert!(world.give_back(1));
         let rest = world.rest();
         assert!(rest > 900.0, "rests for {rest} s");
-        let rung = keeper.rung();
+        let rung = housekeeper.rung();
         world.pass(0.002);
         let _lent = world.check_out(&world.any());
-        assert_eq!(keeper.rung(), rung + 1, "a loan that may be reported");
+        assert_eq!(housekeeper.rung(), rung + 1, "a loan that may be reported");
     }
 }
 
 #[test]
 fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() {
     let world = shrinking(1, 2);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open([1]);
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
+    let rung = housekeeper.rung();
     world.open([2]);
-    assert_eq!(keeper.rung(), rung + 1);
+    assert_eq!(housekeeper.rung(), rung + 1);
     assert!(world.rest() <= 10.0);
 }

@@ -54,7 +54,7 @@ fn the_time_that_connections_were_lent_is_summed_up_whatever_way_they_come_back(
     let world = World::new(2, 3);
     world.open([1, 2, 3]);
     world.pass(2.0);
-    assert!(world.keep(1));
+    assert!(world.take_back_clean(1));
     assert!(world.begin_return(2).expect("it is lent").keep(world.now()));
     let slot = world.loan(3);
     assert!(world.reclaim(slot).is_some());
@@ -201,7 +201,7 @@ fn a_note_goes_with_its_loan() {
     let world = World::with(1, 1, Policy { leak_after: seconds(60.0), ..Policy::default() });
     world.open([1]);
     world.pool.annotate(world.loan(1), world.thing(77));
-    assert!(!world.keep(1), "the fast path has no place to drop a note");
+    assert!(!world.take_back_clean(1), "the fast path has no place to drop a note");
     assert!(world.give_back(1));
     assert_eq!(*world.dropped.lock().expect("no panic"), [77]);
     world.borrow();

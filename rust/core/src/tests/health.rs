@@ -140,7 +140,7 @@ fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_lo
     let world = checked(2, 2, &[1, 2]);
     assert_eq!([world.borrow(), world.borrow()], [2, 1]);
     world.begin_return(1).expect("it is lent").condemn(Reason::Lost);
-    assert!(world.keep(2), "its borrower was content with it");
+    assert!(world.take_back_clean(2), "its borrower was content with it");
     assert_eq!(looked_at(&world.doubtful()), (2, Doubt::Unseen));
 }
 
@@ -244,7 +244,7 @@ fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it
     world.open([1]);
     world.pass(10.0);
     assert_eq!(world.lent(), [1]);
-    assert!(!world.keep(1), "the fast path keeps none that is too old");
+    assert!(!world.take_back_clean(1), "the fast path keeps none that is too old");
     assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Lifetime));
 }
 
@@ -309,7 +309,7 @@ fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
     let world = checked(3, 3, &[1, 2]);
     assert_eq!(world.borrow(), 2);
     world.pool.condemn(world.loan(2), false);
-    assert!(!world.keep(2));
+    assert!(!world.take_back_clean(2));
     let returning = world.begin_return(2).expect("it is lent");
     assert_eq!(returning.closing(), Some(Reason::Lost));
     drop(returning);
@@ -394,7 +394,7 @@ fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
     next.lend(world.now()).expect("the pool is open");
     drop(next);
     assert_eq!((world.lent(), counts(&world)), (vec![5], (0, 1, 0, 0, 0)));
-    assert!(world.keep(5), "it has no twin any more");
+    assert!(world.take_back_clean(5), "it has no twin any more");
 }
 
 #[test]

@@ -340,7 +340,7 @@ fn a_guess_does_not_choose_between_two_slots_of_one_object() {
     let world = World::new(2, 2);
     world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
     world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    assert!(!world.pool.keep_clean(5, world.now()), "which of the two is for the slow path to say");
+    assert!(!world.pool.take_back_clean(5, world.now()), "which of the two is for the slow path to say");
 }
 
 /// Opens a key, lets another caller wait for it, and finishes the opening. Gives the waiter, and its want and bell.

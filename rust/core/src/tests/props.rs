@@ -90,10 +90,10 @@ impl World {
         world
     }
 
-    /// Appoints a keeper, who hears this bell.
-    pub(super) fn keeper(&self) -> Bell {
+    /// Appoints a housekeeper, who hears this bell.
+    pub(super) fn housekeeper(&self) -> Bell {
         let bell = self.bell();
-        self.pool.set_keeper(bell.clone());
+        self.pool.set_housekeeper(bell.clone());
         bell
     }
 
@@ -125,8 +125,8 @@ impl World {
     }
 
     /// Gives a clean connection back by the fast path; says whether that was taken.
-    pub(super) fn keep(&self, name: u32) -> bool {
-        self.pool.keep_clean(name as usize, self.now())
+    pub(super) fn take_back_clean(&self, name: u32) -> bool {
+        self.pool.take_back_clean(name as usize, self.now())
     }
 
     pub(super) fn bell(&self) -> Bell {
@@ -216,7 +216,7 @@ impl World {
 
     /// Returns a clean connection; says whether it was kept.
     pub(super) fn give_back(&self, name: u32) -> bool {
-        if self.keep(name) {
+        if self.take_back_clean(name) {
             return true;
         }
         let mut returning = self.begin_return(name).expect("it is lent");

@@ -212,7 +212,7 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
     assert!(world.pool.close().is_err_and(|refusal| refusal == Refusal::Closed));
     assert!(world.pool.lend_idle(0, world.now()).is_none());
     assert!(world.begin_return(3).is_err_and(|refusal| refusal == Refusal::Closed));
-    assert!(!world.keep(3));
+    assert!(!world.take_back_clean(3));
 }
 
 #[test]

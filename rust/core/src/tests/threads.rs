@@ -76,7 +76,7 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
                     assert!(out.fetch_add(1, Ordering::SeqCst) < MAXCONN, "above the limit");
                     out.fetch_sub(1, Ordering::SeqCst);
                     holders[name].fetch_sub(1, Ordering::SeqCst);
-                    if (loan + thread) % 3 > 0 && pool.keep_clean(name, Moment::START) {
+                    if (loan + thread) % 3 > 0 && pool.take_back_clean(name, Moment::START) {
                         continue;
                     }
                     let close = (loan + thread) % 7 == 0;
@@ -93,7 +93,7 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
     assert!(counts.idle <= 2 + 1, "no more than minconn, and one that was kept for a waiter that left");
 }
 
-/// A pool with a keeper, in which everything is looked at, much is lost, and nothing lives long.
+/// A pool with a housekeeper, in which everything is looked at, much is lost, and nothing lives long.
 struct Town {
     pool: Pool<u64, Doorbell>,
     began: Instant,
@@ -161,7 +161,7 @@ impl Town {
     }
 
     fn give_back(&self, name: u64) {
-        if self.once_in(2) && self.pool.keep_clean(address(name), self.now()) {
+        if self.once_in(2) && self.pool.take_back_clean(address(name), self.now()) {
             return;
         }
         let returning = self.pool.begin_return(Some(address(name)), None, self.once_in(9), self.now());
@@ -171,7 +171,7 @@ impl Town {
         }
     }
 
-    fn keep_house(&self, bell: &Doorbell) {
+    fn do_chores(&self, bell: &Doorbell) {
         while !self.over.load(Ordering::SeqCst) {
             match self.pool.chore(7, self.now()) {
                 Chore::Return(returning) => self.finish(returning),
@@ -197,7 +197,7 @@ fn address(name: u64) -> usize {
 }
 
 #[test]
-fn many_threads_and_a_keeper_lose_no_slot_and_no_wake_up_whatever_is_lost_or_over() {
+fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whatever_is_lost_or_over() {
     const LOANS: usize = 1000;
     let town = Town {
         pool: Pool::new(1),
@@ -211,14 +211,14 @@ fn many_threads_and_a_keeper_lose_no_slot_and_no_wake_up_whatever_is_lost_or_ove
         check_after: micros(5.0),
         max_idle: micros(50.0),
         max_lifetime: micros(500.0),
-        kept: true,
+        has_housekeeper: true,
         ..Policy::default()
     });
     drop(town.pool.resize(2, 3));
     let bell = Doorbell::default();
-    town.pool.set_keeper(bell.clone());
+    town.pool.set_housekeeper(bell.clone());
     std::thread::scope(|scope| {
-        let keeper = scope.spawn(|| town.keep_house(&bell));
+        let housekeeper = scope.spawn(|| town.do_chores(&bell));
         let borrowers = (0..6).map(|number| {
             let town = &town;
             scope.spawn(move || {
@@ -235,7 +235,7 @@ fn many_threads_and_a_keeper_lose_no_slot_and_no_wake_up_whatever_is_lost_or_ove
         borrowers.collect::<Vec<_>>().into_iter().for_each(|borrower| borrower.join().expect("no panic"));
         town.over.store(true, Ordering::SeqCst);
         bell.wake();
-        keeper.join().expect("no panic");
+        housekeeper.join().expect("no panic");
     });
     while let Chore::Return(returning) = town.pool.chore(7, town.now()) {
         drop(returning);

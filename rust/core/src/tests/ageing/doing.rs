@@ -1,7 +1,7 @@
 //! What may happen, done to the real pool and to the lists.
 
 use super::duel::{Comparing, Duel, Waiting, take};
-use super::lists::{Got, Job, KEEPER, Purpose, Token};
+use super::lists::{Got, HOUSEKEEPER, Job, Purpose, Token};
 use super::steps::{Check, Finish, verdict};
 use crate::tests::props::{Bell, Thing, compare, no, refusal, seconds, settle};
 use crate::{CheckOut, Chore, Moment, No, Reason, Refusal, Reserve, Want};
@@ -143,7 +143,7 @@ impl<'w> Duel<'w> {
     pub(super) fn reserve(&mut self) {
         let token = self.token();
         let expected = self.lists.reserve(token);
-        match self.world.pool.reserve(None, KEEPER) {
+        match self.world.pool.reserve(None, HOUSEKEEPER) {
             Ok(Reserve::New(reservation)) => {
                 assert_eq!(expected, Ok(()));
                 self.reservations.push((token, reservation));
@@ -190,8 +190,8 @@ impl<'w> Duel<'w> {
 
     pub(super) fn give_back(&mut self, name: u32, close: bool, fast: bool) {
         if fast && !close {
-            let kept = self.world.keep(name);
-            assert_eq!(kept, self.lists.keep_clean(name));
+            let kept = self.world.take_back_clean(name);
+            assert_eq!(kept, self.lists.take_back_clean(name));
             if kept {
                 return;
             }
@@ -292,7 +292,7 @@ impl<'w> Duel<'w> {
         }
         let (token, at) = (self.token(), nth % slots.len());
         let name = self.lists.idle[at].name;
-        let checking = self.world.pool.begin_idle_check(slots[at], KEEPER, self.world.now());
+        let checking = self.world.pool.begin_idle_check(slots[at], HOUSEKEEPER, self.world.now());
         let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.doubt()));
         assert_eq!(shown, self.lists.begin_idle_check(name, token).map(|doubt| (name, doubt)));
         self.checking.extend(checking.map(|checking| (token, checking)));
@@ -306,10 +306,10 @@ impl<'w> Duel<'w> {
         self.world.pass_nanos(nanos.saturating_sub(u64::from(early)));
     }
 
-    pub(super) fn chore(&mut self, keeper: bool) {
+    pub(super) fn chore(&mut self, housekeeper: bool) {
         let token = self.token();
         let expected = self.lists.job(token);
-        let job = match self.world.pool.chore(KEEPER, self.world.now()) {
+        let job = match self.world.pool.chore(HOUSEKEEPER, self.world.now()) {
             Chore::Return(returning) => {
                 let job = Job::Return(returning.connection().name, returning.closing());
                 self.returning.push((token, returning));
@@ -326,8 +326,8 @@ impl<'w> Duel<'w> {
             Chore::Rest(until) => {
                 let due = self.lists.due(true);
                 assert!(self.world.now() < until && until <= due, "rest until {until:?}, but {due:?} is due");
-                if keeper {
-                    self.resting = Some((until, self.keeper.rung()));
+                if housekeeper {
+                    self.resting = Some((until, self.housekeeper.rung()));
                 }
                 Job::Rest
             }

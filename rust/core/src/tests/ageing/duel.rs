@@ -1,6 +1,6 @@
 //! The real pool and the lists, side by side.
 
-use super::lists::{KEEPER, Lists, Promise, Token};
+use super::lists::{HOUSEKEEPER, Lists, Promise, Token};
 use super::steps::Step;
 use crate::tests::props::{Bell, Thing, World};
 use crate::{Candidates, Checking, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
@@ -33,8 +33,8 @@ pub(super) struct Duel<'w> {
     pub(super) waiting: Vec<Waiting<'w>>,
     pub(super) comparing: Vec<Comparing>,
     pub(super) refill: Option<Refill<'w, Thing, Bell>>,
-    pub(super) keeper: Bell,
-    /// Until when the keeper rests, and how often it had been called when it began to.
+    pub(super) housekeeper: Bell,
+    /// Until when the housekeeper rests, and how often it had been called when it began to.
     pub(super) resting: Option<(Moment, usize)>,
     pub(super) last: Token,
 }
@@ -56,7 +56,7 @@ impl<'w> Duel<'w> {
             waiting: vec![],
             comparing: vec![],
             refill: None,
-            keeper: world.keeper(),
+            housekeeper: world.housekeeper(),
             resting: None,
             last: 100,
         }
@@ -105,7 +105,7 @@ impl<'w> Duel<'w> {
                     self.leave(waiting);
                 }
             }
-            Step::Chore { keeper } => self.chore(keeper),
+            Step::Chore { housekeeper } => self.chore(housekeeper),
             Step::Refill { failed } => self.end_refill(failed),
             Step::Annotate { nth } => {
                 if let Some(name) = self.lent(nth) {
@@ -139,7 +139,7 @@ impl<'w> Duel<'w> {
         let tokens = self.tokens(self.lists.idle.len());
         match *step {
             Step::Drain => {
-                let drained = self.world.pool.drain(KEEPER);
+                let drained = self.world.pool.drain(HOUSEKEEPER);
                 let expected = self.lists.drain(&tokens);
                 self.discarded(tokens, drained, &expected);
             }
@@ -163,7 +163,7 @@ impl<'w> Duel<'w> {
             _ => {
                 self.world.pool.reset();
                 self.lists.reset();
-                // Whoever makes it anew tells the keeper.
+                // Whoever makes it anew tells the housekeeper.
                 self.resting = None;
                 self.check_bells();
                 // From before the reset: they do no harm now.
@@ -199,7 +199,7 @@ impl<'w> Duel<'w> {
         assert!(lists.closed || !free || lists.waiting_for_room() == 0, "somebody waits while something is free");
         assert_eq!(self.world.pool.stats(self.world.now()).0, lists.stats());
         self.check_bells();
-        self.check_keeper();
+        self.check_housekeeper();
     }
 
     pub(super) fn check_bells(&self) {
@@ -208,14 +208,14 @@ impl<'w> Duel<'w> {
         }
     }
 
-    /// The keeper comes back before anything is due, or it has been called.
-    fn check_keeper(&self) {
+    /// The housekeeper comes back before anything is due, or it has been called.
+    fn check_housekeeper(&self) {
         if let Some((until, rung)) = self.resting
-            && self.lists.policy.kept
-            && self.keeper.rung() == rung
+            && self.lists.policy.has_housekeeper
+            && self.housekeeper.rung() == rung
         {
             let due = self.lists.due(false);
-            assert!(until <= due, "the keeper rests until {until:?}, but {due:?} is due");
+            assert!(until <= due, "the housekeeper rests until {until:?}, but {due:?} is due");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::time::{Dice, Span};
 use crate::{Busy, Doubt, Moment, Policy, Reason, Refusal, Stats};
 
 /// Who does the chores. All other callers have numbers of their own.
-pub(super) const KEEPER: u64 = 7;
+pub(super) const HOUSEKEEPER: u64 = 7;
 
 /// Names what somebody holds: a guard of the real pool, and what stands for it here.
 pub(super) type Token = u32;

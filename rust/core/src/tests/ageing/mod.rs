@@ -2,7 +2,7 @@
 //!
 //! After every step these agree: the answer, the idle list, the loans and their order, the counts, the statistics, and
 //! how often each waiter has been woken. And these hold: slots in use never grow past maxconn; nobody waits while
-//! something is free; what is over, suspect or has been idle for too long is never lent unchecked; the keeper, who was
+//! something is free; what is over, suspect or has been idle for too long is never lent unchecked; the housekeeper, who was
 //! told until when to rest, is called if something is due before; every guard may be dropped at any moment; no handle is
 //! dropped and no waiter is woken under the mutex (see `props`).
 
@@ -35,7 +35,7 @@ fn run(minconn: usize, maxconn: usize, policy: Policy, steps: &[Step]) {
     duel.drop_all();
     drop(duel);
     world.pool.set_closed(false);
-    while let Chore::Return(returning) = world.pool.chore(lists::KEEPER, world.now()) {
+    while let Chore::Return(returning) = world.pool.chore(lists::HOUSEKEEPER, world.now()) {
         drop(returning);
     }
     let counts = world.pool.counts();

@@ -1,6 +1,6 @@
 //! Returning, and what is trusted, on the lists.
 
-use super::lists::{Checking, Connection, Got, KEEPER, Lists, Opening, Purpose, Returning, Token};
+use super::lists::{Checking, Connection, Got, HOUSEKEEPER, Lists, Opening, Purpose, Returning, Token};
 use crate::time::Span;
 use crate::{Doubt, Moment, Reason, Refusal};
 
@@ -19,7 +19,7 @@ impl Lists {
         connection.fresh_until = unseen.min(connection.end);
     }
 
-    pub(super) fn keep_clean(&mut self, name: u32) -> bool {
+    pub(super) fn take_back_clean(&mut self, name: u32) -> bool {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = &self.lent[at];
         let plain = loan.key.is_none() && loan.opener.is_none() && self.policy.leak_after == Span::FOREVER;
@@ -231,7 +231,7 @@ impl Lists {
             token,
             connection,
             closing,
-            coming: Some(KEEPER),
+            coming: Some(HOUSEKEEPER),
         }));
         names
     }

@@ -13,7 +13,7 @@ pub(super) enum Step {
     Pass {
         millis: u64,
     },
-    /// Until the moment that the keeper was told, or until just before it.
+    /// Until the moment that the housekeeper was told, or until just before it.
     Sleep {
         early: bool,
     },
@@ -64,7 +64,7 @@ pub(super) enum Step {
         nth: usize,
     },
     Chore {
-        keeper: bool,
+        housekeeper: bool,
     },
     Refill {
         failed: bool,
@@ -144,7 +144,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => often(nth().prop_map(|nth| Step::IdleCheck { nth })),
         4 => often(nth().prop_map(|nth| Step::Claim { nth })),
         2 => often(nth().prop_map(|nth| Step::Leave { nth })),
-        6 => often(prop::bool::weighted(0.8).prop_map(|keeper| Step::Chore { keeper })),
+        6 => often(prop::bool::weighted(0.8).prop_map(|housekeeper| Step::Chore { housekeeper })),
         2 => often(any::<bool>().prop_map(|failed| Step::Refill { failed })),
         4 => often(rarely),
     ]
@@ -166,13 +166,13 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop::bool::weighted(0.8),
     )
-        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, kept)| Policy {
+        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, has_housekeeper)| Policy {
             check_after,
             max_idle,
             max_lifetime,
             leak_after,
             max_waiting: NonZeroUsize::new(max_waiting),
-            kept,
+            has_housekeeper,
         })
 }
 

@@ -1,6 +1,6 @@
 //! Chores, limits and the end, on the lists.
 
-use super::lists::{Job, KEEPER, Lists, Loan, Promise, Refill, Returning, Token, nanos};
+use super::lists::{HOUSEKEEPER, Job, Lists, Loan, Promise, Refill, Returning, Token, nanos};
 use crate::time::Span;
 use crate::{Moment, Reason, Refusal, Stats};
 
@@ -8,7 +8,7 @@ impl Lists {
     // --- chores --------------------------------------------------------------------------------------------------------
 
     pub(super) fn job(&mut self, token: Token) -> Job {
-        if let Some((name, closing)) = self.next_deferred_return(token, KEEPER) {
+        if let Some((name, closing)) = self.next_deferred_return(token, HOUSEKEEPER) {
             return Job::Return(name, closing);
         }
         if self.closed {
@@ -20,7 +20,7 @@ impl Lists {
         if let Some((at, reason)) = outdated.or(unused) {
             let connection = self.idle.remove(at);
             let (name, closing) = (connection.name, Some(reason));
-            self.returning.push(Returning { token, connection, closing, coming: Some(KEEPER) });
+            self.returning.push(Returning { token, connection, closing, coming: Some(HOUSEKEEPER) });
             return Job::Return(name, closing);
         }
         if self.late().next().is_some() {

@@ -238,7 +238,7 @@ impl<'w> Caller<'w> {
     /// Does what putconn does.
     pub(super) fn give_back(&mut self, name: u32, close: bool) {
         let world = self.world;
-        if !close && !self.keyed() && world.pool.keep_clean(name as usize, NOW) {
+        if !close && !self.keyed() && world.pool.take_back_clean(name as usize, NOW) {
             note(self.thread, "gives its connection back");
             world.books.pages().give_back(name);
             world.look();
