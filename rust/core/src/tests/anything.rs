@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 
 use super::lengths;
-use super::props::{Bell, Thing, World, no, refusal, seconds, settle, show};
+use super::props::{Bell, Thing, World, no, refusal, resolve_key, seconds, show};
 use crate::{Busy, CheckOut, Checking, Chore, Policy, Reason, Refill, Reservation, Reserve, Returning, Waiter, Want};
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
@@ -144,7 +144,7 @@ impl<'w> Hands<'w> {
             Call::CheckOut => {
                 let waiter = if flag { take(&mut self.waiters, nth) } else { None };
                 let bell = || Some(world.bell());
-                let answer = settle(&mut want(), |want| pool.check_out(want, waiter.as_ref(), bell(), now));
+                let answer = resolve_key(&mut want(), |want| pool.check_out(want, waiter.as_ref(), bell(), now));
                 self.waiters.extend(waiter);
                 if let Ok(answer) = answer {
                     self.note(answer);
@@ -152,7 +152,7 @@ impl<'w> Hands<'w> {
             }
             Call::Reserve => {
                 let reserved = if flag {
-                    settle(&mut want(), |want| pool.reserve(Some(want), caller))
+                    resolve_key(&mut want(), |want| pool.reserve(Some(want), caller))
                 } else {
                     pool.reserve(None, caller).map_err(refusal)
                 };
@@ -182,7 +182,7 @@ impl<'w> Hands<'w> {
             Call::BeginReturn => self.returns.extend(pool.begin_return(Some(name(nth) as usize), None, flag, now).ok()),
             Call::ReturnByKey => {
                 let address = flag.then_some(name(nth) as usize);
-                let begun = settle(&mut world.ask(number, caller(number)), |want| {
+                let begun = resolve_key(&mut world.ask(number, caller(number)), |want| {
                     pool.begin_return(address, Some(want), false, now)
                 });
                 self.returns.extend(begun.ok());
@@ -261,9 +261,10 @@ impl<'w> Hands<'w> {
             }
             Call::EnterLoan => {
                 let entered = world.thing(name);
-                let _refused = settle(&mut want(), |want| pool.enter_loan(want, name as usize, &entered, world.now()));
+                let _refused =
+                    resolve_key(&mut want(), |want| pool.enter_loan(want, name as usize, &entered, world.now()));
             }
-            Call::StrikeLoan => drop(settle(&mut want(), |want| pool.strike_loan(want))),
+            Call::StrikeLoan => drop(resolve_key(&mut want(), |want| pool.strike_loan(want))),
             Call::ReplaceIdle => {
                 let mut idle: Vec<_> = pool.idle().into_iter().map(|thing| (thing.name as usize, thing)).collect();
                 let seen: Vec<_> = idle.iter().map(|&(address, _)| address).collect();

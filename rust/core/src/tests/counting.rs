@@ -1,6 +1,6 @@
 //! What the pool tells of itself: statistics, loans, and what their borrowers have forgotten.
 
-use super::props::{World, by_key, no, seconds, settle};
+use super::props::{World, by_key, no, resolve_key, seconds};
 use crate::{CheckOut, ConnectNews, LoanKey, Policy, Reason, Refusal, Stats};
 
 fn stats(world: &World) -> Stats {
@@ -311,7 +311,7 @@ fn a_closed_pool_that_is_drained_or_made_smaller_closes_nothing_twice() {
 fn a_loan_that_another_takes_the_place_of_is_counted_as_closed() {
     let world = World::new(0, 2);
     for name in [1, 2] {
-        let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 0));
+        let answer = resolve_key(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 0));
         let Ok(crate::Reserve::New(reservation)) = answer else { panic!("there is room") };
         world.pool.note_connect(seconds(0.1), false);
         world.fulfil(&reservation, name).expect("the pool is open");

@@ -1,6 +1,6 @@
 //! Which connections are lent unseen, which after a look, and which not at all.
 
-use super::props::{Bell, Thing, World, by_key, counts, doubtful, no, seconds, settle, show};
+use super::props::{Bell, Thing, World, by_key, counts, doubtful, no, resolve_key, seconds, show};
 use crate::{Busy, CheckOut, Checking, Doubt, Policy, Reason, Refusal, Reserve, Waiter, Want};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
@@ -19,7 +19,7 @@ fn looked_at(checking: &Checking<'_, Thing, Bell>) -> (u32, Doubt) {
 
 /// Asks for a key that somebody else is about to get, and waits.
 fn follow<'w>(world: &'w World, want: &mut Want<Thing>, bell: &Bell) -> Waiter<'w, Thing, Bell> {
-    let answer = settle(want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let answer = resolve_key(want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     waiter
 }
@@ -179,7 +179,7 @@ fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_conne
     let _waiter = follow(&world, &mut want, &bell);
     checking.lend(world.now()).expect("the pool is open");
     assert_eq!(bell.rung(), 1);
-    let answer = settle(&mut want, |want| world.check_out(want));
+    let answer = resolve_key(&mut want, |want| world.check_out(want));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
 
@@ -188,7 +188,7 @@ fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = doubtful(by_key(&world, 2, 1));
-    let reserved = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 1));
+    let reserved = resolve_key(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 1));
     assert!(matches!(reserved, Ok(Reserve::New(_))), "it is not filled in where something lies already");
     drop(reserved);
     checking.lend(world.now()).expect("the pool is open");
@@ -210,7 +210,7 @@ fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_
     world.fulfil(&room, 3).expect("the pool is open");
     drop(room);
     assert_eq!(bell.rung(), 1);
-    let answer = settle(&mut want, |want| world.check_out(want));
+    let answer = resolve_key(&mut want, |want| world.check_out(want));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 3), "{}", show(&answer));
 }
 
@@ -224,7 +224,7 @@ fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check
     let _second = world.join(&world.any(), &bells[1]);
     drop(checking);
     assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -473,7 +473,7 @@ fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_p
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = doubtful(by_key(&world, 2, 1));
-    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7), world.now()))
+    resolve_key(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7), world.now()))
         .expect("the pool is open");
     assert_ne!(checking.lend(world.now()), Err(Reason::WithPool));
 }

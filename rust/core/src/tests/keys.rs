@@ -1,6 +1,6 @@
 //! Keys, and the books that other people's code edits: one thing that can go wrong a test.
 
-use super::props::{Bell, Thing, World, by_key, compare, counts, no, refusal, settle, show};
+use super::props::{Bell, Thing, World, by_key, compare, counts, no, refusal, resolve_key, show};
 use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reservation, Reserve, Waiter, Want};
 
 fn open_by_key(world: &World, key: u32, name: u32) {
@@ -45,7 +45,8 @@ fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
     let opening = world.reserve();
     let (bell, mut queued) = (world.bell(), world.ask(3, 1));
     let CheckOut::Busy(Busy::Full, Some(waiter)) =
-        settle(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now())).expect("open")
+        resolve_key(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()))
+            .expect("open")
     else {
         panic!("the pool is full")
     };
@@ -55,9 +56,9 @@ fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
     let Err(No::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
     compare(&mut late, &candidates);
     drop(world.pool.set_maxconn(9));
-    let claimed = settle(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    let claimed = resolve_key(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     assert!(matches!(claimed, Ok(CheckOut::Reserved(_))), "{}", show(&claimed));
-    let answer = settle(&mut late, |want| world.check_out(want));
+    let answer = resolve_key(&mut late, |want| world.check_out(want));
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::KeyOpening, None))), "{}", show(&answer));
 }
 
@@ -67,7 +68,8 @@ fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
     let bell = world.bell();
-    let answer = settle(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let answer =
+        resolve_key(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&reservation, 20).expect("open");
     drop(reservation);
@@ -94,11 +96,11 @@ fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place(
     assert!(world.give_back(1));
     assert_eq!(world.claim(&first, &waiters[0]), 1);
     assert_eq!([bells[1].rung(), bells[2].rung()], [1, 1], "same hash: each must look");
-    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None, world.now()));
+    let answer = resolve_key(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
     let again = world.bell();
     let answer =
-        settle(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone()), world.now()));
+        resolve_key(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone()), world.now()));
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
     assert_eq!(world.pool.counts().waiting, 2, "nobody has left the queue yet");
     drop(waiters);
@@ -112,7 +114,7 @@ fn a_wrong_or_swapped_key_changes_nothing() {
     open_by_key(&world, 2, 20);
     let before = counts(&world);
     let swapped =
-        settle(&mut world.ask(2, 0), |want| world.pool.begin_return(Some(10), Some(want), false, world.now()));
+        resolve_key(&mut world.ask(2, 0), |want| world.pool.begin_return(Some(10), Some(want), false, world.now()));
     assert!(swapped.is_err_and(|refusal| refusal == Refusal::WrongKey), "10 is lent under 1");
     for (number, address, expected) in
         [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
@@ -180,7 +182,8 @@ fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
 fn a_loan_that_is_entered_takes_the_place_of_one_under_an_equal_key() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
-    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 21, &world.thing(21), world.now())).expect("open");
+    resolve_key(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 21, &world.thing(21), world.now()))
+        .expect("open");
     assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
 }
 
@@ -200,14 +203,15 @@ fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (bells, mut follower) = ([world.bell(), world.bell()], world.ask(2, 2));
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
+    let answer =
+        resolve_key(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
     let later = world.any();
     let _second = world.join(&later, &bells[1]);
     assert_eq!(world.pool.counts().waiting, 2);
     drop(opening.fail(no("no")));
     assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    let answer = resolve_key(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -231,7 +235,7 @@ fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener(
 fn a_reservation_is_not_filled_by_another_caller() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(_above)) = world.check_out(&world.ask(2, 1)) else { panic!("there is room") };
-    let answer = settle(&mut world.ask(2, 9), |want| world.pool.reserve(Some(want), 0));
+    let answer = resolve_key(&mut world.ask(2, 9), |want| world.pool.reserve(Some(want), 0));
     assert!(matches!(answer, Ok(Reserve::New(_))));
 }
 
@@ -239,12 +243,12 @@ fn a_reservation_is_not_filled_by_another_caller() {
 fn a_second_connection_under_a_key_takes_the_place_of_the_first() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
-    let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 0));
+    let answer = resolve_key(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 0));
     let Ok(Reserve::New(reservation)) = answer else { panic!("there is room") };
     world.fulfil(&reservation, 21).expect("open");
     assert_eq!(world.lent(), [21]);
     assert!(world.begin_return(20).is_err_and(|refusal| refusal == Refusal::Unkeyed));
-    let found = settle(&mut world.ask(2, 1), |want| world.pool.loan(want));
+    let found = resolve_key(&mut world.ask(2, 1), |want| world.pool.loan(want));
     assert_eq!(found.expect("open").map(|connection| connection.name), Some(21));
 }
 
@@ -274,7 +278,8 @@ fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
     world.open([1]);
     let bell = world.bell();
     let _waiter = world.join(&world.ask(2, 1), &bell);
-    settle(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20), world.now())).expect("open");
+    resolve_key(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20), world.now()))
+        .expect("open");
     assert_eq!(bell.rung(), 1);
 }
 
@@ -322,7 +327,8 @@ fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
     let world = World::new(1, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut follower, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
+    let answer =
+        resolve_key(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
     let later = world.any();
     let _second = world.join(&later, &bells[1]);
@@ -331,7 +337,7 @@ fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
     // Before the follower has come to look, the connection is returned.
     assert!(world.give_back(20));
     assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    let answer = resolve_key(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
@@ -347,7 +353,7 @@ fn a_guess_does_not_choose_between_two_slots_of_one_object() {
 fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Bell) {
     let Ok(CheckOut::Reserved(opening)) = by_key(world, 2, 1) else { panic!("there is room") };
     let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&opening, 20).expect("open");
     drop(opening);
@@ -361,7 +367,7 @@ fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newc
     let _returning = world.begin_return(20).expect("lent");
     assert_eq!(bell.rung(), 1);
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is promised");
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -371,7 +377,7 @@ fn who_waited_for_a_key_that_is_returned_has_a_use_for_its_connection() {
     let (mut want, waiter, _bell) = followed(&world);
     let mut returning = world.begin_return(20).expect("lent");
     assert!(returning.closing().is_none() && returning.keep(world.now()));
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
@@ -380,10 +386,10 @@ fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() 
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     drop(opening);
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     let Ok(CheckOut::Reserved(_room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(world.pool.counts().waiting, 0, "although it has not given up its waiter yet");
 }
@@ -394,12 +400,12 @@ fn promised_and_opened_by_another(
 ) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Reservation<'_, Thing, Bell>) {
     world.open([1]);
     let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     assert!(world.give_back(1));
     assert_eq!(bell.rung(), 1, "it is promised");
     drop(world.pool.resize(1, 2));
-    let Ok(Reserve::New(opening)) = settle(&mut world.ask(2, 3), |want| world.pool.reserve(Some(want), 3)) else {
+    let Ok(Reserve::New(opening)) = resolve_key(&mut world.ask(2, 3), |want| world.pool.reserve(Some(want), 3)) else {
         panic!("there is room")
     };
     (want, waiter, opening)
@@ -410,7 +416,8 @@ fn a_caller_whose_key_is_opened_by_another_does_not_get_back_the_promise_that_it
     let world = World::new(1, 1);
     let (mut want, waiter, _opening) = promised_and_opened_by_another(&world);
     let bell = world.bell();
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), Some(bell.clone()), world.now()));
+    let answer =
+        resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), Some(bell.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_follower))) = answer else { panic!("{}", show(&answer)) };
     assert!(waiter.leave().is_none());
     assert_eq!(world.pool.counts().idle, 1, "promised to it, it would be given up again, and so for ever");
@@ -422,14 +429,14 @@ fn a_caller_that_waits_for_anothers_promise_of_its_key_is_served_when_that_is_gi
     world.open([1]);
     let (mut first, mut second) = (world.ask(2, 1), world.ask(2, 2));
     let bells = [world.bell(), world.bell()];
-    let answer = settle(&mut first, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
+    let answer = resolve_key(&mut first, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     assert!(world.give_back(1));
-    let answer = settle(&mut second, |want| world.pool.check_out(want, None, Some(bells[1].clone()), world.now()));
+    let answer = resolve_key(&mut second, |want| world.pool.check_out(want, None, Some(bells[1].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(follower))) = answer else { panic!("{}", show(&answer)) };
     assert!(waiter.leave().is_none(), "the follower has a use for it");
     assert_eq!(bells[1].rung(), 1);
-    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&follower), None, world.now()));
+    let answer = resolve_key(&mut second, |want| world.pool.check_out(want, Some(&follower), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
 

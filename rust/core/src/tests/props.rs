@@ -304,7 +304,7 @@ impl World {
 
 /// Borrows under a key, comparing where that is asked for.
 pub(super) fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
-    settle(&mut world.ask(key, caller), |want| world.check_out(want))
+    resolve_key(&mut world.ask(key, caller), |want| world.check_out(want))
 }
 
 /// Expects a refusal.
@@ -317,7 +317,7 @@ pub(super) fn refusal(no: No<Thing>) -> Refusal {
 }
 
 /// Asks until there is an answer or a refusal, as the binding does with Python's `==`.
-pub(super) fn settle<T>(
+pub(super) fn resolve_key<T>(
     want: &mut Want<Thing>,
     mut ask: impl FnMut(&Want<Thing>) -> Result<T, No<Thing>>,
 ) -> Result<T, Refusal> {

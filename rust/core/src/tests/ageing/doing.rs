@@ -3,7 +3,7 @@
 use super::duel::{Comparing, Duel, Waiting, take};
 use super::lists::{Got, HOUSEKEEPER, Job, Purpose, Token};
 use super::steps::{Check, Finish, verdict};
-use crate::tests::props::{Bell, Thing, compare, no, refusal, seconds, settle};
+use crate::tests::props::{Bell, Thing, compare, no, refusal, resolve_key, seconds};
 use crate::{CheckOut, Chore, Moment, No, Reason, Refusal, Reserve, Want};
 
 impl<'w> Duel<'w> {
@@ -68,7 +68,7 @@ impl<'w> Duel<'w> {
         let bell = at.map_or_else(|| world.bell(), |at| self.waiting[at].bell.clone());
         let place = at.map(|at| &self.waiting[at].waiter);
         let waker = || willing.then(|| bell.clone());
-        let answer = settle(&mut want, |want| world.pool.check_out(want, place, waker(), world.now()));
+        let answer = resolve_key(&mut want, |want| world.pool.check_out(want, place, waker(), world.now()));
         let got = self.note(token, (number, key, caller), &bell, answer);
         assert_eq!(expected, got);
         got

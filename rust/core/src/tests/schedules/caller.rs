@@ -79,7 +79,7 @@ impl<'w> Caller<'w> {
     }
 
     fn go_on(&mut self, answer: Answer<'w>, patience: Patience) -> Option<u32> {
-        let got = self.settle(answer, patience);
+        let got = self.until_served(answer, patience);
         // A waiter that was served is forgotten; one that was not gives up its place.
         if let Some(place) = self.place.take() {
             self.world.books.pages().leave(self.thread);
@@ -88,7 +88,7 @@ impl<'w> Caller<'w> {
         got
     }
 
-    fn settle(&mut self, mut answer: Answer<'w>, patience: Patience) -> Option<u32> {
+    fn until_served(&mut self, mut answer: Answer<'w>, patience: Patience) -> Option<u32> {
         let mut expired = false;
         loop {
             match answer {
