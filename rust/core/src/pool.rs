@@ -503,7 +503,7 @@ impl<H, W: Wake> Pool<H, W> {
         self.edit(|ledger| ledger.key_of(address))
     }
 
-    /// Strikes a loan out of the books, and gives its connection; `None` if there is no such loan.
+    /// Strikes a loan out of the model, and gives its connection; `None` if there is no such loan.
     ///
     /// # Errors
     /// [`No::Compare`].

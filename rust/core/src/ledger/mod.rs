@@ -3,7 +3,6 @@
 //! Nothing here drops a handle or wakes a waiter. Handles that are displaced and wakers whose turn has come are
 //! laid into [`After`], which [`crate::pool`] takes out of the ledger and acts on once the mutex is free.
 
-mod books;
 mod borrow;
 mod chores;
 mod coming;
@@ -16,6 +15,7 @@ mod open;
 mod outage;
 mod search;
 mod tally;
+mod views;
 
 pub use self::borrow::Busy;
 pub(crate) use self::borrow::CheckOut;

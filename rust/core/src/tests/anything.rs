@@ -1,6 +1,6 @@
 //! Anything is called in any order: the books are edited by hand, one object is given again and again, callers ask for
 //! what they have. There is no model of that. Yet no slot is lost, none is above the limit unless somebody wrote it into
-//! the books, and every handle is let go in the end.
+//! the model, and every handle is let go in the end.
 
 use std::sync::atomic::Ordering;
 

@@ -108,7 +108,7 @@ pub(super) fn play(acts: &[Act], start: Start) {
         Start::Roomy => (1, slots.max(1) + 1),
     };
     let world = World::new(minconn, limit);
-    world.books.pages().careless = acts.contains(&Act::Interrupt);
+    world.model.state().careless = acts.contains(&Act::Interrupt);
     let target = if start == Start::Roomy { limit - 1 } else { limit + 1 };
     let mut key_is_free = start == Start::Kept && acts.contains(&Act::SameKey);
     let mut ready = Vec::new();

@@ -82,7 +82,7 @@ impl<'w> Caller<'w> {
         let got = self.until_served(answer, patience);
         // A waiter that was served is forgotten; one that was not gives up its place.
         if let Some(place) = self.place.take() {
-            self.world.books.pages().leave(self.thread);
+            self.world.model.state().leave(self.thread);
             self.give_up(place);
         }
         got
@@ -96,7 +96,7 @@ impl<'w> Caller<'w> {
                 Answer::Room(room) if patience == Patience::Interrupt => {
                     note(self.thread, "is interrupted before it connects");
                     drop(room);
-                    self.world.books.pages().give_up_room(self.thread);
+                    self.world.model.state().give_up_room(self.thread);
                     self.world.look();
                     return None;
                 }
@@ -111,7 +111,7 @@ impl<'w> Caller<'w> {
                     Patience::Timeout => expired = true,
                     Patience::Interrupt => {
                         note(self.thread, "is interrupted while it waits");
-                        self.world.books.pages().leave(self.thread);
+                        self.world.model.state().leave(self.thread);
                         drop(self.place.take());
                         self.world.look();
                         return None;
@@ -128,10 +128,10 @@ impl<'w> Caller<'w> {
             return None;
         }
         let name = self.world.pool.lend_idle(self.thread as u64, NOW)?.name;
-        let mut pages = self.world.books.pages();
-        pages.served_at_once(self.thread);
-        pages.hold(self.thread, name, false);
-        drop(pages);
+        let mut state = self.world.model.state();
+        state.served_at_once(self.thread);
+        state.hold(self.thread, name, false);
+        drop(state);
         self.world.look();
         Some(name)
     }
@@ -147,19 +147,19 @@ impl<'w> Caller<'w> {
         };
         let answer = match answer {
             Ok(CheckOut::Lent(connection)) => {
-                let mut pages = world.books.pages();
+                let mut state = world.model.state();
                 if self.place.is_none() && !keyed {
-                    pages.served_at_once(thread);
+                    state.served_at_once(thread);
                 }
-                pages.hold(thread, connection.name, keyed);
+                state.hold(thread, connection.name, keyed);
                 Answer::Lent(connection.name)
             }
             Ok(CheckOut::Reserved(room)) => {
-                let mut pages = world.books.pages();
+                let mut state = world.model.state();
                 if self.place.is_none() {
-                    pages.served_at_once(thread);
+                    state.served_at_once(thread);
                 }
-                pages.grant(thread, keyed);
+                state.grant(thread, keyed);
                 Answer::Room(room)
             }
             Ok(CheckOut::Busy(busy, joined)) => {
@@ -168,7 +168,7 @@ impl<'w> Caller<'w> {
                 Answer::Wait
             }
             Err(No::Refused(Refusal::Closed)) => {
-                assert!(world.books.pages().closed, "an open pool says that it is closed");
+                assert!(world.model.state().closed, "an open pool says that it is closed");
                 Answer::Closed
             }
             Err(No::Refused(refusal)) => panic!("{refusal}"),
@@ -183,7 +183,7 @@ impl<'w> Caller<'w> {
     fn joined(&mut self, busy: Busy, joined: Option<Waiter<'w, Thing, Bell>>) {
         let Some(joined) = joined else { return };
         if busy != Busy::KeyOpening && !self.keyed() {
-            self.world.books.pages().join(self.thread);
+            self.world.model.state().join(self.thread);
         }
         self.world.look();
         if let Some(before) = self.place.replace(joined) {
@@ -210,13 +210,13 @@ impl<'w> Caller<'w> {
         let thing = self.world.thing(name);
         let filled = self.world.pool.fulfil(room.slot(), name as usize, &thing, NOW);
         match filled {
-            Ok(()) => self.world.books.pages().hold(self.thread, name, self.keyed()),
+            Ok(()) => self.world.model.state().hold(self.thread, name, self.keyed()),
             Err(refusal) => {
                 note(self.thread, "is refused, and closes its connection");
-                let mut pages = self.world.books.pages();
-                assert_eq!((refusal, pages.closed), (Refusal::Closed, true), "only a closed pool refuses a connection");
-                pages.disconnect(name);
-                pages.give_up_room(self.thread);
+                let mut state = self.world.model.state();
+                assert_eq!((refusal, state.closed), (Refusal::Closed, true), "only a closed pool refuses a connection");
+                state.disconnect(name);
+                state.give_up_room(self.thread);
             }
         }
         self.world.look();
@@ -229,7 +229,7 @@ impl<'w> Caller<'w> {
     pub(super) fn fail(&mut self, room: Reservation<'w, Thing, Bell>) {
         note(self.thread, "fails to connect");
         // It takes two steps, and others may have the key after the first.
-        self.world.books.pages().give_up_room(self.thread);
+        self.world.model.state().give_up_room(self.thread);
         let filed = room.fail(ConnectError { text: "no".to_owned(), at: NOW });
         assert!(filed.is_none(), "nothing was filed");
         self.world.look();
@@ -240,7 +240,7 @@ impl<'w> Caller<'w> {
         let world = self.world;
         if !close && !self.keyed() && world.pool.take_back_clean(name as usize, NOW) {
             note(self.thread, "gives its connection back");
-            world.books.pages().give_back(name);
+            world.model.state().give_back(name);
             world.look();
             return;
         }
@@ -255,7 +255,7 @@ impl<'w> Caller<'w> {
         match begun {
             Ok(mut returning) => {
                 note(self.thread, "begins to give its connection back");
-                world.books.pages().give_back(name);
+                world.model.state().give_back(name);
                 world.look();
                 if returning.closing().is_none() && returning.keep(NOW) {
                     note(self.thread, "has given its connection back");
@@ -269,12 +269,12 @@ impl<'w> Caller<'w> {
             }
             Err(refusal) => {
                 note(self.thread, "may not give its connection back");
-                let mut pages = world.books.pages();
+                let mut state = world.model.state();
                 // With one key, one of them gives it back, and the others are told that it is not theirs any more.
-                let expected = if pages.closed { refusal == Refusal::Closed } else { !pages.holds(self.thread) };
+                let expected = if state.closed { refusal == Refusal::Closed } else { !state.holds(self.thread) };
                 assert!(expected, "{refusal}");
-                if pages.closed {
-                    pages.give_back(name);
+                if state.closed {
+                    state.give_back(name);
                 }
             }
         }

@@ -95,13 +95,13 @@ fn two_callers_of_one_key_open_one_connection() {
                 scope.spawn(move || {
                     assert_eq!(caller.borrow(Patience::Endless), Some(1));
                     // Whoever comes second gives back, when both have had it.
-                    if world.books.pages().sharers() == 2 {
+                    if world.model.state().sharers() == 2 {
                         caller.give_back(1, false);
                     }
                 });
             }
         });
-        assert_eq!(world.books.pages().opened(), 1);
+        assert_eq!(world.model.state().opened(), 1);
         world.end();
     });
 }
@@ -132,7 +132,7 @@ fn a_promise_to_one_who_leaves_goes_to_the_next() {
     for (patience, how) in [(Patience::Timeout, "whose time is up"), (Patience::Interrupt, "who is interrupted")] {
         claim(&format!("a promise to one {how} goes to the next"), move || {
             let world = full(1);
-            world.books.pages().careless = true;
+            world.model.state().careless = true;
             let (mut caller, name) = lender(&world, 1);
             let (leaves, stays) = (waiter(&world, 2), waiter(&world, 3));
             shuttle::thread::scope(|scope| {
@@ -195,7 +195,7 @@ fn who_waits_for_a_key_has_its_place_in_the_queue_when_the_connect_fails() {
             scope.spawn(move || be_served(first));
             scope.spawn(move || be_served(second));
         });
-        assert_eq!(world.books.pages().granted[1], 2, "it came before the other");
+        assert_eq!(world.model.state().granted[1], 2, "it came before the other");
         world.end();
     });
 }

@@ -27,10 +27,10 @@
 //! ```
 
 mod acts;
-mod books;
 mod caller;
 mod claims;
 mod combinations;
 pub(crate) mod explorer;
+mod model;
 mod things;
 mod world;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use shuttle::sync::{Condvar, Mutex};
 
-use super::books::Books;
+use super::model::Model;
 use crate::{Pool, Wake};
 
 pub(super) type TestPool = Pool<Thing, Bell>;
@@ -13,7 +13,7 @@ pub(super) type TestPool = Pool<Thing, Bell>;
 pub(super) struct Thing {
     /// The connection's name; 0 for a key.
     pub(super) name: u32,
-    pub(super) books: Books,
+    pub(super) model: Model,
     pub(super) pool: Weak<TestPool>,
 }
 
@@ -23,10 +23,10 @@ impl Drop for Thing {
             return;
         }
         assert_unlocked(&self.pool, "a handle was dropped");
-        let mut pages = self.books.pages();
-        pages.handles -= 1;
+        let mut state = self.model.state();
+        state.handles -= 1;
         if self.name > 0 {
-            pages.collected(self.name);
+            state.collected(self.name);
         }
     }
 }
@@ -35,7 +35,7 @@ impl Drop for Thing {
 #[derive(Clone)]
 pub(super) struct Bell {
     pub(super) thread: usize,
-    pub(super) books: Books,
+    pub(super) model: Model,
     pub(super) pool: Weak<TestPool>,
     pub(super) rung: Arc<(Mutex<bool>, Condvar)>,
 }
@@ -54,7 +54,7 @@ impl Bell {
 impl Wake for Bell {
     fn wake(&self) {
         assert_unlocked(&self.pool, "a waiter was woken");
-        self.books.pages().ring(self.thread);
+        self.model.state().ring(self.thread);
         *self.rung.0.lock().expect("no thread panics with it") = true;
         self.rung.1.notify_one();
     }

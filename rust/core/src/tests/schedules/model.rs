@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::explorer::note;
 
-/// The books, shared by the threads of one schedule. What is noted here is no step: nobody else goes on meanwhile.
+/// The model, shared by the threads of one schedule. What is noted here is no step: nobody else goes on meanwhile.
 #[derive(Clone)]
-pub(super) struct Books(Arc<Mutex<Pages>>);
+pub(super) struct Model(Arc<Mutex<State>>);
 
-pub(super) struct Pages {
+pub(super) struct State {
     pub(super) limit: usize,
     /// The highest limit there was.
     pub(super) highest: usize,
@@ -35,9 +35,9 @@ pub(super) struct Pages {
     pub(super) handles: usize,
 }
 
-impl Books {
+impl Model {
     pub(super) fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Pages {
+        Self(Arc::new(Mutex::new(State {
             limit,
             highest: limit,
             closed: false,
@@ -53,12 +53,12 @@ impl Books {
         })))
     }
 
-    pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("a test that panics has failed")
     }
 }
 
-impl Pages {
+impl State {
     // --- the server --------------------------------------------------------------------------------------------
 
     /// Opens a connection.

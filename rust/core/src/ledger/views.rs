@@ -1,4 +1,4 @@
-//! The books, as other people's code reads and edits them.
+//! The model, as other people's code reads and edits them.
 
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl<H, W> Ledger<H, W> {
         self.table.lent_at(address).and_then(|index| self.table.get(index).key.to_loan_key())
     }
 
-    /// Strikes a loan out of the books, and gives its connection.
+    /// Strikes a loan out of the model, and gives its connection.
     pub(crate) fn strike_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
         let filed = self.find(want)?;
         Ok(filed.filter(|&index| self.table.get(index).state == State::Lent).and_then(|index| {
