@@ -88,7 +88,7 @@ pub(crate) struct Slot<H> {
     /// Whether the loan has been reported as one that lasts too long.
     pub(crate) overdue: bool,
     /// Whether it is on its way to be free, and nobody in particular waits for that.
-    pub(crate) coming: bool,
+    pub(crate) in_transit: bool,
 }
 
 impl<H> Slot<H> {

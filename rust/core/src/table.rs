@@ -174,7 +174,7 @@ impl<H> Table<H> {
                 shared: false,
                 note: None,
                 overdue: false,
-                coming: false,
+                in_transit: false,
             });
             self.counts[State::Vacant as usize] += 1;
             // More than four thousand million slots do not fit into memory.

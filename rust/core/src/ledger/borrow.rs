@@ -32,7 +32,7 @@ pub enum Busy {
     KeyOpening,
     /// Every slot is taken, but one is on its way to be free for each who waits, and one more; or the caller has waited for
     /// its key, which nobody opens any more, and of some slot it is not decided yet whether it will be lent.
-    Coming,
+    InTransit,
     /// Every slot is taken, and as many wait as may.
     Crowded,
 }
@@ -107,7 +107,7 @@ impl<H, W> Ledger<H, W> {
         // A caller whose key was being opened has waited for that. It is refused only because of loans.
         let followed = waiter.is_some_and(|waiter| self.queue.has_followed(waiter));
         let undecided = followed && self.is_undecided(want.caller());
-        if undecided || self.coming_for(want.caller()) > ahead { Busy::Coming } else { Busy::Full }
+        if undecided || self.in_transit_for(want.caller()) > ahead { Busy::InTransit } else { Busy::Full }
     }
 
     /// Files a slot for its borrower.

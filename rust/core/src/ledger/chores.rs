@@ -98,7 +98,7 @@ impl<H, W> Ledger<H, W> {
         let declined = self.closed || behind || self.queue.len() > 0;
         let found = self.table.find(slot).filter(|_| !declined);
         if let Some(index) = found {
-            self.note_coming(index, NOBODY);
+            self.begin_transit(index, NOBODY);
             self.deferred_returns.push_back(DeferredReturn { slot, closing, since: self.now });
             self.after.chores = true;
         }
@@ -109,7 +109,7 @@ impl<H, W> Ledger<H, W> {
     pub(super) fn next_deferred_return(&mut self, caller: Caller) -> Option<Return<H>> {
         while let Some(DeferredReturn { slot, closing, .. }) = self.deferred_returns.pop_front() {
             let Some(index) = self.table.find(slot) else { continue };
-            self.note_coming(index, caller);
+            self.begin_transit(index, caller);
             if let Some(connection) = self.table.get(index).connection.clone() {
                 return Some(Return { slot, connection, closing, overdue: None });
             }
@@ -127,7 +127,7 @@ impl<H, W> Ledger<H, W> {
             (at, (self.now >= end).then_some(Reason::Idle)?)
         };
         let index = self.idle.remove(at);
-        self.note_coming(index, caller);
+        self.begin_transit(index, caller);
         self.begin_discard(index, reason)
     }
 

@@ -97,7 +97,7 @@ impl<H, W> Ledger<H, W> {
         let idle = |&index: &u32| !self.closed && self.table.get(index).state == State::Idle;
         let index = self.table.find(slot).filter(idle)?;
         self.idle.retain(|&idle| idle != index);
-        self.note_coming(index, caller);
+        self.begin_transit(index, caller);
         let doubt = self.begin_check(index);
         Some((self.table.id(index), self.table.get(index).connection.clone()?, doubt))
     }
@@ -108,7 +108,7 @@ impl<H, W> Ledger<H, W> {
         if !self.has_use_for_another() {
             return Err(Reason::Surplus);
         }
-        self.note_arrived(index);
+        self.end_transit(index);
         self.table.clear_opener(index);
         let slot = self.table.advance(index, State::Idle);
         slot.health.suspect = false;
@@ -186,7 +186,7 @@ impl<H, W> Ledger<H, W> {
         self.replace_all(self.table.generation());
         let idle = std::mem::take(&mut self.idle);
         let drained = |index| {
-            self.note_coming(index, caller);
+            self.begin_transit(index, caller);
             self.begin_discard(index, Reason::Drained)
         };
         idle.into_iter().filter_map(drained).collect()

@@ -5,16 +5,16 @@
 
 mod borrow;
 mod chores;
-mod coming;
 mod give_back;
 mod health;
+mod in_transit;
 mod inherited;
 mod limits;
 mod loans;
+mod lookup;
 mod open;
 mod outage;
-mod search;
-mod tally;
+mod requests;
 mod views;
 
 pub use self::borrow::Busy;
@@ -82,8 +82,8 @@ pub(crate) struct Ledger<H, W> {
     pub(crate) now: Moment,
     /// Connections whose return was left to the housekeeping, which has not begun with them.
     deferred_returns: VecDeque<DeferredReturn>,
-    /// How many slots are on their way to be free: see `coming`.
-    coming: usize,
+    /// How many slots are on their way to be free: see `in_transit`.
+    in_transit: usize,
     refill: chores::Refill,
     /// Until when the housekeeping rests, unless it is woken.
     rests_until: Moment,
@@ -120,7 +120,7 @@ impl<H, W> Ledger<H, W> {
             policy: Policy::default(),
             now: Moment::START,
             deferred_returns: VecDeque::new(),
-            coming: 0,
+            in_transit: 0,
             refill: chores::Refill::default(),
             rests_until: Moment::START,
             dice: Dice::new(seed),
@@ -242,7 +242,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Frees a slot; whoever calls this sees to those who wait.
     fn empty(&mut self, index: u32) {
-        self.note_arrived(index);
+        self.end_transit(index);
         let Slot { state, since, .. } = *self.table.get(index);
         if state == State::Lent && !self.closed {
             self.stats.usage.add(self.now.since(since));
@@ -254,7 +254,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Makes a slot idle, and serves who waits for it.
     fn make_idle(&mut self, index: u32) {
-        self.note_arrived(index);
+        self.end_transit(index);
         self.table.advance(index, State::Idle).lie_down(self.now, self.policy.check_after);
         self.push_idle(index);
     }

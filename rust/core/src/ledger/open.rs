@@ -45,7 +45,7 @@ impl<H, W> Ledger<H, W> {
             let lent = filed.filter(|&filed| self.table.get(filed).state == State::Lent);
             self.table.set_replaces(index, lent.map(|lent| self.table.id(lent)));
         } else {
-            self.note_coming(index, caller);
+            self.begin_transit(index, caller);
         }
         Ok(Reserve::New(self.table.id(index)))
     }

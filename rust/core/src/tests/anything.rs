@@ -328,7 +328,7 @@ proptest! {
         drop(world.take_refill());
         world.open([1]);
         let answer = world.check_out(&world.any());
-        prop_assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming: {}", show(&answer));
+        prop_assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "nothing is in transit: {}", show(&answer));
         prop_assert!(world.take_back_clean(1), "there is no twin any more");
         drop(housekeeper);
     }

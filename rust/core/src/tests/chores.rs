@@ -93,7 +93,7 @@ fn whoever_will_get_what_the_housekeeping_is_returning_is_told_so_and_the_next_i
     let mut returning = world.take_return();
     let (bell, want) = (world.bell(), world.any());
     let answer = world.pool.check_out(&want, None, Some(bell.clone()), world.now());
-    let Ok(CheckOut::Busy(Busy::Coming, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert!(returning.keep(world.now()));
     assert_eq!((bell.rung(), world.claim(&want, &waiter)), (1, 1));
@@ -159,7 +159,7 @@ fn a_return_that_is_left_twice_is_counted_once() {
     assert!(world.take_return().defer(world.now()).is_none());
     assert!(world.take_return().keep(world.now()));
     world.borrow();
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming");
+    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "nothing is in transit");
 }
 
 #[test]
@@ -181,9 +181,9 @@ fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it
     let _returning = world.take_return();
     let want = world.any();
     let answer = world.pool.check_out(&want, None, Some(world.bell()), world.now());
-    let Ok(CheckOut::Busy(Busy::Coming, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     let answer = world.pool.check_out(&want, Some(&waiter), Some(world.bell()), world.now());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Coming, None))), "{}", show(&answer));
+    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::InTransit, None))), "{}", show(&answer));
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
     let keyed = |caller| crate::Want::Number(1000 + caller, caller);
     let check = |world: &World| {
         let answers = [world.check_out(&keyed(8)), world.check_out(&keyed(7))].map(|answer| show(&answer));
-        assert_eq!(answers, ["Coming, waiting: false", "Full, waiting: false"]);
+        assert_eq!(answers, ["InTransit, waiting: false", "Full, waiting: false"]);
     };
     // A connection that is opened to lie idle.
     let world = World::new(1, 1);
@@ -236,12 +236,12 @@ fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_
     let _returning = world.take_return();
     let wants = [world.any(), world.any()];
     for want in &wants {
-        assert!(matches!(world.check_out(want), Ok(CheckOut::Busy(Busy::Coming, None))));
+        assert!(matches!(world.check_out(want), Ok(CheckOut::Busy(Busy::InTransit, None))));
     }
     let bell = world.bell();
     let answers = wants.each_ref().map(|want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
     let shown = answers.each_ref().map(show);
-    assert_eq!(shown, ["Coming, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
+    assert_eq!(shown, ["InTransit, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
 }
 
 #[test]

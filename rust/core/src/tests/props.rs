@@ -185,7 +185,7 @@ impl World {
     /// Joins the queue, and expects the pool to be full.
     pub(super) fn join(&self, want: &Want<Thing>, bell: &Bell) -> Waiter<'_, Thing, Bell> {
         match self.pool.check_out(want, None, Some(bell.clone()), self.now()) {
-            Ok(CheckOut::Busy(Busy::Full | Busy::Coming, Some(waiter))) => waiter,
+            Ok(CheckOut::Busy(Busy::Full | Busy::InTransit, Some(waiter))) => waiter,
             other => panic!("it did not wait: {}", show(&other)),
         }
     }

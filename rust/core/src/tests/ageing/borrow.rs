@@ -7,7 +7,7 @@ use crate::{Busy, Doubt, Moment, Reason, Refusal};
 /// Where a key is.
 pub(super) enum Filed {
     Lent(u32),
-    Coming,
+    Pending,
     Nowhere,
 }
 
@@ -123,7 +123,7 @@ impl Lists {
         };
         let name = connection.name;
         // Still counted while it is decided upon.
-        self.returning.push(Returning { token, connection, closing: Some(Reason::Surplus), coming: None });
+        self.returning.push(Returning { token, connection, closing: Some(Reason::Surplus), in_transit: None });
         if !self.has_use() {
             self.serve();
             return Some(name);
@@ -143,7 +143,7 @@ impl Lists {
         match self.lent.iter().find(|loan| loan.key == Some(key)) {
             Some(loan) if loan.opener.is_none() => Filed::Lent(loan.connection.name),
             None if about.map(Purpose::key).all(|filed| filed != Some(key)) => Filed::Nowhere,
-            Some(_) | None => Filed::Coming,
+            Some(_) | None => Filed::Pending,
         }
     }
 
@@ -160,7 +160,7 @@ impl Lists {
         }
         match key.map_or(Filed::Nowhere, |key| self.filed(key)) {
             Filed::Lent(name) => return Got::Lent(name),
-            Filed::Coming => return self.wait((Busy::KeyOpening, false), (key, caller), waiter, willing),
+            Filed::Pending => return self.wait((Busy::KeyOpening, false), (key, caller), waiter, willing),
             Filed::Nowhere => {}
         }
         let purpose = Purpose::Loan { key, caller };
@@ -187,21 +187,21 @@ impl Lists {
         let place = self.queue.iter().position(|queued| Some(queued.number) == waiter && queued.for_room);
         let ahead = &self.queue[..place.unwrap_or(self.queue.len())];
         let ahead = ahead.iter().filter(|queued| queued.for_room).count();
-        let own = self.returning.iter().any(|returning| returning.coming == Some(caller));
-        let coming = self.coming() > ahead && self.occupied() <= self.maxconn && !own;
+        let own = self.returning.iter().any(|returning| returning.in_transit == Some(caller));
+        let in_transit = self.in_transit() > ahead && self.occupied() <= self.maxconn && !own;
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
         let busy = match () {
             () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,
-            () if coming || undecided => Busy::Coming,
+            () if in_transit || undecided => Busy::InTransit,
             () => Busy::Full,
         };
         self.wait((busy, busy == Busy::KeyOpening), (key, caller), waiter, willing)
     }
 
-    pub(super) fn coming(&self) -> usize {
+    pub(super) fn in_transit(&self) -> usize {
         let opening = self.opening.iter().filter(|opening| opening.purpose == Purpose::Rest).count();
         let checking = self.checking.iter().filter(|checking| checking.purpose == Purpose::Rest).count();
-        opening + checking + self.returning.iter().filter(|returning| returning.coming.is_some()).count()
+        opening + checking + self.returning.iter().filter(|returning| returning.in_transit.is_some()).count()
     }
 
     pub(super) fn lend(&mut self, connection: Connection, purpose: Purpose, token: Token) -> Got {
@@ -302,7 +302,7 @@ impl Lists {
             // It was closed with the others.
             return None;
         }
-        self.returning.push(Returning { token: filed, connection, closing: Some(Reason::Unplaced), coming: None });
+        self.returning.push(Returning { token: filed, connection, closing: Some(Reason::Unplaced), in_transit: None });
         self.disappoint(key);
         Some(name)
     }

@@ -72,7 +72,7 @@ pub(super) struct Returning {
     pub(super) connection: Connection,
     pub(super) closing: Option<Reason>,
     /// Who sees to it that its slot comes free, if others may wait for that.
-    pub(super) coming: Option<u64>,
+    pub(super) in_transit: Option<u64>,
 }
 
 pub(super) enum Promise {

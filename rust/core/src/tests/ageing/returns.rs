@@ -48,7 +48,7 @@ impl Lists {
         let loan = self.lent.remove(at);
         let lent_for = self.now.since(loan.since);
         self.stats.usage.add(lent_for);
-        self.returning.push(Returning { token, connection: loan.connection, closing: None, coming: None });
+        self.returning.push(Returning { token, connection: loan.connection, closing: None, in_transit: None });
         self.disappoint(loan.key);
         let at = self.returning.len() - 1;
         let closing = if close { Some(Reason::Requested) } else { self.useless(&self.returning[at].connection) };
@@ -95,7 +95,7 @@ impl Lists {
             return false;
         }
         let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
-        returning.coming = Some(0);
+        returning.in_transit = Some(0);
         self.deferred_returns.push_back((token, self.now));
         true
     }
@@ -103,7 +103,7 @@ impl Lists {
     pub(super) fn next_deferred_return(&mut self, token: Token, caller: u64) -> Option<(u32, Option<Reason>)> {
         let (left, _) = self.deferred_returns.pop_front()?;
         let returning = self.returning.iter_mut().find(|returning| returning.token == left).expect("it was left");
-        (returning.token, returning.coming) = (token, Some(caller));
+        (returning.token, returning.in_transit) = (token, Some(caller));
         Some((returning.connection.name, returning.closing))
     }
 
@@ -231,7 +231,7 @@ impl Lists {
             token,
             connection,
             closing,
-            coming: Some(HOUSEKEEPER),
+            in_transit: Some(HOUSEKEEPER),
         }));
         names
     }

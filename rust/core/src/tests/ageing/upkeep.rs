@@ -20,7 +20,7 @@ impl Lists {
         if let Some((at, reason)) = outdated.or(unused) {
             let connection = self.idle.remove(at);
             let (name, closing) = (connection.name, Some(reason));
-            self.returning.push(Returning { token, connection, closing, coming: Some(HOUSEKEEPER) });
+            self.returning.push(Returning { token, connection, closing, in_transit: Some(HOUSEKEEPER) });
             return Job::Return(name, closing);
         }
         if self.late().next().is_some() {
@@ -102,7 +102,7 @@ impl Lists {
             token,
             connection,
             closing,
-            coming: None,
+            in_transit: None,
         }));
         self.serve();
         names

@@ -9,22 +9,22 @@ use crate::slot::{Slot, State};
 
 impl<H, W> Ledger<H, W> {
     /// Notes that a slot is on its way to be free, and who sees to that.
-    pub(super) fn note_coming(&mut self, index: u32, by: Caller) {
+    pub(super) fn begin_transit(&mut self, index: u32, by: Caller) {
         let slot = self.table.get_mut(index);
         slot.borrower = by;
-        self.coming += usize::from(!std::mem::replace(&mut slot.coming, true));
+        self.in_transit += usize::from(!std::mem::replace(&mut slot.in_transit, true));
     }
 
     /// Counts the slots that are on their way to be free, for a caller that would wait for them. One that is itself
     /// finishing one of them must not wait: not for itself, nor for another that waits for it.
-    pub(super) fn coming_for(&self, caller: Caller) -> usize {
-        if self.coming == 0 || self.table.occupied() > self.maxconn {
+    pub(super) fn in_transit_for(&self, caller: Caller) -> usize {
+        if self.in_transit == 0 || self.table.occupied() > self.maxconn {
             return 0;
         }
         let busy = [State::Opening, State::Checking, State::Returning].into_iter();
-        let mut coming = busy.flat_map(|state| self.table.in_state(state)).map(|index| self.table.get(index));
-        let his_own = coming.any(|slot| slot.coming && slot.borrower == caller);
-        if his_own { 0 } else { self.coming }
+        let mut in_transit = busy.flat_map(|state| self.table.in_state(state)).map(|index| self.table.get(index));
+        let own = in_transit.any(|slot| slot.in_transit && slot.borrower == caller);
+        if own { 0 } else { self.in_transit }
     }
 
     /// Says whether other callers are at work on a slot that may be lent or come free: they open it, check it, or have been
@@ -33,13 +33,13 @@ impl<H, W> Ledger<H, W> {
         let busy = [State::Opening, State::Checking].into_iter().flat_map(|state| self.table.in_state(state));
         let mut busy = busy.map(|index| self.table.get(index)).peekable();
         let some = busy.peek().is_some() || self.table.count(State::Promised) > 0;
-        let own = |slot: &Slot<H>| slot.opener == Some(caller) || slot.coming && slot.borrower == caller;
+        let own = |slot: &Slot<H>| slot.opener == Some(caller) || slot.in_transit && slot.borrower == caller;
         some && !busy.any(own) && !self.queue.is_promised_to(caller)
     }
 
     /// Notes that a slot is not on its way any more, if it was.
-    pub(super) fn note_arrived(&mut self, index: u32) {
-        let coming = std::mem::take(&mut self.table.get_mut(index).coming);
-        self.coming -= usize::from(coming);
+    pub(super) fn end_transit(&mut self, index: u32) {
+        let in_transit = std::mem::take(&mut self.table.get_mut(index).in_transit);
+        self.in_transit -= usize::from(in_transit);
     }
 }
