@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Refusal;
-use crate::ledger::Doubt;
+use crate::ledger::Check;
 use crate::pool::{CheckOut, Pool};
 use crate::reason::Reason;
 use crate::slot::SlotId;
@@ -68,7 +68,7 @@ pub struct Checking<'p, H, W: Wake> {
     pub(crate) pool: &'p Pool<H, W>,
     pub(crate) slot: SlotId,
     pub(crate) connection: Arc<H>,
-    pub(crate) doubt: Doubt,
+    pub(crate) check: Check,
 }
 
 impl<'p, H, W: Wake> Checking<'p, H, W> {
@@ -80,8 +80,8 @@ impl<'p, H, W: Wake> Checking<'p, H, W> {
 
     /// Says what is to be done with it.
     #[must_use]
-    pub fn doubt(&self) -> Doubt {
-        self.doubt
+    pub fn kind(&self) -> Check {
+        self.check
     }
 
     /// Lends it: it is well.
@@ -167,7 +167,7 @@ impl<H, W: Wake> Returning<'_, H, W> {
     }
 
     /// Notes why it is going to be discarded.
-    pub fn condemn(&mut self, reason: Reason) {
+    pub fn close_for(&mut self, reason: Reason) {
         self.closing = Some(reason);
     }
 

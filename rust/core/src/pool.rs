@@ -31,7 +31,7 @@ pub enum CheckOut<'p, H, W: Wake> {
     /// Here it is.
     Lent(Arc<H>),
     /// Check this one first, or close it: it may have died, or its time is over.
-    Doubtful(Checking<'p, H, W>),
+    Check(Checking<'p, H, W>),
     /// There is room: open a connection and fulfil this.
     Reserved(Reservation<'p, H, W>),
     /// Finish this return, which was left to the housekeeping; then ask again.
@@ -144,8 +144,8 @@ impl<H, W: Wake> Pool<H, W> {
     pub(crate) fn checked_out(&self, answer: ledger::CheckOut<H>, known: Option<WaiterId>) -> CheckOut<'_, H, W> {
         match answer {
             ledger::CheckOut::Lent(connection) => CheckOut::Lent(connection),
-            ledger::CheckOut::Doubtful(slot, connection, doubt) => {
-                CheckOut::Doubtful(Checking { pool: self, slot, connection, doubt })
+            ledger::CheckOut::Check(slot, connection, check) => {
+                CheckOut::Check(Checking { pool: self, slot, connection, check })
             }
             ledger::CheckOut::Reserved(slot) => CheckOut::Reserved(Reservation { pool: self, slot }),
             ledger::CheckOut::FinishReturn(returning) => CheckOut::FinishReturn(self.returning(returning)),
@@ -224,8 +224,8 @@ impl<H, W: Wake> Pool<H, W> {
 
     /// Marks a lent connection as dead, and, if `older`, marks all that were opened before it for replacement. Does nothing
     /// if it has come back since.
-    pub fn condemn(&self, slot: SlotId, older: bool) {
-        self.edit(|ledger| ledger.condemn(slot, older));
+    pub fn invalidate(&self, slot: SlotId, older: bool) {
+        self.edit(|ledger| ledger.invalidate(slot, older));
     }
 
     /// Marks every connection for replacement, and gives those that are idle, to be closed.
@@ -240,8 +240,8 @@ impl<H, W: Wake> Pool<H, W> {
 
     /// Takes an idle connection out of the pool to look at it; nothing, if it has been lent since.
     pub fn begin_idle_check(&self, slot: SlotId, caller: Caller, now: Moment) -> Option<Checking<'_, H, W>> {
-        let (slot, connection, doubt) = self.edit_at(now, |ledger| ledger.begin_idle_check(slot, caller))?;
-        Some(Checking { pool: self, slot, connection, doubt })
+        let (slot, connection, check) = self.edit_at(now, |ledger| ledger.begin_idle_check(slot, caller))?;
+        Some(Checking { pool: self, slot, connection, check })
     }
 
     // --- housekeeping ----------------------------------------------------------------------------------------

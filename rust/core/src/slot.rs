@@ -103,7 +103,7 @@ impl<H> Slot<H> {
 
     /// Notes that the connection is idle from now on, and how long it may be lent unseen.
     #[inline]
-    pub(crate) fn lie_down(&mut self, now: Moment, check_after: Span) {
+    pub(crate) fn mark_idle(&mut self, now: Moment, check_after: Span) {
         self.since = now;
         let unseen = if self.health.suspect { Moment::START } else { now.after(check_after) };
         self.health.fresh_until = unseen.min(self.health.replace_at);

@@ -34,14 +34,14 @@ pub struct Counts {
 impl Counts {
     /// Counts the connections that a borrower has, or is about to have.
     #[must_use]
-    pub fn spoken_for(&self) -> usize {
+    pub fn in_use(&self) -> usize {
         self.lent + self.promised + self.checking
     }
 
     /// Counts the connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.idle + self.spoken_for() + self.returning
+        self.idle + self.in_use() + self.returning
     }
 }
 

@@ -162,23 +162,23 @@ impl<W> Queue<W> {
     }
 
     /// Takes the wakers of all who may want the same; they keep their places.
-    pub(crate) fn nudge(&mut self, mark: Mark, wakes: &mut Vec<W>) {
+    pub(crate) fn take_key_wakers(&mut self, mark: Mark, wakes: &mut Vec<W>) {
         let interested = self.waiters.iter_mut().filter(|waiter| waiter.wish.mark == mark);
         wakes.extend(interested.filter_map(|waiter| waiter.waker.take()));
     }
 
     /// Gives those who waited for a key that has not come to be the places in the queue that are due to them.
-    pub(crate) fn admit(&mut self, mark: Mark) {
-        self.admit_where(mark, |reason| reason != Reason::Room);
+    pub(crate) fn promote_key_waiters(&mut self, mark: Mark) {
+        self.promote_where(mark, |reason| reason != Reason::Room);
     }
 
     /// The same for those who waited for a promise that was given up. One whose key is being opened goes on waiting for that.
-    pub(crate) fn admit_from_promise(&mut self, mark: Mark) {
-        self.admit_where(mark, |reason| reason == Reason::Promise);
+    pub(crate) fn promote_promise_waiters(&mut self, mark: Mark) {
+        self.promote_where(mark, |reason| reason == Reason::Promise);
     }
 
-    fn admit_where(&mut self, mark: Mark, admits: impl Fn(Reason) -> bool) {
-        let followers = self.waiters.iter_mut().filter(|waiter| admits(waiter.reason));
+    fn promote_where(&mut self, mark: Mark, promotes: impl Fn(Reason) -> bool) {
+        let followers = self.waiters.iter_mut().filter(|waiter| promotes(waiter.reason));
         for waiter in followers.filter(|waiter| waiter.wish.mark == mark) {
             waiter.reason = Reason::Room;
             self.for_room += 1;

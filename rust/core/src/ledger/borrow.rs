@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Doubt, Ledger, Return};
+use super::{Check, Ledger, Return};
 use crate::error::Refusal;
 use crate::key::{No, Want};
 use crate::reason::Reason;
@@ -14,7 +14,7 @@ pub(crate) enum CheckOut<H> {
     /// Here it is.
     Lent(Arc<H>),
     /// Look at this one first, or put it away.
-    Doubtful(SlotId, Arc<H>, Doubt),
+    Check(SlotId, Arc<H>, Check),
     /// Open one, in this slot.
     Reserved(SlotId),
     /// Finish this return, which was left to the housekeeping, and ask again.
@@ -125,15 +125,15 @@ impl<H, W> Ledger<H, W> {
             self.begin_loan(index);
             return CheckOut::Lent(connection);
         }
-        let doubt = self.begin_check(index);
-        CheckOut::Doubtful(self.table.id(index), connection, doubt)
+        let check = self.begin_check(index);
+        CheckOut::Check(self.table.id(index), connection, check)
     }
 
     /// Makes a filed slot's connection its borrower's.
     pub(super) fn begin_loan(&mut self, index: u32) {
         self.table.advance(index, State::Lent).since = self.now;
         self.note_due(self.now.after(self.policy.leak_after));
-        self.nudge(self.table.get(index).key.mark());
+        self.wake_key_waiters(self.table.get(index).key.mark());
     }
 
     fn wait(
@@ -178,8 +178,8 @@ impl<H, W> Ledger<H, W> {
         let Promise { slot, wish } = self.queue.claim(waiter)?;
         let index = self.table.find(slot)?;
         // Callers that waited for what this one was about to open wait for room from now on.
-        self.queue.admit_from_promise(wish.mark);
-        self.nudge(Some(wish.mark));
+        self.queue.promote_promise_waiters(wish.mark);
+        self.wake_key_waiters(Some(wish.mark));
         if self.table.get(index).state == State::Opening {
             self.vacate(index);
             return None;

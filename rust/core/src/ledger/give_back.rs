@@ -87,7 +87,7 @@ impl<H, W> Ledger<H, W> {
         if !self.has_use_for_another() {
             return Err(Reason::Surplus);
         }
-        self.make_idle(index);
+        self.become_idle(index);
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl<H, W> Ledger<H, W> {
             self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
             self.vacate(index);
             if reason == Reason::Lost {
-                self.lose();
+                self.found_dead();
             }
         }
     }

@@ -11,11 +11,11 @@ use crate::time::{Moment, Span};
 
 /// What keeps a connection from being lent at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
+pub enum Check {
     /// It may have died: check it.
-    Unseen,
+    Required,
     /// It is to be replaced, for this reason: close it.
-    Over(Reason),
+    Expired(Reason),
 }
 
 impl<H, W> Ledger<H, W> {
@@ -36,11 +36,11 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Holds a filed slot back until its connection has been looked at.
-    pub(super) fn begin_check(&mut self, index: u32) -> Doubt {
+    pub(super) fn begin_check(&mut self, index: u32) -> Check {
         let slot = self.table.advance(index, State::Checking);
         let (health, borrower) = (slot.health, slot.borrower);
         self.table.set_opener(index, borrower);
-        if self.now >= health.replace_at { Doubt::Over(health.why) } else { Doubt::Unseen }
+        if self.now >= health.replace_at { Check::Expired(health.why) } else { Check::Required }
     }
 
     /// Lends a connection that has passed its check; or says why it is to be closed all the same.
@@ -93,13 +93,13 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Takes an idle connection out of the pool to look at it, unless it has moved on since.
-    pub(crate) fn begin_idle_check(&mut self, slot: SlotId, caller: Caller) -> Option<(SlotId, Arc<H>, Doubt)> {
+    pub(crate) fn begin_idle_check(&mut self, slot: SlotId, caller: Caller) -> Option<(SlotId, Arc<H>, Check)> {
         let idle = |&index: &u32| !self.closed && self.table.get(index).state == State::Idle;
         let index = self.table.find(slot).filter(idle)?;
         self.idle.retain(|&idle| idle != index);
         self.begin_transit(index, caller);
-        let doubt = self.begin_check(index);
-        Some((self.table.id(index), self.table.get(index).connection.clone()?, doubt))
+        let check = self.begin_check(index);
+        Some((self.table.id(index), self.table.get(index).connection.clone()?, check))
     }
 
     /// Lays a connection that has passed its check back into the pool; or says why it is to be closed.
@@ -113,7 +113,7 @@ impl<H, W> Ledger<H, W> {
         let slot = self.table.advance(index, State::Idle);
         slot.health.suspect = false;
         let since = slot.since;
-        slot.lie_down(self.now, self.policy.check_after);
+        slot.mark_idle(self.now, self.policy.check_after);
         // It has been looked at, not used.
         slot.since = since;
         self.push_idle(index);
@@ -144,13 +144,13 @@ impl<H, W> Ledger<H, W> {
             self.stats.count_closed(reason);
             if reason == Reason::Lost {
                 self.stats.checks_failed += 1;
-                self.lose();
+                self.found_dead();
             }
         }
     }
 
     /// Counts a connection that was found dead. Where one has died others may have, so all are checked again.
-    pub(super) fn lose(&mut self) {
+    pub(super) fn found_dead(&mut self) {
         self.stats.connections_lost += 1;
         self.suspect_all();
     }
@@ -168,7 +168,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Marks a lent connection as dead, and, if `older`, marks all that were opened before it for replacement. Does nothing
     /// if it has come back since.
-    pub(crate) fn condemn(&mut self, slot: SlotId, older: bool) {
+    pub(crate) fn invalidate(&mut self, slot: SlotId, older: bool) {
         let Some(index) = self.still_lent(slot) else { return };
         let born = self.table.get(index).health.born;
         if older {

@@ -21,7 +21,7 @@ pub use self::borrow::Busy;
 pub(crate) use self::borrow::CheckOut;
 pub(crate) use self::chores::{Chore, DeferredReturn};
 pub(crate) use self::give_back::Return;
-pub use self::health::Doubt;
+pub use self::health::Check;
 pub(crate) use self::inherited::Inherited;
 pub use self::limits::Policy;
 pub(crate) use self::open::Reserve;
@@ -170,7 +170,7 @@ impl<H, W> Ledger<H, W> {
         self.stats.usage.add(now.since(slot.since));
         let slot = self.table.advance(index, State::Idle);
         slot.refile(Key::None);
-        slot.lie_down(now, self.policy.check_after);
+        slot.mark_idle(now, self.policy.check_after);
         self.idle.push(index);
         true
     }
@@ -213,23 +213,23 @@ impl<H, W> Ledger<H, W> {
         self.table.get_mut(index).overdue = false;
         let note = self.table.get_mut(index).note.take();
         self.after.handles.extend(note);
-        self.disappoint(mark);
+        self.key_gone(mark);
     }
 
     /// Gives those who wait for a key that is not there any more the places in the queue that are due to them, and
     /// serves who waits.
-    fn disappoint(&mut self, mark: Option<Mark>) {
+    fn key_gone(&mut self, mark: Option<Mark>) {
         if let Some(mark) = mark {
-            self.queue.admit(mark);
+            self.queue.promote_key_waiters(mark);
         }
-        self.nudge(mark);
+        self.wake_key_waiters(mark);
         self.serve();
     }
 
     /// Wakes those who may want the same: what they asked for may be there now, or never come.
-    fn nudge(&mut self, mark: Option<Mark>) {
+    fn wake_key_waiters(&mut self, mark: Option<Mark>) {
         if let Some(mark) = mark {
-            self.queue.nudge(mark, &mut self.after.wakes);
+            self.queue.take_key_wakers(mark, &mut self.after.wakes);
         }
     }
 
@@ -237,7 +237,7 @@ impl<H, W> Ledger<H, W> {
     fn vacate(&mut self, index: u32) {
         let mark = self.table.get(index).key.mark();
         self.empty(index);
-        self.disappoint(mark);
+        self.key_gone(mark);
     }
 
     /// Frees a slot; whoever calls this sees to those who wait.
@@ -253,9 +253,9 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Makes a slot idle, and serves who waits for it.
-    fn make_idle(&mut self, index: u32) {
+    fn become_idle(&mut self, index: u32) {
         self.end_transit(index);
-        self.table.advance(index, State::Idle).lie_down(self.now, self.policy.check_after);
+        self.table.advance(index, State::Idle).mark_idle(self.now, self.policy.check_after);
         self.push_idle(index);
     }
 

@@ -96,7 +96,7 @@ impl<H, W> Ledger<H, W> {
         self.attach(index, address, Arc::clone(connection));
         let replaced = self.table.get(index).replaces.and_then(|slot| self.table.find(slot));
         if matches!(self.table.get(index).key, Key::None) {
-            self.make_idle(index);
+            self.become_idle(index);
         } else {
             self.table.advance(index, State::Lent).since = self.now;
             self.note_due(self.now.after(self.policy.leak_after));
@@ -114,7 +114,7 @@ impl<H, W> Ledger<H, W> {
             self.vacate(index);
         } else {
             self.table.clear_opener(index);
-            self.nudge(self.table.get(index).key.mark());
+            self.wake_key_waiters(self.table.get(index).key.mark());
         }
     }
 

@@ -40,7 +40,7 @@ impl<H, W> Ledger<H, W> {
             } else {
                 let index = self.table.occupy(State::Idle);
                 self.attach(index, address, connection);
-                self.table.get_mut(index).lie_down(self.now, self.policy.check_after);
+                self.table.get_mut(index).mark_idle(self.now, self.policy.check_after);
                 index
             };
             self.idle.push(index);
@@ -67,7 +67,7 @@ impl<H, W> Ledger<H, W> {
         self.table.get_mut(index).since = self.now;
         self.note_due(self.now.after(self.policy.leak_after));
         self.file(index, want);
-        self.nudge(Some(want.mark()));
+        self.wake_key_waiters(Some(want.mark()));
         Ok(())
     }
 

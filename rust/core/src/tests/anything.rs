@@ -26,7 +26,7 @@ enum Call {
     BeginReturn,
     ReturnByKey,
     Keep,
-    Condemn,
+    CloseFor,
     Defer,
     EndReturn,
     Pronounce,
@@ -37,7 +37,7 @@ enum Call {
     Chore,
     EndRefill,
     Drain,
-    CondemnLoan,
+    InvalidateLoan,
     Reclaim,
     EnterLoan,
     StrikeLoan,
@@ -62,7 +62,7 @@ const CALLS: [Call; 31] = {
         BeginReturn,
         ReturnByKey,
         Keep,
-        Condemn,
+        CloseFor,
         Defer,
         EndReturn,
         Pronounce,
@@ -73,7 +73,7 @@ const CALLS: [Call; 31] = {
         Chore,
         EndRefill,
         Drain,
-        CondemnLoan,
+        InvalidateLoan,
         Reclaim,
         EnterLoan,
         StrikeLoan,
@@ -126,7 +126,7 @@ impl<'w> Hands<'w> {
     fn note(&mut self, answer: CheckOut<'w, Thing, Bell>) {
         match answer {
             CheckOut::Lent(_) => {}
-            CheckOut::Doubtful(checking) => self.checks.push((checking, true)),
+            CheckOut::Check(checking) => self.checks.push((checking, true)),
             CheckOut::Reserved(reservation) => self.reservations.push(reservation),
             CheckOut::FinishReturn(returning) => self.returns.push(returning),
             CheckOut::Busy(_, joined) => self.waiters.extend(joined),
@@ -194,9 +194,9 @@ impl<'w> Hands<'w> {
                     self.returns.push(returning);
                 }
             }
-            Call::Condemn => {
+            Call::CloseFor => {
                 if let Some(returning) = self.returns.get_mut(nth) {
-                    returning.condemn(Reason::Lost);
+                    returning.close_for(Reason::Lost);
                 }
             }
             Call::Defer => {
@@ -247,9 +247,9 @@ impl<'w> Hands<'w> {
                 }
             }
             Call::Drain => self.returns.extend(pool.drain(caller)),
-            Call::CondemnLoan => {
+            Call::InvalidateLoan => {
                 if let Some(slot) = pool.loan_at(name as usize) {
-                    pool.condemn(slot, flag);
+                    pool.invalidate(slot, flag);
                 }
             }
             Call::Reclaim => {

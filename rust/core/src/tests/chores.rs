@@ -39,7 +39,7 @@ fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
     let world = World::new(0, 1);
     world.open([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
-    returning.condemn(Reason::Lost);
+    returning.close_for(Reason::Lost);
     assert!(returning.defer(world.now()).is_none());
     let taken = world.take_return();
     assert_eq!(taken.closing(), Some(Reason::Lost));
@@ -413,13 +413,13 @@ fn a_kept_pool_that_loses_a_connection_has_its_housekeeper_open_another_one() {
 fn whatever_way_a_connection_goes_its_housekeeper_is_told() {
     let check = Policy { check_after: seconds(0.0), ..Policy::default() };
     let ways: [fn(&World); 6] = [
-        |world| drop(world.doubtful()),
-        |world| world.doubtful().discard(Reason::Lost),
-        |world| drop(world.doubtful().next(Reason::Lost, world.now())),
+        |world| drop(world.must_check()),
+        |world| world.must_check().discard(Reason::Lost),
+        |world| drop(world.must_check().next(Reason::Lost, world.now())),
         |world| drop(world.pool.drain(7)),
         |world| assert!(world.pool.replace_idle(&[1], vec![], world.now())),
         |world| {
-            world.doubtful().lend(world.now()).expect("the pool is open");
+            world.must_check().lend(world.now()).expect("the pool is open");
             drop(world.begin_return(1).expect("it is lent"));
         },
     ];

@@ -114,23 +114,23 @@ fn each_close_is_counted_once_under_its_reason() {
         (Reason::Lifetime, |world| {
             assert!(world.give_back(1));
             world.pass(100.0);
-            drop(world.doubtful().next(Reason::Lifetime, world.now()));
+            drop(world.must_check().next(Reason::Lifetime, world.now()));
         }),
         (Reason::Drained, |world| {
             assert!(world.give_back(1));
             drop(world.pool.drain(7));
         }),
         (Reason::Lost, |world| {
-            world.pool.condemn(world.loan(1), false);
+            world.pool.invalidate(world.loan(1), false);
             assert!(!world.give_back(1));
         }),
         (Reason::Lost, |world| {
             assert!(world.give_back(1));
             world.pass(50.0);
-            world.doubtful().discard(Reason::Lost);
+            world.must_check().discard(Reason::Lost);
         }),
         (Reason::Unclean, |world| drop(world.begin_return(1).expect("it is lent"))),
-        (Reason::ByBorrower, |world| world.begin_return(1).expect("it is lent").condemn(Reason::ByBorrower)),
+        (Reason::ByBorrower, |world| world.begin_return(1).expect("it is lent").close_for(Reason::ByBorrower)),
         (Reason::Reclaimed, |world| {
             let slot = world.loan(1);
             drop(world.reclaim(slot));
@@ -166,7 +166,7 @@ fn what_was_found_dead_is_counted_as_lost_a_failed_check_as_one_and_a_bad_return
     assert!(slots.is_empty() && world.give_back(1));
     let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
     checking.discard(Reason::Lost);
-    world.begin_return(2).expect("it is lent").condemn(Reason::Lost);
+    world.begin_return(2).expect("it is lent").close_for(Reason::Lost);
     drop(world.begin_return(3).expect("it is lent"));
     let Stats { checks_failed, connections_lost, returns_bad, .. } = stats(&world);
     assert_eq!((checks_failed, connections_lost, returns_bad), (1, 2, 2));

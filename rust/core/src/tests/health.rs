@@ -1,7 +1,7 @@
 //! Which connections are lent unseen, which after a look, and which not at all.
 
-use super::props::{Bell, Thing, World, by_key, counts, doubtful, no, resolve_key, seconds, show};
-use crate::{Busy, CheckOut, Checking, Doubt, Policy, Reason, Refusal, Reserve, Waiter, Want};
+use super::props::{Bell, Thing, World, by_key, counts, must_check, no, resolve_key, seconds, show};
+use crate::{Busy, Check, CheckOut, Checking, Policy, Reason, Refusal, Reserve, Waiter, Want};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
 fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
@@ -13,8 +13,8 @@ fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
     world
 }
 
-fn looked_at(checking: &Checking<'_, Thing, Bell>) -> (u32, Doubt) {
-    (checking.connection().name, checking.doubt())
+fn looked_at(checking: &Checking<'_, Thing, Bell>) -> (u32, Check) {
+    (checking.connection().name, checking.kind())
 }
 
 /// Asks for a key that somebody else is about to get, and waits.
@@ -39,8 +39,8 @@ fn what_was_used_a_moment_ago_is_lent_unseen() {
 fn what_has_been_idle_for_check_after_is_lent_once_it_has_been_looked_at() {
     let world = checked(1, 1, &[1]);
     world.pass(0.5);
-    let checking = world.doubtful();
-    assert_eq!(looked_at(&checking), (1, Doubt::Unseen));
+    let checking = world.must_check();
+    assert_eq!(looked_at(&checking), (1, Check::Required));
     assert_eq!((counts(&world), world.pool.counts().checking), ((0, 0, 0, 0, 0), 1));
     checking.lend(world.now()).expect("the pool is open");
     drop(checking);
@@ -54,7 +54,7 @@ fn with_a_check_after_of_zero_every_connection_is_looked_at_and_without_a_check_
     let world = World::with(1, 1, Policy { check_after: seconds(0.0), ..Policy::default() });
     world.open([1]);
     assert!(world.give_back(1));
-    drop(world.doubtful());
+    drop(world.must_check());
     let world = World::new(1, 1);
     world.open([1]);
     assert!(world.give_back(1));
@@ -68,8 +68,8 @@ fn a_dead_connection_gives_way_to_the_next_and_the_last_to_a_new_one() {
     world.pass(1.0);
     let mut answer = world.check_out(&world.any()).map_err(|_| Refusal::Closed);
     for name in [3, 2, 1] {
-        let checking = doubtful(answer);
-        assert_eq!(looked_at(&checking), (name, Doubt::Unseen));
+        let checking = must_check(answer);
+        assert_eq!(looked_at(&checking), (name, Check::Required));
         answer = checking.next(Reason::Lost, world.now());
     }
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("{}", show(&answer)) };
@@ -83,7 +83,7 @@ fn a_dead_connection_gives_way_to_the_next_and_the_last_to_a_new_one() {
 fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = world.doubtful();
+    let checking = world.must_check();
     let bell = world.bell();
     let _waiter = world.join(&world.any(), &bell);
     let answer = checking.next(Reason::Lost, world.now());
@@ -97,24 +97,24 @@ fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
 fn after_a_death_all_that_were_open_are_looked_at_and_no_newer_one() {
     let world = checked(4, 4, &[1, 2, 3]);
     world.pass(1.0);
-    world.doubtful().lend(world.now()).expect("the pool is open");
+    world.must_check().lend(world.now()).expect("the pool is open");
     assert!(world.give_back(3));
-    let lost = world.begin_return(world.borrow()).map(|mut lost| lost.condemn(Reason::Lost));
+    let lost = world.begin_return(world.borrow()).map(|mut lost| lost.close_for(Reason::Lost));
     lost.expect("it is lent");
     world.open_idle(4);
     assert_eq!(world.borrow(), 4);
-    let second = world.doubtful();
+    let second = world.must_check();
     second.lend(world.now()).expect("the pool is open");
     assert!(world.give_back(2));
     assert_eq!(world.borrow(), 2, "it has passed since then");
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
 }
 
 #[test]
 fn a_new_connection_in_the_place_of_a_dead_one_is_trusted() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.doubtful().next(Reason::Lost, world.now()) else { panic!("no room") };
+    let Ok(CheckOut::Reserved(room)) = world.must_check().next(Reason::Lost, world.now()) else { panic!("no room") };
     world.fulfil(&room, 2).expect("the pool is open");
     drop(room);
     assert!(world.give_back(2));
@@ -127,7 +127,7 @@ fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
     world.open([1]);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let answer = world.doubtful().next(Reason::Lifetime, world.now());
+    let answer = world.must_check().next(Reason::Lifetime, world.now());
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("no room") };
     world.fulfil(&room, 2).expect("the pool is open");
     drop(room);
@@ -139,16 +139,16 @@ fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
 fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_loan() {
     let world = checked(2, 2, &[1, 2]);
     assert_eq!([world.borrow(), world.borrow()], [2, 1]);
-    world.begin_return(1).expect("it is lent").condemn(Reason::Lost);
+    world.begin_return(1).expect("it is lent").close_for(Reason::Lost);
     assert!(world.take_back_clean(2), "its borrower was content with it");
-    assert_eq!(looked_at(&world.doubtful()), (2, Doubt::Unseen));
+    assert_eq!(looked_at(&world.must_check()), (2, Check::Required));
 }
 
 #[test]
 fn a_failed_connect_casts_doubt_on_all_unless_there_is_no_check() {
     let world = checked(1, 2, &[1]);
     world.pool.note_connect(seconds(0.1), true);
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
     let world = World::new(1, 2);
     world.open([1]);
     assert!(world.give_back(1));
@@ -160,7 +160,7 @@ fn a_failed_connect_casts_doubt_on_all_unless_there_is_no_check() {
 fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = world.doubtful();
+    let checking = world.must_check();
     let (bell, want) = (world.bell(), world.any());
     let waiter = world.join(&want, &bell);
     drop(checking);
@@ -173,7 +173,7 @@ fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
 fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_connection() {
     let world = checked(1, 3, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
+    let checking = must_check(by_key(&world, 2, 1));
     assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant), "it would wait for itself");
     let (mut want, bell) = (world.ask(2, 2), world.bell());
     let _waiter = follow(&world, &mut want, &bell);
@@ -187,7 +187,7 @@ fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_conne
 fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and_leaves_that_alone() {
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
+    let checking = must_check(by_key(&world, 2, 1));
     let reserved = resolve_key(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 1));
     assert!(matches!(reserved, Ok(Reserve::New(_))), "it is not filled in where something lies already");
     drop(reserved);
@@ -199,11 +199,11 @@ fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and
 fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_new_one() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
-    let dead = doubtful(by_key(&world, 2, 1));
+    let dead = must_check(by_key(&world, 2, 1));
     let (mut want, bell) = (world.ask(2, 2), world.bell());
     let _waiter = follow(&world, &mut want, &bell);
-    let next = doubtful(dead.next(Reason::Lost, world.now()));
-    assert_eq!(looked_at(&next), (1, Doubt::Unseen));
+    let next = must_check(dead.next(Reason::Lost, world.now()));
+    assert_eq!(looked_at(&next), (1, Check::Required));
     assert_eq!(bell.rung(), 0);
     let Ok(CheckOut::Reserved(room)) = next.next(Reason::Lost, world.now()) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 3), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
@@ -218,7 +218,7 @@ fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_
 fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
+    let checking = must_check(by_key(&world, 2, 1));
     let (mut want, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
     let first = follow(&world, &mut want, &bells[0]);
     let _second = world.join(&world.any(), &bells[1]);
@@ -232,7 +232,7 @@ fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check
 fn a_connection_whose_room_was_used_for_another_is_forgotten() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.doubtful().next(Reason::Lost, world.now()) else { panic!("no room") };
+    let Ok(CheckOut::Reserved(room)) = world.must_check().next(Reason::Lost, world.now()) else { panic!("no room") };
     assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
     drop(room.fail(no("the server is down")));
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -265,8 +265,8 @@ fn an_idle_connection_that_is_too_old_is_not_lent() {
     world.open([1]);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let over = world.doubtful();
-    assert_eq!(looked_at(&over), (1, Doubt::Over(Reason::Lifetime)));
+    let over = world.must_check();
+    assert_eq!(looked_at(&over), (1, Check::Expired(Reason::Lifetime)));
     let answer = over.next(Reason::Lifetime, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
     assert_eq!((world.closed(Reason::Lifetime), world.pool.stats(world.now()).0.connections_lost), (1, 0));
@@ -280,8 +280,8 @@ fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
     let waiter = world.join(&want, &bell);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let over = doubtful(world.pool.check_out(&want, Some(&waiter), None, world.now()));
-    assert_eq!(looked_at(&over), (1, Doubt::Over(Reason::Lifetime)));
+    let over = must_check(world.pool.check_out(&want, Some(&waiter), None, world.now()));
+    assert_eq!(looked_at(&over), (1, Check::Expired(Reason::Lifetime)));
 }
 
 #[test]
@@ -308,13 +308,13 @@ fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_late
 fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
     let world = checked(3, 3, &[1, 2]);
     assert_eq!(world.borrow(), 2);
-    world.pool.condemn(world.loan(2), false);
+    world.pool.invalidate(world.loan(2), false);
     assert!(!world.take_back_clean(2));
     let returning = world.begin_return(2).expect("it is lent");
     assert_eq!(returning.closing(), Some(Reason::Lost));
     drop(returning);
     assert_eq!(world.pool.stats(world.now()).0.connections_lost, 1);
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
 }
 
 #[test]
@@ -322,18 +322,18 @@ fn a_connection_that_is_condemned_with_the_older_ones_spares_the_newer_ones() {
     let world = World::new(4, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(1));
-    world.pool.condemn(world.loan(3), true);
+    world.pool.invalidate(world.loan(3), true);
     for (name, closing) in [(2, Some(Reason::Drained)), (3, Some(Reason::Lost)), (4, None)] {
         assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
     }
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Over(Reason::Drained)));
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Expired(Reason::Drained)));
 }
 
 #[test]
 fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
     let world = checked(3, 3, &[1, 2, 3]);
     world.pass(1.0);
-    let (lent, next, idle) = (world.doubtful(), world.doubtful(), world.pool.idle_slots()[0]);
+    let (lent, next, idle) = (world.must_check(), world.must_check(), world.pool.idle_slots()[0]);
     let idle = world.pool.begin_idle_check(idle, 7, world.now()).expect("it is idle");
     assert!(world.pool.close().expect("it is open").is_empty(), "none of them is the closer's");
     assert_eq!(lent.lend(world.now()), Err(Reason::WithPool));
@@ -348,7 +348,7 @@ fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
 fn a_check_from_before_the_pool_was_made_anew_does_no_harm() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
-    let (first, second) = (world.doubtful(), world.doubtful());
+    let (first, second) = (world.must_check(), world.must_check());
     world.pool.reset();
     world.open([3, 4]);
     assert!(first.lend(world.now()).is_err());
@@ -389,8 +389,8 @@ fn an_idle_connection_that_is_looked_at_is_waited_for_and_given_to_who_waits() {
 fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
     let world = checked(2, 2, &[5, 5]);
     world.pass(1.0);
-    let dead = world.doubtful();
-    let next = doubtful(dead.next(Reason::Lost, world.now()));
+    let dead = world.must_check();
+    let next = must_check(dead.next(Reason::Lost, world.now()));
     next.lend(world.now()).expect("the pool is open");
     drop(next);
     assert_eq!((world.lent(), counts(&world)), (vec![5], (0, 1, 0, 0, 0)));
@@ -401,7 +401,7 @@ fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
 fn what_is_drained_while_it_is_looked_at_is_not_lent_but_replaced() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = world.doubtful();
+    let checking = world.must_check();
     assert!(world.pool.drain(7).is_empty());
     assert_eq!(checking.lend(world.now()), Err(Reason::Drained));
     let answer = checking.next(Reason::Drained, world.now());
@@ -412,7 +412,7 @@ fn what_is_drained_while_it_is_looked_at_is_not_lent_but_replaced() {
 fn a_lowered_maxconn_lets_a_doubtful_borrower_have_its_connection_and_no_more_than_that() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
-    let (first, second) = (world.doubtful(), world.doubtful());
+    let (first, second) = (world.must_check(), world.must_check());
     drop(world.pool.set_maxconn(0));
     first.lend(world.now()).expect("the pool is open");
     let answer = second.next(Reason::Lost, world.now());
@@ -455,7 +455,7 @@ fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
     world.pass(60.0);
     assert!(world.check_out(&world.any()).is_ok(), "somebody else tells the time");
     assert!(waiter.leave().is_none());
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen), "it has been idle for a minute");
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required), "it has been idle for a minute");
 }
 
 #[test]
@@ -463,7 +463,7 @@ fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are
     let world = World::new(2, 2);
     let opening = world.reserve();
     world.open([2]);
-    world.pool.condemn(world.loan(2), true);
+    world.pool.invalidate(world.loan(2), true);
     world.fulfil(&opening, 1).expect("the pool is open");
     assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Drained));
 }
@@ -472,7 +472,7 @@ fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are
 fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_pool_is_closed() {
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
+    let checking = must_check(by_key(&world, 2, 1));
     resolve_key(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7), world.now()))
         .expect("the pool is open");
     assert_ne!(checking.lend(world.now()), Err(Reason::WithPool));

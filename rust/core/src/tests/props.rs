@@ -199,9 +199,9 @@ impl World {
     }
 
     /// Borrows, and expects a connection that is to be looked at first.
-    pub(super) fn doubtful(&self) -> Checking<'_, Thing, Bell> {
-        assert!(self.pool.lend_idle(0, self.now()).is_none(), "the fast path lends nothing doubtful");
-        doubtful(self.check_out(&self.any()))
+    pub(super) fn must_check(&self) -> Checking<'_, Thing, Bell> {
+        assert!(self.pool.lend_idle(0, self.now()).is_none(), "the fast path lends nothing must_check");
+        must_check(self.check_out(&self.any()))
     }
 
     /// Names the loan of a connection.
@@ -343,7 +343,7 @@ pub(super) fn compare(want: &mut Want<Thing>, candidates: &crate::Candidates<Thi
 pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, Bell>, E>) -> String {
     match answer {
         Ok(CheckOut::Lent(connection)) => format!("lent {}", connection.name),
-        Ok(CheckOut::Doubtful(checking)) => format!("{:?} {}", checking.doubt(), checking.connection().name),
+        Ok(CheckOut::Check(checking)) => format!("{:?} {}", checking.kind(), checking.connection().name),
         Ok(CheckOut::Reserved(_)) => "reserved".to_owned(),
         Ok(CheckOut::FinishReturn(returning)) => format!("return {} first", returning.connection().name),
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
@@ -361,10 +361,12 @@ fn show_chore(chore: &Chore<'_, Thing, Bell>) -> String {
 }
 
 /// Expects a connection that is to be looked at first.
-pub(super) fn doubtful<E: std::fmt::Debug>(answer: Result<CheckOut<'_, Thing, Bell>, E>) -> Checking<'_, Thing, Bell> {
+pub(super) fn must_check<E: std::fmt::Debug>(
+    answer: Result<CheckOut<'_, Thing, Bell>, E>,
+) -> Checking<'_, Thing, Bell> {
     match answer {
-        Ok(CheckOut::Doubtful(checking)) => checking,
-        other => panic!("there is no doubt: {}", show(&other)),
+        Ok(CheckOut::Check(checking)) => checking,
+        other => panic!("there is no check: {}", show(&other)),
     }
 }
 

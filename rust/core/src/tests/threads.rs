@@ -46,7 +46,7 @@ fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
                 pool.fulfil(reservation.slot(), name, &Arc::new(name), Moment::START).expect("the pool is open");
                 return name;
             }
-            CheckOut::Doubtful(_) | CheckOut::FinishReturn(_) => panic!("this pool checks nothing and leaves nothing"),
+            CheckOut::Check(_) | CheckOut::FinishReturn(_) => panic!("this pool checks nothing and leaves nothing"),
             CheckOut::Busy(_, joined) => {
                 waiter = joined.or(waiter);
                 bell.wait();
@@ -132,7 +132,7 @@ impl Town {
         let mut waiter = None;
         loop {
             let mut answer = self.pool.check_out(&want, waiter.as_ref(), Some(bell.clone()), self.now()).expect("open");
-            while let CheckOut::Doubtful(checking) = answer {
+            while let CheckOut::Check(checking) = answer {
                 answer = if self.once_in(5) {
                     checking.next(Reason::Lost, self.now()).expect("open")
                 } else {
@@ -151,7 +151,7 @@ impl Town {
                     return name;
                 }
                 CheckOut::FinishReturn(returning) => self.finish(returning),
-                CheckOut::Doubtful(_) => {}
+                CheckOut::Check(_) => {}
                 CheckOut::Busy(_, joined) => {
                     waiter = joined.or(waiter);
                     bell.wait();

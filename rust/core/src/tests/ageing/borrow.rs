@@ -2,7 +2,7 @@
 
 use super::lists::{Checking, Connection, Got, Lists, Loan, Opening, Promise, Purpose, Returning, Token, Waiter};
 use crate::time::Span;
-use crate::{Busy, Doubt, Moment, Reason, Refusal};
+use crate::{Busy, Check, Moment, Reason, Refusal};
 
 /// Where a key is.
 pub(super) enum Filed {
@@ -14,7 +14,7 @@ pub(super) enum Filed {
 impl Lists {
     // --- who waits -----------------------------------------------------------------------------------------------
 
-    pub(super) fn nudge(&mut self, key: Option<u32>) {
+    pub(super) fn wake_key_waiters(&mut self, key: Option<u32>) {
         let Some(key) = key else { return };
         let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
         for waiter in self.queue.iter_mut().filter(same_hash) {
@@ -23,18 +23,18 @@ impl Lists {
     }
 
     /// A key is there no more: who waited for it has a place in the queue.
-    pub(super) fn disappoint(&mut self, key: Option<u32>) {
-        self.admit(key, |_| true);
+    pub(super) fn key_gone(&mut self, key: Option<u32>) {
+        self.promote_key_waiters(key, |_| true);
         self.serve();
     }
 
-    fn admit(&mut self, key: Option<u32>, whose: impl Fn(&Waiter) -> bool) {
+    fn promote_key_waiters(&mut self, key: Option<u32>, whose: impl Fn(&Waiter) -> bool) {
         if let Some(key) = key {
             let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
-            let admitted = self.queue.iter_mut().filter(same_hash).filter(|waiter| whose(waiter));
-            admitted.for_each(|waiter| waiter.for_room = true);
+            let promoted = self.queue.iter_mut().filter(same_hash).filter(|waiter| whose(waiter));
+            promoted.for_each(|waiter| waiter.for_room = true);
         }
-        self.nudge(key);
+        self.wake_key_waiters(key);
     }
 
     fn has_followed(&self, waiter: Token) -> bool {
@@ -116,7 +116,7 @@ impl Lists {
         self.queue.retain(|queued| queued.number != waiter);
         let promise = self.claim(waiter)?;
         let (key, _) = self.wishes[&waiter];
-        self.admit(key, |waiter| waiter.for_promise);
+        self.promote_key_waiters(key, |waiter| waiter.for_promise);
         let Promise::Connection(connection) = promise else {
             self.serve();
             return None;
@@ -211,16 +211,16 @@ impl Lists {
             return Got::Lent(name);
         }
         let over = self.now >= connection.end;
-        let doubt = if over { Doubt::Over(connection.why) } else { Doubt::Unseen };
+        let check = if over { Check::Expired(connection.why) } else { Check::Required };
         self.checking.push(Checking { token, purpose, connection });
-        Got::Doubtful(name, doubt)
+        Got::Check(name, check)
     }
 
     pub(super) fn begin_loan(&mut self, connection: Connection, purpose: Purpose) {
         if let Purpose::Loan { key, caller } = purpose {
             let since = self.now;
             self.lent.push(Loan { key, caller, connection, since, opener: None, reported: false });
-            self.nudge(key);
+            self.wake_key_waiters(key);
         }
     }
 
@@ -268,7 +268,7 @@ impl Lists {
         let (since, fresh_until) = (self.now, Moment::START);
         let connection = Connection { name, born, end, why, since, fresh_until, suspect: false };
         match purpose {
-            Purpose::Rest => self.lay_down(connection),
+            Purpose::Rest => self.become_idle(connection),
             Purpose::Loan { key, caller } => {
                 let opener = Some(token);
                 self.lent.push(Loan { key, caller, connection, since, opener, reported: false });
@@ -281,11 +281,11 @@ impl Lists {
     pub(super) fn finish(&mut self, token: Token) {
         if let Some(at) = self.opening.iter().position(|opening| opening.token == token) {
             let purpose = self.opening.remove(at).purpose;
-            self.disappoint(purpose.key());
+            self.key_gone(purpose.key());
         } else if let Some(loan) = self.lent.iter_mut().find(|loan| loan.opener == Some(token)) {
             loan.opener = None;
             let key = loan.key;
-            self.nudge(key);
+            self.wake_key_waiters(key);
         }
     }
 
@@ -303,7 +303,7 @@ impl Lists {
             return None;
         }
         self.returning.push(Returning { token: filed, connection, closing: Some(Reason::Unplaced), in_transit: None });
-        self.disappoint(key);
+        self.key_gone(key);
         Some(name)
     }
 }

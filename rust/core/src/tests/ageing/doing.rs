@@ -2,7 +2,7 @@
 
 use super::duel::{Comparing, Duel, Waiting, take};
 use super::lists::{Got, HOUSEKEEPER, Job, Purpose, Token};
-use super::steps::{Check, Finish, verdict};
+use super::steps::{Checked, Finish, verdict};
 use crate::tests::props::{Bell, Thing, compare, no, refusal, resolve_key, seconds};
 use crate::{CheckOut, Chore, Moment, No, Reason, Refusal, Reserve, Want};
 
@@ -84,8 +84,8 @@ impl<'w> Duel<'w> {
     ) -> Got {
         match answer {
             Ok(CheckOut::Lent(connection)) => Got::Lent(connection.name),
-            Ok(CheckOut::Doubtful(checking)) => {
-                let got = Got::Doubtful(checking.connection().name, checking.doubt());
+            Ok(CheckOut::Check(checking)) => {
+                let got = Got::Check(checking.connection().name, checking.kind());
                 self.checking.push((token, checking));
                 got
             }
@@ -118,7 +118,7 @@ impl<'w> Duel<'w> {
         let got = self.ask(key, caller, Some(at), true);
         let moved = self.waiting.len() > before;
         // A caller that opens or checks a connection does not ask for it again.
-        let works = matches!(got, Got::Reserved | Got::Doubtful(..));
+        let works = matches!(got, Got::Reserved | Got::Check(..));
         let waits = matches!(got, Got::Busy(..));
         if moved || works || !waits && !self.lists.is_queued(number) {
             // It has another place now, with the same bell, or needs none any more.
@@ -225,9 +225,9 @@ impl<'w> Duel<'w> {
                 self.returning.extend(given_back.map(|returning| (token, returning)));
                 return;
             }
-            Finish::Lose => {
-                returning.condemn(Reason::Lost);
-                self.lists.condemn_returning(token, Some(Reason::Lost));
+            Finish::FoundDead => {
+                returning.close_for(Reason::Lost);
+                self.lists.close_returning_for(token, Some(Reason::Lost));
             }
             Finish::Keep | Finish::Drop => {}
         }
@@ -247,13 +247,13 @@ impl<'w> Duel<'w> {
 
     // --- health ------------------------------------------------------------------------------------------------------
 
-    pub(super) fn check(&mut self, nth: usize, how: Check) {
+    pub(super) fn check(&mut self, nth: usize, how: Checked) {
         let Some((token, checking)) = take(&mut self.checking, nth) else { return };
         let purpose = self.lists.checking.iter().find(|checking| checking.token == token).expect("it is there").purpose;
-        let doubt = checking.doubt();
+        let check = checking.kind();
         let (loan, now) = (purpose != Purpose::Rest, self.world.now());
         match how {
-            Check::Pass if doubt == crate::Doubt::Unseen => {
+            Checked::Pass if check == crate::Check::Required => {
                 let passed = if loan {
                     let passed = checking.lend(now);
                     assert_eq!(passed, self.lists.passed(token));
@@ -267,20 +267,20 @@ impl<'w> Duel<'w> {
                     self.checking.push((token, checking));
                 }
             }
-            Check::Next if loan => {
+            Checked::Next if loan => {
                 let another = self.token();
-                let expected = self.lists.next(token, verdict(doubt), another);
-                let answer = checking.next(verdict(doubt), now);
+                let expected = self.lists.next(token, verdict(check), another);
+                let answer = checking.next(verdict(check), now);
                 let bell = self.world.bell();
                 assert_eq!(expected, self.note(another, (0, None, 0), &bell, answer));
             }
-            Check::Drop => {
+            Checked::Drop => {
                 drop(checking);
                 self.lists.drop_checked(token, Reason::Unclean);
             }
-            Check::Pass | Check::Next | Check::Discard => {
-                checking.discard(verdict(doubt));
-                self.lists.drop_checked(token, verdict(doubt));
+            Checked::Pass | Checked::Next | Checked::Discard => {
+                checking.discard(verdict(check));
+                self.lists.drop_checked(token, verdict(check));
             }
         }
     }
@@ -293,8 +293,8 @@ impl<'w> Duel<'w> {
         let (token, at) = (self.token(), nth % slots.len());
         let name = self.lists.idle[at].name;
         let checking = self.world.pool.begin_idle_check(slots[at], HOUSEKEEPER, self.world.now());
-        let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.doubt()));
-        assert_eq!(shown, self.lists.begin_idle_check(name, token).map(|doubt| (name, doubt)));
+        let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.kind()));
+        assert_eq!(shown, self.lists.begin_idle_check(name, token).map(|check| (name, check)));
         self.checking.extend(checking.map(|checking| (token, checking)));
     }
 

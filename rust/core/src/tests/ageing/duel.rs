@@ -117,10 +117,10 @@ impl<'w> Duel<'w> {
                     self.reclaim(name);
                 }
             }
-            Step::Condemn { nth, older } => {
+            Step::Invalidate { nth, older } => {
                 if let Some(name) = self.lent(nth) {
-                    self.world.pool.condemn(self.world.loan(name), older);
-                    self.lists.condemn(name, older);
+                    self.world.pool.invalidate(self.world.loan(name), older);
+                    self.lists.invalidate(name, older);
                 }
             }
             Step::TakeStats => {

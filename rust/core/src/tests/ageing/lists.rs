@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::time::{Dice, Span};
-use crate::{Busy, Doubt, Moment, Policy, Reason, Refusal, Stats};
+use crate::{Busy, Check, Moment, Policy, Reason, Refusal, Stats};
 
 /// Who does the chores. All other callers have numbers of their own.
 pub(super) const HOUSEKEEPER: u64 = 7;
@@ -104,7 +104,7 @@ pub(super) struct Refill {
 #[derive(Debug, PartialEq)]
 pub(super) enum Got {
     Lent(u32),
-    Doubtful(u32, Doubt),
+    Check(u32, Check),
     Reserved,
     FinishReturn(u32, Option<Reason>),
     /// And whether there is a new place to wait in.

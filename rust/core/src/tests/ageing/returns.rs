@@ -2,12 +2,12 @@
 
 use super::lists::{Checking, Connection, Got, HOUSEKEEPER, Lists, Opening, Purpose, Returning, Token};
 use crate::time::Span;
-use crate::{Doubt, Moment, Reason, Refusal};
+use crate::{Check, Moment, Reason, Refusal};
 
 impl Lists {
     // --- returning -------------------------------------------------------------------------------------------------
 
-    pub(super) fn lay_down(&mut self, mut connection: Connection) {
+    pub(super) fn become_idle(&mut self, mut connection: Connection) {
         connection.since = self.now;
         self.trust(&mut connection);
         self.idle.push(connection);
@@ -30,7 +30,7 @@ impl Lists {
         }
         let loan = self.lent.remove(at);
         self.stats.usage.add(self.now.since(loan.since));
-        self.lay_down(loan.connection);
+        self.become_idle(loan.connection);
         true
     }
 
@@ -49,7 +49,7 @@ impl Lists {
         let lent_for = self.now.since(loan.since);
         self.stats.usage.add(lent_for);
         self.returning.push(Returning { token, connection: loan.connection, closing: None, in_transit: None });
-        self.disappoint(loan.key);
+        self.key_gone(loan.key);
         let at = self.returning.len() - 1;
         let closing = if close { Some(Reason::Requested) } else { self.useless(&self.returning[at].connection) };
         self.returning[at].closing = closing;
@@ -66,14 +66,14 @@ impl Lists {
         let closing = self.useless(&returning.connection);
         if closing.is_none() {
             let connection = self.take_returning(token).connection;
-            self.lay_down(connection);
+            self.become_idle(connection);
             return true;
         }
-        self.condemn_returning(token, closing);
+        self.close_returning_for(token, closing);
         false
     }
 
-    pub(super) fn condemn_returning(&mut self, token: Token, closing: Option<Reason>) {
+    pub(super) fn close_returning_for(&mut self, token: Token, closing: Option<Reason>) {
         let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
         returning.closing = closing;
     }
@@ -84,7 +84,7 @@ impl Lists {
         self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
         self.serve();
         if reason == Reason::Lost {
-            self.lose();
+            self.found_dead();
         }
     }
 
@@ -114,7 +114,7 @@ impl Lists {
             self.stats.reclaimed += 1;
             self.count_closed(Reason::Reclaimed);
             self.stats.usage.add(self.now.since(loan.since));
-            self.disappoint(loan.key);
+            self.key_gone(loan.key);
         }
     }
 
@@ -144,7 +144,7 @@ impl Lists {
         self.count_closed(reason);
         if reason == Reason::Lost {
             self.stats.checks_failed += 1;
-            self.lose();
+            self.found_dead();
         }
     }
 
@@ -152,7 +152,7 @@ impl Lists {
         self.count_dead(reason);
         let purpose = self.take_checking(token).purpose;
         if self.closed {
-            self.disappoint(purpose.key());
+            self.key_gone(purpose.key());
             return Got::Refused(Refusal::Closed);
         }
         if let Some(connection) = self.idle.pop() {
@@ -168,15 +168,15 @@ impl Lists {
     pub(super) fn drop_checked(&mut self, token: Token, reason: Reason) {
         self.count_dead(reason);
         let key = self.take_checking(token).purpose.key();
-        self.disappoint(key);
+        self.key_gone(key);
     }
 
-    pub(super) fn begin_idle_check(&mut self, name: u32, token: Token) -> Option<Doubt> {
+    pub(super) fn begin_idle_check(&mut self, name: u32, token: Token) -> Option<Check> {
         let at = self.idle.iter().position(|idle| idle.name == name).filter(|_| !self.closed)?;
         let connection = self.idle.remove(at);
-        let doubt = if self.now >= connection.end { Doubt::Over(connection.why) } else { Doubt::Unseen };
+        let check = if self.now >= connection.end { Check::Expired(connection.why) } else { Check::Required };
         self.checking.push(Checking { token, purpose: Purpose::Rest, connection });
-        Some(doubt)
+        Some(check)
     }
 
     pub(super) fn put_back(&mut self, token: Token) -> Result<(), Reason> {
@@ -190,7 +190,7 @@ impl Lists {
         Ok(())
     }
 
-    pub(super) fn lose(&mut self) {
+    pub(super) fn found_dead(&mut self) {
         self.stats.connections_lost += 1;
         self.suspect_all();
     }
@@ -210,7 +210,7 @@ impl Lists {
         }
     }
 
-    pub(super) fn condemn(&mut self, name: u32, older: bool) {
+    pub(super) fn invalidate(&mut self, name: u32, older: bool) {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         if older {
             self.replace_all(self.lent[at].connection.born);

@@ -52,7 +52,7 @@ pub(super) enum Step {
     },
     Check {
         nth: usize,
-        how: Check,
+        how: Checked,
     },
     IdleCheck {
         nth: usize,
@@ -75,7 +75,7 @@ pub(super) enum Step {
     Reclaim {
         nth: usize,
     },
-    Condemn {
+    Invalidate {
         nth: usize,
         older: bool,
     },
@@ -92,12 +92,12 @@ pub(super) enum Step {
 pub(super) enum Finish {
     Keep,
     Defer,
-    Lose,
+    FoundDead,
     Drop,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Check {
+pub(super) enum Checked {
     /// It is well.
     Pass,
     /// It is dead, or over: on to the next one, or no further.
@@ -114,11 +114,10 @@ fn step() -> impl Strategy<Value = Step> {
     let nth = || 0..4_usize;
     let key = prop_oneof![2 => Just(None), 2 => (0..4_u32).prop_map(Some)];
     let millis = prop::sample::select(vec![100, 100, 1000, 2000, 2000, 5000, 19_000]);
-    let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Defer), 1 => Just(Finish::Lose), 1 => Just(Finish::Drop)];
-    let check =
-        prop_oneof![4 => Just(Check::Pass), 3 => Just(Check::Next), 1 => Just(Check::Discard), 1 => Just(Check::Drop)];
+    let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Defer), 1 => Just(Finish::FoundDead), 1 => Just(Finish::Drop)];
+    let check = prop_oneof![4 => Just(Checked::Pass), 3 => Just(Checked::Next), 1 => Just(Checked::Discard), 1 => Just(Checked::Drop)];
     let rarely = prop_oneof![
-        (nth(), any::<bool>()).prop_map(|(nth, older)| Step::Condemn { nth, older }),
+        (nth(), any::<bool>()).prop_map(|(nth, older)| Step::Invalidate { nth, older }),
         nth().prop_map(|nth| Step::Annotate { nth }),
         nth().prop_map(|nth| Step::Reclaim { nth }),
         Just(Step::Drain),
@@ -177,9 +176,9 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
 }
 
 /// What a check says of a connection that is not kept.
-pub(super) fn verdict(doubt: crate::Doubt) -> Reason {
-    match doubt {
-        crate::Doubt::Over(reason) => reason,
-        crate::Doubt::Unseen => Reason::Lost,
+pub(super) fn verdict(check: crate::Check) -> Reason {
+    match check {
+        crate::Check::Expired(reason) => reason,
+        crate::Check::Required => Reason::Lost,
     }
 }

@@ -172,7 +172,7 @@ impl<'w> Caller<'w> {
                 Answer::Closed
             }
             Err(No::Refused(refusal)) => panic!("{refusal}"),
-            Ok(CheckOut::Doubtful(_) | CheckOut::FinishReturn(_)) | Err(No::Compare(_)) => {
+            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_)) | Err(No::Compare(_)) => {
                 panic!("there is no such thing here")
             }
         };
