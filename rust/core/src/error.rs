@@ -16,7 +16,7 @@ pub enum Refusal {
     /// A block was to be entered under a key that is lent, or has been given a connection that is lent to another.
     Taken,
     /// A block has ended later than its loan.
-    Over,
+    LoanEnded,
     /// The key's connection is being opened by the very caller that asks for it, which would wait for itself.
     Reentrant,
 }
@@ -29,7 +29,7 @@ impl fmt::Display for Refusal {
             Self::Unkeyed => "trying to put unkeyed connection",
             Self::WrongKey => "trying to put connection with a key, but it is lent under another key",
             Self::Taken => "trying to enter a block with a connection that is lent already: a block needs its own",
-            Self::Over => {
+            Self::LoanEnded => {
                 "the loan of this block has ended before the block: its connection was returned meanwhile, and is left alone"
             }
             Self::Reentrant => "trying to get a connection whose key this very call is opening",

@@ -150,7 +150,7 @@ impl<H, W: Wake> Returning<'_, H, W> {
     /// Says whether its slot is still the pool's. It is not in the child of a fork.
     #[must_use]
     pub fn lasts(&self) -> bool {
-        self.pool.edit(|ledger| ledger.knows(self.slot))
+        self.pool.edit(|ledger| ledger.is_current(self.slot))
     }
 
     /// Says how long it was lent, if that was reported as too long.

@@ -28,11 +28,11 @@ impl<H> Clone for Key<H> {
 }
 
 impl<H> Key<H> {
-    pub(crate) fn mark(&self) -> Option<Mark> {
+    pub(crate) fn tag(&self) -> Option<KeyTag> {
         match self {
             Key::None => None,
-            Key::Automatic(number) => Some(Mark::Number(*number)),
-            Key::User(key) => Some(Mark::Hash(key.hash)),
+            Key::Automatic(number) => Some(KeyTag::Number(*number)),
+            Key::User(key) => Some(KeyTag::Hash(key.hash)),
         }
     }
 
@@ -129,7 +129,7 @@ pub struct Candidates<H> {
 pub type Caller = u64;
 
 /// No caller has this number.
-pub(crate) const NOBODY: Caller = 0;
+pub(crate) const NO_CALLER: Caller = 0;
 
 /// What a connection is wanted for, or filed under.
 #[derive(Debug)]
@@ -144,21 +144,21 @@ pub enum Want<H> {
 
 /// What can be said of a key without comparing it. Keys that are equal have equal marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub(crate) enum KeyTag {
     Number(u64),
     Hash(isize),
 }
 
 impl<H> Want<H> {
-    pub(crate) fn mark(&self) -> Mark {
+    pub(crate) fn tag(&self) -> KeyTag {
         match self {
-            Want::Any(number, _) | Want::Number(number, _) => Mark::Number(*number),
-            Want::Key(ask) => Mark::Hash(ask.key.hash),
+            Want::Any(number, _) | Want::Number(number, _) => KeyTag::Number(*number),
+            Want::Key(ask) => KeyTag::Hash(ask.key.hash),
         }
     }
 
     pub(crate) fn wish(&self) -> Wish {
-        Wish { mark: self.mark(), caller: self.caller() }
+        Wish { tag: self.tag(), caller: self.caller() }
     }
 
     /// Tells which caller wants it.
@@ -180,14 +180,14 @@ impl<H> Want<H> {
 
 /// Why there is no answer. Nothing has changed in the ledger.
 #[derive(Debug)]
-pub enum No<H> {
+pub enum Unanswered<H> {
     /// And there will be none.
     Refused(Refusal),
     /// Yet: compare these with the key, note the outcome in the [`Ask`], and ask again.
     Compare(Candidates<H>),
 }
 
-impl<H> From<Refusal> for No<H> {
+impl<H> From<Refusal> for Unanswered<H> {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }

@@ -68,7 +68,7 @@ mod wait;
 
 pub use error::Refusal;
 pub use guards::{Checking, Refill, Reservation, Returning, Waiter};
-pub use key::{Ask, Caller, Candidate, Candidates, LoanKey, No, UserKey, Want};
+pub use key::{Ask, Caller, Candidate, Candidates, LoanKey, Unanswered, UserKey, Want};
 pub use ledger::{Busy, Check, Policy};
 pub use pool::{CheckOut, Chore, Pool, Reserve};
 pub use reason::Reason;

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::Refusal;
 use crate::guards::{Checking, Refill, Reservation, Returning, Waiter};
-use crate::key::{Caller, LoanKey, No, Want};
+use crate::key::{Caller, LoanKey, Unanswered, Want};
 use crate::ledger::{self, After, Busy, Ledger, Policy};
 use crate::slot::SlotId;
 use crate::stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};
@@ -82,12 +82,12 @@ impl<H, W: Wake> Pool<H, W> {
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        let After { wakes, handles, wakers, chores } = std::mem::take(&mut ledger.after);
+        let After { to_wake, handles, unused_wakers, chores } = std::mem::take(&mut ledger.after);
         drop(ledger);
-        for waker in wakes.iter().chain(self.housekeeper.get().filter(|_| chores)) {
+        for waker in to_wake.iter().chain(self.housekeeper.get().filter(|_| chores)) {
             waker.wake();
         }
-        drop((wakes, handles, wakers));
+        drop((to_wake, handles, unused_wakers));
         result
     }
 
@@ -129,14 +129,14 @@ impl<H, W: Wake> Pool<H, W> {
     /// brought stays valid until it is dropped or [`Waiter::leave`]s, whatever the answer is.
     ///
     /// # Errors
-    /// [`No::Compare`], [`Refusal::Closed`] and [`Refusal::Reentrant`].
+    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Reentrant`].
     pub fn check_out(
         &self,
         want: &Want<H>,
         waiter: Option<&Waiter<'_, H, W>>,
         waker: Option<W>,
         now: Moment,
-    ) -> Result<CheckOut<'_, H, W>, No<H>> {
+    ) -> Result<CheckOut<'_, H, W>, Unanswered<H>> {
         let known = waiter.map(|waiter| waiter.id);
         Ok(self.checked_out(self.edit_at(now, |ledger| ledger.check_out(want, known, waker))?, known))
     }
@@ -159,8 +159,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
     ///
     /// # Errors
-    /// [`No::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
-    pub fn reserve(&self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve<'_, H, W>, No<H>> {
+    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
+    pub fn reserve(&self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve<'_, H, W>, Unanswered<H>> {
         Ok(match self.edit(|ledger| ledger.reserve(want, caller))? {
             ledger::Reserve::Pending(slot) => Reserve::Pending(slot),
             ledger::Reserve::New(slot) => Reserve::New(Reservation { pool: self, slot }),
@@ -182,21 +182,21 @@ impl<H, W: Wake> Pool<H, W> {
     /// by both, which must then agree; `close` says that it is not to be kept.
     ///
     /// # Errors
-    /// [`No::Compare`], [`Refusal::Closed`], [`Refusal::Unkeyed`] and [`Refusal::WrongKey`].
+    /// [`Unanswered::Compare`], [`Refusal::Closed`], [`Refusal::Unkeyed`] and [`Refusal::WrongKey`].
     pub fn begin_return(
         &self,
         address: Option<usize>,
         filed: Option<&Want<H>>,
         close: bool,
         now: Moment,
-    ) -> Result<Returning<'_, H, W>, No<H>> {
+    ) -> Result<Returning<'_, H, W>, Unanswered<H>> {
         Ok(self.returning(self.edit_at(now, |ledger| ledger.begin_return(address, filed, close))?))
     }
 
     /// Takes one loan out of its borrower's hands; `close` says that it is not to be kept.
     ///
     /// # Errors
-    /// [`Refusal::Closed`]; [`Refusal::Over`]: it has come back since.
+    /// [`Refusal::Closed`]; [`Refusal::LoanEnded`]: it has come back since.
     pub fn begin_return_of(&self, slot: SlotId, close: bool, now: Moment) -> Result<Returning<'_, H, W>, Refusal> {
         Ok(self.returning(self.edit_at(now, |ledger| ledger.begin_return_of(slot, close))?))
     }
@@ -210,8 +210,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// [`Pool::begin_return`]; says whether there was one.
     ///
     /// # Errors
-    /// [`No::Compare`].
-    pub fn forget_inherited(&self, address: Option<usize>, filed: Option<&Want<H>>) -> Result<bool, No<H>> {
+    /// [`Unanswered::Compare`].
+    pub fn forget_inherited(&self, address: Option<usize>, filed: Option<&Want<H>>) -> Result<bool, Unanswered<H>> {
         self.edit(|ledger| ledger.forget_inherited(address, filed))
     }
 
@@ -299,8 +299,8 @@ impl<H, W: Wake> Pool<H, W> {
     /// Tells the number of the last event, for [`Pool::own_loan`], to a block that is about to borrow.
     ///
     /// # Errors
-    /// [`No::Compare`]; [`Refusal::Taken`]: the key is lent, and a block needs a loan of its own.
-    pub fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, No<H>> {
+    /// [`Unanswered::Compare`]; [`Refusal::Taken`]: the key is lent, and a block needs a loan of its own.
+    pub fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, Unanswered<H>> {
         self.edit(|ledger| ledger.begin_block(want))
     }
 
@@ -485,16 +485,22 @@ impl<H, W: Wake> Pool<H, W> {
     /// key, or fulfils the reservation that was made for it.
     ///
     /// # Errors
-    /// [`No::Compare`].
-    pub fn enter_loan(&self, want: &Want<H>, address: usize, connection: &Arc<H>, now: Moment) -> Result<(), No<H>> {
-        self.edit_at(now, |ledger| ledger.enter_loan(want, address, connection))
+    /// [`Unanswered::Compare`].
+    pub fn insert_loan(
+        &self,
+        want: &Want<H>,
+        address: usize,
+        connection: &Arc<H>,
+        now: Moment,
+    ) -> Result<(), Unanswered<H>> {
+        self.edit_at(now, |ledger| ledger.insert_loan(want, address, connection))
     }
 
     /// Finds the connection that is lent under a key.
     ///
     /// # Errors
-    /// [`No::Compare`].
-    pub fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+    /// [`Unanswered::Compare`].
+    pub fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
         self.edit(|ledger| ledger.loan(want))
     }
 
@@ -506,9 +512,9 @@ impl<H, W: Wake> Pool<H, W> {
     /// Strikes a loan out of the model, and gives its connection; `None` if there is no such loan.
     ///
     /// # Errors
-    /// [`No::Compare`].
-    pub fn strike_loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
-        self.edit(|ledger| ledger.strike_loan(want))
+    /// [`Unanswered::Compare`].
+    pub fn remove_loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
+        self.edit(|ledger| ledger.remove_loan(want))
     }
 
     /// Visits every handle for a garbage collector, unless the ledger is being edited at this moment.

@@ -74,7 +74,7 @@ pub(crate) struct Slot<H> {
     /// The loan whose place it takes when it is filled, if one was made under the same key before.
     pub(crate) replaces: Option<SlotId>,
     /// Another slot with the very same connection object. A mocked `connect` gives one object again and again.
-    pub(crate) twin: Option<u32>,
+    pub(crate) alias: Option<u32>,
     /// Since when it has been idle or lent.
     pub(crate) since: Moment,
     /// What is to be thought of its connection.
@@ -114,7 +114,7 @@ impl<H> Slot<H> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Health {
     /// The generation in which its opening began.
-    pub(crate) born: u64,
+    pub(crate) opened_in: u64,
     /// Until when it may be lent unseen.
     pub(crate) fresh_until: Moment,
     /// From when on it is to be replaced, and why.
@@ -126,6 +126,11 @@ pub(crate) struct Health {
 
 impl Health {
     /// That of a slot without a connection: it is nobody's to trust.
-    pub(crate) const NONE: Self =
-        Self { born: 0, fresh_until: Moment::START, replace_at: Moment::NEVER, why: Reason::Lifetime, suspect: false };
+    pub(crate) const NONE: Self = Self {
+        opened_in: 0,
+        fresh_until: Moment::START,
+        replace_at: Moment::NEVER,
+        why: Reason::Lifetime,
+        suspect: false,
+    };
 }

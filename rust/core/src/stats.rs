@@ -117,7 +117,7 @@ pub enum ConnectNews {
         period: Span,
     },
     /// The first one has succeeded after some that failed.
-    Over {
+    Recovered {
         /// How long ago the first one of those failed.
         lasted: Span,
     },

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use crate::key::{Caller, Key, NOBODY};
+use crate::key::{Caller, Key, NO_CALLER};
 use crate::slot::{Health, Slot, SlotId, State};
 use crate::time::Moment;
 
@@ -24,8 +24,8 @@ pub(crate) struct Table<H> {
     generation: u64,
     by_address: HashMap<usize, u32, BuildHasherDefault<AddressHasher>>,
     by_hash: BTreeSet<(isize, u32)>,
-    /// How many slots have a twin.
-    twins: usize,
+    /// How many slots have a alias.
+    aliases: usize,
 }
 
 impl<H> Table<H> {
@@ -37,7 +37,7 @@ impl<H> Table<H> {
             generation: 0,
             by_address: HashMap::default(),
             by_hash: BTreeSet::new(),
-            twins: 0,
+            aliases: 0,
         }
     }
 
@@ -93,11 +93,11 @@ impl<H> Table<H> {
     #[inline]
     pub(crate) fn only_at(&self, address: usize, guess: u32) -> Option<u32> {
         let guessed = self.slots.get(guess as usize);
-        if self.twins == 0 && guessed.is_some_and(|slot| slot.address == address && slot.connection.is_some()) {
+        if self.aliases == 0 && guessed.is_some_and(|slot| slot.address == address && slot.connection.is_some()) {
             return Some(guess);
         }
         let index = *self.by_address.get(&address)?;
-        self.get(index).twin.is_none().then_some(index)
+        self.get(index).alias.is_none().then_some(index)
     }
 
     /// Says whether a slot has the connection at `address`.
@@ -111,7 +111,7 @@ impl<H> Table<H> {
     }
 
     fn at(&self, address: usize) -> impl Iterator<Item = u32> + '_ {
-        std::iter::successors(self.by_address.get(&address).copied(), |&index| self.get(index).twin)
+        std::iter::successors(self.by_address.get(&address).copied(), |&index| self.get(index).alias)
     }
 
     /// Finds the slots that are filed under a user's key with this hash.
@@ -167,10 +167,10 @@ impl<H> Table<H> {
                 opener: None,
                 reserved: 0,
                 replaces: None,
-                twin: None,
+                alias: None,
                 since: Moment::START,
                 health: Health::NONE,
-                borrower: NOBODY,
+                borrower: NO_CALLER,
                 shared: false,
                 note: None,
                 overdue: false,
@@ -181,7 +181,7 @@ impl<H> Table<H> {
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         };
         let slot = self.advance(index, state);
-        slot.health = Health { born: slot.generation, ..Health::NONE };
+        slot.health = Health { opened_in: slot.generation, ..Health::NONE };
         index
     }
 
@@ -201,13 +201,13 @@ impl<H> Table<H> {
 
     /// Puts a connection into a slot that has none.
     pub(crate) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
-        let twin = self.by_address.insert(address, index);
-        self.twins += usize::from(twin.is_some());
+        let alias = self.by_address.insert(address, index);
+        self.aliases += usize::from(alias.is_some());
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.connection.is_none(), "a slot holds one connection");
         slot.address = address;
         slot.connection = Some(connection);
-        slot.twin = twin;
+        slot.alias = alias;
     }
 
     /// Files a slot that has no key under `key`, with a new generation: who has compared all keys up to the last one
@@ -268,16 +268,16 @@ impl<H> Table<H> {
         self.slots[index as usize].replaces = replaces;
     }
 
-    /// Takes a slot out of its chain of twins.
+    /// Takes a slot out of its chain of aliases.
     fn unlink(&mut self, index: u32) {
-        let Slot { address, twin, .. } = self.slots[index as usize];
+        let Slot { address, alias, .. } = self.slots[index as usize];
         let chain = self.at(address).count();
-        self.twins -= usize::from(chain > 1);
-        self.slots[index as usize].twin = None;
-        let before = self.at(address).find(|&other| self.get(other).twin == Some(index));
-        match (before, twin) {
-            (Some(before), _) => self.slots[before as usize].twin = twin,
-            (None, Some(twin)) => drop(self.by_address.insert(address, twin)),
+        self.aliases -= usize::from(chain > 1);
+        self.slots[index as usize].alias = None;
+        let before = self.at(address).find(|&other| self.get(other).alias == Some(index));
+        match (before, alias) {
+            (Some(before), _) => self.slots[before as usize].alias = alias,
+            (None, Some(alias)) => drop(self.by_address.insert(address, alias)),
             (None, None) => drop(self.by_address.remove(&address)),
         }
     }

@@ -89,9 +89,9 @@ impl Span {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// Makes it shorter by up to a tenth, as the dice fall. For ever stays for ever.
-    pub(crate) fn jittered(self, dice: &mut Dice) -> Self {
-        if self.is_forever() { self } else { Self(self.0 - dice.below(self.0 / 10 + 1)) }
+    /// Makes it shorter by up to a tenth, as the rng fall. For ever stays for ever.
+    pub(crate) fn jittered(self, rng: &mut Rng) -> Self {
+        if self.is_forever() { self } else { Self(self.0 - rng.below(self.0 / 10 + 1)) }
     }
 
     pub(crate) fn doubled(self) -> Self {
@@ -101,9 +101,9 @@ impl Span {
 
 /// Random numbers for what must not happen to all connections at the same moment: splitmix64.
 /// <https://prng.di.unimi.it/splitmix64.c>
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }

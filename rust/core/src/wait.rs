@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::key::{Caller, Mark};
+use crate::key::{Caller, KeyTag};
 use crate::slot::SlotId;
 
 /// Wakes a waiter, or the housekeeper.
@@ -33,7 +33,7 @@ pub(crate) enum Reason {
 /// What a waiter wants, and which caller it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
-    pub(crate) mark: Mark,
+    pub(crate) tag: KeyTag,
     pub(crate) caller: Caller,
 }
 
@@ -112,7 +112,7 @@ impl<W> Queue<W> {
 
     /// Says whether a slot is promised to a waiter that wants the same, and that is another caller's.
     pub(crate) fn is_promised_to_another(&self, wish: Wish) -> bool {
-        self.promises.values().any(|other| other.wish.mark == wish.mark && other.wish.caller != wish.caller)
+        self.promises.values().any(|other| other.wish.tag == wish.tag && other.wish.caller != wish.caller)
     }
 
     /// Says whether a slot is promised to a waiter of this caller's.
@@ -162,24 +162,24 @@ impl<W> Queue<W> {
     }
 
     /// Takes the wakers of all who may want the same; they keep their places.
-    pub(crate) fn take_key_wakers(&mut self, mark: Mark, wakes: &mut Vec<W>) {
-        let interested = self.waiters.iter_mut().filter(|waiter| waiter.wish.mark == mark);
-        wakes.extend(interested.filter_map(|waiter| waiter.waker.take()));
+    pub(crate) fn take_key_wakers(&mut self, tag: KeyTag, to_wake: &mut Vec<W>) {
+        let interested = self.waiters.iter_mut().filter(|waiter| waiter.wish.tag == tag);
+        to_wake.extend(interested.filter_map(|waiter| waiter.waker.take()));
     }
 
     /// Gives those who waited for a key that has not come to be the places in the queue that are due to them.
-    pub(crate) fn promote_key_waiters(&mut self, mark: Mark) {
-        self.promote_where(mark, |reason| reason != Reason::Room);
+    pub(crate) fn promote_key_waiters(&mut self, tag: KeyTag) {
+        self.promote_where(tag, |reason| reason != Reason::Room);
     }
 
     /// The same for those who waited for a promise that was given up. One whose key is being opened goes on waiting for that.
-    pub(crate) fn promote_promise_waiters(&mut self, mark: Mark) {
-        self.promote_where(mark, |reason| reason == Reason::Promise);
+    pub(crate) fn promote_promise_waiters(&mut self, tag: KeyTag) {
+        self.promote_where(tag, |reason| reason == Reason::Promise);
     }
 
-    fn promote_where(&mut self, mark: Mark, promotes: impl Fn(Reason) -> bool) {
+    fn promote_where(&mut self, tag: KeyTag, promotes: impl Fn(Reason) -> bool) {
         let followers = self.waiters.iter_mut().filter(|waiter| promotes(waiter.reason));
-        for waiter in followers.filter(|waiter| waiter.wish.mark == mark) {
+        for waiter in followers.filter(|waiter| waiter.wish.tag == tag) {
             waiter.reason = Reason::Room;
             self.for_room += 1;
         }
@@ -191,9 +191,9 @@ impl<W> Queue<W> {
     }
 
     /// Forgets everybody, takes all wakers, and gives the slots that were promised and not claimed, in their order.
-    pub(crate) fn dismiss(&mut self, wakes: &mut Vec<W>) -> Vec<SlotId> {
+    pub(crate) fn dismiss(&mut self, to_wake: &mut Vec<W>) -> Vec<SlotId> {
         self.for_room = 0;
-        wakes.extend(self.waiters.drain(..).filter_map(|waiter| waiter.waker));
+        to_wake.extend(self.waiters.drain(..).filter_map(|waiter| waiter.waker));
         let mut promised: Vec<_> = self.promises.drain().collect();
         promised.sort_unstable_by_key(|&(waiter, _)| waiter);
         promised.into_iter().map(|(_, promise)| promise.slot).collect()

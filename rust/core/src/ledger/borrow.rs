@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Check, Ledger, Return};
 use crate::error::Refusal;
-use crate::key::{No, Want};
+use crate::key::{Unanswered, Want};
 use crate::reason::Reason;
 use crate::slot::{SlotId, State};
 use crate::wait::{Promise, Reason as WaitReason, WaiterId};
@@ -50,9 +50,9 @@ impl<H, W> Ledger<H, W> {
         want: &Want<H>,
         waiter: Option<WaiterId>,
         mut waker: Option<W>,
-    ) -> Result<CheckOut<H>, No<H>> {
+    ) -> Result<CheckOut<H>, Unanswered<H>> {
         let answer = self.answer(want, waiter, &mut waker);
-        self.after.wakers.extend(waker);
+        self.after.unused_wakers.extend(waker);
         answer
     }
 
@@ -61,7 +61,7 @@ impl<H, W> Ledger<H, W> {
         want: &Want<H>,
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
-    ) -> Result<CheckOut<H>, No<H>> {
+    ) -> Result<CheckOut<H>, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -133,7 +133,7 @@ impl<H, W> Ledger<H, W> {
     pub(super) fn begin_loan(&mut self, index: u32) {
         self.table.advance(index, State::Lent).since = self.now;
         self.note_due(self.now.after(self.policy.leak_after));
-        self.wake_key_waiters(self.table.get(index).key.mark());
+        self.wake_key_waiters(self.table.get(index).key.tag());
     }
 
     fn wait(
@@ -174,12 +174,12 @@ impl<H, W> Ledger<H, W> {
     /// Lets a waiter go, and hands on what it was promised. What nobody has a use for is given back to be closed.
     pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<Return<H>> {
         let waker = self.queue.remove(waiter);
-        self.after.wakers.extend(waker);
+        self.after.unused_wakers.extend(waker);
         let Promise { slot, wish } = self.queue.claim(waiter)?;
         let index = self.table.find(slot)?;
         // Callers that waited for what this one was about to open wait for room from now on.
-        self.queue.promote_promise_waiters(wish.mark);
-        self.wake_key_waiters(Some(wish.mark));
+        self.queue.promote_promise_waiters(wish.tag);
+        self.wake_key_waiters(Some(wish.tag));
         if self.table.get(index).state == State::Opening {
             self.vacate(index);
             return None;

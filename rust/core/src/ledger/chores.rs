@@ -1,7 +1,7 @@
 //! Housekeeping: what is to be done that no caller waits for. The ledger says what comes next; somebody does it.
 
 use super::{Ledger, Policy, Return};
-use crate::key::{Caller, NOBODY};
+use crate::key::{Caller, NO_CALLER};
 use crate::reason::Reason;
 use crate::slot::{SlotId, State};
 use crate::stats::LoanReport;
@@ -98,7 +98,7 @@ impl<H, W> Ledger<H, W> {
         let declined = self.closed || behind || self.queue.len() > 0;
         let found = self.table.find(slot).filter(|_| !declined);
         if let Some(index) = found {
-            self.begin_transit(index, NOBODY);
+            self.begin_transit(index, NO_CALLER);
             self.deferred_returns.push_back(DeferredReturn { slot, closing, since: self.now });
             self.after.chores = true;
         }
@@ -159,7 +159,7 @@ impl<H, W> Ledger<H, W> {
         self.refill.under_way = None;
         if failed {
             self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
+            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
         // Whoever had been told that somebody was at it has to know when the next one is due.
         self.after.chores |= self.policy.has_housekeeper && !self.closed && self.lacks_some();

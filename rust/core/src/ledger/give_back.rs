@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Ledger;
 use crate::error::Refusal;
-use crate::key::{No, Want};
+use crate::key::{Unanswered, Want};
 use crate::reason::Reason;
 use crate::slot::{SlotId, State};
 use crate::time::Span;
@@ -27,7 +27,7 @@ impl<H, W> Ledger<H, W> {
         address: Option<usize>,
         filed: Option<&Want<H>>,
         close: bool,
-    ) -> Result<Return<H>, No<H>> {
+    ) -> Result<Return<H>, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -50,7 +50,7 @@ impl<H, W> Ledger<H, W> {
         if self.closed {
             return Err(Refusal::Closed);
         }
-        let index = self.still_lent(slot).ok_or(Refusal::Over)?;
+        let index = self.still_lent(slot).ok_or(Refusal::LoanEnded)?;
         self.take_back(index, close)
     }
 
@@ -62,7 +62,7 @@ impl<H, W> Ledger<H, W> {
         let (health, lent_for) = (slot.health, self.now.since(slot.since));
         let overdue = slot.overdue.then_some(lent_for);
         self.stats.usage.add(lent_for);
-        self.withdraw(index);
+        self.end_loan(index);
         let closing = if close {
             Some(Reason::Requested)
         } else if self.now >= health.replace_at {

@@ -22,7 +22,7 @@ impl<H, W> Ledger<H, W> {
     /// Puts a connection into a slot, and lets its life begin.
     pub(super) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
         self.table.attach(index, address, connection);
-        let lifetime = self.policy.max_lifetime.jittered(&mut self.dice);
+        let lifetime = self.policy.max_lifetime.jittered(&mut self.rng);
         let end = self.now.after(lifetime);
         let health = &mut self.table.get_mut(index).health;
         health.suspect = false;
@@ -170,9 +170,9 @@ impl<H, W> Ledger<H, W> {
     /// if it has come back since.
     pub(crate) fn invalidate(&mut self, slot: SlotId, older: bool) {
         let Some(index) = self.still_lent(slot) else { return };
-        let born = self.table.get(index).health.born;
+        let opened_in = self.table.get(index).health.opened_in;
         if older {
-            self.replace_all(born);
+            self.replace_all(opened_in);
         }
         let health = &mut self.table.get_mut(index).health;
         (health.replace_at, health.why) = (Moment::START, Reason::Lost);
@@ -192,8 +192,8 @@ impl<H, W> Ledger<H, W> {
         idle.into_iter().filter_map(drained).collect()
     }
 
-    fn replace_all(&mut self, born: u64) {
-        for slot in self.table.occupied_mut().filter(|slot| slot.health.born <= born) {
+    fn replace_all(&mut self, opened_in: u64) {
+        for slot in self.table.occupied_mut().filter(|slot| slot.health.opened_in <= opened_in) {
             slot.health.fresh_until = Moment::START;
             slot.health.replace_at = Moment::START;
             slot.health.why = Reason::Drained;

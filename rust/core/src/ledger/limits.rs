@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::outage::Outage;
 use super::{Ledger, Return};
 use crate::error::Refusal;
-use crate::key::NOBODY;
+use crate::key::NO_CALLER;
 use crate::reason::Reason;
 use crate::slot::State;
 use crate::stats::Stats;
-use crate::time::{Dice, Span};
+use crate::time::{Rng, Span};
 
 /// How long connections are trusted and kept, and how many callers may wait. Without it, a pool does as psycopg2.pool.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +86,11 @@ impl<H, W> Ledger<H, W> {
         }
         let usage = self.usage_of_loans();
         self.set_closed(true);
-        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_deferred_return(NOBODY)).collect();
+        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_deferred_return(NO_CALLER)).collect();
         for returning in &unreturned {
             self.discard(returning.slot, Reason::WithPool);
         }
-        self.disown();
+        self.forget_all_inherited();
         self.stats.usage.add(usage);
         let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
         self.stats.closed[Reason::WithPool as usize] += rest as u64;
@@ -107,7 +107,7 @@ impl<H, W> Ledger<H, W> {
             }
         }
         self.deferred_returns.clear();
-        self.disown();
+        self.forget_all_inherited();
         self.closed = false;
         self.last_number = 0;
         self.connect_error = None;
@@ -122,9 +122,9 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn enter_process(&mut self, process: u64, seed: u64) {
         if self.process != process {
             self.process = process;
-            self.dice = Dice::new(seed);
+            self.rng = Rng::new(seed);
             let closed = self.closed;
-            let inherited = self.bequeath();
+            let inherited = self.loans_to_inherit();
             self.reset();
             self.inherited = inherited;
             self.closed = closed;
@@ -134,7 +134,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Wakes all who wait, to find out what has happened. What they were promised is idle, or free, again.
     fn dismiss_waiters(&mut self) {
-        let promised = self.queue.dismiss(&mut self.after.wakes);
+        let promised = self.queue.dismiss(&mut self.after.to_wake);
         for index in promised.into_iter().filter_map(|slot| self.table.find(slot)).collect::<Vec<_>>() {
             if self.table.get(index).state == State::Promised {
                 self.table.advance(index, State::Idle);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Ledger;
 use crate::error::Refusal;
-use crate::key::{Caller, Key, No, Want};
+use crate::key::{Caller, Key, Unanswered, Want};
 use crate::reason::Reason;
 use crate::slot::{Slot, SlotId, State};
 use crate::stats::LoanReport;
@@ -69,7 +69,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Tells the number of the last event, so that a block can find out which loan was made for it after this; refuses a key
     /// that is lent.
-    pub(crate) fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, No<H>> {
+    pub(crate) fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, Unanswered<H>> {
         let filed = want.map_or(Ok(None), |want| self.find(want))?.map(|index| self.table.get(index));
         if filed.is_some_and(|slot| slot.state == State::Lent && slot.opener.is_none()) {
             return Err(Refusal::Taken.into());

@@ -29,28 +29,28 @@ pub(crate) use self::open::Reserve;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::key::{Caller, Key, Mark, Want};
+use crate::key::{Caller, Key, KeyTag, Want};
 use crate::reason::Reason;
 use crate::slot::{Slot, State};
 use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
-use crate::time::{Dice, Moment, Span};
+use crate::time::{Moment, Rng, Span};
 use crate::wait::Queue;
 
 /// What is to be done once the mutex is free.
 pub(crate) struct After<H, W> {
     /// To be woken.
-    pub(crate) wakes: Vec<W>,
+    pub(crate) to_wake: Vec<W>,
     /// To be dropped, and nothing else.
     pub(crate) handles: Vec<Arc<H>>,
-    pub(crate) wakers: Vec<W>,
+    pub(crate) unused_wakers: Vec<W>,
     /// Whether there is something for the housekeeping to do.
     pub(crate) chores: bool,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        Self { wakes: Vec::new(), handles: Vec::new(), wakers: Vec::new(), chores: false }
+        Self { to_wake: Vec::new(), handles: Vec::new(), unused_wakers: Vec::new(), chores: false }
     }
 }
 
@@ -87,7 +87,7 @@ pub(crate) struct Ledger<H, W> {
     refill: chores::Refill,
     /// Until when the housekeeping rests, unless it is woken.
     rests_until: Moment,
-    dice: Dice,
+    rng: Rng,
     /// What has happened since it was told last; `usage` is that of all loans that have ended.
     stats: Stats,
     /// How much usage was told, and taken, of loans that have ended or last.
@@ -123,7 +123,7 @@ impl<H, W> Ledger<H, W> {
             in_transit: 0,
             refill: chores::Refill::default(),
             rests_until: Moment::START,
-            dice: Dice::new(seed),
+            rng: Rng::new(seed),
             stats: Stats::default(),
             usage_told: Span::ZERO,
             inherited: Vec::new(),
@@ -196,7 +196,7 @@ impl<H, W> Ledger<H, W> {
     fn file(&mut self, index: u32, want: &Want<H>) {
         self.table.file(index, want.to_key());
         self.table.get_mut(index).borrower = want.caller();
-        if let Mark::Number(number) = want.mark() {
+        if let KeyTag::Number(number) = want.tag() {
             self.last_filed = self.last_filed.max(number);
         }
         if self.table.get(index).state == State::Opening {
@@ -205,39 +205,39 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Takes a loan's key away. Who waits for that key waits for a connection of its own from now on.
-    fn withdraw(&mut self, index: u32) {
-        let mark = self.table.get(index).key.mark();
+    fn end_loan(&mut self, index: u32) {
+        let tag = self.table.get(index).key.tag();
         let key = self.table.unfile(index);
         self.after.drop_key_later(key);
         self.table.clear_opener(index);
         self.table.get_mut(index).overdue = false;
         let note = self.table.get_mut(index).note.take();
         self.after.handles.extend(note);
-        self.key_gone(mark);
+        self.key_gone(tag);
     }
 
     /// Gives those who wait for a key that is not there any more the places in the queue that are due to them, and
     /// serves who waits.
-    fn key_gone(&mut self, mark: Option<Mark>) {
-        if let Some(mark) = mark {
-            self.queue.promote_key_waiters(mark);
+    fn key_gone(&mut self, tag: Option<KeyTag>) {
+        if let Some(tag) = tag {
+            self.queue.promote_key_waiters(tag);
         }
-        self.wake_key_waiters(mark);
+        self.wake_key_waiters(tag);
         self.serve();
     }
 
     /// Wakes those who may want the same: what they asked for may be there now, or never come.
-    fn wake_key_waiters(&mut self, mark: Option<Mark>) {
-        if let Some(mark) = mark {
-            self.queue.take_key_wakers(mark, &mut self.after.wakes);
+    fn wake_key_waiters(&mut self, tag: Option<KeyTag>) {
+        if let Some(tag) = tag {
+            self.queue.take_key_wakers(tag, &mut self.after.to_wake);
         }
     }
 
     /// Frees a slot, and serves who waits for it.
     fn vacate(&mut self, index: u32) {
-        let mark = self.table.get(index).key.mark();
+        let tag = self.table.get(index).key.tag();
         self.empty(index);
-        self.key_gone(mark);
+        self.key_gone(tag);
     }
 
     /// Frees a slot; whoever calls this sees to those who wait.
@@ -285,7 +285,7 @@ impl<H, W> Ledger<H, W> {
                 return;
             };
             let slot = self.table.id(index);
-            self.after.wakes.extend(self.queue.promise(slot));
+            self.after.to_wake.extend(self.queue.promise(slot));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Ledger, Return};
 use crate::error::Refusal;
-use crate::key::{Caller, Key, No, Want};
+use crate::key::{Caller, Key, Unanswered, Want};
 use crate::reason::Reason;
 use crate::slot::{Health, SlotId, State};
 use crate::stats::ConnectError;
@@ -19,7 +19,7 @@ pub(crate) enum Reserve {
 
 impl<H, W> Ledger<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
-    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve, No<H>> {
+    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -65,7 +65,7 @@ impl<H, W> Ledger<H, W> {
     /// Lets the opening of a slot's connection begin now, by this caller.
     pub(super) fn begin_opening(&mut self, index: u32, opener: Caller) {
         let slot = self.table.get_mut(index);
-        slot.health = Health { born: slot.generation, ..Health::NONE };
+        slot.health = Health { opened_in: slot.generation, ..Health::NONE };
         self.table.set_opener(index, opener);
     }
 
@@ -114,7 +114,7 @@ impl<H, W> Ledger<H, W> {
             self.vacate(index);
         } else {
             self.table.clear_opener(index);
-            self.wake_key_waiters(self.table.get(index).key.mark());
+            self.wake_key_waiters(self.table.get(index).key.tag());
         }
     }
 
@@ -131,7 +131,7 @@ impl<H, W> Ledger<H, W> {
             self.vacate(index);
             return None;
         }
-        self.withdraw(index);
+        self.end_loan(index);
         self.begin_discard(index, Reason::Unplaced)
     }
 }

@@ -26,7 +26,7 @@ impl<H, W> Ledger<H, W> {
         let (now, outage) = (self.now, &mut self.outage);
         if !failed {
             let began = outage.began.take()?;
-            return std::mem::take(&mut outage.known).then(|| ConnectNews::Over { lasted: now.since(began) });
+            return std::mem::take(&mut outage.known).then(|| ConnectNews::Recovered { lasted: now.since(began) });
         }
         let began = *outage.began.get_or_insert(now);
         outage.untold += 1;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{LoanKey, No, Want};
+use crate::key::{LoanKey, Unanswered, Want};
 use crate::slot::{SlotId, State};
 use crate::stats::{ConnectError, Counts};
 
@@ -54,7 +54,12 @@ impl<H, W> Ledger<H, W> {
 
     /// Enters a loan that was made elsewhere, in an open pool or a closed one. It takes the place of one under the same
     /// key, or fulfils the reservation that was made for it.
-    pub(crate) fn enter_loan(&mut self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
+    pub(crate) fn insert_loan(
+        &mut self,
+        want: &Want<H>,
+        address: usize,
+        connection: &Arc<H>,
+    ) -> Result<(), Unanswered<H>> {
         if let Some(index) = self.find(want)? {
             if self.table.get(index).state == State::Opening {
                 self.fill(index, address, connection);
@@ -67,12 +72,12 @@ impl<H, W> Ledger<H, W> {
         self.table.get_mut(index).since = self.now;
         self.note_due(self.now.after(self.policy.leak_after));
         self.file(index, want);
-        self.wake_key_waiters(Some(want.mark()));
+        self.wake_key_waiters(Some(want.tag()));
         Ok(())
     }
 
     /// Finds the connection that is lent under a key.
-    pub(crate) fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+    pub(crate) fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
         let filed = self.find(want)?.map(|index| self.table.get(index));
         Ok(filed.filter(|slot| slot.state == State::Lent).and_then(|slot| slot.connection.clone()))
     }
@@ -83,7 +88,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Strikes a loan out of the model, and gives its connection.
-    pub(crate) fn strike_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+    pub(crate) fn remove_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
         let filed = self.find(want)?;
         Ok(filed.filter(|&index| self.table.get(index).state == State::Lent).and_then(|index| {
             let connection = self.table.get(index).connection.clone();
@@ -93,7 +98,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Says whether a slot is as it was when this id was given out.
-    pub(crate) fn knows(&self, slot: SlotId) -> bool {
+    pub(crate) fn is_current(&self, slot: SlotId) -> bool {
         self.table.find(slot).is_some()
     }
 

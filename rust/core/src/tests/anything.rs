@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 
 use super::lengths;
-use super::props::{Bell, Thing, World, no, refusal, resolve_key, seconds, show};
+use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
 use crate::{Busy, CheckOut, Checking, Chore, Policy, Reason, Refill, Reservation, Reserve, Returning, Waiter, Want};
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
@@ -39,8 +39,8 @@ enum Call {
     Drain,
     InvalidateLoan,
     Reclaim,
-    EnterLoan,
-    StrikeLoan,
+    InsertLoan,
+    RemoveLoan,
     ReplaceIdle,
     Limits,
     Close,
@@ -75,8 +75,8 @@ const CALLS: [Call; 31] = {
         Drain,
         InvalidateLoan,
         Reclaim,
-        EnterLoan,
-        StrikeLoan,
+        InsertLoan,
+        RemoveLoan,
         ReplaceIdle,
         Limits,
         Close,
@@ -94,12 +94,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// Everything that somebody holds.
 #[derive(Default)]
 struct Hands<'w> {
-    reservations: Vec<Reservation<'w, Thing, Bell>>,
+    reservations: Vec<Reservation<'w, Thing, TestWaker>>,
     /// And whether it is for a loan.
-    checks: Vec<(Checking<'w, Thing, Bell>, bool)>,
-    returns: Vec<Returning<'w, Thing, Bell>>,
-    waiters: Vec<Waiter<'w, Thing, Bell>>,
-    refills: Vec<Refill<'w, Thing, Bell>>,
+    checks: Vec<(Checking<'w, Thing, TestWaker>, bool)>,
+    returns: Vec<Returning<'w, Thing, TestWaker>>,
+    waiters: Vec<Waiter<'w, Thing, TestWaker>>,
+    refills: Vec<Refill<'w, Thing, TestWaker>>,
 }
 
 fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
@@ -123,7 +123,7 @@ fn want(world: &World, number: u32, flag: bool) -> Want<Thing> {
 }
 
 impl<'w> Hands<'w> {
-    fn note(&mut self, answer: CheckOut<'w, Thing, Bell>) {
+    fn note(&mut self, answer: CheckOut<'w, Thing, TestWaker>) {
         match answer {
             CheckOut::Lent(_) => {}
             CheckOut::Check(checking) => self.checks.push((checking, true)),
@@ -143,8 +143,8 @@ impl<'w> Hands<'w> {
             Call::Lend => drop(pool.lend_idle(caller, now)),
             Call::CheckOut => {
                 let waiter = if flag { take(&mut self.waiters, nth) } else { None };
-                let bell = || Some(world.bell());
-                let answer = resolve_key(&mut want(), |want| pool.check_out(want, waiter.as_ref(), bell(), now));
+                let waker = || Some(world.waker());
+                let answer = resolve_key(&mut want(), |want| pool.check_out(want, waiter.as_ref(), waker(), now));
                 self.waiters.extend(waiter);
                 if let Ok(answer) = answer {
                     self.note(answer);
@@ -166,7 +166,8 @@ impl<'w> Hands<'w> {
                 }
             }
             Call::Fail => {
-                let failed = take(&mut self.reservations, nth).and_then(|reservation| reservation.fail(no("no")));
+                let failed =
+                    take(&mut self.reservations, nth).and_then(|reservation| reservation.fail(connect_error("no")));
                 self.returns.extend(failed);
             }
             Call::EndReservation => drop(take(&mut self.reservations, nth)),
@@ -259,12 +260,12 @@ impl<'w> Hands<'w> {
                     drop(flag.then(|| world.reclaim(slot)));
                 }
             }
-            Call::EnterLoan => {
+            Call::InsertLoan => {
                 let entered = world.thing(name);
                 let _refused =
-                    resolve_key(&mut want(), |want| pool.enter_loan(want, name as usize, &entered, world.now()));
+                    resolve_key(&mut want(), |want| pool.insert_loan(want, name as usize, &entered, world.now()));
             }
-            Call::StrikeLoan => drop(resolve_key(&mut want(), |want| pool.strike_loan(want))),
+            Call::RemoveLoan => drop(resolve_key(&mut want(), |want| pool.remove_loan(want))),
             Call::ReplaceIdle => {
                 let mut idle: Vec<_> = pool.idle().into_iter().map(|thing| (thing.name as usize, thing)).collect();
                 let seen: Vec<_> = idle.iter().map(|&(address, _)| address).collect();
@@ -306,7 +307,7 @@ proptest! {
         for &step in &steps {
             let before = occupied(&world);
             hands.call(&world, step);
-            let (counts, by_hand) = (world.pool.counts(), matches!(step.0, Call::EnterLoan | Call::ReplaceIdle));
+            let (counts, by_hand) = (world.pool.counts(), matches!(step.0, Call::InsertLoan | Call::ReplaceIdle));
             prop_assert!(by_hand || occupied(&world) <= before.max(counts.maxconn), "above the limit after {step:?}");
             prop_assert_eq!((world.idle().len(), world.lent().len()), (counts.idle, counts.lent), "after {:?}", step);
         }
@@ -329,7 +330,7 @@ proptest! {
         world.open([1]);
         let answer = world.check_out(&world.any());
         prop_assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "nothing is in transit: {}", show(&answer));
-        prop_assert!(world.take_back_clean(1), "there is no twin any more");
+        prop_assert!(world.take_back_clean(1), "there is no alias any more");
         drop(housekeeper);
     }
 }

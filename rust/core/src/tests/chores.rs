@@ -25,7 +25,7 @@ fn returns_that_were_left_are_taken_over_in_their_order_and_each_once() {
     world.open([1, 2, 3]);
     let housekeeper = world.housekeeper();
     world.defer_returns([2, 1]);
-    assert_eq!((housekeeper.rung(), counts(&world)), (2, (0, 1, 0, 2, 0)));
+    assert_eq!((housekeeper.wakes(), counts(&world)), (2, (0, 1, 0, 2, 0)));
     let (mut second, mut first) = (world.take_return(), world.take_return());
     assert_eq!([second.connection().name, first.connection().name], [2, 1]);
     assert!(world.rest().is_infinite());
@@ -64,12 +64,12 @@ fn who_finds_the_pool_full_finishes_a_return_that_nobody_has_begun() {
 fn a_return_that_somebody_waits_for_is_not_left_but_finished_at_once() {
     let world = World::new(1, 1);
     world.open([1]);
-    let (bell, queued) = (world.bell(), world.any());
-    let waiter = world.join(&queued, &bell);
+    let (waker, queued) = (world.waker(), world.any());
+    let waiter = world.join(&queued, &waker);
     let mut returning = world.begin_return(1).expect("it is lent").defer(world.now()).expect("it comes back");
     assert!(returning.keep(world.now()));
     drop(returning);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert_eq!(world.claim(&queued, &waiter), 1);
 }
@@ -91,12 +91,12 @@ fn whoever_will_get_what_the_housekeeping_is_returning_is_told_so_and_the_next_i
     world.open([1]);
     world.defer_returns([1]);
     let mut returning = world.take_return();
-    let (bell, want) = (world.bell(), world.any());
-    let answer = world.pool.check_out(&want, None, Some(bell.clone()), world.now());
+    let (waker, want) = (world.waker(), world.any());
+    let answer = world.pool.check_out(&want, None, Some(waker.clone()), world.now());
     let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert!(returning.keep(world.now()));
-    assert_eq!((bell.rung(), world.claim(&want, &waiter)), (1, 1));
+    assert_eq!((waker.wakes(), world.claim(&want, &waiter)), (1, 1));
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is counted no more");
 }
 
@@ -180,9 +180,9 @@ fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it
     world.defer_returns([1]);
     let _returning = world.take_return();
     let want = world.any();
-    let answer = world.pool.check_out(&want, None, Some(world.bell()), world.now());
+    let answer = world.pool.check_out(&want, None, Some(world.waker()), world.now());
     let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    let answer = world.pool.check_out(&want, Some(&waiter), Some(world.bell()), world.now());
+    let answer = world.pool.check_out(&want, Some(&waiter), Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::InTransit, None))), "{}", show(&answer));
 }
 
@@ -238,8 +238,8 @@ fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_
     for want in &wants {
         assert!(matches!(world.check_out(want), Ok(CheckOut::Busy(Busy::InTransit, None))));
     }
-    let bell = world.bell();
-    let answers = wants.each_ref().map(|want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let waker = world.waker();
+    let answers = wants.each_ref().map(|want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
     let shown = answers.each_ref().map(show);
     assert_eq!(shown, ["InTransit, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
 }
@@ -300,9 +300,9 @@ fn an_idle_connection_is_closed_at_the_end_of_its_life_and_another_one_opened() 
     let (slept, over) = world.sleep();
     assert!((9.0..=10.0).contains(&slept), "{slept}");
     assert_eq!(over.closing(), Some(Reason::Lifetime));
-    let rung = housekeeper.rung();
+    let wakes = housekeeper.wakes();
     drop(over);
-    assert_eq!(housekeeper.rung(), rung + 1, "one is missing now");
+    assert_eq!(housekeeper.wakes(), wakes + 1, "one is missing now");
     drop(world.take_refill());
 }
 
@@ -335,9 +335,9 @@ fn the_housekeeper_is_told_when_a_drained_connection_is_put_back() {
     let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
     drop(world.pool.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = housekeeper.rung();
+    let wakes = housekeeper.wakes();
     let refused = checking.put_back(world.now()).is_err();
-    assert!(refused || housekeeper.rung() > rung);
+    assert!(refused || housekeeper.wakes() > wakes);
 }
 
 #[test]
@@ -345,13 +345,13 @@ fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_th
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
     world.open([1]);
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     drop(world.pool.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = housekeeper.rung();
-    assert!(waiter.leave().is_some() || housekeeper.rung() > rung);
+    let wakes = housekeeper.wakes();
+    assert!(waiter.leave().is_some() || housekeeper.wakes() > wakes);
 }
 
 #[test]
@@ -361,9 +361,9 @@ fn the_housekeeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhil
     let Ok(Reserve::New(opening)) = world.pool.reserve(None, 0) else { panic!("there is room") };
     drop(world.pool.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = housekeeper.rung();
+    let wakes = housekeeper.wakes();
     world.fulfil(&opening, 1).expect("the pool is open");
-    assert!(housekeeper.rung() > rung);
+    assert!(housekeeper.wakes() > wakes);
 }
 
 #[test]
@@ -387,9 +387,9 @@ fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_o
     world.open_idle(1);
     world.pass(100.0);
     assert!(world.rest() > 0.0);
-    let rung = housekeeper.rung();
+    let wakes = housekeeper.wakes();
     world.pool.set_minconn(0);
-    assert!(housekeeper.rung() > rung);
+    assert!(housekeeper.wakes() > wakes);
 }
 
 // --- what is missing -----------------------------------------------------------------------------------------------
@@ -400,7 +400,7 @@ fn a_kept_pool_that_loses_a_connection_has_its_housekeeper_open_another_one() {
     world.open([1, 2]);
     let housekeeper = world.housekeeper();
     drop(world.begin_return(1).expect("it is lent"));
-    assert_eq!(housekeeper.rung(), 1);
+    assert_eq!(housekeeper.wakes(), 1);
     let refill = world.take_refill();
     assert!(world.rest().is_infinite(), "one at a time");
     world.open_idle(3);
@@ -428,7 +428,7 @@ fn whatever_way_a_connection_goes_its_housekeeper_is_told() {
         world.open_idle(1);
         let housekeeper = world.housekeeper();
         lose(&world);
-        assert!(housekeeper.rung() > 0, "way {number}");
+        assert!(housekeeper.wakes() > 0, "way {number}");
         drop(world.take_refill());
     }
 }
@@ -439,7 +439,7 @@ fn of_a_forgotten_loan_the_housekeeper_hears_from_who_reclaims_it() {
     world.open([1]);
     let (housekeeper, slot) = (world.housekeeper(), world.loan(1));
     assert!(world.reclaim(slot).is_some());
-    assert_eq!(housekeeper.rung(), 0, "a weak reference's callback is no place to start a thread in");
+    assert_eq!(housekeeper.wakes(), 0, "a weak reference's callback is no place to start a thread in");
     drop(world.take_refill());
 }
 
@@ -449,7 +449,7 @@ fn a_pool_without_a_housekeeper_is_not_filled_unasked_but_by_who_asks_for_chores
     let housekeeper = world.housekeeper();
     world.open([1]);
     drop(world.begin_return(1).expect("it is lent"));
-    assert_eq!(housekeeper.rung(), 0);
+    assert_eq!(housekeeper.wakes(), 0);
     drop(world.take_refill());
 }
 
@@ -477,9 +477,9 @@ fn a_pause_ends_when_somebody_else_reaches_the_server_and_the_next_is_a_short_on
     }
     world.fail(world.take_refill());
     assert!(world.rest() > 3.0);
-    let rung = housekeeper.rung();
+    let wakes = housekeeper.wakes();
     world.pool.note_connect(seconds(0.1), false);
-    assert_eq!(housekeeper.rung(), rung + 1);
+    assert_eq!(housekeeper.wakes(), wakes + 1);
     world.fail(world.take_refill());
     assert!(world.rest() <= 0.25);
     world.pool.hurry_refill();
@@ -504,7 +504,7 @@ fn raised_limits_are_filled_up() {
         let housekeeper = world.housekeeper();
         drop(world.pool.resize(minconn, maxconn));
         drop(world.pool.resize(2, maxconn));
-        assert!(housekeeper.rung() > 0);
+        assert!(housekeeper.wakes() > 0);
         drop(world.take_refill());
     }
 }
@@ -516,13 +516,13 @@ fn the_housekeeper_is_told_when_somebody_else_gives_a_refill_up() {
         let housekeeper = world.housekeeper();
         let refill = world.take_refill();
         assert!(world.rest().is_infinite(), "somebody is at it");
-        let rung = housekeeper.rung();
+        let wakes = housekeeper.wakes();
         if fail {
             world.fail(refill);
         } else {
             drop(refill);
         }
-        assert!(housekeeper.rung() > rung);
+        assert!(housekeeper.wakes() > wakes);
     }
 }
 
@@ -551,9 +551,9 @@ fn the_housekeeper_is_told_when_a_pool_is_opened_again() {
     let housekeeper = world.housekeeper();
     world.pool.close().expect("it is open");
     assert!(world.rest().is_infinite());
-    let rung = housekeeper.rung();
+    let wakes = housekeeper.wakes();
     world.pool.set_closed(false);
-    assert!(housekeeper.rung() > rung);
+    assert!(housekeeper.wakes() > wakes);
 }
 
 // --- loans that last too long ------------------------------------------------------------------------------------------
@@ -611,21 +611,21 @@ fn the_next_loan_of_a_connection_that_came_back_by_the_fast_path_is_watched_anew
 fn one_waiter_too_many_is_sent_away_and_those_who_wait_keep_their_places() {
     let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(2), ..Policy::default() });
     world.open([1]);
-    let (bells, wants) = ([world.bell(), world.bell()], [world.any(), world.any()]);
-    let waiters = [0, 1].map(|i| world.join(&wants[i], &bells[i]));
-    let answer = world.pool.check_out(&world.any(), None, Some(world.bell()), world.now());
+    let (wakers, wants) = ([world.waker(), world.waker()], [world.any(), world.any()]);
+    let waiters = [0, 1].map(|i| world.join(&wants[i], &wakers[i]));
+    let answer = world.pool.check_out(&world.any(), None, Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Crowded, None))), "{}", show(&answer));
-    let answer = world.pool.check_out(&wants[0], Some(&waiters[0]), Some(world.bell()), world.now());
+    let answer = world.pool.check_out(&wants[0], Some(&waiters[0]), Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
     drop(waiters);
-    let _waiter = world.join(&world.any(), &world.bell());
+    let _waiter = world.join(&world.any(), &world.waker());
 }
 
 #[test]
 fn who_is_not_willing_to_wait_is_told_that_the_pool_is_full_however_many_wait() {
     let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(1), ..Policy::default() });
     world.open([1]);
-    let _waiter = world.join(&world.any(), &world.bell());
+    let _waiter = world.join(&world.any(), &world.waker());
     let answer = world.check_out(&world.any());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
 }
@@ -639,13 +639,13 @@ fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_housekee
     world.defer_returns([1]);
     let housekeeper = world.housekeeper();
     world.pool.enter_process(7, 1);
-    assert_eq!((counts(&world), housekeeper.rung()), ((0, 0, 0, 0, 0), 1));
+    assert_eq!((counts(&world), housekeeper.wakes()), ((0, 0, 0, 0, 0), 1));
     assert_eq!(*world.dropped.lock().expect("no panic"), [1], "what was lent is remembered");
     let refill = world.take_refill();
     world.open_idle(3);
     drop(refill);
     world.pool.enter_process(7, 1);
-    assert_eq!((world.idle(), housekeeper.rung()), (vec![3], 1), "it is at home here");
+    assert_eq!((world.idle(), housekeeper.wakes()), (vec![3], 1), "it is at home here");
     assert!(world.begin_return(2).is_err_and(|refusal| refusal == Refusal::Unkeyed));
 }
 
@@ -655,7 +655,7 @@ fn a_closed_pool_stays_closed_in_another_process() {
     let housekeeper = world.housekeeper();
     world.pool.close().expect("it is open");
     world.pool.enter_process(7, 1);
-    assert_eq!((world.pool.counts().closed, housekeeper.rung()), (true, 0));
+    assert_eq!((world.pool.counts().closed, housekeeper.wakes()), (true, 0));
 }
 
 #[test]
@@ -673,10 +673,10 @@ fn the_housekeeping_rests_for_ever_while_no_more_than_minconn_are_open_however_s
         assert!(world.give_back(1));
         let rest = world.rest();
         assert!(rest > 900.0, "rests for {rest} s");
-        let rung = housekeeper.rung();
+        let wakes = housekeeper.wakes();
         world.pass(0.002);
         let _lent = world.check_out(&world.any());
-        assert_eq!(housekeeper.rung(), rung + 1, "a loan that may be reported");
+        assert_eq!(housekeeper.wakes(), wakes + 1, "a loan that may be reported");
     }
 }
 
@@ -686,8 +686,8 @@ fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() 
     let housekeeper = world.housekeeper();
     world.open([1]);
     assert!(world.rest().is_infinite());
-    let rung = housekeeper.rung();
+    let wakes = housekeeper.wakes();
     world.open([2]);
-    assert_eq!(housekeeper.rung(), rung + 1);
+    assert_eq!(housekeeper.wakes(), wakes + 1);
     assert!(world.rest() <= 10.0);
 }

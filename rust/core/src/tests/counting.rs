@@ -1,6 +1,6 @@
 //! What the pool tells of itself: statistics, loans, and what their borrowers have forgotten.
 
-use super::props::{World, by_key, no, resolve_key, seconds};
+use super::props::{World, by_key, connect_error, resolve_key, seconds};
 use crate::{CheckOut, ConnectNews, LoanKey, Policy, Reason, Refusal, Stats};
 
 fn stats(world: &World) -> Stats {
@@ -214,12 +214,12 @@ fn a_forgotten_loan_gives_its_slot_to_who_waits() {
     world.open([1]);
     world.pool.annotate(world.loan(1), world.thing(77));
     let slot = world.loan(1);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     world.pass(3.0);
     let report = world.reclaim(slot).expect("it is lent");
     assert!(report.age == seconds(3.0) && report.note.is_some_and(|note| note.name == 77));
-    assert_eq!((bell.rung(), stats(&world).reclaimed), (1, 1));
+    assert_eq!((waker.wakes(), stats(&world).reclaimed), (1, 1));
     assert!(matches!(world.pool.check_out(&want, Some(&waiter), None, world.now()), Ok(CheckOut::Reserved(_))));
     assert!(world.reclaim(slot).is_none());
 }
@@ -277,7 +277,7 @@ fn a_connection_whose_opener_fails_after_the_pool_was_closed_is_not_closed_twice
     world.pool.note_connect(seconds(0.1), false);
     world.fulfil(&reservation, 1).expect("the pool is open");
     world.pool.close().expect("it is open");
-    drop(reservation.fail(no("late")));
+    drop(reservation.fail(connect_error("late")));
     check_balance(&world);
 }
 
@@ -341,7 +341,7 @@ fn connects_that_go_on_failing_are_told_of_once_in_ten_seconds_with_their_number
     assert_eq!(news(&world, true), Some(failed(100, 10.0)));
     assert_eq!(news(&world, true), None);
     world.pass(2.0);
-    assert_eq!(news(&world, false), Some(ConnectNews::Over { lasted: seconds(12.0) }));
+    assert_eq!(news(&world, false), Some(ConnectNews::Recovered { lasted: seconds(12.0) }));
     assert_eq!(news(&world, false), None);
 }
 
@@ -349,7 +349,7 @@ fn connects_that_go_on_failing_are_told_of_once_in_ten_seconds_with_their_number
 fn connects_that_fail_by_turns_are_told_of_no_more_often() {
     let world = World::new(0, 1);
     assert_eq!(news(&world, true), Some(failed(1, 0.0)));
-    assert_eq!(news(&world, false), Some(ConnectNews::Over { lasted: seconds(0.0) }));
+    assert_eq!(news(&world, false), Some(ConnectNews::Recovered { lasted: seconds(0.0) }));
     for _ in 0..9 {
         world.pass(1.0);
         assert_eq!((news(&world, true), news(&world, false)), (None, None));

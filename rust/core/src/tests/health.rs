@@ -1,6 +1,6 @@
 //! Which connections are lent unseen, which after a look, and which not at all.
 
-use super::props::{Bell, Thing, World, by_key, counts, must_check, no, resolve_key, seconds, show};
+use super::props::{TestWaker, Thing, World, by_key, connect_error, counts, must_check, resolve_key, seconds, show};
 use crate::{Busy, Check, CheckOut, Checking, Policy, Reason, Refusal, Reserve, Waiter, Want};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
@@ -13,13 +13,13 @@ fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
     world
 }
 
-fn looked_at(checking: &Checking<'_, Thing, Bell>) -> (u32, Check) {
+fn looked_at(checking: &Checking<'_, Thing, TestWaker>) -> (u32, Check) {
     (checking.connection().name, checking.kind())
 }
 
 /// Asks for a key that somebody else is about to get, and waits.
-fn follow<'w>(world: &'w World, want: &mut Want<Thing>, bell: &Bell) -> Waiter<'w, Thing, Bell> {
-    let answer = resolve_key(want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+fn follow<'w>(world: &'w World, want: &mut Want<Thing>, waker: &TestWaker) -> Waiter<'w, Thing, TestWaker> {
+    let answer = resolve_key(want, |want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     waiter
 }
@@ -84,13 +84,13 @@ fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
-    let bell = world.bell();
-    let _waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let _waiter = world.join(&world.any(), &waker);
     let answer = checking.next(Reason::Lost, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
-    assert_eq!(bell.rung(), 0, "who came later gets nothing of it");
+    assert_eq!(waker.wakes(), 0, "who came later gets nothing of it");
     drop(answer);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
 }
 
 #[test]
@@ -161,10 +161,10 @@ fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     drop(checking);
-    assert_eq!((bell.rung(), world.closed(Reason::Unclean)), (1, 1));
+    assert_eq!((waker.wakes(), world.closed(Reason::Unclean)), (1, 1));
     let answer = world.pool.check_out(&want, Some(&waiter), None, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
@@ -175,10 +175,10 @@ fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_conne
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
     assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant), "it would wait for itself");
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let _waiter = follow(&world, &mut want, &bell);
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let _waiter = follow(&world, &mut want, &waker);
     checking.lend(world.now()).expect("the pool is open");
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     let answer = resolve_key(&mut want, |want| world.check_out(want));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
@@ -200,16 +200,16 @@ fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
     let dead = must_check(by_key(&world, 2, 1));
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let _waiter = follow(&world, &mut want, &bell);
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let _waiter = follow(&world, &mut want, &waker);
     let next = must_check(dead.next(Reason::Lost, world.now()));
     assert_eq!(looked_at(&next), (1, Check::Required));
-    assert_eq!(bell.rung(), 0);
+    assert_eq!(waker.wakes(), 0);
     let Ok(CheckOut::Reserved(room)) = next.next(Reason::Lost, world.now()) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 3), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
     world.fulfil(&room, 3).expect("the pool is open");
     drop(room);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     let answer = resolve_key(&mut want, |want| world.check_out(want));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 3), "{}", show(&answer));
 }
@@ -219,11 +219,11 @@ fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
-    let (mut want, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
-    let first = follow(&world, &mut want, &bells[0]);
-    let _second = world.join(&world.any(), &bells[1]);
+    let (mut want, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
+    let first = follow(&world, &mut want, &wakers[0]);
+    let _second = world.join(&world.any(), &wakers[1]);
     drop(checking);
-    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
     let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
@@ -234,7 +234,7 @@ fn a_connection_whose_room_was_used_for_another_is_forgotten() {
     world.pass(1.0);
     let Ok(CheckOut::Reserved(room)) = world.must_check().next(Reason::Lost, world.now()) else { panic!("no room") };
     assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
-    drop(room.fail(no("the server is down")));
+    drop(room.fail(connect_error("the server is down")));
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
@@ -276,8 +276,8 @@ fn an_idle_connection_that_is_too_old_is_not_lent() {
 fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
     let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
     world.open([1]);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     assert!(world.give_back(1));
     world.pass(10.0);
     let over = must_check(world.pool.check_out(&want, Some(&waiter), None, world.now()));
@@ -378,10 +378,10 @@ fn an_idle_connection_that_is_looked_at_is_waited_for_and_given_to_who_waits() {
     let world = checked(1, 1, &[1]);
     let slot = world.pool.idle_slots()[0];
     let checking = world.pool.begin_idle_check(slot, 7, world.now()).expect("it is idle");
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     checking.put_back(world.now()).expect("the pool is open");
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert_eq!(world.claim(&want, &waiter), 1);
 }
 
@@ -394,7 +394,7 @@ fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
     next.lend(world.now()).expect("the pool is open");
     drop(next);
     assert_eq!((world.lent(), counts(&world)), (vec![5], (0, 1, 0, 0, 0)));
-    assert!(world.take_back_clean(5), "it has no twin any more");
+    assert!(world.take_back_clean(5), "it has no alias any more");
 }
 
 #[test]
@@ -449,8 +449,8 @@ fn an_idle_connection_that_is_looked_at_while_another_takes_its_place_is_not_put
 fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
     let world = checked(1, 1, &[1]);
     world.borrow();
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     world.pass(60.0);
     assert!(world.check_out(&world.any()).is_ok(), "somebody else tells the time");
@@ -473,7 +473,7 @@ fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_p
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
-    resolve_key(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7), world.now()))
+    resolve_key(&mut world.ask(2, 9), |want| world.pool.insert_loan(want, 7, &world.thing(7), world.now()))
         .expect("the pool is open");
     assert_ne!(checking.lend(world.now()), Err(Reason::WithPool));
 }

@@ -1,7 +1,7 @@
 //! What is left to chance: within its bounds, and not the same each time.
 
 use super::props::{World, seconds};
-use crate::time::{Dice, Span};
+use crate::time::{Rng, Span};
 use crate::{Chore, Moment, Policy};
 
 /// How long each of a hundred idle connections lives that were all opened at the same moment, for ten seconds at most.
@@ -34,16 +34,16 @@ fn connections_that_were_opened_together_do_not_end_together() {
 
 #[test]
 fn a_span_is_shortened_by_a_tenth_at_most_and_never_lengthened() {
-    let mut dice = Dice::new(0);
+    let mut rng = Rng::new(0);
     for nanos in [0, 1, 9, 10, 11, 1_000_000_007, u64::MAX - 1] {
         let span = Moment::from_nanos(nanos).since(Moment::START);
         let least = Moment::from_nanos(nanos - nanos / 10).since(Moment::START);
         for _ in 0..1000 {
-            let jittered = span.jittered(&mut dice);
+            let jittered = span.jittered(&mut rng);
             assert!(least <= jittered && jittered <= span, "{span:?} became {jittered:?}");
         }
     }
-    assert_eq!(Span::FOREVER.jittered(&mut dice), Span::FOREVER);
+    assert_eq!(Span::FOREVER.jittered(&mut rng), Span::FOREVER);
 }
 
 #[test]

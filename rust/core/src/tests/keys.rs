@@ -1,7 +1,7 @@
 //! Keys, and the books that other people's code edits: one thing that can go wrong a test.
 
-use super::props::{Bell, Thing, World, by_key, compare, counts, no, refusal, resolve_key, show};
-use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reservation, Reserve, Waiter, Want};
+use super::props::{TestWaker, Thing, World, by_key, compare, connect_error, counts, refusal, resolve_key, show};
+use crate::{Busy, CheckOut, LoanKey, Refusal, Reservation, Reserve, Unanswered, Waiter, Want};
 
 fn open_by_key(world: &World, key: u32, name: u32) {
     let Ok(CheckOut::Reserved(reservation)) = by_key(world, key, 0) else { panic!("no room") };
@@ -25,11 +25,11 @@ fn a_comparison_that_was_overtaken_is_made_again() {
     let world = World::new(2, 2);
     open_by_key(&world, 1, 10);
     let mut want = world.ask(3, 0);
-    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("hashes are equal") };
+    let Err(Unanswered::Compare(candidates)) = world.check_out(&want) else { panic!("hashes are equal") };
     compare(&mut want, &candidates);
     // Meanwhile the very key that is asked for is lent.
     open_by_key(&world, 3, 30);
-    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("3 is new") };
+    let Err(Unanswered::Compare(candidates)) = world.check_out(&want) else { panic!("3 is new") };
     assert_eq!(candidates.list.len(), 1, "1 has been compared");
     compare(&mut want, &candidates);
     // Meanwhile it is returned and lent under another key: the match is stale.
@@ -43,9 +43,9 @@ fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
     let world = World::new(0, 2);
     open_by_key(&world, 1, 10);
     let opening = world.reserve();
-    let (bell, mut queued) = (world.bell(), world.ask(3, 1));
+    let (waker, mut queued) = (world.waker(), world.ask(3, 1));
     let CheckOut::Busy(Busy::Full, Some(waiter)) =
-        resolve_key(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()))
+        resolve_key(&mut queued, |want| world.pool.check_out(want, None, Some(waker.clone()), world.now()))
             .expect("open")
     else {
         panic!("the pool is full")
@@ -53,7 +53,7 @@ fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
     drop(opening);
     // Room is promised, and not filed yet. Another caller compares all there is with the same key.
     let mut late = world.ask(3, 2);
-    let Err(No::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
+    let Err(Unanswered::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
     compare(&mut late, &candidates);
     drop(world.pool.set_maxconn(9));
     let claimed = resolve_key(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
@@ -67,13 +67,13 @@ fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
     let world = World::new(0, 5);
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
-    let bell = world.bell();
+    let waker = world.waker();
     let answer =
-        resolve_key(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+        resolve_key(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&reservation, 20).expect("open");
     drop(reservation);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     drop(waiter);
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Lent(connection)) if connection.name == 20));
     assert_eq!(world.lent(), [20]);
@@ -90,15 +90,15 @@ fn a_caller_that_would_wait_for_itself_is_refused() {
 fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bells = [world.bell(), world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker(), world.waker()];
     let [first, mut second, mut third] = [(2, 1), (2, 2), (4, 3)].map(|(key, caller)| world.ask(key, caller));
-    let waiters = [world.join(&first, &bells[0]), world.join(&second, &bells[1]), world.join(&third, &bells[2])];
+    let waiters = [world.join(&first, &wakers[0]), world.join(&second, &wakers[1]), world.join(&third, &wakers[2])];
     assert!(world.give_back(1));
     assert_eq!(world.claim(&first, &waiters[0]), 1);
-    assert_eq!([bells[1].rung(), bells[2].rung()], [1, 1], "same hash: each must look");
+    assert_eq!([wakers[1].wakes(), wakers[2].wakes()], [1, 1], "same hash: each must look");
     let answer = resolve_key(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
-    let again = world.bell();
+    let again = world.waker();
     let answer =
         resolve_key(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone()), world.now()));
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
@@ -120,7 +120,7 @@ fn a_wrong_or_swapped_key_changes_nothing() {
         [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
     {
         let answer = world.pool.begin_return(address, Some(&Want::Number(number, 0)), false, world.now());
-        assert!(answer.is_err_and(|no| refusal(no) == expected));
+        assert!(answer.is_err_and(|unanswered| refusal(unanswered) == expected));
     }
     assert_eq!(counts(&world), before);
 }
@@ -153,7 +153,7 @@ fn a_reservation_without_a_key_becomes_an_idle_connection() {
     let Ok(Reserve::New(reservation)) = world.pool.reserve(None, 0) else { panic!("there is room") };
     world.fulfil(&reservation, 1).expect("open");
     assert_eq!(world.idle(), [1]);
-    assert!(world.pool.reserve(None, 0).is_err_and(|no| refusal(no) == Refusal::Exhausted));
+    assert!(world.pool.reserve(None, 0).is_err_and(|unanswered| refusal(unanswered) == Refusal::Exhausted));
 }
 
 #[test]
@@ -170,11 +170,11 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
 #[test]
 fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
     let world = World::new(0, 1);
-    world.pool.enter_loan(&Want::Number(7, 0), 1, &world.thing(1), world.now()).expect("nothing to compare");
+    world.pool.insert_loan(&Want::Number(7, 0), 1, &world.thing(1), world.now()).expect("nothing to compare");
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
-    let struck = world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare");
+    let struck = world.pool.remove_loan(&Want::Number(7, 0)).expect("nothing to compare");
     assert_eq!(struck.map(|connection| connection.name), Some(1));
-    assert!(world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare").is_none());
+    assert!(world.pool.remove_loan(&Want::Number(7, 0)).expect("nothing to compare").is_none());
     world.open([2]);
 }
 
@@ -182,7 +182,7 @@ fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
 fn a_loan_that_is_entered_takes_the_place_of_one_under_an_equal_key() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
-    resolve_key(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 21, &world.thing(21), world.now()))
+    resolve_key(&mut world.ask(2, 9), |want| world.pool.insert_loan(want, 21, &world.thing(21), world.now()))
         .expect("open");
     assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
 }
@@ -202,15 +202,15 @@ fn the_collector_sees_every_handle_and_is_never_blocked() {
 fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later() {
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    let (bells, mut follower) = ([world.bell(), world.bell()], world.ask(2, 2));
+    let (wakers, mut follower) = ([world.waker(), world.waker()], world.ask(2, 2));
     let answer =
-        resolve_key(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
+        resolve_key(&mut follower, |want| world.pool.check_out(want, None, Some(wakers[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
     let later = world.any();
-    let _second = world.join(&later, &bells[1]);
+    let _second = world.join(&later, &wakers[1]);
     assert_eq!(world.pool.counts().waiting, 2);
-    drop(opening.fail(no("no")));
-    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
+    drop(opening.fail(connect_error("no")));
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
     let answer = resolve_key(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
@@ -220,14 +220,14 @@ fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener(
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = world.check_out(&Want::Number(7, 1)) else { panic!("there is room") };
     let again = world.check_out(&Want::Number(7, 1));
-    assert!(again.is_err_and(|no| refusal(no) == Refusal::Reentrant));
-    let bell = world.bell();
-    let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(bell.clone()), world.now());
+    assert!(again.is_err_and(|unanswered| refusal(unanswered) == Refusal::Reentrant));
+    let waker = world.waker();
+    let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(waker.clone()), world.now());
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&opening, 70).expect("open");
-    assert_eq!(bell.rung(), 0, "its opener has not finished with it");
+    assert_eq!(waker.wakes(), 0, "its opener has not finished with it");
     drop(opening);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert!(matches!(world.check_out(&Want::Number(7, 2)), Ok(CheckOut::Lent(connection)) if connection.name == 70));
 }
 
@@ -265,8 +265,8 @@ fn a_connection_that_was_to_be_idle_is_refused_where_maxconn_was_lowered_meanwhi
 #[test]
 fn of_two_loans_of_one_object_the_later_is_returned_first() {
     let world = World::new(0, 2);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    world.pool.enter_loan(&Want::Number(3, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.pool.insert_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.pool.insert_loan(&Want::Number(3, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
     assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(3))));
     drop(world.begin_return(5).expect("lent"));
     assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(7))));
@@ -276,11 +276,11 @@ fn of_two_loans_of_one_object_the_later_is_returned_first() {
 fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bell = world.bell();
-    let _waiter = world.join(&world.ask(2, 1), &bell);
-    resolve_key(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20), world.now()))
+    let waker = world.waker();
+    let _waiter = world.join(&world.ask(2, 1), &waker);
+    resolve_key(&mut world.ask(2, 2), |want| world.pool.insert_loan(want, 20, &world.thing(20), world.now()))
         .expect("open");
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
 }
 
 #[test]
@@ -299,11 +299,11 @@ fn what_was_filed_before_the_opener_failed_is_given_to_be_closed_and_nothing_els
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     world.fulfil(&opening, 20).expect("open");
-    let filed = opening.fail(no("late")).expect("it was filed");
+    let filed = opening.fail(connect_error("late")).expect("it was filed");
     assert_eq!((filed.connection().name, counts(&world)), (20, (0, 0, 0, 1, 0)));
     drop(filed);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    assert!(opening.fail(no("at once")).is_none());
+    assert!(opening.fail(connect_error("at once")).is_none());
     open_by_key(&world, 2, 21);
     assert_eq!(world.lent(), [21]);
 }
@@ -326,17 +326,17 @@ fn an_opener_that_connects_again_needs_no_more_room() {
 fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
     let world = World::new(1, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    let (mut follower, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
+    let (mut follower, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
     let answer =
-        resolve_key(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
+        resolve_key(&mut follower, |want| world.pool.check_out(want, None, Some(wakers[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
     let later = world.any();
-    let _second = world.join(&later, &bells[1]);
+    let _second = world.join(&later, &wakers[1]);
     world.fulfil(&opening, 20).expect("open");
     drop(opening);
     // Before the follower has come to look, the connection is returned.
     assert!(world.give_back(20));
-    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
     let answer = resolve_key(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
@@ -344,28 +344,28 @@ fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
 #[test]
 fn a_guess_does_not_choose_between_two_slots_of_one_object() {
     let world = World::new(2, 2);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.pool.insert_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.pool.insert_loan(&Want::Number(8, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
     assert!(!world.pool.take_back_clean(5, world.now()), "which of the two is for the slow path to say");
 }
 
-/// Opens a key, lets another caller wait for it, and finishes the opening. Gives the waiter, and its want and bell.
-fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Bell) {
+/// Opens a key, lets another caller wait for it, and finishes the opening. Gives the waiter, and its want and waker.
+fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, TestWaker>, TestWaker) {
     let Ok(CheckOut::Reserved(opening)) = by_key(world, 2, 1) else { panic!("there is room") };
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&opening, 20).expect("open");
     drop(opening);
-    (want, waiter, bell)
+    (want, waiter, waker)
 }
 
 #[test]
 fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newcomer_can_take_it() {
     let world = World::new(0, 2);
-    let (mut want, waiter, bell) = followed(&world);
+    let (mut want, waiter, waker) = followed(&world);
     let _returning = world.begin_return(20).expect("lent");
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is promised");
     let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
@@ -385,8 +385,8 @@ fn who_waited_for_a_key_that_is_returned_has_a_use_for_its_connection() {
 fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     drop(opening);
     let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
@@ -397,13 +397,13 @@ fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() 
 /// Lets a caller wait for room under a key, promises it a connection, and lets another caller open the key meanwhile.
 fn promised_and_opened_by_another(
     world: &World,
-) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Reservation<'_, Thing, Bell>) {
+) -> (Want<Thing>, Waiter<'_, Thing, TestWaker>, Reservation<'_, Thing, TestWaker>) {
     world.open([1]);
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     assert!(world.give_back(1));
-    assert_eq!(bell.rung(), 1, "it is promised");
+    assert_eq!(waker.wakes(), 1, "it is promised");
     drop(world.pool.resize(1, 2));
     let Ok(Reserve::New(opening)) = resolve_key(&mut world.ask(2, 3), |want| world.pool.reserve(Some(want), 3)) else {
         panic!("there is room")
@@ -415,9 +415,9 @@ fn promised_and_opened_by_another(
 fn a_caller_whose_key_is_opened_by_another_does_not_get_back_the_promise_that_it_gives_up() {
     let world = World::new(1, 1);
     let (mut want, waiter, _opening) = promised_and_opened_by_another(&world);
-    let bell = world.bell();
+    let waker = world.waker();
     let answer =
-        resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), Some(bell.clone()), world.now()));
+        resolve_key(&mut want, |want| world.pool.check_out(want, Some(&waiter), Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_follower))) = answer else { panic!("{}", show(&answer)) };
     assert!(waiter.leave().is_none());
     assert_eq!(world.pool.counts().idle, 1, "promised to it, it would be given up again, and so for ever");
@@ -428,14 +428,15 @@ fn a_caller_that_waits_for_anothers_promise_of_its_key_is_served_when_that_is_gi
     let world = World::new(1, 1);
     world.open([1]);
     let (mut first, mut second) = (world.ask(2, 1), world.ask(2, 2));
-    let bells = [world.bell(), world.bell()];
-    let answer = resolve_key(&mut first, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
+    let wakers = [world.waker(), world.waker()];
+    let answer = resolve_key(&mut first, |want| world.pool.check_out(want, None, Some(wakers[0].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     assert!(world.give_back(1));
-    let answer = resolve_key(&mut second, |want| world.pool.check_out(want, None, Some(bells[1].clone()), world.now()));
+    let answer =
+        resolve_key(&mut second, |want| world.pool.check_out(want, None, Some(wakers[1].clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(follower))) = answer else { panic!("{}", show(&answer)) };
     assert!(waiter.leave().is_none(), "the follower has a use for it");
-    assert_eq!(bells[1].rung(), 1);
+    assert_eq!(wakers[1].wakes(), 1);
     let answer = resolve_key(&mut second, |want| world.pool.check_out(want, Some(&follower), None, world.now()));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
@@ -445,7 +446,7 @@ fn what_is_written_into_the_books_is_as_old_as_it_is_written_there() {
     let world = World::new(1, 2);
     world.open([1]);
     world.pass(900.0);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.pool.insert_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
     let loans = world.pool.loans(world.now());
     let ages: Vec<_> = loans.iter().map(|(loan, connection)| (connection.name, loan.age.as_secs_f64())).collect();
     assert_eq!(ages, [(1, 900.0), (5, 0.0)]);

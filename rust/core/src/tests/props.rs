@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::{
-    Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, LoanReport, Moment, No, Policy, Pool, Reason, Refill,
-    Refusal, Reservation, Reserve, Returning, SlotId, Span, UserKey, Waiter, Want,
+    Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, LoanReport, Moment, Policy, Pool, Reason, Refill,
+    Refusal, Reservation, Reserve, Returning, SlotId, Span, Unanswered, UserKey, Waiter, Want,
 };
 
-pub(super) type TestPool = Pool<Thing, Bell>;
+pub(super) type TestPool = Pool<Thing, TestWaker>;
 
 #[derive(Debug)]
 /// A connection or a key. When it is dropped, it checks that the pool's mutex is free.
@@ -27,25 +27,25 @@ impl Drop for Thing {
 
 /// A waker that counts how often it was called, and checks that the pool's mutex is free.
 #[derive(Clone)]
-pub(super) struct Bell {
-    rung: Arc<AtomicUsize>,
+pub(super) struct TestWaker {
+    wakes: Arc<AtomicUsize>,
     pool: Weak<TestPool>,
 }
 
-impl Bell {
-    pub(super) fn rung(&self) -> usize {
-        self.rung.load(Ordering::SeqCst)
+impl TestWaker {
+    pub(super) fn wakes(&self) -> usize {
+        self.wakes.load(Ordering::SeqCst)
     }
 }
 
-impl crate::Wake for Bell {
+impl crate::Wake for TestWaker {
     fn wake(&self) {
         assert_unlocked(&self.pool, "a waiter was woken");
-        self.rung.fetch_add(1, Ordering::SeqCst);
+        self.wakes.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-impl Drop for Bell {
+impl Drop for TestWaker {
     fn drop(&mut self) {
         assert_unlocked(&self.pool, "a waker was dropped");
     }
@@ -90,11 +90,11 @@ impl World {
         world
     }
 
-    /// Appoints a housekeeper, who hears this bell.
-    pub(super) fn housekeeper(&self) -> Bell {
-        let bell = self.bell();
-        self.pool.set_housekeeper(bell.clone());
-        bell
+    /// Appoints a housekeeper, who hears this waker.
+    pub(super) fn housekeeper(&self) -> TestWaker {
+        let waker = self.waker();
+        self.pool.set_housekeeper(waker.clone());
+        waker
     }
 
     /// Tells the time.
@@ -129,8 +129,8 @@ impl World {
         self.pool.take_back_clean(name as usize, self.now())
     }
 
-    pub(super) fn bell(&self) -> Bell {
-        Bell { rung: Arc::default(), pool: Arc::downgrade(&self.pool) }
+    pub(super) fn waker(&self) -> TestWaker {
+        TestWaker { wakes: Arc::default(), pool: Arc::downgrade(&self.pool) }
     }
 
     pub(super) fn any(&self) -> Want<Thing> {
@@ -157,12 +157,12 @@ impl World {
         }
     }
 
-    pub(super) fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, Bell>, No<Thing>> {
+    pub(super) fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, TestWaker>, Unanswered<Thing>> {
         self.pool.check_out(want, None, None, self.now())
     }
 
     /// Borrows, and expects room to open a connection.
-    pub(super) fn reserve(&self) -> Reservation<'_, Thing, Bell> {
+    pub(super) fn reserve(&self) -> Reservation<'_, Thing, TestWaker> {
         match self.check_out(&self.any()) {
             Ok(CheckOut::Reserved(reservation)) => reservation,
             other => panic!("no room was reserved: {}", show(&other)),
@@ -170,7 +170,7 @@ impl World {
     }
 
     /// Fulfils a reservation with a connection of this name.
-    pub(super) fn fulfil(&self, reservation: &Reservation<'_, Thing, Bell>, name: u32) -> Result<(), Refusal> {
+    pub(super) fn fulfil(&self, reservation: &Reservation<'_, Thing, TestWaker>, name: u32) -> Result<(), Refusal> {
         self.pool.fulfil(reservation.slot(), name as usize, &self.thing(name), self.now())
     }
 
@@ -183,15 +183,15 @@ impl World {
     }
 
     /// Joins the queue, and expects the pool to be full.
-    pub(super) fn join(&self, want: &Want<Thing>, bell: &Bell) -> Waiter<'_, Thing, Bell> {
-        match self.pool.check_out(want, None, Some(bell.clone()), self.now()) {
+    pub(super) fn join(&self, want: &Want<Thing>, waker: &TestWaker) -> Waiter<'_, Thing, TestWaker> {
+        match self.pool.check_out(want, None, Some(waker.clone()), self.now()) {
             Ok(CheckOut::Busy(Busy::Full | Busy::InTransit, Some(waiter))) => waiter,
             other => panic!("it did not wait: {}", show(&other)),
         }
     }
 
     /// Claims what a waiter was promised, and expects a connection.
-    pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, Bell>) -> u32 {
+    pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, TestWaker>) -> u32 {
         match self.pool.check_out(want, Some(waiter), None, self.now()) {
             Ok(CheckOut::Lent(connection)) => connection.name,
             other => panic!("nothing was promised: {}", show(&other)),
@@ -199,7 +199,7 @@ impl World {
     }
 
     /// Borrows, and expects a connection that is to be looked at first.
-    pub(super) fn must_check(&self) -> Checking<'_, Thing, Bell> {
+    pub(super) fn must_check(&self) -> Checking<'_, Thing, TestWaker> {
         assert!(self.pool.lend_idle(0, self.now()).is_none(), "the fast path lends nothing must_check");
         must_check(self.check_out(&self.any()))
     }
@@ -210,7 +210,7 @@ impl World {
     }
 
     /// Begins to return a connection by its name.
-    pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, Bell>, Refusal> {
+    pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, TestWaker>, Refusal> {
         self.pool.begin_return(Some(name as usize), None, false, self.now()).map_err(refusal)
     }
 
@@ -240,7 +240,7 @@ impl World {
     }
 
     /// Does the chores, and expects a connection that is to be returned or closed.
-    pub(super) fn take_return(&self) -> Returning<'_, Thing, Bell> {
+    pub(super) fn take_return(&self) -> Returning<'_, Thing, TestWaker> {
         match self.pool.chore(7, self.now()) {
             Chore::Return(returning) => returning,
             other => panic!("nothing is to be returned: {}", show_chore(&other)),
@@ -249,7 +249,7 @@ impl World {
 
     /// Lets as much time pass as there is nothing to do. Tells how much that was, and what connection is to be returned
     /// or closed then.
-    pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, Bell>) {
+    pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, TestWaker>) {
         let began = self.now();
         for _ in 0..10 {
             match self.pool.chore(7, self.now()) {
@@ -262,12 +262,12 @@ impl World {
     }
 
     /// Notes that a connection that is missing could not be opened.
-    pub(super) fn fail(&self, refill: Refill<'_, Thing, Bell>) {
+    pub(super) fn fail(&self, refill: Refill<'_, Thing, TestWaker>) {
         refill.fail(self.now());
     }
 
     /// Does the chores, and expects a connection that is to be opened.
-    pub(super) fn take_refill(&self) -> Refill<'_, Thing, Bell> {
+    pub(super) fn take_refill(&self) -> Refill<'_, Thing, TestWaker> {
         match self.pool.chore(7, self.now()) {
             Chore::Open(refill) => refill,
             other => panic!("nothing is to be opened: {}", show_chore(&other)),
@@ -303,29 +303,29 @@ impl World {
 }
 
 /// Borrows under a key, comparing where that is asked for.
-pub(super) fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
+pub(super) fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, TestWaker>, Refusal> {
     resolve_key(&mut world.ask(key, caller), |want| world.check_out(want))
 }
 
 /// Expects a refusal.
 #[expect(clippy::needless_pass_by_value, reason = "it takes what an error is")]
-pub(super) fn refusal(no: No<Thing>) -> Refusal {
-    match no {
-        No::Refused(refusal) => refusal,
-        No::Compare(_) => panic!("there is something to compare"),
+pub(super) fn refusal(unanswered: Unanswered<Thing>) -> Refusal {
+    match unanswered {
+        Unanswered::Refused(refusal) => refusal,
+        Unanswered::Compare(_) => panic!("there is something to compare"),
     }
 }
 
 /// Asks until there is an answer or a refusal, as the binding does with Python's `==`.
 pub(super) fn resolve_key<T>(
     want: &mut Want<Thing>,
-    mut ask: impl FnMut(&Want<Thing>) -> Result<T, No<Thing>>,
+    mut ask: impl FnMut(&Want<Thing>) -> Result<T, Unanswered<Thing>>,
 ) -> Result<T, Refusal> {
     loop {
         match ask(want) {
             Ok(answer) => return Ok(answer),
-            Err(No::Refused(refusal)) => return Err(refusal),
-            Err(No::Compare(candidates)) => compare(want, &candidates),
+            Err(Unanswered::Refused(refusal)) => return Err(refusal),
+            Err(Unanswered::Compare(candidates)) => compare(want, &candidates),
         }
     }
 }
@@ -340,18 +340,18 @@ pub(super) fn compare(want: &mut Want<Thing>, candidates: &crate::Candidates<Thi
     }
 }
 
-pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, Bell>, E>) -> String {
+pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, TestWaker>, E>) -> String {
     match answer {
         Ok(CheckOut::Lent(connection)) => format!("lent {}", connection.name),
         Ok(CheckOut::Check(checking)) => format!("{:?} {}", checking.kind(), checking.connection().name),
         Ok(CheckOut::Reserved(_)) => "reserved".to_owned(),
         Ok(CheckOut::FinishReturn(returning)) => format!("return {} first", returning.connection().name),
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
-        Err(no) => format!("{no:?}"),
+        Err(unanswered) => format!("{unanswered:?}"),
     }
 }
 
-fn show_chore(chore: &Chore<'_, Thing, Bell>) -> String {
+fn show_chore(chore: &Chore<'_, Thing, TestWaker>) -> String {
     match chore {
         Chore::Return(returning) => format!("return {}, {:?}", returning.connection().name, returning.closing()),
         Chore::Report(loan) => format!("report a loan that has lasted for {} s", loan.age.as_secs_f64()),
@@ -362,8 +362,8 @@ fn show_chore(chore: &Chore<'_, Thing, Bell>) -> String {
 
 /// Expects a connection that is to be looked at first.
 pub(super) fn must_check<E: std::fmt::Debug>(
-    answer: Result<CheckOut<'_, Thing, Bell>, E>,
-) -> Checking<'_, Thing, Bell> {
+    answer: Result<CheckOut<'_, Thing, TestWaker>, E>,
+) -> Checking<'_, Thing, TestWaker> {
     match answer {
         Ok(CheckOut::Check(checking)) => checking,
         other => panic!("there is no check: {}", show(&other)),
@@ -376,7 +376,7 @@ pub(super) fn seconds(seconds: f64) -> Span {
 }
 
 /// Why a connect failed.
-pub(super) fn no(text: &str) -> ConnectError {
+pub(super) fn connect_error(text: &str) -> ConnectError {
     ConnectError { text: text.to_owned(), at: Moment::START }
 }
 

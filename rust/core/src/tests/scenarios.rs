@@ -1,6 +1,6 @@
 //! Loans, waiters, limits and closing: one thing that can go wrong a test.
 
-use super::props::{Bell, World, counts, no, refusal};
+use super::props::{TestWaker, World, connect_error, counts, refusal};
 use crate::{Busy, CheckOut, Refusal};
 
 #[test]
@@ -29,7 +29,7 @@ fn no_more_than_maxconn_are_opened_however_slow_connects_are() {
 fn a_reservation_that_is_dropped_unspent_gives_its_room_back() {
     let world = World::new(0, 1);
     drop(world.reserve());
-    drop(world.reserve().fail(no("the server is down")));
+    drop(world.reserve().fail(connect_error("the server is down")));
     assert_eq!(world.pool.connect_error().expect("there was one").text, "the server is down");
     world.open([1]);
 }
@@ -89,10 +89,10 @@ fn what_is_not_lent_cannot_be_returned() {
 fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
     let world = World::new(0, 1);
     world.open([1]);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     assert!(world.give_back(1), "kept for the waiter, although minconn is 0");
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert!(world.pool.lend_idle(0, world.now()).is_none());
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert_eq!(world.claim(&want, &waiter), 1);
@@ -102,12 +102,12 @@ fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
 fn waiters_are_served_in_the_order_in_which_they_came() {
     let world = World::new(0, 2);
     world.open([1, 2]);
-    let bells = [world.bell(), world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker(), world.waker()];
     let wants = [world.any(), world.any(), world.any()];
-    let waiters = [0, 1, 2].map(|i| world.join(&wants[i], &bells[i]));
+    let waiters = [0, 1, 2].map(|i| world.join(&wants[i], &wakers[i]));
     for (turn, connection) in [1, 2, 1].into_iter().enumerate() {
         assert!(world.give_back(connection));
-        assert_eq!(bells.iter().map(Bell::rung).sum::<usize>(), turn + 1);
+        assert_eq!(wakers.iter().map(TestWaker::wakes).sum::<usize>(), turn + 1);
         assert_eq!(world.claim(&wants[turn], &waiters[turn]), connection);
     }
 }
@@ -116,12 +116,12 @@ fn waiters_are_served_in_the_order_in_which_they_came() {
 fn a_waiter_that_leaves_hands_its_promise_to_the_next() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bells = [world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker()];
     let wants = [world.any(), world.any()];
-    let [first, second] = [0, 1].map(|i| world.join(&wants[i], &bells[i]));
+    let [first, second] = [0, 1].map(|i| world.join(&wants[i], &wakers[i]));
     assert!(world.give_back(1));
     assert!(first.leave().is_none());
-    assert_eq!((bells[0].rung(), bells[1].rung()), (1, 1));
+    assert_eq!((wakers[0].wakes(), wakers[1].wakes()), (1, 1));
     assert_eq!(world.claim(&wants[1], &second), 1);
 }
 
@@ -129,8 +129,8 @@ fn a_waiter_that_leaves_hands_its_promise_to_the_next() {
 fn a_promise_that_nobody_has_a_use_for_is_given_to_be_closed() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     let surplus = waiter.leave().expect("minconn is 0");
     assert_eq!((surplus.connection().name, counts(&world)), (1, (0, 0, 0, 1, 0)));
@@ -142,8 +142,8 @@ fn a_promise_that_nobody_has_a_use_for_is_given_to_be_closed() {
 fn a_waiter_that_is_dropped_loses_nothing() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     drop(waiter);
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -154,10 +154,10 @@ fn a_waiter_that_is_dropped_loses_nothing() {
 fn a_failed_connect_lets_the_first_waiter_try() {
     let world = World::new(0, 1);
     let reservation = world.reserve();
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
-    drop(reservation.fail(no("no")));
-    assert_eq!(bell.rung(), 1);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
+    drop(reservation.fail(connect_error("no")));
+    assert_eq!(waker.wakes(), 1);
     let Ok(CheckOut::Reserved(room)) = world.pool.check_out(&want, Some(&waiter), None, world.now()) else {
         panic!("room was promised")
     };
@@ -170,8 +170,8 @@ fn a_failed_connect_lets_the_first_waiter_try() {
 fn a_waiter_that_leaves_gives_promised_room_back() {
     let world = World::new(0, 1);
     let reservation = world.reserve();
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     drop(reservation);
     assert_eq!(counts(&world), (0, 0, 1, 0, 0));
     drop(waiter);
@@ -182,11 +182,11 @@ fn a_waiter_that_leaves_gives_promised_room_back() {
 fn a_raised_maxconn_serves_as_many_waiters_as_there_is_room_for() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bells = [world.bell(), world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker(), world.waker()];
     let wants = [world.any(), world.any(), world.any()];
-    let _waiters = [0, 1, 2].map(|i| world.join(&wants[i], &bells[i]));
+    let _waiters = [0, 1, 2].map(|i| world.join(&wants[i], &wakers[i]));
     drop(world.pool.set_maxconn(3));
-    assert_eq!([bells[0].rung(), bells[1].rung(), bells[2].rung()], [1, 1, 0]);
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes(), wakers[2].wakes()], [1, 1, 0]);
 }
 
 #[test]
@@ -219,12 +219,15 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
 fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
     let world = World::new(0, 1);
     world.open([1]);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     world.pool.close().expect("it is open");
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert!(
-        world.pool.check_out(&want, Some(&waiter), None, world.now()).is_err_and(|no| refusal(no) == Refusal::Closed)
+        world
+            .pool
+            .check_out(&want, Some(&waiter), None, world.now())
+            .is_err_and(|unanswered| refusal(unanswered) == Refusal::Closed)
     );
 }
 
@@ -232,7 +235,7 @@ fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
 fn a_connection_that_was_promised_is_closed_with_the_pool() {
     let world = World::new(0, 1);
     world.open([1]);
-    let _waiter = world.join(&world.any(), &world.bell());
+    let _waiter = world.join(&world.any(), &world.waker());
     assert!(world.give_back(1));
     assert_eq!(world.pool.close().expect("it is open").len(), 1);
 }
@@ -296,7 +299,7 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
 #[test]
 fn a_pool_made_anew_is_open_and_remembers_nothing() {
     let world = World::new(0, 1);
-    drop(world.reserve().fail(no("no")));
+    drop(world.reserve().fail(connect_error("no")));
     world.pool.close().expect("it is open");
     world.pool.reset();
     assert_eq!((world.pool.counts().closed, world.pool.last_number()), (false, 0));

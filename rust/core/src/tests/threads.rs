@@ -8,38 +8,38 @@ use crate::{CheckOut, Chore, Moment, Policy, Pool, Reason, Reserve, Returning, S
 
 /// A waker that a thread sleeps on.
 #[derive(Clone, Default)]
-struct Doorbell(Arc<(Mutex<bool>, Condvar)>);
+struct Parker(Arc<(Mutex<bool>, Condvar)>);
 
-impl Wake for Doorbell {
+impl Wake for Parker {
     fn wake(&self) {
         *self.0.0.lock().expect("no panic") = true;
         self.0.1.notify_one();
     }
 }
 
-impl Doorbell {
-    fn wait(&self) {
-        assert!(self.wait_for(Duration::from_mins(1)), "a wake-up was lost");
+impl Parker {
+    fn park(&self) {
+        assert!(self.park_for(Duration::from_mins(1)), "a wake-up was lost");
     }
 
-    /// Says whether it was rung in that time.
-    fn wait_for(&self, time: Duration) -> bool {
-        let rung = self.0.0.lock().expect("no panic");
-        let (mut rung, late) = self.0.1.wait_timeout_while(rung, time, |rung| !*rung).expect("no panic");
-        *rung = false;
+    /// Says whether it was woken in that time.
+    fn park_for(&self, time: Duration) -> bool {
+        let woken = self.0.0.lock().expect("no panic");
+        let (mut woken, late) = self.0.1.wait_timeout_while(woken, time, |woken| !*woken).expect("no panic");
+        *woken = false;
         !late.timed_out()
     }
 }
 
-fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
+fn borrow(pool: &Pool<usize, Parker>, names: &AtomicUsize) -> usize {
     if let Some(connection) = pool.lend_idle(0, Moment::START) {
         return *connection;
     }
     let want = Want::Any(pool.next_number(), 0);
-    let bell = Doorbell::default();
+    let parker = Parker::default();
     let mut waiter = None;
     loop {
-        match pool.check_out(&want, waiter.as_ref(), Some(bell.clone()), Moment::START).expect("the pool is open") {
+        match pool.check_out(&want, waiter.as_ref(), Some(parker.clone()), Moment::START).expect("the pool is open") {
             CheckOut::Lent(connection) => return *connection,
             CheckOut::Reserved(reservation) => {
                 let name = names.fetch_add(1, Ordering::SeqCst);
@@ -49,7 +49,7 @@ fn borrow(pool: &Pool<usize, Doorbell>, names: &AtomicUsize) -> usize {
             CheckOut::Check(_) | CheckOut::FinishReturn(_) => panic!("this pool checks nothing and leaves nothing"),
             CheckOut::Busy(_, joined) => {
                 waiter = joined.or(waiter);
-                bell.wait();
+                parker.park();
             }
         }
     }
@@ -60,7 +60,7 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
     const THREADS: usize = 8;
     const LOANS: usize = 3000;
     const MAXCONN: usize = 3;
-    let pool = Pool::<usize, Doorbell>::new(1);
+    let pool = Pool::<usize, Parker>::new(1);
     pool.set_minconn(2);
     drop(pool.set_maxconn(MAXCONN));
     let names = AtomicUsize::new(1);
@@ -95,7 +95,7 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
 
 /// A pool with a housekeeper, in which everything is looked at, much is lost, and nothing lives long.
 struct Town {
-    pool: Pool<u64, Doorbell>,
+    pool: Pool<u64, Parker>,
     began: Instant,
     names: AtomicU64,
     chance: AtomicU64,
@@ -118,7 +118,7 @@ impl Town {
         (name, Arc::new(name))
     }
 
-    fn finish(&self, mut returning: Returning<'_, u64, Doorbell>) {
+    fn finish(&self, mut returning: Returning<'_, u64, Parker>) {
         if returning.closing().is_none() && !self.once_in(9) {
             let _kept = returning.keep(self.now());
         }
@@ -128,10 +128,11 @@ impl Town {
         if let Some(connection) = self.pool.lend_idle(caller, self.now()) {
             return *connection;
         }
-        let (want, bell) = (Want::Any(self.pool.next_number(), caller), Doorbell::default());
+        let (want, parker) = (Want::Any(self.pool.next_number(), caller), Parker::default());
         let mut waiter = None;
         loop {
-            let mut answer = self.pool.check_out(&want, waiter.as_ref(), Some(bell.clone()), self.now()).expect("open");
+            let mut answer =
+                self.pool.check_out(&want, waiter.as_ref(), Some(parker.clone()), self.now()).expect("open");
             while let CheckOut::Check(checking) = answer {
                 answer = if self.once_in(5) {
                     checking.next(Reason::Lost, self.now()).expect("open")
@@ -154,7 +155,7 @@ impl Town {
                 CheckOut::Check(_) => {}
                 CheckOut::Busy(_, joined) => {
                     waiter = joined.or(waiter);
-                    bell.wait();
+                    parker.park();
                 }
             }
         }
@@ -171,7 +172,7 @@ impl Town {
         }
     }
 
-    fn do_chores(&self, bell: &Doorbell) {
+    fn do_chores(&self, parker: &Parker) {
         while !self.over.load(Ordering::SeqCst) {
             match self.pool.chore(7, self.now()) {
                 Chore::Return(returning) => self.finish(returning),
@@ -185,7 +186,8 @@ impl Town {
                     _ => refill.fail(self.now()),
                 },
                 Chore::Rest(until) => {
-                    bell.wait_for(Duration::from_nanos(until.since(self.now()).as_nanos()).min(Duration::from_secs(1)));
+                    parker
+                        .park_for(Duration::from_nanos(until.since(self.now()).as_nanos()).min(Duration::from_secs(1)));
                 }
             }
         }
@@ -215,10 +217,10 @@ fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whatever_is_lost_o
         ..Policy::default()
     });
     drop(town.pool.resize(2, 3));
-    let bell = Doorbell::default();
-    town.pool.set_housekeeper(bell.clone());
+    let parker = Parker::default();
+    town.pool.set_housekeeper(parker.clone());
     std::thread::scope(|scope| {
-        let housekeeper = scope.spawn(|| town.do_chores(&bell));
+        let housekeeper = scope.spawn(|| town.do_chores(&parker));
         let borrowers = (0..6).map(|number| {
             let town = &town;
             scope.spawn(move || {
@@ -234,7 +236,7 @@ fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whatever_is_lost_o
         });
         borrowers.collect::<Vec<_>>().into_iter().for_each(|borrower| borrower.join().expect("no panic"));
         town.over.store(true, Ordering::SeqCst);
-        bell.wake();
+        parker.wake();
         housekeeper.join().expect("no panic");
     });
     while let Chore::Return(returning) = town.pool.chore(7, town.now()) {

@@ -18,7 +18,7 @@ impl Lists {
         let Some(key) = key else { return };
         let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
         for waiter in self.queue.iter_mut().filter(same_hash) {
-            *self.rung.entry(waiter.number).or_default() += usize::from(std::mem::take(&mut waiter.armed));
+            *self.wakes.entry(waiter.number).or_default() += usize::from(std::mem::take(&mut waiter.armed));
         }
     }
 
@@ -68,7 +68,7 @@ impl Lists {
                 None => return,
             };
             let waiter = self.queue.remove(first);
-            *self.rung.entry(waiter.number).or_default() += usize::from(waiter.armed);
+            *self.wakes.entry(waiter.number).or_default() += usize::from(waiter.armed);
             self.promised.push((waiter.number, promise));
         }
     }
@@ -167,8 +167,8 @@ impl Lists {
         match waiter.and_then(|waiter| self.claim(waiter)) {
             Some(Promise::Connection(connection)) => return self.lend(connection, purpose, token),
             Some(Promise::Room) => {
-                let born = self.birth();
-                self.opening.push(Opening { token, purpose, born });
+                let opened_in = self.next_opening();
+                self.opening.push(Opening { token, purpose, opened_in });
                 return Got::Reserved;
             }
             None => {}
@@ -177,8 +177,8 @@ impl Lists {
             return self.lend(connection, purpose, token);
         }
         if self.has_room() {
-            let born = self.birth();
-            self.opening.push(Opening { token, purpose, born });
+            let opened_in = self.next_opening();
+            self.opening.push(Opening { token, purpose, opened_in });
             return Got::Reserved;
         }
         if let Some((name, closing)) = self.next_deferred_return(token, caller) {
@@ -232,8 +232,8 @@ impl Lists {
             () if self.closed => Err(Refusal::Closed),
             () if !self.has_room() => Err(Refusal::Exhausted),
             () => {
-                let born = self.birth();
-                self.opening.push(Opening { token, purpose: Purpose::Rest, born });
+                let opened_in = self.next_opening();
+                self.opening.push(Opening { token, purpose: Purpose::Rest, opened_in });
                 Ok(())
             }
         }
@@ -261,12 +261,12 @@ impl Lists {
             self.stats.closed[Reason::Unplaced as usize] += 1;
             return Err(refusal);
         }
-        let Opening { purpose, born, .. } = self.opening.remove(at);
-        let end = self.now.after(self.policy.max_lifetime.jittered(&mut self.dice));
-        let drained = born <= self.drained;
+        let Opening { purpose, opened_in, .. } = self.opening.remove(at);
+        let end = self.now.after(self.policy.max_lifetime.jittered(&mut self.rng));
+        let drained = opened_in <= self.drained;
         let (end, why) = if drained { (Moment::START, Reason::Drained) } else { (end, Reason::Lifetime) };
         let (since, fresh_until) = (self.now, Moment::START);
-        let connection = Connection { name, born, end, why, since, fresh_until, suspect: false };
+        let connection = Connection { name, opened_in, end, why, since, fresh_until, suspect: false };
         match purpose {
             Purpose::Rest => self.become_idle(connection),
             Purpose::Loan { key, caller } => {

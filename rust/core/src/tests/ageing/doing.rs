@@ -3,8 +3,8 @@
 use super::duel::{Comparing, Duel, Waiting, take};
 use super::lists::{Got, HOUSEKEEPER, Job, Purpose, Token};
 use super::steps::{Checked, Finish, verdict};
-use crate::tests::props::{Bell, Thing, compare, no, refusal, resolve_key, seconds};
-use crate::{CheckOut, Chore, Moment, No, Reason, Refusal, Reserve, Want};
+use crate::tests::props::{TestWaker, Thing, compare, connect_error, refusal, resolve_key, seconds};
+use crate::{CheckOut, Chore, Moment, Reason, Refusal, Reserve, Unanswered, Want};
 
 impl<'w> Duel<'w> {
     // --- borrowing -------------------------------------------------------------------------------------------------
@@ -32,7 +32,9 @@ impl<'w> Duel<'w> {
         let caller = u64::from(self.token());
         let want = self.world.ask(key, caller);
         match self.world.pool.loan(&want) {
-            Err(No::Compare(candidates)) => self.comparing.push(Comparing { key, caller, want, candidates, wait }),
+            Err(Unanswered::Compare(candidates)) => {
+                self.comparing.push(Comparing { key, caller, want, candidates, wait })
+            }
             _ => drop(self.ask_for(want, Some(key), caller, None, wait)),
         }
     }
@@ -65,11 +67,11 @@ impl<'w> Duel<'w> {
         let (token, number) = (self.token(), self.token());
         let known = at.map(|at| self.waiting[at].number);
         let expected = self.lists.ask(key, caller, known, willing.then_some(number), token);
-        let bell = at.map_or_else(|| world.bell(), |at| self.waiting[at].bell.clone());
+        let waker = at.map_or_else(|| world.waker(), |at| self.waiting[at].waker.clone());
         let place = at.map(|at| &self.waiting[at].waiter);
-        let waker = || willing.then(|| bell.clone());
-        let answer = resolve_key(&mut want, |want| world.pool.check_out(want, place, waker(), world.now()));
-        let got = self.note(token, (number, key, caller), &bell, answer);
+        let offered = || willing.then(|| waker.clone());
+        let answer = resolve_key(&mut want, |want| world.pool.check_out(want, place, offered(), world.now()));
+        let got = self.note(token, (number, key, caller), &waker, answer);
         assert_eq!(expected, got);
         got
     }
@@ -79,8 +81,8 @@ impl<'w> Duel<'w> {
         &mut self,
         token: Token,
         (number, key, caller): (Token, Option<u32>, u64),
-        bell: &Bell,
-        answer: Result<CheckOut<'w, Thing, Bell>, Refusal>,
+        waker: &TestWaker,
+        answer: Result<CheckOut<'w, Thing, TestWaker>, Refusal>,
     ) -> Got {
         match answer {
             Ok(CheckOut::Lent(connection)) => Got::Lent(connection.name),
@@ -100,8 +102,8 @@ impl<'w> Duel<'w> {
             }
             Ok(CheckOut::Busy(busy, joined)) => {
                 let got = Got::Busy(busy, joined.is_some());
-                let bell = bell.clone();
-                self.waiting.extend(joined.map(|waiter| Waiting { number, key, caller, waiter, bell }));
+                let waker = waker.clone();
+                self.waiting.extend(joined.map(|waiter| Waiting { number, key, caller, waiter, waker }));
                 got
             }
             Err(refusal) => Got::Refused(refusal),
@@ -121,10 +123,10 @@ impl<'w> Duel<'w> {
         let works = matches!(got, Got::Reserved | Got::Check(..));
         let waits = matches!(got, Got::Busy(..));
         if moved || works || !waits && !self.lists.is_queued(number) {
-            // It has another place now, with the same bell, or needs none any more.
+            // It has another place now, with the same waker, or needs none any more.
             let old = self.waiting.remove(at);
             if let Some(new) = self.waiting.last().filter(|_| moved) {
-                self.lists.share_bell(number, new.number);
+                self.lists.share_waker(number, new.number);
             }
             self.leave(old);
         }
@@ -149,7 +151,7 @@ impl<'w> Duel<'w> {
                 self.reservations.push((token, reservation));
             }
             Ok(Reserve::Pending(_)) => panic!("it has no key"),
-            Err(no) => assert_eq!(expected, Err(refusal(no))),
+            Err(unanswered) => assert_eq!(expected, Err(refusal(unanswered))),
         }
     }
 
@@ -176,7 +178,7 @@ impl<'w> Duel<'w> {
             let filed_token = self.token();
             self.world.pool.note_connect(seconds(0.5), true);
             self.lists.note_connect(seconds(0.5), true);
-            let filed = reservation.fail(no("no"));
+            let filed = reservation.fail(connect_error("no"));
             let expected = self.lists.fail(token, filed_token);
             assert_eq!(filed.as_ref().map(|filed| filed.connection().name), expected);
             self.returning.extend(filed.map(|filed| (filed_token, filed)));
@@ -271,8 +273,8 @@ impl<'w> Duel<'w> {
                 let another = self.token();
                 let expected = self.lists.next(token, verdict(check), another);
                 let answer = checking.next(verdict(check), now);
-                let bell = self.world.bell();
-                assert_eq!(expected, self.note(another, (0, None, 0), &bell, answer));
+                let waker = self.world.waker();
+                assert_eq!(expected, self.note(another, (0, None, 0), &waker, answer));
             }
             Checked::Drop => {
                 drop(checking);
@@ -327,7 +329,7 @@ impl<'w> Duel<'w> {
                 let due = self.lists.due(true);
                 assert!(self.world.now() < until && until <= due, "rest until {until:?}, but {due:?} is due");
                 if housekeeper {
-                    self.resting = Some((until, self.housekeeper.rung()));
+                    self.resting = Some((until, self.housekeeper.wakes()));
                 }
                 Job::Rest
             }

@@ -2,7 +2,7 @@
 
 use super::lists::{HOUSEKEEPER, Lists, Promise, Token};
 use super::steps::Step;
-use crate::tests::props::{Bell, Thing, World};
+use crate::tests::props::{TestWaker, Thing, World};
 use crate::{Candidates, Checking, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
 
 /// A waiter of the real pool, with what is needed to ask again.
@@ -10,8 +10,8 @@ pub(super) struct Waiting<'w> {
     pub(super) number: Token,
     pub(super) key: Option<u32>,
     pub(super) caller: u64,
-    pub(super) waiter: Waiter<'w, Thing, Bell>,
-    pub(super) bell: Bell,
+    pub(super) waiter: Waiter<'w, Thing, TestWaker>,
+    pub(super) waker: TestWaker,
 }
 
 /// A caller that has been given candidates and has not compared them yet.
@@ -27,13 +27,13 @@ pub(super) struct Comparing {
 pub(super) struct Duel<'w> {
     pub(super) world: &'w World,
     pub(super) lists: Lists,
-    pub(super) reservations: Vec<(Token, Reservation<'w, Thing, Bell>)>,
-    pub(super) checking: Vec<(Token, Checking<'w, Thing, Bell>)>,
-    pub(super) returning: Vec<(Token, Returning<'w, Thing, Bell>)>,
+    pub(super) reservations: Vec<(Token, Reservation<'w, Thing, TestWaker>)>,
+    pub(super) checking: Vec<(Token, Checking<'w, Thing, TestWaker>)>,
+    pub(super) returning: Vec<(Token, Returning<'w, Thing, TestWaker>)>,
     pub(super) waiting: Vec<Waiting<'w>>,
     pub(super) comparing: Vec<Comparing>,
-    pub(super) refill: Option<Refill<'w, Thing, Bell>>,
-    pub(super) housekeeper: Bell,
+    pub(super) refill: Option<Refill<'w, Thing, TestWaker>>,
+    pub(super) housekeeper: TestWaker,
     /// Until when the housekeeper rests, and how often it had been called when it began to.
     pub(super) resting: Option<(Moment, usize)>,
     pub(super) last: Token,
@@ -165,14 +165,14 @@ impl<'w> Duel<'w> {
                 self.lists.reset();
                 // Whoever makes it anew tells the housekeeper.
                 self.resting = None;
-                self.check_bells();
+                self.check_wakers();
                 // From before the reset: they do no harm now.
                 self.drop_all();
             }
         }
     }
 
-    fn discarded(&mut self, tokens: Vec<Token>, given: Vec<Returning<'w, Thing, Bell>>, expected: &[u32]) {
+    fn discarded(&mut self, tokens: Vec<Token>, given: Vec<Returning<'w, Thing, TestWaker>>, expected: &[u32]) {
         assert_eq!(given.iter().map(|given| given.connection().name).collect::<Vec<_>>(), expected);
         self.returning.extend(tokens.into_iter().zip(given));
     }
@@ -198,21 +198,21 @@ impl<'w> Duel<'w> {
         let free = !lists.idle.is_empty() || lists.occupied() < lists.maxconn;
         assert!(lists.closed || !free || lists.waiting_for_room() == 0, "somebody waits while something is free");
         assert_eq!(self.world.pool.stats(self.world.now()).0, lists.stats());
-        self.check_bells();
+        self.check_wakers();
         self.check_housekeeper();
     }
 
-    pub(super) fn check_bells(&self) {
-        for Waiting { number, bell, .. } in &self.waiting {
-            assert_eq!(bell.rung(), self.lists.rung.get(number).copied().unwrap_or(0), "of waiter {number}");
+    pub(super) fn check_wakers(&self) {
+        for Waiting { number, waker, .. } in &self.waiting {
+            assert_eq!(waker.wakes(), self.lists.wakes.get(number).copied().unwrap_or(0), "of waiter {number}");
         }
     }
 
     /// The housekeeper comes back before anything is due, or it has been called.
     fn check_housekeeper(&self) {
-        if let Some((until, rung)) = self.resting
+        if let Some((until, wakes)) = self.resting
             && self.lists.policy.has_housekeeper
-            && self.housekeeper.rung() == rung
+            && self.housekeeper.wakes() == wakes
         {
             let due = self.lists.due(false);
             assert!(until <= due, "the housekeeper rests until {until:?}, but {due:?} is due");

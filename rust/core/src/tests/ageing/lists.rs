@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::time::{Dice, Span};
+use crate::time::{Rng, Span};
 use crate::{Busy, Check, Moment, Policy, Reason, Refusal, Stats};
 
 /// Who does the chores. All other callers have numbers of their own.
@@ -13,7 +13,7 @@ pub(super) type Token = u32;
 
 pub(super) struct Connection {
     pub(super) name: u32,
-    pub(super) born: u64,
+    pub(super) opened_in: u64,
     /// When its time is over, and why.
     pub(super) end: Moment,
     pub(super) why: Reason,
@@ -48,7 +48,7 @@ impl Purpose {
 pub(super) struct Opening {
     pub(super) token: Token,
     pub(super) purpose: Purpose,
-    pub(super) born: u64,
+    pub(super) opened_in: u64,
 }
 
 pub(super) struct Loan {
@@ -139,14 +139,14 @@ pub(super) struct Lists {
     /// The turn of each waiter, which it keeps in another place.
     pub(super) turns: BTreeMap<Token, Token>,
     /// How often each waiter has been woken.
-    pub(super) rung: BTreeMap<Token, usize>,
+    pub(super) wakes: BTreeMap<Token, usize>,
     /// Returns that were left, and when.
     pub(super) deferred_returns: VecDeque<(Token, Moment)>,
     pub(super) refill: Refill,
-    pub(super) births: u64,
+    pub(super) openings: u64,
     pub(super) drained: u64,
     /// Thrown in the same order as the real ones, and so they fall.
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
     /// The usage is that of the loans that have ended.
     pub(super) stats: Stats,
     /// How much usage has been taken.
@@ -174,12 +174,12 @@ impl Lists {
             queue: vec![],
             wishes: BTreeMap::new(),
             turns: BTreeMap::new(),
-            rung: BTreeMap::new(),
+            wakes: BTreeMap::new(),
             deferred_returns: VecDeque::new(),
             refill: Refill::default(),
-            births: 0,
+            openings: 0,
             drained: 0,
-            dice: Dice::new(seed),
+            rng: Rng::new(seed),
             stats: Stats::default(),
             usage_told: 0,
         }
@@ -198,10 +198,10 @@ impl Lists {
         self.queue.iter().any(|queued| queued.number == waiter)
     }
 
-    /// A waiter goes on waiting in another place, and listens to the same bell.
-    pub(super) fn share_bell(&mut self, from: Token, to: Token) {
-        let rung = self.rung.get(&from).copied().unwrap_or(0);
-        self.rung.insert(to, rung);
+    /// A waiter goes on waiting in another place, and listens to the same waker.
+    pub(super) fn share_waker(&mut self, from: Token, to: Token) {
+        let wakes = self.wakes.get(&from).copied().unwrap_or(0);
+        self.wakes.insert(to, wakes);
     }
 
     pub(super) fn waiting_for_room(&self) -> usize {
@@ -212,9 +212,9 @@ impl Lists {
         self.occupied() < self.maxconn
     }
 
-    pub(super) fn birth(&mut self) -> u64 {
-        self.births += 1;
-        self.births
+    pub(super) fn next_opening(&mut self) -> u64 {
+        self.openings += 1;
+        self.openings
     }
 
     pub(super) fn usage_of_loans(&self) -> u64 {

@@ -160,8 +160,8 @@ impl Lists {
             self.serve();
             return got;
         }
-        let born = self.birth();
-        self.opening.push(Opening { token: another, purpose, born });
+        let opened_in = self.next_opening();
+        self.opening.push(Opening { token: another, purpose, opened_in });
         Got::Reserved
     }
 
@@ -203,9 +203,9 @@ impl Lists {
         }
     }
 
-    pub(super) fn replace_all(&mut self, born: u64) {
-        self.drained = self.drained.max(born);
-        for connection in self.every_connection().filter(|connection| connection.born <= born) {
+    pub(super) fn replace_all(&mut self, opened_in: u64) {
+        self.drained = self.drained.max(opened_in);
+        for connection in self.every_connection().filter(|connection| connection.opened_in <= opened_in) {
             (connection.end, connection.fresh_until, connection.why) = (Moment::START, Moment::START, Reason::Drained);
         }
     }
@@ -213,7 +213,7 @@ impl Lists {
     pub(super) fn invalidate(&mut self, name: u32, older: bool) {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         if older {
-            self.replace_all(self.lent[at].connection.born);
+            self.replace_all(self.lent[at].connection.opened_in);
         }
         let connection = &mut self.lent[at].connection;
         (connection.end, connection.why) = (Moment::START, Reason::Lost);
@@ -223,7 +223,7 @@ impl Lists {
         if self.closed {
             return vec![];
         }
-        self.replace_all(self.births);
+        self.replace_all(self.openings);
         let drained: Vec<_> = self.idle.drain(..).collect();
         let names = drained.iter().map(|connection| connection.name).collect();
         let closing = Some(Reason::Drained);

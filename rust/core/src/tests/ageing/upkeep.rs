@@ -80,7 +80,7 @@ impl Lists {
         if failed {
             let pause = Span::from_secs_f64(self.refill.pause.as_secs_f64() * 2.0);
             self.refill.pause = pause.clamp(Span::from_secs_f64(0.25), Span::from_secs_f64(4.0));
-            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
+            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
     }
 
@@ -110,7 +110,7 @@ impl Lists {
 
     pub(super) fn dismiss(&mut self) {
         for waiter in std::mem::take(&mut self.queue) {
-            *self.rung.entry(waiter.number).or_default() += usize::from(waiter.armed);
+            *self.wakes.entry(waiter.number).or_default() += usize::from(waiter.armed);
         }
         let mut promised = std::mem::take(&mut self.promised);
         promised.sort_by_key(|&(waiter, _)| (self.turns[&waiter], waiter));

@@ -1,7 +1,7 @@
 //! What a thread does, in nine acts; a few of them at once; and the pool that they find.
 
 use super::caller::{Caller, Patience};
-use super::things::{Bell, Thing};
+use super::things::{Parker, Thing};
 use super::world::World;
 use crate::Reservation;
 
@@ -96,7 +96,7 @@ impl Start {
 enum Has<'w> {
     Nothing,
     Connection(u32),
-    Room(Reservation<'w, Thing, Bell>),
+    Room(Reservation<'w, Thing, Parker>),
 }
 
 /// Lets each act run in a thread of its own, once, in the schedule that the model checker has chosen.

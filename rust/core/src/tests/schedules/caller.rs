@@ -1,9 +1,9 @@
 //! A caller of the pool, step by step, as the binding is one; and how its wait may end.
 
 use super::explorer::note;
-use super::things::{Bell, Thing};
+use super::things::{Parker, Thing};
 use super::world::{NOW, World};
-use crate::{Ask, Busy, CheckOut, ConnectError, No, Refusal, Reservation, UserKey, Waiter, Want};
+use crate::{Ask, Busy, CheckOut, ConnectError, Refusal, Reservation, Unanswered, UserKey, Waiter, Want};
 
 /// When a caller stops waiting. Whatever it says, that is at a moment of the model checker's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Patience {
 /// What the pool answered.
 enum Answer<'w> {
     Lent(u32),
-    Room(Reservation<'w, Thing, Bell>),
+    Room(Reservation<'w, Thing, Parker>),
     Wait,
     Closed,
 }
@@ -29,22 +29,22 @@ pub(super) struct Caller<'w> {
     world: &'w World,
     thread: usize,
     want: Want<Thing>,
-    bell: Bell,
-    place: Option<Waiter<'w, Thing, Bell>>,
+    parker: Parker,
+    place: Option<Waiter<'w, Thing, Parker>>,
 }
 
 impl<'w> Caller<'w> {
     /// Makes a caller that wants a connection of its own.
     pub(super) fn new(world: &'w World, thread: usize) -> Self {
         let want = Want::Any(world.pool.next_number(), thread as u64);
-        Self { world, thread, want, bell: world.bell(thread), place: None }
+        Self { world, thread, want, parker: world.parker(thread), place: None }
     }
 
     /// Makes a caller that wants the connection that is filed under the one key that there is.
     pub(super) fn by_key(world: &'w World, thread: usize) -> Self {
         let key = UserKey { hash: 7, address: (1 << 32) + thread, handle: world.thing(0) };
         let want = Want::Key(Ask::new(key, thread as u64));
-        Self { world, thread, want, bell: world.bell(thread), place: None }
+        Self { world, thread, want, parker: world.parker(thread), place: None }
     }
 
     pub(super) fn want(&self) -> &Want<Thing> {
@@ -107,7 +107,7 @@ impl<'w> Caller<'w> {
                 Answer::Closed => return None,
                 Answer::Wait if expired => return None,
                 Answer::Wait => match patience {
-                    Patience::Endless => self.bell.wait(),
+                    Patience::Endless => self.parker.park(),
                     Patience::Timeout => expired = true,
                     Patience::Interrupt => {
                         note(self.thread, "is interrupted while it waits");
@@ -139,9 +139,9 @@ impl<'w> Caller<'w> {
     fn ask(&mut self, willing: bool) -> Answer<'w> {
         let (world, thread, keyed) = (self.world, self.thread, self.keyed());
         let answer = loop {
-            let waker = willing.then(|| self.bell.clone());
+            let waker = willing.then(|| self.parker.clone());
             match world.pool.check_out(&self.want, self.place.as_ref(), waker, NOW) {
-                Err(No::Compare(candidates)) => self.compare(&candidates),
+                Err(Unanswered::Compare(candidates)) => self.compare(&candidates),
                 answer => break answer,
             }
         };
@@ -167,12 +167,12 @@ impl<'w> Caller<'w> {
                 self.joined(busy, joined);
                 Answer::Wait
             }
-            Err(No::Refused(Refusal::Closed)) => {
+            Err(Unanswered::Refused(Refusal::Closed)) => {
                 assert!(world.model.state().closed, "an open pool says that it is closed");
                 Answer::Closed
             }
-            Err(No::Refused(refusal)) => panic!("{refusal}"),
-            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_)) | Err(No::Compare(_)) => {
+            Err(Unanswered::Refused(refusal)) => panic!("{refusal}"),
+            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_)) | Err(Unanswered::Compare(_)) => {
                 panic!("there is no such thing here")
             }
         };
@@ -180,7 +180,7 @@ impl<'w> Caller<'w> {
         answer
     }
 
-    fn joined(&mut self, busy: Busy, joined: Option<Waiter<'w, Thing, Bell>>) {
+    fn joined(&mut self, busy: Busy, joined: Option<Waiter<'w, Thing, Parker>>) {
         let Some(joined) = joined else { return };
         if busy != Busy::KeyOpening && !self.keyed() {
             self.world.model.state().join(self.thread);
@@ -197,7 +197,7 @@ impl<'w> Caller<'w> {
         ask.matched(&candidates.list[0]);
     }
 
-    fn give_up(&self, place: Waiter<'w, Thing, Bell>) {
+    fn give_up(&self, place: Waiter<'w, Thing, Parker>) {
         if let Some(surplus) = place.leave() {
             note(self.thread, "leaves and closes what it was promised");
             self.world.look();
@@ -206,7 +206,7 @@ impl<'w> Caller<'w> {
     }
 
     /// Puts a connection into the room that was reserved for it.
-    pub(super) fn fulfil(&mut self, room: Reservation<'w, Thing, Bell>, name: u32) -> Option<u32> {
+    pub(super) fn fulfil(&mut self, room: Reservation<'w, Thing, Parker>, name: u32) -> Option<u32> {
         let thing = self.world.thing(name);
         let filled = self.world.pool.fulfil(room.slot(), name as usize, &thing, NOW);
         match filled {
@@ -226,7 +226,7 @@ impl<'w> Caller<'w> {
     }
 
     /// Gives up the room that was reserved, since the connect has failed.
-    pub(super) fn fail(&mut self, room: Reservation<'w, Thing, Bell>) {
+    pub(super) fn fail(&mut self, room: Reservation<'w, Thing, Parker>) {
         note(self.thread, "fails to connect");
         // It takes two steps, and others may have the key after the first.
         self.world.model.state().give_up_room(self.thread);
@@ -247,8 +247,8 @@ impl<'w> Caller<'w> {
         let begun = loop {
             let filed = self.keyed().then_some(&self.want);
             match world.pool.begin_return(Some(name as usize), filed, close, NOW) {
-                Err(No::Compare(candidates)) => self.compare(&candidates),
-                Err(No::Refused(refusal)) => break Err(refusal),
+                Err(Unanswered::Compare(candidates)) => self.compare(&candidates),
+                Err(Unanswered::Refused(refusal)) => break Err(refusal),
                 Ok(returning) => break Ok(returning),
             }
         };

@@ -173,7 +173,7 @@ impl State {
     }
 
     /// Notes that a thread was woken: since it is its turn, or since the pool was closed.
-    pub(super) fn ring(&mut self, thread: usize) {
+    pub(super) fn woken(&mut self, thread: usize) {
         if let Some(turn) = self.queue.iter().position(|&waiter| waiter == thread) {
             assert!(self.closed || turn == 0, "thread {thread} was served before {:?}", &self.queue[..turn]);
             self.queue.remove(turn);

@@ -7,7 +7,7 @@ use shuttle::sync::{Condvar, Mutex};
 use super::model::Model;
 use crate::{Pool, Wake};
 
-pub(super) type TestPool = Pool<Thing, Bell>;
+pub(super) type TestPool = Pool<Thing, Parker>;
 
 /// A connection, or a key. When it is dropped, the pool's mutex must be free.
 pub(super) struct Thing {
@@ -33,34 +33,34 @@ impl Drop for Thing {
 
 /// A waker, and what its thread waits on. When it rings, the pool's mutex must be free.
 #[derive(Clone)]
-pub(super) struct Bell {
+pub(super) struct Parker {
     pub(super) thread: usize,
     pub(super) model: Model,
     pub(super) pool: Weak<TestPool>,
-    pub(super) rung: Arc<(Mutex<bool>, Condvar)>,
+    pub(super) woken: Arc<(Mutex<bool>, Condvar)>,
 }
 
-impl Bell {
-    /// Waits until it has rung. One that never rings is a deadlock, which the model checker reports.
-    pub(super) fn wait(&self) {
-        let mut rung = self.rung.0.lock().expect("no thread panics with it");
-        while !*rung {
-            rung = self.rung.1.wait(rung).expect("no thread panics with it");
+impl Parker {
+    /// Waits until it has woken. One that never rings is a deadlock, which the model checker reports.
+    pub(super) fn park(&self) {
+        let mut woken = self.woken.0.lock().expect("no thread panics with it");
+        while !*woken {
+            woken = self.woken.1.wait(woken).expect("no thread panics with it");
         }
-        *rung = false;
+        *woken = false;
     }
 }
 
-impl Wake for Bell {
+impl Wake for Parker {
     fn wake(&self) {
         assert_unlocked(&self.pool, "a waiter was woken");
-        self.model.state().ring(self.thread);
-        *self.rung.0.lock().expect("no thread panics with it") = true;
-        self.rung.1.notify_one();
+        self.model.state().woken(self.thread);
+        *self.woken.0.lock().expect("no thread panics with it") = true;
+        self.woken.1.notify_one();
     }
 }
 
-impl Drop for Bell {
+impl Drop for Parker {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             assert_unlocked(&self.pool, "a waker was dropped");

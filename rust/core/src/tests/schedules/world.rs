@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::explorer::{note, unobserved};
 use super::model::Model;
-use super::things::{Bell, TestPool, Thing};
+use super::things::{Parker, TestPool, Thing};
 use crate::{CheckOut, Moment, Reservation, Reserve, Returning, Want};
 
 /// The time does not pass here.
@@ -28,8 +28,8 @@ impl World {
         Arc::new(Thing { name, model: self.model.clone(), pool: Arc::downgrade(&self.pool) })
     }
 
-    pub(super) fn bell(&self, thread: usize) -> Bell {
-        Bell { thread, model: self.model.clone(), pool: Arc::downgrade(&self.pool), rung: Arc::default() }
+    pub(super) fn parker(&self, thread: usize) -> Parker {
+        Parker { thread, model: self.model.clone(), pool: Arc::downgrade(&self.pool), woken: Arc::default() }
     }
 
     /// Opens a connection, as the server sees it.
@@ -56,7 +56,7 @@ impl World {
     }
 
     /// Takes room to open a connection for a thread, before the threads start.
-    pub(super) fn reserve(&self, thread: usize, want: &Want<Thing>) -> Reservation<'_, Thing, Bell> {
+    pub(super) fn reserve(&self, thread: usize, want: &Want<Thing>) -> Reservation<'_, Thing, Parker> {
         let Ok(CheckOut::Reserved(room)) = self.pool.check_out(want, None, None, NOW) else { panic!("there is room") };
         self.model.state().grant(thread, matches!(want, Want::Key(_)));
         room
@@ -96,7 +96,7 @@ impl World {
     }
 
     /// Closes a connection that the pool has no use for, and frees its slot.
-    pub(super) fn discard(&self, returning: Returning<'_, Thing, Bell>) {
+    pub(super) fn discard(&self, returning: Returning<'_, Thing, Parker>) {
         self.model.state().disconnect(returning.connection().name);
         drop(returning);
         self.look();
