@@ -49,30 +49,29 @@
 
 #![forbid(unsafe_code)]
 
-mod error;
-mod guards;
+mod close_reason;
 mod key;
 mod ledger;
-mod pool;
-mod reason;
+mod question;
+mod queue;
+mod refusal;
+mod shared;
 mod slot;
 mod stats;
-mod sync;
 mod table;
 #[cfg(test)]
 #[cfg_attr(feature = "shuttle", path = "tests/schedules/mod.rs")]
 #[expect(clippy::expect_used, clippy::panic, reason = "a test that panics has failed")]
 mod tests;
 mod time;
-mod wait;
 
-pub use error::Refusal;
-pub use guards::{Checking, Refill, Reservation, Returning, Waiter};
-pub use key::{Ask, Caller, Candidate, Candidates, LoanKey, Unanswered, UserKey, Want};
+pub use close_reason::CloseReason;
+pub use key::{LoanKey, UserKey};
 pub use ledger::{Busy, Check, Policy};
-pub use pool::{CheckOut, Chore, Pool, Reserve};
-pub use reason::Reason;
+pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
+pub use queue::Wake;
+pub use refusal::Refusal;
+pub use shared::{CheckOut, Checking, Chore, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter};
 pub use slot::SlotId;
 pub use stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};
 pub use time::{Moment, Span};
-pub use wait::Wake;

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::key::{Caller, Key};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::Key;
+use crate::question::Caller;
 use crate::time::{Moment, Span};
 
 /// What a slot is used for. `lib.rs` has the diagram of the usual moves; [`State::may_become`] has all of them.
@@ -119,7 +120,7 @@ pub(crate) struct Health {
     pub(crate) fresh_until: Moment,
     /// From when on it is to be replaced, and why.
     pub(crate) replace_at: Moment,
-    pub(crate) why: Reason,
+    pub(crate) why: CloseReason,
     /// Whether another one has died since this was last known to be well.
     pub(crate) suspect: bool,
 }
@@ -130,7 +131,7 @@ impl Health {
         opened_in: 0,
         fresh_until: Moment::START,
         replace_at: Moment::NEVER,
-        why: Reason::Lifetime,
+        why: CloseReason::Lifetime,
         suspect: false,
     };
 }

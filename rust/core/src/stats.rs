@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::key::{Caller, LoanKey};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::LoanKey;
+use crate::question::Caller;
 use crate::time::{Moment, Span};
 
 /// Slots by state, waiters, and limits, all read at one moment.
@@ -75,11 +76,11 @@ pub struct Stats {
     /// Loans whose borrower had forgotten them.
     pub reclaimed: u64,
     /// Connections that were closed, by reason.
-    pub closed: [u64; Reason::ALL.len()],
+    pub closed: [u64; CloseReason::ALL.len()],
 }
 
 impl Stats {
-    pub(crate) fn count_closed(&mut self, reason: Reason) {
+    pub(crate) fn count_closed(&mut self, reason: CloseReason) {
         self.closed[reason as usize] += 1;
     }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{Check, Ledger, Return};
-use crate::error::Refusal;
-use crate::key::{Unanswered, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::question::{Unanswered, Want};
+use crate::queue::{Promise, WaitFor, WaiterId};
+use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
-use crate::wait::{Promise, Reason as WaitReason, WaiterId};
 
 /// The answer to a borrower.
-pub(crate) enum CheckOut<H> {
+pub(crate) enum CheckOutDecision<H> {
     /// Here it is.
     Lent(Arc<H>),
     /// Look at this one first, or put it away.
@@ -50,7 +50,7 @@ impl<H, W> Ledger<H, W> {
         want: &Want<H>,
         waiter: Option<WaiterId>,
         mut waker: Option<W>,
-    ) -> Result<CheckOut<H>, Unanswered<H>> {
+    ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         let answer = self.answer(want, waiter, &mut waker);
         self.after.unused_wakers.extend(waker);
         answer
@@ -61,7 +61,7 @@ impl<H, W> Ledger<H, W> {
         want: &Want<H>,
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
-    ) -> Result<CheckOut<H>, Unanswered<H>> {
+    ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -71,11 +71,11 @@ impl<H, W> Ledger<H, W> {
             return match &slot.connection {
                 Some(connection) if own && slot.state == State::Lent => {
                     slot.shared |= slot.borrower != want.caller();
-                    Ok(CheckOut::Lent(Arc::clone(connection)))
+                    Ok(CheckOutDecision::Lent(Arc::clone(connection)))
                 }
                 _ if own => Err(Refusal::Reentrant.into()),
                 // Even if there is a connection: who opens it has not finished with it.
-                _ => Ok(self.wait(Busy::KeyOpening, WaitReason::Key, want, waiter, waker)),
+                _ => Ok(self.wait(Busy::KeyOpening, WaitFor::Key, want, waiter, waker)),
             };
         }
         if let Some(index) = waiter.and_then(|waiter| self.claim(waiter)) {
@@ -84,11 +84,11 @@ impl<H, W> Ledger<H, W> {
         let free = self.idle.pop().or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
         let Some(index) = free else {
             if let Some(returning) = self.next_deferred_return(want.caller()) {
-                return Ok(CheckOut::FinishReturn(returning));
+                return Ok(CheckOutDecision::FinishReturn(returning));
             }
             let busy = self.busy(want, waiter);
-            let reason = if busy == Busy::KeyOpening { WaitReason::Promise } else { WaitReason::Room };
-            return Ok(self.wait(busy, reason, want, waiter, waker));
+            let wait_for = if busy == Busy::KeyOpening { WaitFor::Promise } else { WaitFor::Room };
+            return Ok(self.wait(busy, wait_for, want, waiter, waker));
         };
         debug_assert!(
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
@@ -111,22 +111,22 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Files a slot for its borrower.
-    fn hand_out(&mut self, index: u32, want: &Want<H>) -> CheckOut<H> {
+    fn hand_out(&mut self, index: u32, want: &Want<H>) -> CheckOutDecision<H> {
         self.file(index, want);
         self.lend(index)
     }
 
     /// Lends a slot that has been filed: with a connection that is fresh it is lent, without one it is a reservation.
-    pub(super) fn lend(&mut self, index: u32) -> CheckOut<H> {
+    pub(super) fn lend(&mut self, index: u32) -> CheckOutDecision<H> {
         let Some(connection) = self.table.get(index).connection.clone() else {
-            return CheckOut::Reserved(self.table.id(index));
+            return CheckOutDecision::Reserved(self.table.id(index));
         };
         if self.now < self.table.get(index).health.fresh_until {
             self.begin_loan(index);
-            return CheckOut::Lent(connection);
+            return CheckOutDecision::Lent(connection);
         }
         let check = self.begin_check(index);
-        CheckOut::Check(self.table.id(index), connection, check)
+        CheckOutDecision::Check(self.table.id(index), connection, check)
     }
 
     /// Makes a filed slot's connection its borrower's.
@@ -139,30 +139,24 @@ impl<H, W> Ledger<H, W> {
     fn wait(
         &mut self,
         busy: Busy,
-        reason: WaitReason,
+        wait_for: WaitFor,
         want: &Want<H>,
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
-    ) -> CheckOut<H> {
-        let for_room = reason == WaitReason::Room;
+    ) -> CheckOutDecision<H> {
+        let for_room = wait_for == WaitFor::Room;
         let stays = |waiter: &WaiterId| !for_room || self.queue.has_place(*waiter);
         if let Some(waiter) = waiter.filter(stays)
-            && self.queue.rearm(waiter, reason, waker)
+            && self.queue.rearm(waiter, wait_for, waker)
         {
-            return CheckOut::Busy(busy, Some(waiter));
+            return CheckOutDecision::Busy(busy, Some(waiter));
         }
         let newcomer = for_room && waiter.is_none() && waker.is_some();
         if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.len() >= limit.get()) {
-            return CheckOut::Busy(Busy::Crowded, None);
+            return CheckOutDecision::Busy(Busy::Crowded, None);
         }
-        let joined = waker.take().map(|waker| {
-            if for_room {
-                self.queue.join(waiter, want.wish(), waker)
-            } else {
-                self.queue.follow(waiter, reason, want.wish(), waker)
-            }
-        });
-        CheckOut::Busy(busy, joined)
+        let joined = waker.take().map(|waker| self.queue.join(waiter, wait_for, want.wish(), waker));
+        CheckOutDecision::Busy(busy, joined)
     }
 
     /// Takes what was promised to this waiter, which then has no place any more.
@@ -190,7 +184,7 @@ impl<H, W> Ledger<H, W> {
             self.push_idle(index);
             return None;
         }
-        let surplus = self.begin_discard(index, Reason::Surplus);
+        let surplus = self.begin_discard(index, CloseReason::Surplus);
         self.serve();
         surplus
     }

@@ -1,8 +1,8 @@
 //! Housekeeping: what is to be done that no caller waits for. The ledger says what comes next; somebody does it.
 
 use super::{Ledger, Policy, Return};
-use crate::key::{Caller, NO_CALLER};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::question::{Caller, NO_CALLER};
 use crate::slot::{SlotId, State};
 use crate::stats::LoanReport;
 use crate::time::{Moment, Span};
@@ -20,12 +20,12 @@ const LONGEST_DEFERRAL: Span = Span::from_millis(100);
 #[derive(Clone, Copy)]
 pub(crate) struct DeferredReturn {
     slot: SlotId,
-    closing: Option<Reason>,
+    closing: Option<CloseReason>,
     since: Moment,
 }
 
 /// What comes next.
-pub(crate) enum Chore<H> {
+pub(crate) enum ChoreDecision<H> {
     /// Finish this return.
     Return(Return<H>),
     /// Report this loan.
@@ -38,7 +38,7 @@ pub(crate) enum Chore<H> {
 
 /// How the opening of what is missing goes.
 #[derive(Default)]
-pub(crate) struct Refill {
+pub(crate) struct RefillState {
     /// How many there have been.
     number: u64,
     /// The one that somebody is at, and who that is.
@@ -51,27 +51,27 @@ pub(crate) struct Refill {
 
 impl<H, W> Ledger<H, W> {
     /// Tells what is to be done next.
-    pub(crate) fn chore(&mut self, caller: Caller) -> Chore<H> {
+    pub(crate) fn chore(&mut self, caller: Caller) -> ChoreDecision<H> {
         if let Some(returning) = self.next_deferred_return(caller) {
-            return Chore::Return(returning);
+            return ChoreDecision::Return(returning);
         }
         if self.closed {
-            return Chore::Rest(Moment::NEVER);
+            return ChoreDecision::Rest(Moment::NEVER);
         }
         if let Some(outdated) = self.outdated(caller) {
-            return Chore::Return(outdated);
+            return ChoreDecision::Return(outdated);
         }
         if let Some(report) = self.overdue() {
-            return Chore::Report(report);
+            return ChoreDecision::Report(report);
         }
         if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
             self.refill.number += 1;
             self.refill.under_way = Some((self.refill.number, caller));
-            return Chore::Open(self.refill.number);
+            return ChoreDecision::Open(self.refill.number);
         }
         let due = self.next_due();
         if !self.policy.has_housekeeper {
-            return Chore::Rest(due);
+            return ChoreDecision::Rest(due);
         }
         if self.rests_until <= self.now {
             self.rests_until = due;
@@ -79,7 +79,7 @@ impl<H, W> Ledger<H, W> {
             // This may be another caller than the housekeeping, which rests until then all the same.
             self.note_due(due);
         }
-        Chore::Rest(self.rests_until)
+        ChoreDecision::Rest(self.rests_until)
     }
 
     /// Wakes the housekeeping if it rests until later than this.
@@ -92,7 +92,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Leaves a return to the housekeeping. `false`: not so, since somebody waits for it, or the housekeeping is behind
     /// with what it has, or the pool is closed.
-    pub(crate) fn defer_return(&mut self, slot: SlotId, closing: Option<Reason>) -> bool {
+    pub(crate) fn defer_return(&mut self, slot: SlotId, closing: Option<CloseReason>) -> bool {
         let behind =
             self.deferred_returns.front().is_some_and(|oldest| self.now >= oldest.since.after(LONGEST_DEFERRAL));
         let declined = self.closed || behind || self.queue.len() > 0;
@@ -124,7 +124,7 @@ impl<H, W> Ledger<H, W> {
             (at, self.table.get(self.idle[at]).health.why)
         } else {
             let (at, end) = self.idle_end()?;
-            (at, (self.now >= end).then_some(Reason::Idle)?)
+            (at, (self.now >= end).then_some(CloseReason::Idle)?)
         };
         let index = self.idle.remove(at);
         self.begin_transit(index, caller);
@@ -178,7 +178,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Forgets the refill that is under way.
     pub(super) fn reset_refill(&mut self) {
-        self.refill = Refill { number: self.refill.number, ..Refill::default() };
+        self.refill = RefillState { number: self.refill.number, ..RefillState::default() };
     }
 
     /// Notes that a server can be reached: what is missing need not wait any longer.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::error::Refusal;
-use crate::key::{Unanswered, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::question::{Unanswered, Want};
+use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::Span;
 
@@ -14,7 +14,7 @@ pub(crate) struct Return<H> {
     pub(crate) slot: SlotId,
     pub(crate) connection: Arc<H>,
     /// Why it is to be closed; nothing, if there is a use for it as long as it is well.
-    pub(crate) closing: Option<Reason>,
+    pub(crate) closing: Option<CloseReason>,
     /// How long it was lent, if that was reported as too long.
     pub(crate) overdue: Option<Span>,
 }
@@ -64,40 +64,40 @@ impl<H, W> Ledger<H, W> {
         self.stats.usage.add(lent_for);
         self.end_loan(index);
         let closing = if close {
-            Some(Reason::Requested)
+            Some(CloseReason::Requested)
         } else if self.now >= health.replace_at {
             Some(health.why)
         } else {
-            (!self.has_use_for_another()).then_some(Reason::Surplus)
+            (!self.has_use_for_another()).then_some(CloseReason::Surplus)
         };
         self.table.advance(index, State::Returning);
         Ok(Return { slot: self.table.id(index), connection, closing, overdue })
     }
 
     /// Takes a clean connection back for good; or says why it is to be closed and discarded.
-    pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), Reason> {
-        let index = self.table.find(slot).ok_or(Reason::Unplaced)?;
+    pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), CloseReason> {
+        let index = self.table.find(slot).ok_or(CloseReason::Unplaced)?;
         let health = self.table.get(index).health;
         if self.closed {
-            return Err(Reason::WithPool);
+            return Err(CloseReason::WithPool);
         }
         if self.now >= health.replace_at {
             return Err(health.why);
         }
         if !self.has_use_for_another() {
-            return Err(Reason::Surplus);
+            return Err(CloseReason::Surplus);
         }
         self.become_idle(index);
         Ok(())
     }
 
     /// Gives up a connection that is being returned, and frees its slot.
-    pub(crate) fn discard(&mut self, slot: SlotId, reason: Reason) {
+    pub(crate) fn discard(&mut self, slot: SlotId, reason: CloseReason) {
         if let Some(index) = self.table.find(slot) {
             self.stats.count_closed(reason);
-            self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
+            self.stats.returns_bad += u64::from(matches!(reason, CloseReason::Lost | CloseReason::Unclean));
             self.vacate(index);
-            if reason == Reason::Lost {
+            if reason == CloseReason::Lost {
                 self.found_dead();
             }
         }

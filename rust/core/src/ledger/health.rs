@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{CheckOut, Ledger, Return};
-use crate::error::Refusal;
-use crate::key::Caller;
-use crate::reason::Reason;
+use super::{CheckOutDecision, Ledger, Return};
+use crate::close_reason::CloseReason;
+use crate::question::Caller;
+use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::{Moment, Span};
 
@@ -15,7 +15,7 @@ pub enum Check {
     /// It may have died: check it.
     Required,
     /// It is to be replaced, for this reason: close it.
-    Expired(Reason),
+    Expired(CloseReason),
 }
 
 impl<H, W> Ledger<H, W> {
@@ -44,7 +44,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Lends a connection that has passed its check; or says why it is to be closed all the same.
-    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), Reason> {
+    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.checked(slot)?;
         self.table.get_mut(index).health.suspect = false;
         self.table.clear_opener(index);
@@ -53,7 +53,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Gives the borrower of a connection that has been closed another one, or the room of the old.
-    pub(crate) fn next_after(&mut self, slot: SlotId, reason: Reason) -> Result<CheckOut<H>, Refusal> {
+    pub(crate) fn next_after(&mut self, slot: SlotId, reason: CloseReason) -> Result<CheckOutDecision<H>, Refusal> {
         let checking = self.checking(slot);
         self.count_dead(slot, reason);
         let index = match checking {
@@ -76,11 +76,11 @@ impl<H, W> Ledger<H, W> {
         self.after.handles.extend(connection);
         let borrower = self.table.advance(index, State::Opening).borrower;
         self.begin_opening(index, borrower);
-        Ok(CheckOut::Reserved(self.table.id(index)))
+        Ok(CheckOutDecision::Reserved(self.table.id(index)))
     }
 
     /// Frees the slot of a connection that was to be checked and has been closed instead.
-    pub(crate) fn drop_checked(&mut self, slot: SlotId, reason: Reason) {
+    pub(crate) fn drop_checked(&mut self, slot: SlotId, reason: CloseReason) {
         if let Some(index) = self.table.find(slot) {
             self.count_dead(slot, reason);
             self.vacate(index);
@@ -103,10 +103,10 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Lays a connection that has passed its check back into the pool; or says why it is to be closed.
-    pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Reason> {
+    pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.checked(slot)?;
         if !self.has_use_for_another() {
-            return Err(Reason::Surplus);
+            return Err(CloseReason::Surplus);
         }
         self.end_transit(index);
         self.table.clear_opener(index);
@@ -130,19 +130,19 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Finds a connection whose check has ended well, unless it was marked for replacement, or the pool closed, meanwhile.
-    fn checked(&self, slot: SlotId) -> Result<u32, Reason> {
+    fn checked(&self, slot: SlotId) -> Result<u32, CloseReason> {
         let index = self.checking(slot).map_err(|refusal| match refusal {
-            Refusal::Closed => Reason::WithPool,
-            _ => Reason::Unplaced,
+            Refusal::Closed => CloseReason::WithPool,
+            _ => CloseReason::Unplaced,
         })?;
         let health = self.table.get(index).health;
         if self.now >= health.replace_at { Err(health.why) } else { Ok(index) }
     }
 
-    fn count_dead(&mut self, slot: SlotId, reason: Reason) {
+    fn count_dead(&mut self, slot: SlotId, reason: CloseReason) {
         if self.table.find(slot).is_some() {
             self.stats.count_closed(reason);
-            if reason == Reason::Lost {
+            if reason == CloseReason::Lost {
                 self.stats.checks_failed += 1;
                 self.found_dead();
             }
@@ -175,7 +175,7 @@ impl<H, W> Ledger<H, W> {
             self.replace_all(opened_in);
         }
         let health = &mut self.table.get_mut(index).health;
-        (health.replace_at, health.why) = (Moment::START, Reason::Lost);
+        (health.replace_at, health.why) = (Moment::START, CloseReason::Lost);
     }
 
     /// Marks every connection for replacement. Those that are idle are given out to be closed.
@@ -187,7 +187,7 @@ impl<H, W> Ledger<H, W> {
         let idle = std::mem::take(&mut self.idle);
         let drained = |index| {
             self.begin_transit(index, caller);
-            self.begin_discard(index, Reason::Drained)
+            self.begin_discard(index, CloseReason::Drained)
         };
         idle.into_iter().filter_map(drained).collect()
     }
@@ -196,7 +196,7 @@ impl<H, W> Ledger<H, W> {
         for slot in self.table.occupied_mut().filter(|slot| slot.health.opened_in <= opened_in) {
             slot.health.fresh_until = Moment::START;
             slot.health.replace_at = Moment::START;
-            slot.health.why = Reason::Drained;
+            slot.health.why = CloseReason::Drained;
         }
         self.after.chores |= self.policy.has_housekeeper;
     }

@@ -4,7 +4,7 @@
 //! psycopg2.pool's lock.
 
 use super::Ledger;
-use crate::key::Caller;
+use crate::question::Caller;
 use crate::slot::{Slot, State};
 
 impl<H, W> Ledger<H, W> {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{Candidate, Candidates, Key, Unanswered, Want};
+use crate::key::Key;
+use crate::question::{Candidate, Candidates, Unanswered, Want};
 use crate::slot::{SlotId, State};
 
 /// A loan of the parent's. Its handle is kept, so that no connection of this process comes to lie at the same address.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::outage::Outage;
 use super::{Ledger, Return};
-use crate::error::Refusal;
-use crate::key::NO_CALLER;
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::question::NO_CALLER;
+use crate::refusal::Refusal;
 use crate::slot::State;
 use crate::stats::Stats;
 use crate::time::{Rng, Span};
@@ -60,10 +60,10 @@ impl<H, W> Ledger<H, W> {
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
         if self.closed {
             // They have been counted, and will be again.
-            let counted = &mut self.stats.closed[Reason::WithPool as usize];
+            let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
             *counted = counted.saturating_sub(surplus.len() as u64);
         }
-        let reason = if self.closed { Reason::WithPool } else { Reason::Surplus };
+        let reason = if self.closed { CloseReason::WithPool } else { CloseReason::Surplus };
         let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, reason)).collect();
         self.serve();
         self.after.chores |= self.wants_refill();
@@ -88,12 +88,12 @@ impl<H, W> Ledger<H, W> {
         self.set_closed(true);
         let unreturned: Vec<_> = std::iter::from_fn(|| self.next_deferred_return(NO_CALLER)).collect();
         for returning in &unreturned {
-            self.discard(returning.slot, Reason::WithPool);
+            self.discard(returning.slot, CloseReason::WithPool);
         }
         self.forget_all_inherited();
         self.stats.usage.add(usage);
         let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
-        self.stats.closed[Reason::WithPool as usize] += rest as u64;
+        self.stats.closed[CloseReason::WithPool as usize] += rest as u64;
         Ok(unreturned.into_iter().map(|returning| returning.connection).collect())
     }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::error::Refusal;
-use crate::key::{Caller, Key, Unanswered, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::Key;
+use crate::question::{Caller, Unanswered, Want};
+use crate::refusal::Refusal;
 use crate::slot::{Slot, SlotId, State};
 use crate::stats::LoanReport;
 use crate::time::Span;
@@ -56,7 +57,7 @@ impl<H, W> Ledger<H, W> {
         let Some(index) = self.still_lent(slot) else { return };
         if !self.closed {
             self.stats.reclaimed += 1;
-            self.stats.count_closed(Reason::Reclaimed);
+            self.stats.count_closed(CloseReason::Reclaimed);
         }
         self.vacate(index);
         self.after.chores = false;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{Ask, Candidate, Candidates, Key, Unanswered, Want};
+use crate::key::Key;
+use crate::question::{Ask, Candidate, Candidates, Unanswered, Want};
 use crate::slot::State;
 
 impl<H, W> Ledger<H, W> {

@@ -1,7 +1,7 @@
 //! The policy: who gets which slot, and when. Plain `&mut self`; no lock, no clock, nothing that can block.
 //!
 //! Nothing here drops a handle or wakes a waiter. Handles that are displaced and wakers whose turn has come are
-//! laid into [`After`], which [`crate::pool`] takes out of the ledger and acts on once the mutex is free.
+//! laid into [`After`], which [`crate::shared`] takes out of the ledger and acts on once the mutex is free.
 
 mod borrow;
 mod chores;
@@ -18,24 +18,25 @@ mod requests;
 mod views;
 
 pub use self::borrow::Busy;
-pub(crate) use self::borrow::CheckOut;
-pub(crate) use self::chores::{Chore, DeferredReturn};
+pub(crate) use self::borrow::CheckOutDecision;
+pub(crate) use self::chores::{ChoreDecision, DeferredReturn};
 pub(crate) use self::give_back::Return;
 pub use self::health::Check;
 pub(crate) use self::inherited::Inherited;
 pub use self::limits::Policy;
-pub(crate) use self::open::Reserve;
+pub(crate) use self::open::ReserveDecision;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::key::{Caller, Key, KeyTag, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::{Key, KeyTag};
+use crate::question::{Caller, Want};
+use crate::queue::Queue;
 use crate::slot::{Slot, State};
 use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
 use crate::time::{Moment, Rng, Span};
-use crate::wait::Queue;
 
 /// What is to be done once the mutex is free.
 pub(crate) struct After<H, W> {
@@ -84,7 +85,7 @@ pub(crate) struct Ledger<H, W> {
     deferred_returns: VecDeque<DeferredReturn>,
     /// How many slots are on their way to be free: see `in_transit`.
     in_transit: usize,
-    refill: chores::Refill,
+    refill: chores::RefillState,
     /// Until when the housekeeping rests, unless it is woken.
     rests_until: Moment,
     rng: Rng,
@@ -121,7 +122,7 @@ impl<H, W> Ledger<H, W> {
             now: Moment::START,
             deferred_returns: VecDeque::new(),
             in_transit: 0,
-            refill: chores::Refill::default(),
+            refill: chores::RefillState::default(),
             rests_until: Moment::START,
             rng: Rng::new(seed),
             stats: Stats::default(),
@@ -267,7 +268,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Takes a connection that nobody has a use for out of the pool, to be closed before its slot is free.
-    fn begin_discard(&mut self, index: u32, reason: Reason) -> Option<Return<H>> {
+    fn begin_discard(&mut self, index: u32, reason: CloseReason) -> Option<Return<H>> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use super::{Ledger, Return};
-use crate::error::Refusal;
-use crate::key::{Caller, Key, Unanswered, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::Key;
+use crate::question::{Caller, Unanswered, Want};
+use crate::refusal::Refusal;
 use crate::slot::{Health, SlotId, State};
 use crate::stats::ConnectError;
 
 /// The answer to somebody who asks for a slot to open a connection in.
-pub(crate) enum Reserve {
+pub(crate) enum ReserveDecision {
     /// The slot is reserved already, by a caller further up who waits for just this.
     Pending(SlotId),
     /// A new reservation.
@@ -19,7 +20,7 @@ pub(crate) enum Reserve {
 
 impl<H, W> Ledger<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
-    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve, Unanswered<H>> {
+    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<ReserveDecision, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -30,10 +31,10 @@ impl<H, W> Ledger<H, W> {
             if let Some(connection) = self.table.detach(index) {
                 // The hook connects once more. What it had is replaced, as in a dict.
                 self.after.handles.push(connection);
-                self.stats.count_closed(Reason::Unplaced);
+                self.stats.count_closed(CloseReason::Unplaced);
                 self.table.advance(index, State::Opening);
             }
-            return Ok(Reserve::Pending(self.table.id(index)));
+            return Ok(ReserveDecision::Pending(self.table.id(index)));
         }
         if !self.has_room() {
             return Err(Refusal::Exhausted.into());
@@ -47,7 +48,7 @@ impl<H, W> Ledger<H, W> {
         } else {
             self.begin_transit(index, caller);
         }
-        Ok(Reserve::New(self.table.id(index)))
+        Ok(ReserveDecision::New(self.table.id(index)))
     }
 
     /// Says whether who asks does so for the opener of this slot: it is the opener; or it is another thread, that a
@@ -73,7 +74,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
         let placed = self.place(slot, address, connection);
         if placed.is_err() {
-            self.stats.count_closed(Reason::Unplaced);
+            self.stats.count_closed(CloseReason::Unplaced);
         }
         placed
     }
@@ -101,7 +102,7 @@ impl<H, W> Ledger<H, W> {
             self.table.advance(index, State::Lent).since = self.now;
             self.note_due(self.now.after(self.policy.leak_after));
             if let Some(replaced) = replaced {
-                self.stats.count_closed(Reason::Unplaced);
+                self.stats.count_closed(CloseReason::Unplaced);
                 self.vacate(replaced);
             }
         }
@@ -132,6 +133,6 @@ impl<H, W> Ledger<H, W> {
             return None;
         }
         self.end_loan(index);
-        self.begin_discard(index, Reason::Unplaced)
+        self.begin_discard(index, CloseReason::Unplaced)
     }
 }

@@ -1,7 +1,7 @@
 //! Counting. Most events are counted where they happen; these are told.
 
 use super::Ledger;
-use crate::error::Refusal;
+use crate::refusal::Refusal;
 use crate::slot::State;
 use crate::stats::Stats;
 use crate::time::Span;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{LoanKey, Unanswered, Want};
+use crate::key::LoanKey;
+use crate::question::{Unanswered, Want};
 use crate::slot::{SlotId, State};
 use crate::stats::{ConnectError, Counts};
 

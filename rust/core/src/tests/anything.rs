@@ -8,7 +8,9 @@ use proptest::prelude::*;
 
 use super::lengths;
 use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
-use crate::{Busy, CheckOut, Checking, Chore, Policy, Reason, Refill, Reservation, Reserve, Returning, Waiter, Want};
+use crate::{
+    Busy, CheckOut, Checking, Chore, CloseReason, Policy, Refill, Reservation, Reserve, Returning, Waiter, Want,
+};
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
 type Step = (Call, usize, u32, bool);
@@ -116,7 +118,7 @@ fn caller(number: u32) -> u64 {
 
 fn want(world: &World, number: u32, flag: bool) -> Want<Thing> {
     match (number, flag) {
-        (0, _) => Want::Any(world.pool.next_number(), caller(number)),
+        (0, _) => Want::Any(world.ledger.next_number(), caller(number)),
         (1, true) => Want::Number(u64::from(number), caller(number)),
         _ => world.ask(number, caller(number)),
     }
@@ -136,15 +138,15 @@ impl<'w> Hands<'w> {
     /// Makes a call. Four objects, four keys and three callers are all there is, so that they meet.
     fn call(&mut self, world: &'w World, step: Step) {
         let (call, nth, number, flag) = step;
-        let (pool, now, caller) = (&world.pool, world.now(), caller(number));
+        let (ledger, now, caller) = (&world.ledger, world.now(), caller(number));
         let want = || want(world, number, flag);
         match call {
             Call::Pass => world.pass(f64::from(number)),
-            Call::Lend => drop(pool.lend_idle(caller, now)),
+            Call::Lend => drop(ledger.lend_idle(caller, now)),
             Call::CheckOut => {
                 let waiter = if flag { take(&mut self.waiters, nth) } else { None };
                 let waker = || Some(world.waker());
-                let answer = resolve_key(&mut want(), |want| pool.check_out(want, waiter.as_ref(), waker(), now));
+                let answer = resolve_key(&mut want(), |want| ledger.check_out(want, waiter.as_ref(), waker(), now));
                 self.waiters.extend(waiter);
                 if let Ok(answer) = answer {
                     self.note(answer);
@@ -152,9 +154,9 @@ impl<'w> Hands<'w> {
             }
             Call::Reserve => {
                 let reserved = if flag {
-                    resolve_key(&mut want(), |want| pool.reserve(Some(want), caller))
+                    resolve_key(&mut want(), |want| ledger.reserve(Some(want), caller))
                 } else {
-                    pool.reserve(None, caller).map_err(refusal)
+                    ledger.reserve(None, caller).map_err(refusal)
                 };
                 if let Ok(Reserve::New(reservation)) = reserved {
                     self.reservations.push(reservation);
@@ -177,14 +179,16 @@ impl<'w> Hands<'w> {
 
     fn give_back(&mut self, world: &'w World, step: Step) {
         let (call, nth, number, flag) = step;
-        let (pool, now) = (&world.pool, world.now());
+        let (ledger, now) = (&world.ledger, world.now());
         match call {
             Call::TakeBackClean => drop(world.take_back_clean(name(nth))),
-            Call::BeginReturn => self.returns.extend(pool.begin_return(Some(name(nth) as usize), None, flag, now).ok()),
+            Call::BeginReturn => {
+                self.returns.extend(ledger.begin_return(Some(name(nth) as usize), None, flag, now).ok())
+            }
             Call::ReturnByKey => {
                 let address = flag.then_some(name(nth) as usize);
                 let begun = resolve_key(&mut world.ask(number, caller(number)), |want| {
-                    pool.begin_return(address, Some(want), false, now)
+                    ledger.begin_return(address, Some(want), false, now)
                 });
                 self.returns.extend(begun.ok());
             }
@@ -197,7 +201,7 @@ impl<'w> Hands<'w> {
             }
             Call::CloseFor => {
                 if let Some(returning) = self.returns.get_mut(nth) {
-                    returning.close_for(Reason::Lost);
+                    returning.close_for(CloseReason::Lost);
                 }
             }
             Call::Defer => {
@@ -212,14 +216,14 @@ impl<'w> Hands<'w> {
             }
             Call::Next => {
                 if let Some((checking, _)) = take(&mut self.checks, nth).filter(|&(_, loan)| loan)
-                    && let Ok(answer) = checking.next(Reason::Lost, now)
+                    && let Ok(answer) = checking.next(CloseReason::Lost, now)
                 {
                     self.note(answer);
                 }
             }
             Call::DropCheck => {
                 if let Some((checking, _)) = take(&mut self.checks, nth) {
-                    checking.discard(Reason::Lost);
+                    checking.discard(CloseReason::Lost);
                 }
             }
             _ => self.manage(world, step),
@@ -228,16 +232,16 @@ impl<'w> Hands<'w> {
 
     fn manage(&mut self, world: &'w World, step: Step) {
         let (call, nth, number, flag) = step;
-        let (pool, now, caller, name) = (&world.pool, world.now(), caller(number), name(nth));
+        let (ledger, now, caller, name) = (&world.ledger, world.now(), caller(number), name(nth));
         let want = || want(world, number, flag);
         match call {
             Call::IdleCheck => {
-                if let Some(&slot) = pool.idle_slots().get(nth) {
-                    self.checks.extend(pool.begin_idle_check(slot, caller, now).map(|checking| (checking, false)));
+                if let Some(&slot) = ledger.idle_slots().get(nth) {
+                    self.checks.extend(ledger.begin_idle_check(slot, caller, now).map(|checking| (checking, false)));
                 }
             }
             Call::EndWait => self.returns.extend(take(&mut self.waiters, nth).and_then(Waiter::leave)),
-            Call::Chore => match pool.chore(caller, now) {
+            Call::Chore => match ledger.chore(caller, now) {
                 Chore::Return(returning) => self.returns.push(returning),
                 Chore::Open(refill) => self.refills.push(refill),
                 Chore::Report(_) | Chore::Rest(_) => {}
@@ -247,46 +251,46 @@ impl<'w> Hands<'w> {
                     refill.fail(now);
                 }
             }
-            Call::Drain => self.returns.extend(pool.drain(caller)),
+            Call::Drain => self.returns.extend(ledger.drain(caller)),
             Call::InvalidateLoan => {
-                if let Some(slot) = pool.loan_at(name as usize) {
-                    pool.invalidate(slot, flag);
+                if let Some(slot) = ledger.loan_at(name as usize) {
+                    ledger.invalidate(slot, flag);
                 }
             }
             Call::Reclaim => {
-                if let Some(slot) = pool.loan_at(name as usize) {
-                    pool.annotate(slot, world.thing(99));
-                    pool.replace_handle(slot, world.thing(name));
+                if let Some(slot) = ledger.loan_at(name as usize) {
+                    ledger.annotate(slot, world.thing(99));
+                    ledger.replace_handle(slot, world.thing(name));
                     drop(flag.then(|| world.reclaim(slot)));
                 }
             }
             Call::InsertLoan => {
                 let entered = world.thing(name);
                 let _refused =
-                    resolve_key(&mut want(), |want| pool.insert_loan(want, name as usize, &entered, world.now()));
+                    resolve_key(&mut want(), |want| ledger.insert_loan(want, name as usize, &entered, world.now()));
             }
-            Call::RemoveLoan => drop(resolve_key(&mut want(), |want| pool.remove_loan(want))),
+            Call::RemoveLoan => drop(resolve_key(&mut want(), |want| ledger.remove_loan(want))),
             Call::ReplaceIdle => {
-                let mut idle: Vec<_> = pool.idle().into_iter().map(|thing| (thing.name as usize, thing)).collect();
+                let mut idle: Vec<_> = ledger.idle().into_iter().map(|thing| (thing.name as usize, thing)).collect();
                 let seen: Vec<_> = idle.iter().map(|&(address, _)| address).collect();
                 if flag {
                     idle.push((name as usize, world.thing(name)));
                 } else {
                     drop(take(&mut idle, nth));
                 }
-                let _stale = pool.replace_idle(&seen, idle, world.now());
+                let _stale = ledger.replace_idle(&seen, idle, world.now());
             }
-            Call::Limits => self.returns.extend(pool.resize(nth, number as usize)),
-            Call::Close => drop(pool.close()),
-            Call::Open => pool.set_closed(false),
-            Call::Reset => pool.reset(),
+            Call::Limits => self.returns.extend(ledger.resize(nth, number as usize)),
+            Call::Close => drop(ledger.close()),
+            Call::Open => ledger.set_closed(false),
+            Call::Reset => ledger.reset(),
             _ => panic!("{call:?} has been dealt with"),
         }
     }
 }
 
 fn occupied(world: &World) -> usize {
-    let counts = world.pool.counts();
+    let counts = world.ledger.counts();
     counts.open() + counts.opening
 }
 
@@ -307,25 +311,25 @@ proptest! {
         for &step in &steps {
             let before = occupied(&world);
             hands.call(&world, step);
-            let (counts, by_hand) = (world.pool.counts(), matches!(step.0, Call::InsertLoan | Call::ReplaceIdle));
+            let (counts, by_hand) = (world.ledger.counts(), matches!(step.0, Call::InsertLoan | Call::ReplaceIdle));
             prop_assert!(by_hand || occupied(&world) <= before.max(counts.maxconn), "above the limit after {step:?}");
             prop_assert_eq!((world.idle().len(), world.lent().len()), (counts.idle, counts.lent), "after {:?}", step);
         }
         drop(hands);
-        world.pool.set_closed(false);
-        while let Chore::Return(returning) = world.pool.chore(7, world.now()) {
+        world.ledger.set_closed(false);
+        while let Chore::Return(returning) = world.ledger.chore(7, world.now()) {
             drop(returning);
         }
         for name in world.lent() {
             drop(world.begin_return(name).expect("it is lent"));
         }
         let idle: Vec<_> = world.idle().into_iter().map(|name| name as usize).collect();
-        prop_assert!(world.pool.replace_idle(&idle, vec![], world.now()));
-        prop_assert_eq!((occupied(&world), world.pool.counts().waiting), (0, 0));
+        prop_assert!(world.ledger.replace_idle(&idle, vec![], world.now()));
+        prop_assert_eq!((occupied(&world), world.ledger.counts().waiting), (0, 0));
         let (made, dropped) = (world.made.load(Ordering::SeqCst), world.dropped.lock().expect("no panic").len());
         prop_assert_eq!(made, dropped, "somebody has a handle still");
-        drop(world.pool.resize(1, 1));
-        world.pool.hurry_refill();
+        drop(world.ledger.resize(1, 1));
+        world.ledger.hurry_refill();
         drop(world.take_refill());
         world.open([1]);
         let answer = world.check_out(&world.any());

@@ -1,7 +1,7 @@
 //! What is done that no caller waits for, when it is due, and who is told.
 
 use super::props::{World, counts, seconds, show};
-use crate::{Busy, CheckOut, Policy, Reason, Refusal, Reserve};
+use crate::{Busy, CheckOut, CloseReason, Policy, Refusal, Reserve};
 
 fn with_housekeeper(policy: Policy) -> Policy {
     Policy { has_housekeeper: true, ..policy }
@@ -39,12 +39,12 @@ fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
     let world = World::new(0, 1);
     world.open([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
-    returning.close_for(Reason::Lost);
+    returning.close_for(CloseReason::Lost);
     assert!(returning.defer(world.now()).is_none());
     let taken = world.take_return();
-    assert_eq!(taken.closing(), Some(Reason::Lost));
+    assert_eq!(taken.closing(), Some(CloseReason::Lost));
     drop(taken);
-    assert_eq!((world.closed(Reason::Lost), counts(&world)), (1, (0, 0, 0, 0, 0)));
+    assert_eq!((world.closed(CloseReason::Lost), counts(&world)), (1, (0, 0, 0, 0, 0)));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn whoever_will_get_what_the_housekeeping_is_returning_is_told_so_and_the_next_i
     world.defer_returns([1]);
     let mut returning = world.take_return();
     let (waker, want) = (world.waker(), world.any());
-    let answer = world.pool.check_out(&want, None, Some(waker.clone()), world.now());
+    let answer = world.ledger.check_out(&want, None, Some(waker.clone()), world.now());
     let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert!(returning.keep(world.now()));
@@ -106,7 +106,7 @@ fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
     world.open([1]);
     world.defer_returns([1]);
     drop(world.take_return());
-    assert_eq!((counts(&world), world.closed(Reason::Unclean)), ((0, 0, 0, 0, 0), 1));
+    assert_eq!((counts(&world), world.closed(CloseReason::Unclean)), ((0, 0, 0, 0, 0), 1));
     world.open([2]);
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
 }
@@ -117,12 +117,12 @@ fn a_pool_that_is_closed_gives_the_returns_that_nobody_has_begun_and_takes_back_
     world.open([1, 2, 3]);
     world.defer_returns([1, 2]);
     let mut begun = world.take_return();
-    let closing = world.pool.close().expect("it is open");
+    let closing = world.ledger.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 3]);
     assert!(!begun.keep(world.now()));
-    assert_eq!(begun.closing(), Some(Reason::WithPool));
+    assert_eq!(begun.closing(), Some(CloseReason::WithPool));
     drop(begun);
-    assert_eq!((counts(&world), world.closed(Reason::WithPool)), ((0, 1, 0, 0, 0), 3));
+    assert_eq!((counts(&world), world.closed(CloseReason::WithPool)), ((0, 1, 0, 0, 0), 3));
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_pool_made_anew_knows_nothing_of_returns_that_were_left_before() {
     world.open([1, 2]);
     world.defer_returns([1, 2]);
     let mut begun = world.take_return();
-    world.pool.reset();
+    world.ledger.reset();
     assert!(!begun.keep(world.now()));
     drop(begun);
     world.open([3, 4]);
@@ -144,7 +144,7 @@ fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the
     let world = World::new(1, 1);
     world.open([1]);
     let returning = world.begin_return(1).expect("it is lent");
-    world.pool.close().expect("it is open");
+    world.ledger.close().expect("it is open");
     let mut taken = returning.defer(world.now()).expect("a closed pool has no chores");
     assert!(!taken.keep(world.now()));
     drop(taken);
@@ -168,7 +168,7 @@ fn nobody_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() 
     world.open([1, 2]);
     world.defer_returns([1]);
     let _returning = world.take_return();
-    drop(world.pool.set_maxconn(1));
+    drop(world.ledger.set_maxconn(1));
     let answer = world.check_out(&world.any());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
 }
@@ -180,9 +180,9 @@ fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it
     world.defer_returns([1]);
     let _returning = world.take_return();
     let want = world.any();
-    let answer = world.pool.check_out(&want, None, Some(world.waker()), world.now());
+    let answer = world.ledger.check_out(&want, None, Some(world.waker()), world.now());
     let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    let answer = world.pool.check_out(&want, Some(&waiter), Some(world.waker()), world.now());
+    let answer = world.ledger.check_out(&want, Some(&waiter), Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::InTransit, None))), "{}", show(&answer));
 }
 
@@ -206,20 +206,20 @@ fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
     };
     // A connection that is opened to lie idle.
     let world = World::new(1, 1);
-    let Ok(Reserve::New(opening)) = world.pool.reserve(None, 7) else { panic!("there is room") };
+    let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 7) else { panic!("there is room") };
     check(&world);
     drop(opening);
     // One that is looked at.
     world.open_idle(1);
-    let looking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let looking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
     check(&world);
     looking.put_back(world.now()).expect("there is a use for it");
     // One that is drained.
-    let drained = world.pool.drain(7);
+    let drained = world.ledger.drain(7);
     check(&world);
     drop(drained);
     // One whose time is over.
-    world.pool.set_policy(Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.ledger.set_policy(Policy { max_lifetime: seconds(10.0), ..Policy::default() });
     world.open_idle(2);
     world.pass(10.0);
     let over = world.take_return();
@@ -239,7 +239,7 @@ fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_
         assert!(matches!(world.check_out(want), Ok(CheckOut::Busy(Busy::InTransit, None))));
     }
     let waker = world.waker();
-    let answers = wants.each_ref().map(|want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
+    let answers = wants.each_ref().map(|want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
     let shown = answers.each_ref().map(show);
     assert_eq!(shown, ["InTransit, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
 }
@@ -249,7 +249,7 @@ fn a_return_that_was_left_before_the_pool_was_marked_as_closed_is_finished_all_t
     let world = World::new(1, 1);
     world.open([1]);
     world.defer_returns([1]);
-    world.pool.set_closed(true);
+    world.ledger.set_closed(true);
     drop(world.take_return());
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
@@ -269,13 +269,13 @@ fn what_has_been_idle_for_longest_above_minconn_is_closed_when_its_time_is_up() 
     world.rest();
     world.pass(0.001);
     let first = world.take_return();
-    assert_eq!((first.connection().name, first.closing()), (2, Some(Reason::Idle)));
+    assert_eq!((first.connection().name, first.closing()), (2, Some(CloseReason::Idle)));
     drop(first);
     world.pass(1.0);
     assert_eq!(world.take_return().connection().name, 1);
     world.pass(1e6);
     world.rest();
-    assert_eq!((world.idle(), world.closed(Reason::Idle)), (vec![3], 2));
+    assert_eq!((world.idle(), world.closed(CloseReason::Idle)), (vec![3], 2));
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn an_idle_connection_is_closed_at_the_end_of_its_life_and_another_one_opened() 
     assert!(world.give_back(1));
     let (slept, over) = world.sleep();
     assert!((9.0..=10.0).contains(&slept), "{slept}");
-    assert_eq!(over.closing(), Some(Reason::Lifetime));
+    assert_eq!(over.closing(), Some(CloseReason::Lifetime));
     let wakes = housekeeper.wakes();
     drop(over);
     assert_eq!(housekeeper.wakes(), wakes + 1, "one is missing now");
@@ -321,7 +321,7 @@ fn the_end_of_a_connections_life_is_looked_out_for_while_it_is_looked_at() {
     let world = mortal(1, 1);
     world.open_idle(1);
     world.pass(8.0);
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
     let rest = world.rest();
     assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
     checking.put_back(world.now()).expect("the pool is open");
@@ -332,8 +332,8 @@ fn the_housekeeper_is_told_when_a_drained_connection_is_put_back() {
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
     world.open_idle(1);
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
-    drop(world.pool.drain(7));
+    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
+    drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
     let wakes = housekeeper.wakes();
     let refused = checking.put_back(world.now()).is_err();
@@ -348,7 +348,7 @@ fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_th
     let waker = world.waker();
     let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
-    drop(world.pool.drain(7));
+    drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
     let wakes = housekeeper.wakes();
     assert!(waiter.leave().is_some() || housekeeper.wakes() > wakes);
@@ -358,8 +358,8 @@ fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_th
 fn the_housekeeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhile() {
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
-    let Ok(Reserve::New(opening)) = world.pool.reserve(None, 0) else { panic!("there is room") };
-    drop(world.pool.drain(7));
+    let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
+    drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
     let wakes = housekeeper.wakes();
     world.fulfil(&opening, 1).expect("the pool is open");
@@ -373,7 +373,7 @@ fn a_connection_that_was_looked_at_is_closed_when_it_has_been_idle_for_too_long_
     assert!(world.give_back(1));
     world.pass(5.0);
     assert!(world.give_back(2));
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
     checking.put_back(world.now()).expect("the pool is open");
     drop(checking);
     world.pass(5.0);
@@ -388,7 +388,7 @@ fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_o
     world.pass(100.0);
     assert!(world.rest() > 0.0);
     let wakes = housekeeper.wakes();
-    world.pool.set_minconn(0);
+    world.ledger.set_minconn(0);
     assert!(housekeeper.wakes() > wakes);
 }
 
@@ -414,10 +414,10 @@ fn whatever_way_a_connection_goes_its_housekeeper_is_told() {
     let check = Policy { check_after: seconds(0.0), ..Policy::default() };
     let ways: [fn(&World); 6] = [
         |world| drop(world.must_check()),
-        |world| world.must_check().discard(Reason::Lost),
-        |world| drop(world.must_check().next(Reason::Lost, world.now())),
-        |world| drop(world.pool.drain(7)),
-        |world| assert!(world.pool.replace_idle(&[1], vec![], world.now())),
+        |world| world.must_check().discard(CloseReason::Lost),
+        |world| drop(world.must_check().next(CloseReason::Lost, world.now())),
+        |world| drop(world.ledger.drain(7)),
+        |world| assert!(world.ledger.replace_idle(&[1], vec![], world.now())),
         |world| {
             world.must_check().lend(world.now()).expect("the pool is open");
             drop(world.begin_return(1).expect("it is lent"));
@@ -478,11 +478,11 @@ fn a_pause_ends_when_somebody_else_reaches_the_server_and_the_next_is_a_short_on
     world.fail(world.take_refill());
     assert!(world.rest() > 3.0);
     let wakes = housekeeper.wakes();
-    world.pool.note_connect(seconds(0.1), false);
+    world.ledger.note_connect(seconds(0.1), false);
     assert_eq!(housekeeper.wakes(), wakes + 1);
     world.fail(world.take_refill());
     assert!(world.rest() <= 0.25);
-    world.pool.hurry_refill();
+    world.ledger.hurry_refill();
     drop(world.take_refill());
 }
 
@@ -493,7 +493,7 @@ fn nothing_is_opened_above_maxconn_in_a_closed_pool_or_for_a_minconn_of_zero() {
         assert!(world.rest().is_infinite());
     }
     let world = World::with(2, 2, with_housekeeper(Policy::default()));
-    world.pool.close().expect("it is open");
+    world.ledger.close().expect("it is open");
     assert!(world.rest().is_infinite());
 }
 
@@ -502,8 +502,8 @@ fn raised_limits_are_filled_up() {
     for (minconn, maxconn) in [(1, 2), (2, 2)] {
         let world = World::with(1, 1, with_housekeeper(Policy::default()));
         let housekeeper = world.housekeeper();
-        drop(world.pool.resize(minconn, maxconn));
-        drop(world.pool.resize(2, maxconn));
+        drop(world.ledger.resize(minconn, maxconn));
+        drop(world.ledger.resize(2, maxconn));
         assert!(housekeeper.wakes() > 0);
         drop(world.take_refill());
     }
@@ -539,7 +539,7 @@ fn the_pause_begins_when_the_connect_has_failed_not_when_it_began() {
 fn a_refill_from_before_the_pool_was_made_anew_does_no_harm() {
     let world = World::with(2, 2, with_housekeeper(Policy::default()));
     let before = world.take_refill();
-    world.pool.reset();
+    world.ledger.reset();
     let _refill = world.take_refill();
     drop(before);
     assert!(world.rest().is_infinite(), "one at a time");
@@ -549,10 +549,10 @@ fn a_refill_from_before_the_pool_was_made_anew_does_no_harm() {
 fn the_housekeeper_is_told_when_a_pool_is_opened_again() {
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
-    world.pool.close().expect("it is open");
+    world.ledger.close().expect("it is open");
     assert!(world.rest().is_infinite());
     let wakes = housekeeper.wakes();
-    world.pool.set_closed(false);
+    world.ledger.set_closed(false);
     assert!(housekeeper.wakes() > wakes);
 }
 
@@ -577,7 +577,7 @@ fn a_loan_that_lasts_too_long_is_reported_once_and_said_to_be_late_when_it_comes
     assert_eq!(returning.overdue(), Some(seconds(10.0)));
     drop(returning);
     assert_eq!(world.begin_return(2).expect("it is lent").overdue(), None);
-    assert_eq!(world.pool.stats(world.now()).0.leaks, 1);
+    assert_eq!(world.ledger.stats(world.now()).0.leaks, 1);
 }
 
 #[test]
@@ -613,9 +613,9 @@ fn one_waiter_too_many_is_sent_away_and_those_who_wait_keep_their_places() {
     world.open([1]);
     let (wakers, wants) = ([world.waker(), world.waker()], [world.any(), world.any()]);
     let waiters = [0, 1].map(|i| world.join(&wants[i], &wakers[i]));
-    let answer = world.pool.check_out(&world.any(), None, Some(world.waker()), world.now());
+    let answer = world.ledger.check_out(&world.any(), None, Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Crowded, None))), "{}", show(&answer));
-    let answer = world.pool.check_out(&wants[0], Some(&waiters[0]), Some(world.waker()), world.now());
+    let answer = world.ledger.check_out(&wants[0], Some(&waiters[0]), Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
     drop(waiters);
     let _waiter = world.join(&world.any(), &world.waker());
@@ -638,13 +638,13 @@ fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_housekee
     world.open([1, 2]);
     world.defer_returns([1]);
     let housekeeper = world.housekeeper();
-    world.pool.enter_process(7, 1);
+    world.ledger.enter_process(7, 1);
     assert_eq!((counts(&world), housekeeper.wakes()), ((0, 0, 0, 0, 0), 1));
     assert_eq!(*world.dropped.lock().expect("no panic"), [1], "what was lent is remembered");
     let refill = world.take_refill();
     world.open_idle(3);
     drop(refill);
-    world.pool.enter_process(7, 1);
+    world.ledger.enter_process(7, 1);
     assert_eq!((world.idle(), housekeeper.wakes()), (vec![3], 1), "it is at home here");
     assert!(world.begin_return(2).is_err_and(|refusal| refusal == Refusal::Unkeyed));
 }
@@ -653,9 +653,9 @@ fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_housekee
 fn a_closed_pool_stays_closed_in_another_process() {
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
-    world.pool.close().expect("it is open");
-    world.pool.enter_process(7, 1);
-    assert_eq!((world.pool.counts().closed, housekeeper.wakes()), (true, 0));
+    world.ledger.close().expect("it is open");
+    world.ledger.enter_process(7, 1);
+    assert_eq!((world.ledger.counts().closed, housekeeper.wakes()), (true, 0));
 }
 
 #[test]

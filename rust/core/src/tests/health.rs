@@ -1,7 +1,7 @@
 //! Which connections are lent unseen, which after a look, and which not at all.
 
 use super::props::{TestWaker, Thing, World, by_key, connect_error, counts, must_check, resolve_key, seconds, show};
-use crate::{Busy, Check, CheckOut, Checking, Policy, Reason, Refusal, Reserve, Waiter, Want};
+use crate::{Busy, Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve, Waiter, Want};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
 fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
@@ -19,7 +19,7 @@ fn looked_at(checking: &Checking<'_, Thing, TestWaker>) -> (u32, Check) {
 
 /// Asks for a key that somebody else is about to get, and waits.
 fn follow<'w>(world: &'w World, want: &mut Want<Thing>, waker: &TestWaker) -> Waiter<'w, Thing, TestWaker> {
-    let answer = resolve_key(want, |want| world.pool.check_out(want, None, Some(waker.clone()), world.now()));
+    let answer = resolve_key(want, |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
     waiter
 }
@@ -41,7 +41,7 @@ fn what_has_been_idle_for_check_after_is_lent_once_it_has_been_looked_at() {
     world.pass(0.5);
     let checking = world.must_check();
     assert_eq!(looked_at(&checking), (1, Check::Required));
-    assert_eq!((counts(&world), world.pool.counts().checking), ((0, 0, 0, 0, 0), 1));
+    assert_eq!((counts(&world), world.ledger.counts().checking), ((0, 0, 0, 0, 0), 1));
     checking.lend(world.now()).expect("the pool is open");
     drop(checking);
     assert_eq!(world.lent(), [1]);
@@ -70,13 +70,13 @@ fn a_dead_connection_gives_way_to_the_next_and_the_last_to_a_new_one() {
     for name in [3, 2, 1] {
         let checking = must_check(answer);
         assert_eq!(looked_at(&checking), (name, Check::Required));
-        answer = checking.next(Reason::Lost, world.now());
+        answer = checking.next(CloseReason::Lost, world.now());
     }
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(counts(&world), (0, 0, 1, 0, 0));
     world.fulfil(&room, 4).expect("the pool is open");
     drop(room);
-    assert_eq!((world.lent(), world.closed(Reason::Lost)), (vec![4], 3));
+    assert_eq!((world.lent(), world.closed(CloseReason::Lost)), (vec![4], 3));
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
     let checking = world.must_check();
     let waker = world.waker();
     let _waiter = world.join(&world.any(), &waker);
-    let answer = checking.next(Reason::Lost, world.now());
+    let answer = checking.next(CloseReason::Lost, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
     assert_eq!(waker.wakes(), 0, "who came later gets nothing of it");
     drop(answer);
@@ -99,7 +99,7 @@ fn after_a_death_all_that_were_open_are_looked_at_and_no_newer_one() {
     world.pass(1.0);
     world.must_check().lend(world.now()).expect("the pool is open");
     assert!(world.give_back(3));
-    let lost = world.begin_return(world.borrow()).map(|mut lost| lost.close_for(Reason::Lost));
+    let lost = world.begin_return(world.borrow()).map(|mut lost| lost.close_for(CloseReason::Lost));
     lost.expect("it is lent");
     world.open_idle(4);
     assert_eq!(world.borrow(), 4);
@@ -114,7 +114,9 @@ fn after_a_death_all_that_were_open_are_looked_at_and_no_newer_one() {
 fn a_new_connection_in_the_place_of_a_dead_one_is_trusted() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.must_check().next(Reason::Lost, world.now()) else { panic!("no room") };
+    let Ok(CheckOut::Reserved(room)) = world.must_check().next(CloseReason::Lost, world.now()) else {
+        panic!("no room")
+    };
     world.fulfil(&room, 2).expect("the pool is open");
     drop(room);
     assert!(world.give_back(2));
@@ -127,7 +129,7 @@ fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
     world.open([1]);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let answer = world.must_check().next(Reason::Lifetime, world.now());
+    let answer = world.must_check().next(CloseReason::Lifetime, world.now());
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("no room") };
     world.fulfil(&room, 2).expect("the pool is open");
     drop(room);
@@ -139,7 +141,7 @@ fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
 fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_loan() {
     let world = checked(2, 2, &[1, 2]);
     assert_eq!([world.borrow(), world.borrow()], [2, 1]);
-    world.begin_return(1).expect("it is lent").close_for(Reason::Lost);
+    world.begin_return(1).expect("it is lent").close_for(CloseReason::Lost);
     assert!(world.take_back_clean(2), "its borrower was content with it");
     assert_eq!(looked_at(&world.must_check()), (2, Check::Required));
 }
@@ -147,12 +149,12 @@ fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_lo
 #[test]
 fn a_failed_connect_casts_doubt_on_all_unless_there_is_no_check() {
     let world = checked(1, 2, &[1]);
-    world.pool.note_connect(seconds(0.1), true);
+    world.ledger.note_connect(seconds(0.1), true);
     assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
     let world = World::new(1, 2);
     world.open([1]);
     assert!(world.give_back(1));
-    world.pool.note_connect(seconds(0.1), true);
+    world.ledger.note_connect(seconds(0.1), true);
     assert_eq!(world.borrow(), 1);
 }
 
@@ -164,8 +166,8 @@ fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
     let (waker, want) = (world.waker(), world.any());
     let waiter = world.join(&want, &waker);
     drop(checking);
-    assert_eq!((waker.wakes(), world.closed(Reason::Unclean)), (1, 1));
-    let answer = world.pool.check_out(&want, Some(&waiter), None, world.now());
+    assert_eq!((waker.wakes(), world.closed(CloseReason::Unclean)), (1, 1));
+    let answer = world.ledger.check_out(&want, Some(&waiter), None, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -188,7 +190,7 @@ fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
-    let reserved = resolve_key(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 1));
+    let reserved = resolve_key(&mut world.ask(2, 1), |want| world.ledger.reserve(Some(want), 1));
     assert!(matches!(reserved, Ok(Reserve::New(_))), "it is not filled in where something lies already");
     drop(reserved);
     checking.lend(world.now()).expect("the pool is open");
@@ -202,10 +204,10 @@ fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_
     let dead = must_check(by_key(&world, 2, 1));
     let (mut want, waker) = (world.ask(2, 2), world.waker());
     let _waiter = follow(&world, &mut want, &waker);
-    let next = must_check(dead.next(Reason::Lost, world.now()));
+    let next = must_check(dead.next(CloseReason::Lost, world.now()));
     assert_eq!(looked_at(&next), (1, Check::Required));
     assert_eq!(waker.wakes(), 0);
-    let Ok(CheckOut::Reserved(room)) = next.next(Reason::Lost, world.now()) else { panic!("there is room") };
+    let Ok(CheckOut::Reserved(room)) = next.next(CloseReason::Lost, world.now()) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 3), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
     world.fulfil(&room, 3).expect("the pool is open");
     drop(room);
@@ -224,7 +226,7 @@ fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check
     let _second = world.join(&world.any(), &wakers[1]);
     drop(checking);
     assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
-    let answer = resolve_key(&mut want, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, Some(&first), None, world.now()));
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -232,7 +234,9 @@ fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check
 fn a_connection_whose_room_was_used_for_another_is_forgotten() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.must_check().next(Reason::Lost, world.now()) else { panic!("no room") };
+    let Ok(CheckOut::Reserved(room)) = world.must_check().next(CloseReason::Lost, world.now()) else {
+        panic!("no room")
+    };
     assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
     drop(room.fail(connect_error("the server is down")));
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -245,7 +249,7 @@ fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it
     world.pass(10.0);
     assert_eq!(world.lent(), [1]);
     assert!(!world.take_back_clean(1), "the fast path keeps none that is too old");
-    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Lifetime));
+    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(CloseReason::Lifetime));
 }
 
 #[test]
@@ -256,7 +260,7 @@ fn a_connection_that_grows_too_old_while_it_is_returned_is_not_kept() {
     assert_eq!(returning.closing(), None);
     world.pass(10.0);
     assert!(!returning.keep(world.now()));
-    assert_eq!(returning.closing(), Some(Reason::Lifetime));
+    assert_eq!(returning.closing(), Some(CloseReason::Lifetime));
 }
 
 #[test]
@@ -266,10 +270,10 @@ fn an_idle_connection_that_is_too_old_is_not_lent() {
     assert!(world.give_back(1));
     world.pass(10.0);
     let over = world.must_check();
-    assert_eq!(looked_at(&over), (1, Check::Expired(Reason::Lifetime)));
-    let answer = over.next(Reason::Lifetime, world.now());
+    assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
+    let answer = over.next(CloseReason::Lifetime, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
-    assert_eq!((world.closed(Reason::Lifetime), world.pool.stats(world.now()).0.connections_lost), (1, 0));
+    assert_eq!((world.closed(CloseReason::Lifetime), world.ledger.stats(world.now()).0.connections_lost), (1, 0));
 }
 
 #[test]
@@ -280,8 +284,8 @@ fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
     let waiter = world.join(&want, &waker);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let over = must_check(world.pool.check_out(&want, Some(&waiter), None, world.now()));
-    assert_eq!(looked_at(&over), (1, Check::Expired(Reason::Lifetime)));
+    let over = must_check(world.ledger.check_out(&want, Some(&waiter), None, world.now()));
+    assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
 }
 
 #[test]
@@ -291,15 +295,15 @@ fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_late
     let opening = world.reserve();
     assert!(world.give_back(1));
     let mut returning = world.begin_return(2).expect("it is lent");
-    let drained = world.pool.drain(7);
+    let drained = world.ledger.drain(7);
     assert_eq!(drained.iter().map(|drained| drained.connection().name).collect::<Vec<_>>(), [1]);
-    assert_eq!(drained[0].closing(), Some(Reason::Drained));
+    assert_eq!(drained[0].closing(), Some(CloseReason::Drained));
     assert!(!returning.keep(world.now()));
-    assert_eq!(returning.closing(), Some(Reason::Drained));
+    assert_eq!(returning.closing(), Some(CloseReason::Drained));
     drop((drained, returning));
     world.fulfil(&opening, 4).expect("the pool is open");
     world.open([5]);
-    for (name, closing) in [(3, Some(Reason::Drained)), (4, Some(Reason::Drained)), (5, None)] {
+    for (name, closing) in [(3, Some(CloseReason::Drained)), (4, Some(CloseReason::Drained)), (5, None)] {
         assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
     }
 }
@@ -308,12 +312,12 @@ fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_late
 fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
     let world = checked(3, 3, &[1, 2]);
     assert_eq!(world.borrow(), 2);
-    world.pool.invalidate(world.loan(2), false);
+    world.ledger.invalidate(world.loan(2), false);
     assert!(!world.take_back_clean(2));
     let returning = world.begin_return(2).expect("it is lent");
-    assert_eq!(returning.closing(), Some(Reason::Lost));
+    assert_eq!(returning.closing(), Some(CloseReason::Lost));
     drop(returning);
-    assert_eq!(world.pool.stats(world.now()).0.connections_lost, 1);
+    assert_eq!(world.ledger.stats(world.now()).0.connections_lost, 1);
     assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
 }
 
@@ -322,26 +326,26 @@ fn a_connection_that_is_condemned_with_the_older_ones_spares_the_newer_ones() {
     let world = World::new(4, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(1));
-    world.pool.invalidate(world.loan(3), true);
-    for (name, closing) in [(2, Some(Reason::Drained)), (3, Some(Reason::Lost)), (4, None)] {
+    world.ledger.invalidate(world.loan(3), true);
+    for (name, closing) in [(2, Some(CloseReason::Drained)), (3, Some(CloseReason::Lost)), (4, None)] {
         assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
     }
-    assert_eq!(looked_at(&world.must_check()), (1, Check::Expired(Reason::Drained)));
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Expired(CloseReason::Drained)));
 }
 
 #[test]
 fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
     let world = checked(3, 3, &[1, 2, 3]);
     world.pass(1.0);
-    let (lent, next, idle) = (world.must_check(), world.must_check(), world.pool.idle_slots()[0]);
-    let idle = world.pool.begin_idle_check(idle, 7, world.now()).expect("it is idle");
-    assert!(world.pool.close().expect("it is open").is_empty(), "none of them is the closer's");
-    assert_eq!(lent.lend(world.now()), Err(Reason::WithPool));
+    let (lent, next, idle) = (world.must_check(), world.must_check(), world.ledger.idle_slots()[0]);
+    let idle = world.ledger.begin_idle_check(idle, 7, world.now()).expect("it is idle");
+    assert!(world.ledger.close().expect("it is open").is_empty(), "none of them is the closer's");
+    assert_eq!(lent.lend(world.now()), Err(CloseReason::WithPool));
     assert!(idle.put_back(world.now()).is_err());
-    assert!(next.next(Reason::Lost, world.now()).is_err_and(|refusal| refusal == Refusal::Closed));
+    assert!(next.next(CloseReason::Lost, world.now()).is_err_and(|refusal| refusal == Refusal::Closed));
     drop(lent);
-    idle.discard(Reason::WithPool);
-    assert_eq!((counts(&world), world.pool.counts().open()), ((0, 0, 0, 0, 0), 0));
+    idle.discard(CloseReason::WithPool);
+    assert_eq!((counts(&world), world.ledger.counts().open()), ((0, 0, 0, 0, 0), 0));
 }
 
 #[test]
@@ -349,12 +353,12 @@ fn a_check_from_before_the_pool_was_made_anew_does_no_harm() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
     let (first, second) = (world.must_check(), world.must_check());
-    world.pool.reset();
+    world.ledger.reset();
     world.open([3, 4]);
     assert!(first.lend(world.now()).is_err());
     drop(first);
-    assert!(second.next(Reason::Lost, world.now()).is_err());
-    assert_eq!((world.lent(), world.closed(Reason::Lost)), (vec![3, 4], 0));
+    assert!(second.next(CloseReason::Lost, world.now()).is_err());
+    assert_eq!((world.lent(), world.closed(CloseReason::Lost)), (vec![3, 4], 0));
 }
 
 #[test]
@@ -363,21 +367,21 @@ fn a_look_at_an_idle_connection_is_no_use_of_it() {
     world.open([1]);
     assert!(world.give_back(1));
     world.pass(9.0);
-    let slot = world.pool.idle_slots()[0];
-    let checking = world.pool.begin_idle_check(slot, 7, world.now()).expect("it is idle");
-    assert!(world.pool.begin_idle_check(slot, 7, world.now()).is_none(), "it is looked at already");
+    let slot = world.ledger.idle_slots()[0];
+    let checking = world.ledger.begin_idle_check(slot, 7, world.now()).expect("it is idle");
+    assert!(world.ledger.begin_idle_check(slot, 7, world.now()).is_none(), "it is looked at already");
     checking.put_back(world.now()).expect("the pool is open");
     drop(checking);
     assert_eq!(world.idle(), [1]);
     world.pass(1.0);
-    assert_eq!(world.take_return().closing(), Some(Reason::Idle));
+    assert_eq!(world.take_return().closing(), Some(CloseReason::Idle));
 }
 
 #[test]
 fn an_idle_connection_that_is_looked_at_is_waited_for_and_given_to_who_waits() {
     let world = checked(1, 1, &[1]);
-    let slot = world.pool.idle_slots()[0];
-    let checking = world.pool.begin_idle_check(slot, 7, world.now()).expect("it is idle");
+    let slot = world.ledger.idle_slots()[0];
+    let checking = world.ledger.begin_idle_check(slot, 7, world.now()).expect("it is idle");
     let (waker, want) = (world.waker(), world.any());
     let waiter = world.join(&want, &waker);
     checking.put_back(world.now()).expect("the pool is open");
@@ -390,7 +394,7 @@ fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
     let world = checked(2, 2, &[5, 5]);
     world.pass(1.0);
     let dead = world.must_check();
-    let next = must_check(dead.next(Reason::Lost, world.now()));
+    let next = must_check(dead.next(CloseReason::Lost, world.now()));
     next.lend(world.now()).expect("the pool is open");
     drop(next);
     assert_eq!((world.lent(), counts(&world)), (vec![5], (0, 1, 0, 0, 0)));
@@ -402,9 +406,9 @@ fn what_is_drained_while_it_is_looked_at_is_not_lent_but_replaced() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
-    assert!(world.pool.drain(7).is_empty());
-    assert_eq!(checking.lend(world.now()), Err(Reason::Drained));
-    let answer = checking.next(Reason::Drained, world.now());
+    assert!(world.ledger.drain(7).is_empty());
+    assert_eq!(checking.lend(world.now()), Err(CloseReason::Drained));
+    let answer = checking.next(CloseReason::Drained, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -413,9 +417,9 @@ fn a_lowered_maxconn_lets_a_doubtful_borrower_have_its_connection_and_no_more_th
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
     let (first, second) = (world.must_check(), world.must_check());
-    drop(world.pool.set_maxconn(0));
+    drop(world.ledger.set_maxconn(0));
     first.lend(world.now()).expect("the pool is open");
-    let answer = second.next(Reason::Lost, world.now());
+    let answer = second.next(CloseReason::Lost, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
     drop(answer);
     assert!(!world.give_back(2));
@@ -425,9 +429,9 @@ fn a_lowered_maxconn_lets_a_doubtful_borrower_have_its_connection_and_no_more_th
 #[test]
 fn an_idle_connection_that_is_looked_at_while_maxconn_is_lowered_is_not_put_back_above_it() {
     let world = checked(2, 2, &[1, 2]);
-    let slots = world.pool.idle_slots();
-    let looks: Vec<_> = slots.iter().map(|&slot| world.pool.begin_idle_check(slot, 7, world.now())).collect();
-    drop(world.pool.set_maxconn(1));
+    let slots = world.ledger.idle_slots();
+    let looks: Vec<_> = slots.iter().map(|&slot| world.ledger.begin_idle_check(slot, 7, world.now())).collect();
+    drop(world.ledger.set_maxconn(1));
     for checking in looks.into_iter().flatten() {
         let _refused = checking.put_back(world.now());
     }
@@ -437,7 +441,7 @@ fn an_idle_connection_that_is_looked_at_while_maxconn_is_lowered_is_not_put_back
 #[test]
 fn an_idle_connection_that_is_looked_at_while_another_takes_its_place_is_not_put_back_above_minconn() {
     let world = checked(1, 2, &[1]);
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
     world.open([2]);
     assert!(world.give_back(2));
     let _refused = checking.put_back(world.now());
@@ -463,9 +467,9 @@ fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are
     let world = World::new(2, 2);
     let opening = world.reserve();
     world.open([2]);
-    world.pool.invalidate(world.loan(2), true);
+    world.ledger.invalidate(world.loan(2), true);
     world.fulfil(&opening, 1).expect("the pool is open");
-    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Drained));
+    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(CloseReason::Drained));
 }
 
 #[test]
@@ -473,7 +477,7 @@ fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_p
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
-    resolve_key(&mut world.ask(2, 9), |want| world.pool.insert_loan(want, 7, &world.thing(7), world.now()))
+    resolve_key(&mut world.ask(2, 9), |want| world.ledger.insert_loan(want, 7, &world.thing(7), world.now()))
         .expect("the pool is open");
-    assert_ne!(checking.lend(world.now()), Err(Reason::WithPool));
+    assert_ne!(checking.lend(world.now()), Err(CloseReason::WithPool));
 }

@@ -4,23 +4,23 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::{
-    Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, LoanReport, Moment, Policy, Pool, Reason, Refill,
-    Refusal, Reservation, Reserve, Returning, SlotId, Span, Unanswered, UserKey, Waiter, Want,
+    Ask, Busy, CheckOut, Checking, Chore, CloseReason, ConnectError, Counts, LoanReport, Moment, Policy, Refill,
+    Refusal, Reservation, Reserve, Returning, SharedLedger, SlotId, Span, Unanswered, UserKey, Waiter, Want,
 };
 
-pub(super) type TestPool = Pool<Thing, TestWaker>;
+pub(super) type TestLedger = SharedLedger<Thing, TestWaker>;
 
 #[derive(Debug)]
 /// A connection or a key. When it is dropped, it checks that the pool's mutex is free.
 pub(super) struct Thing {
     pub(super) name: u32,
-    pool: Weak<TestPool>,
+    ledger: Weak<TestLedger>,
     dropped: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Drop for Thing {
     fn drop(&mut self) {
-        assert_unlocked(&self.pool, "a handle was dropped");
+        assert_unlocked(&self.ledger, "a handle was dropped");
         self.dropped.lock().expect("no test panics with this lock").push(self.name);
     }
 }
@@ -29,7 +29,7 @@ impl Drop for Thing {
 #[derive(Clone)]
 pub(super) struct TestWaker {
     wakes: Arc<AtomicUsize>,
-    pool: Weak<TestPool>,
+    ledger: Weak<TestLedger>,
 }
 
 impl TestWaker {
@@ -40,28 +40,28 @@ impl TestWaker {
 
 impl crate::Wake for TestWaker {
     fn wake(&self) {
-        assert_unlocked(&self.pool, "a waiter was woken");
+        assert_unlocked(&self.ledger, "a waiter was woken");
         self.wakes.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 impl Drop for TestWaker {
     fn drop(&mut self) {
-        assert_unlocked(&self.pool, "a waker was dropped");
+        assert_unlocked(&self.ledger, "a waker was dropped");
     }
 }
 
-fn assert_unlocked(pool: &Weak<TestPool>, what: &str) {
-    if let Some(pool) = pool.upgrade()
+fn assert_unlocked(ledger: &Weak<TestLedger>, what: &str) {
+    if let Some(ledger) = ledger.upgrade()
         && !std::thread::panicking()
     {
-        assert!(pool.is_unlocked(), "{what} while the mutex was held");
+        assert!(ledger.is_unlocked(), "{what} while the mutex was held");
     }
 }
 
 /// A pool and the things in it.
 pub(super) struct World {
-    pub(super) pool: Arc<TestPool>,
+    pub(super) ledger: Arc<TestLedger>,
     /// The names of the things that were dropped, in order.
     pub(super) dropped: Arc<Mutex<Vec<u32>>>,
     /// How many things were made.
@@ -72,11 +72,11 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(minconn: usize, maxconn: usize) -> Self {
-        let pool = Arc::new(TestPool::new(1));
-        pool.set_minconn(minconn);
-        drop(pool.set_maxconn(maxconn));
+        let ledger = Arc::new(TestLedger::new(1));
+        ledger.set_minconn(minconn);
+        drop(ledger.set_maxconn(maxconn));
         Self {
-            pool,
+            ledger,
             dropped: Arc::default(),
             made: AtomicUsize::new(0),
             places: AtomicU64::new(1 << 32),
@@ -86,14 +86,14 @@ impl World {
 
     pub(super) fn with(minconn: usize, maxconn: usize, policy: Policy) -> Self {
         let world = Self::new(minconn, maxconn);
-        world.pool.set_policy(policy);
+        world.ledger.set_policy(policy);
         world
     }
 
     /// Appoints a housekeeper, who hears this waker.
     pub(super) fn housekeeper(&self) -> TestWaker {
         let waker = self.waker();
-        self.pool.set_housekeeper(waker.clone());
+        self.ledger.set_housekeeper(waker.clone());
         waker
     }
 
@@ -109,8 +109,8 @@ impl World {
 
     /// Reports a loan that was forgotten, and frees its slot.
     pub(super) fn reclaim(&self, slot: SlotId) -> Option<LoanReport<Thing>> {
-        let report = self.pool.loan_report(slot, self.now());
-        self.pool.reclaim(slot, self.now());
+        let report = self.ledger.loan_report(slot, self.now());
+        self.ledger.reclaim(slot, self.now());
         report
     }
 
@@ -121,20 +121,20 @@ impl World {
 
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
         self.made.fetch_add(1, Ordering::SeqCst);
-        Arc::new(Thing { name, pool: Arc::downgrade(&self.pool), dropped: Arc::clone(&self.dropped) })
+        Arc::new(Thing { name, ledger: Arc::downgrade(&self.ledger), dropped: Arc::clone(&self.dropped) })
     }
 
     /// Gives a clean connection back by the fast path; says whether that was taken.
     pub(super) fn take_back_clean(&self, name: u32) -> bool {
-        self.pool.take_back_clean(name as usize, self.now())
+        self.ledger.take_back_clean(name as usize, self.now())
     }
 
     pub(super) fn waker(&self) -> TestWaker {
-        TestWaker { wakes: Arc::default(), pool: Arc::downgrade(&self.pool) }
+        TestWaker { wakes: Arc::default(), ledger: Arc::downgrade(&self.ledger) }
     }
 
     pub(super) fn any(&self) -> Want<Thing> {
-        Want::Any(self.pool.next_number(), 0)
+        Want::Any(self.ledger.next_number(), 0)
     }
 
     /// Asks for a key by value, through a new object each time. Keys of the same parity have the same hash.
@@ -148,7 +148,7 @@ impl World {
 
     /// Borrows, and expects a connection.
     pub(super) fn borrow(&self) -> u32 {
-        if let Some(connection) = self.pool.lend_idle(0, self.now()) {
+        if let Some(connection) = self.ledger.lend_idle(0, self.now()) {
             return connection.name;
         }
         match self.check_out(&self.any()) {
@@ -158,7 +158,7 @@ impl World {
     }
 
     pub(super) fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, TestWaker>, Unanswered<Thing>> {
-        self.pool.check_out(want, None, None, self.now())
+        self.ledger.check_out(want, None, None, self.now())
     }
 
     /// Borrows, and expects room to open a connection.
@@ -171,7 +171,7 @@ impl World {
 
     /// Fulfils a reservation with a connection of this name.
     pub(super) fn fulfil(&self, reservation: &Reservation<'_, Thing, TestWaker>, name: u32) -> Result<(), Refusal> {
-        self.pool.fulfil(reservation.slot(), name as usize, &self.thing(name), self.now())
+        self.ledger.fulfil(reservation.slot(), name as usize, &self.thing(name), self.now())
     }
 
     /// Opens connections with these names, and lends them.
@@ -184,7 +184,7 @@ impl World {
 
     /// Joins the queue, and expects the pool to be full.
     pub(super) fn join(&self, want: &Want<Thing>, waker: &TestWaker) -> Waiter<'_, Thing, TestWaker> {
-        match self.pool.check_out(want, None, Some(waker.clone()), self.now()) {
+        match self.ledger.check_out(want, None, Some(waker.clone()), self.now()) {
             Ok(CheckOut::Busy(Busy::Full | Busy::InTransit, Some(waiter))) => waiter,
             other => panic!("it did not wait: {}", show(&other)),
         }
@@ -192,7 +192,7 @@ impl World {
 
     /// Claims what a waiter was promised, and expects a connection.
     pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, TestWaker>) -> u32 {
-        match self.pool.check_out(want, Some(waiter), None, self.now()) {
+        match self.ledger.check_out(want, Some(waiter), None, self.now()) {
             Ok(CheckOut::Lent(connection)) => connection.name,
             other => panic!("nothing was promised: {}", show(&other)),
         }
@@ -200,18 +200,18 @@ impl World {
 
     /// Borrows, and expects a connection that is to be looked at first.
     pub(super) fn must_check(&self) -> Checking<'_, Thing, TestWaker> {
-        assert!(self.pool.lend_idle(0, self.now()).is_none(), "the fast path lends nothing must_check");
+        assert!(self.ledger.lend_idle(0, self.now()).is_none(), "the fast path lends nothing must_check");
         must_check(self.check_out(&self.any()))
     }
 
     /// Names the loan of a connection.
     pub(super) fn loan(&self, name: u32) -> SlotId {
-        self.pool.loan_at(name as usize).expect("it is lent")
+        self.ledger.loan_at(name as usize).expect("it is lent")
     }
 
     /// Begins to return a connection by its name.
     pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, TestWaker>, Refusal> {
-        self.pool.begin_return(Some(name as usize), None, false, self.now()).map_err(refusal)
+        self.ledger.begin_return(Some(name as usize), None, false, self.now()).map_err(refusal)
     }
 
     /// Returns a clean connection; says whether it was kept.
@@ -232,7 +232,7 @@ impl World {
 
     /// Does the chores, and expects that there are none. Tells in how many seconds there may be one.
     pub(super) fn rest(&self) -> f64 {
-        match self.pool.chore(7, self.now()) {
+        match self.ledger.chore(7, self.now()) {
             Chore::Rest(Moment::NEVER) => f64::INFINITY,
             Chore::Rest(until) => until.since(self.now()).as_secs_f64(),
             other => panic!("there is something to do: {}", show_chore(&other)),
@@ -241,7 +241,7 @@ impl World {
 
     /// Does the chores, and expects a connection that is to be returned or closed.
     pub(super) fn take_return(&self) -> Returning<'_, Thing, TestWaker> {
-        match self.pool.chore(7, self.now()) {
+        match self.ledger.chore(7, self.now()) {
             Chore::Return(returning) => returning,
             other => panic!("nothing is to be returned: {}", show_chore(&other)),
         }
@@ -252,7 +252,7 @@ impl World {
     pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, TestWaker>) {
         let began = self.now();
         for _ in 0..10 {
-            match self.pool.chore(7, self.now()) {
+            match self.ledger.chore(7, self.now()) {
                 Chore::Return(returning) => return (self.now().since(began).as_secs_f64(), returning),
                 Chore::Rest(until) if until < Moment::NEVER => self.pass(until.since(self.now()).as_secs_f64()),
                 other => panic!("nothing is to be returned: {}", show_chore(&other)),
@@ -268,7 +268,7 @@ impl World {
 
     /// Does the chores, and expects a connection that is to be opened.
     pub(super) fn take_refill(&self) -> Refill<'_, Thing, TestWaker> {
-        match self.pool.chore(7, self.now()) {
+        match self.ledger.chore(7, self.now()) {
             Chore::Open(refill) => refill,
             other => panic!("nothing is to be opened: {}", show_chore(&other)),
         }
@@ -276,7 +276,7 @@ impl World {
 
     /// Does the chores, and expects a loan that is to be reported.
     pub(super) fn take_report(&self) -> LoanReport<Thing> {
-        match self.pool.chore(7, self.now()) {
+        match self.ledger.chore(7, self.now()) {
             Chore::Report(report) => report,
             other => panic!("nothing is to be reported: {}", show_chore(&other)),
         }
@@ -284,21 +284,21 @@ impl World {
 
     /// Opens a connection that lies idle, as the housekeeping does.
     pub(super) fn open_idle(&self, name: u32) {
-        let Ok(Reserve::New(reservation)) = self.pool.reserve(None, 0) else { panic!("there is no room") };
+        let Ok(Reserve::New(reservation)) = self.ledger.reserve(None, 0) else { panic!("there is no room") };
         self.fulfil(&reservation, name).expect("the pool is open");
     }
 
     /// Counts the connections that were closed for this reason.
-    pub(super) fn closed(&self, reason: Reason) -> u64 {
-        self.pool.stats(self.now()).0.closed[reason as usize]
+    pub(super) fn closed(&self, reason: CloseReason) -> u64 {
+        self.ledger.stats(self.now()).0.closed[reason as usize]
     }
 
     pub(super) fn idle(&self) -> Vec<u32> {
-        self.pool.idle().iter().map(|connection| connection.name).collect()
+        self.ledger.idle().iter().map(|connection| connection.name).collect()
     }
 
     pub(super) fn lent(&self) -> Vec<u32> {
-        self.pool.lent().iter().map(|(_, connection)| connection.name).collect()
+        self.ledger.lent().iter().map(|(_, connection)| connection.name).collect()
     }
 }
 
@@ -382,6 +382,6 @@ pub(super) fn connect_error(text: &str) -> ConnectError {
 
 /// Counts what is idle, lent, being opened, being returned, and waited for.
 pub(super) fn counts(world: &World) -> (usize, usize, usize, usize, usize) {
-    let Counts { idle, lent, opening, returning, waiting, .. } = world.pool.counts();
+    let Counts { idle, lent, opening, returning, waiting, .. } = world.ledger.counts();
     (idle, lent, opening, returning, waiting)
 }

@@ -30,7 +30,7 @@ fn a_reservation_that_is_dropped_unspent_gives_its_room_back() {
     let world = World::new(0, 1);
     drop(world.reserve());
     drop(world.reserve().fail(connect_error("the server is down")));
-    assert_eq!(world.pool.connect_error().expect("there was one").text, "the server is down");
+    assert_eq!(world.ledger.connect_error().expect("there was one").text, "the server is down");
     world.open([1]);
 }
 
@@ -93,7 +93,7 @@ fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
     let waiter = world.join(&want, &waker);
     assert!(world.give_back(1), "kept for the waiter, although minconn is 0");
     assert_eq!(waker.wakes(), 1);
-    assert!(world.pool.lend_idle(0, world.now()).is_none());
+    assert!(world.ledger.lend_idle(0, world.now()).is_none());
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
     assert_eq!(world.claim(&want, &waiter), 1);
 }
@@ -158,7 +158,7 @@ fn a_failed_connect_lets_the_first_waiter_try() {
     let waiter = world.join(&want, &waker);
     drop(reservation.fail(connect_error("no")));
     assert_eq!(waker.wakes(), 1);
-    let Ok(CheckOut::Reserved(room)) = world.pool.check_out(&want, Some(&waiter), None, world.now()) else {
+    let Ok(CheckOut::Reserved(room)) = world.ledger.check_out(&want, Some(&waiter), None, world.now()) else {
         panic!("room was promised")
     };
     drop(waiter);
@@ -185,7 +185,7 @@ fn a_raised_maxconn_serves_as_many_waiters_as_there_is_room_for() {
     let wakers = [world.waker(), world.waker(), world.waker()];
     let wants = [world.any(), world.any(), world.any()];
     let _waiters = [0, 1, 2].map(|i| world.join(&wants[i], &wakers[i]));
-    drop(world.pool.set_maxconn(3));
+    drop(world.ledger.set_maxconn(3));
     assert_eq!([wakers[0].wakes(), wakers[1].wakes(), wakers[2].wakes()], [1, 1, 0]);
 }
 
@@ -194,7 +194,7 @@ fn a_lowered_maxconn_holds_again_as_soon_as_it_can() {
     let world = World::new(4, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(1) && world.give_back(2));
-    let retired = world.pool.set_maxconn(1);
+    let retired = world.ledger.set_maxconn(1);
     assert_eq!(retired.iter().map(|retired| retired.connection().name).collect::<Vec<_>>(), [1, 2]);
     drop(retired);
     assert!(!world.give_back(3), "4 is still lent");
@@ -207,10 +207,10 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
     let world = World::new(2, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(2) && world.give_back(1));
-    let closing = world.pool.close().expect("it is open");
+    let closing = world.ledger.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 1, 3, 4]);
-    assert!(world.pool.close().is_err_and(|refusal| refusal == Refusal::Closed));
-    assert!(world.pool.lend_idle(0, world.now()).is_none());
+    assert!(world.ledger.close().is_err_and(|refusal| refusal == Refusal::Closed));
+    assert!(world.ledger.lend_idle(0, world.now()).is_none());
     assert!(world.begin_return(3).is_err_and(|refusal| refusal == Refusal::Closed));
     assert!(!world.take_back_clean(3));
 }
@@ -221,11 +221,11 @@ fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
     world.open([1]);
     let (waker, want) = (world.waker(), world.any());
     let waiter = world.join(&want, &waker);
-    world.pool.close().expect("it is open");
+    world.ledger.close().expect("it is open");
     assert_eq!(waker.wakes(), 1);
     assert!(
         world
-            .pool
+            .ledger
             .check_out(&want, Some(&waiter), None, world.now())
             .is_err_and(|unanswered| refusal(unanswered) == Refusal::Closed)
     );
@@ -237,7 +237,7 @@ fn a_connection_that_was_promised_is_closed_with_the_pool() {
     world.open([1]);
     let _waiter = world.join(&world.any(), &world.waker());
     assert!(world.give_back(1));
-    assert_eq!(world.pool.close().expect("it is open").len(), 1);
+    assert_eq!(world.ledger.close().expect("it is open").len(), 1);
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() 
     world.open([1]);
     let mut returning = world.begin_return(1).expect("lent");
     let reservation = world.reserve();
-    assert!(world.pool.close().expect("it is open").is_empty());
+    assert!(world.ledger.close().expect("it is open").is_empty());
     assert!(!returning.keep(world.now()));
     assert_eq!(world.fulfil(&reservation, 2), Err(Refusal::Closed));
     drop((returning, reservation));
@@ -269,7 +269,7 @@ fn a_pool_made_anew_forgets_and_stale_guards_do_no_harm() {
     world.open([1, 2]);
     let reservation = world.reserve();
     let mut returning = world.begin_return(1).expect("lent");
-    world.pool.reset();
+    world.ledger.reset();
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
     assert!(!returning.keep(world.now()));
     drop((returning, reservation));
@@ -291,7 +291,7 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
     world.open([1, 2]);
     assert!(world.give_back(1));
     let mut returning = world.begin_return(2).expect("lent");
-    assert!(world.pool.set_maxconn(usize::MAX).is_empty());
+    assert!(world.ledger.set_maxconn(usize::MAX).is_empty());
     assert!(returning.keep(world.now()));
     assert_eq!(world.idle(), [1, 2]);
 }
@@ -300,9 +300,9 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
 fn a_pool_made_anew_is_open_and_remembers_nothing() {
     let world = World::new(0, 1);
     drop(world.reserve().fail(connect_error("no")));
-    world.pool.close().expect("it is open");
-    world.pool.reset();
-    assert_eq!((world.pool.counts().closed, world.pool.last_number()), (false, 0));
-    assert!(world.pool.connect_error().is_none());
+    world.ledger.close().expect("it is open");
+    world.ledger.reset();
+    assert_eq!((world.ledger.counts().closed, world.ledger.last_number()), (false, 0));
+    assert!(world.ledger.connect_error().is_none());
     world.open([1]);
 }

@@ -2,7 +2,7 @@
 
 use super::lists::{Checking, Connection, Got, Lists, Loan, Opening, Promise, Purpose, Returning, Token, Waiter};
 use crate::time::Span;
-use crate::{Busy, Check, Moment, Reason, Refusal};
+use crate::{Busy, Check, CloseReason, Moment, Refusal};
 
 /// Where a key is.
 pub(super) enum Filed {
@@ -123,7 +123,7 @@ impl Lists {
         };
         let name = connection.name;
         // Still counted while it is decided upon.
-        self.returning.push(Returning { token, connection, closing: Some(Reason::Surplus), in_transit: None });
+        self.returning.push(Returning { token, connection, closing: Some(CloseReason::Surplus), in_transit: None });
         if !self.has_use() {
             self.serve();
             return Some(name);
@@ -258,13 +258,13 @@ impl Lists {
             Purpose::Loan { .. } => None,
         };
         if let Some(refusal) = refusal {
-            self.stats.closed[Reason::Unplaced as usize] += 1;
+            self.stats.closed[CloseReason::Unplaced as usize] += 1;
             return Err(refusal);
         }
         let Opening { purpose, opened_in, .. } = self.opening.remove(at);
         let end = self.now.after(self.policy.max_lifetime.jittered(&mut self.rng));
         let drained = opened_in <= self.drained;
-        let (end, why) = if drained { (Moment::START, Reason::Drained) } else { (end, Reason::Lifetime) };
+        let (end, why) = if drained { (Moment::START, CloseReason::Drained) } else { (end, CloseReason::Lifetime) };
         let (since, fresh_until) = (self.now, Moment::START);
         let connection = Connection { name, opened_in, end, why, since, fresh_until, suspect: false };
         match purpose {
@@ -302,7 +302,12 @@ impl Lists {
             // It was closed with the others.
             return None;
         }
-        self.returning.push(Returning { token: filed, connection, closing: Some(Reason::Unplaced), in_transit: None });
+        self.returning.push(Returning {
+            token: filed,
+            connection,
+            closing: Some(CloseReason::Unplaced),
+            in_transit: None,
+        });
         self.key_gone(key);
         Some(name)
     }

@@ -4,7 +4,7 @@ use super::duel::{Comparing, Duel, Waiting, take};
 use super::lists::{Got, HOUSEKEEPER, Job, Purpose, Token};
 use super::steps::{Checked, Finish, verdict};
 use crate::tests::props::{TestWaker, Thing, compare, connect_error, refusal, resolve_key, seconds};
-use crate::{CheckOut, Chore, Moment, Reason, Refusal, Reserve, Unanswered, Want};
+use crate::{CheckOut, Chore, CloseReason, Moment, Refusal, Reserve, Unanswered, Want};
 
 impl<'w> Duel<'w> {
     // --- borrowing -------------------------------------------------------------------------------------------------
@@ -15,7 +15,7 @@ impl<'w> Duel<'w> {
         let fast = key.is_none() && !self.lists.closed && idle.is_some_and(|idle| idle.is_fresh(self.lists.now));
         let fast = fast && self.lists.policy.leak_after.is_forever();
         if key.is_none() {
-            let connection = self.world.pool.lend_idle(caller, self.world.now());
+            let connection = self.world.ledger.lend_idle(caller, self.world.now());
             assert_eq!(connection.is_some(), fast);
             if let Some(connection) = connection {
                 self.lists.stats.requests_num += 1;
@@ -31,7 +31,7 @@ impl<'w> Duel<'w> {
     pub(super) fn pause(&mut self, key: u32, wait: bool) {
         let caller = u64::from(self.token());
         let want = self.world.ask(key, caller);
-        match self.world.pool.loan(&want) {
+        match self.world.ledger.loan(&want) {
             Err(Unanswered::Compare(candidates)) => {
                 self.comparing.push(Comparing { key, caller, want, candidates, wait })
             }
@@ -50,7 +50,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> Got {
         let world = self.world;
-        let want = key.map_or_else(|| Want::Any(world.pool.next_number(), caller), |key| world.ask(key, caller));
+        let want = key.map_or_else(|| Want::Any(world.ledger.next_number(), caller), |key| world.ask(key, caller));
         self.ask_for(want, key, caller, at, willing)
     }
 
@@ -70,7 +70,7 @@ impl<'w> Duel<'w> {
         let waker = at.map_or_else(|| world.waker(), |at| self.waiting[at].waker.clone());
         let place = at.map(|at| &self.waiting[at].waiter);
         let offered = || willing.then(|| waker.clone());
-        let answer = resolve_key(&mut want, |want| world.pool.check_out(want, place, offered(), world.now()));
+        let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, place, offered(), world.now()));
         let got = self.note(token, (number, key, caller), &waker, answer);
         assert_eq!(expected, got);
         got
@@ -145,7 +145,7 @@ impl<'w> Duel<'w> {
     pub(super) fn reserve(&mut self) {
         let token = self.token();
         let expected = self.lists.reserve(token);
-        match self.world.pool.reserve(None, HOUSEKEEPER) {
+        match self.world.ledger.reserve(None, HOUSEKEEPER) {
             Ok(Reserve::New(reservation)) => {
                 assert_eq!(expected, Ok(()));
                 self.reservations.push((token, reservation));
@@ -159,7 +159,7 @@ impl<'w> Duel<'w> {
         let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
         if self.lists.opening.iter().any(|opening| opening.token == token) {
             let name = self.token();
-            self.world.pool.note_connect(seconds(0.5), false);
+            self.world.ledger.note_connect(seconds(0.5), false);
             self.lists.note_connect(seconds(0.5), false);
             let fulfilled = self.world.fulfil(&reservation, name);
             assert_eq!(fulfilled, self.lists.fulfil(token, name));
@@ -176,7 +176,7 @@ impl<'w> Duel<'w> {
         let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
         if fail {
             let filed_token = self.token();
-            self.world.pool.note_connect(seconds(0.5), true);
+            self.world.ledger.note_connect(seconds(0.5), true);
             self.lists.note_connect(seconds(0.5), true);
             let filed = reservation.fail(connect_error("no"));
             let expected = self.lists.fail(token, filed_token);
@@ -199,7 +199,7 @@ impl<'w> Duel<'w> {
             }
         }
         let token = self.token();
-        let begun = self.world.pool.begin_return(Some(name as usize), None, close, self.world.now());
+        let begun = self.world.ledger.begin_return(Some(name as usize), None, close, self.world.now());
         let expected = self.lists.begin_return(name, close, token);
         match begun.map_err(refusal) {
             Ok(returning) => {
@@ -228,8 +228,8 @@ impl<'w> Duel<'w> {
                 return;
             }
             Finish::FoundDead => {
-                returning.close_for(Reason::Lost);
-                self.lists.close_returning_for(token, Some(Reason::Lost));
+                returning.close_for(CloseReason::Lost);
+                self.lists.close_returning_for(token, Some(CloseReason::Lost));
             }
             Finish::Keep | Finish::Drop => {}
         }
@@ -239,7 +239,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn reclaim(&mut self, name: u32) {
         let slot = self.world.loan(name);
-        if self.world.pool.is_unkeyed(slot) {
+        if self.world.ledger.is_unkeyed(slot) {
             assert_eq!(self.world.reclaim(slot).is_some(), !self.lists.closed);
             self.lists.reclaim(name);
             // Whoever calls it sees to the chores.
@@ -278,7 +278,7 @@ impl<'w> Duel<'w> {
             }
             Checked::Drop => {
                 drop(checking);
-                self.lists.drop_checked(token, Reason::Unclean);
+                self.lists.drop_checked(token, CloseReason::Unclean);
             }
             Checked::Pass | Checked::Next | Checked::Discard => {
                 checking.discard(verdict(check));
@@ -288,13 +288,13 @@ impl<'w> Duel<'w> {
     }
 
     pub(super) fn check_idle(&mut self, nth: usize) {
-        let slots = self.world.pool.idle_slots();
+        let slots = self.world.ledger.idle_slots();
         if slots.is_empty() {
             return;
         }
         let (token, at) = (self.token(), nth % slots.len());
         let name = self.lists.idle[at].name;
-        let checking = self.world.pool.begin_idle_check(slots[at], HOUSEKEEPER, self.world.now());
+        let checking = self.world.ledger.begin_idle_check(slots[at], HOUSEKEEPER, self.world.now());
         let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.kind()));
         assert_eq!(shown, self.lists.begin_idle_check(name, token).map(|check| (name, check)));
         self.checking.extend(checking.map(|checking| (token, checking)));
@@ -311,7 +311,7 @@ impl<'w> Duel<'w> {
     pub(super) fn chore(&mut self, housekeeper: bool) {
         let token = self.token();
         let expected = self.lists.job(token);
-        let job = match self.world.pool.chore(HOUSEKEEPER, self.world.now()) {
+        let job = match self.world.ledger.chore(HOUSEKEEPER, self.world.now()) {
             Chore::Return(returning) => {
                 let job = Job::Return(returning.connection().name, returning.closing());
                 self.returning.push((token, returning));

@@ -46,7 +46,7 @@ pub(super) fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
 
 impl<'w> Duel<'w> {
     pub(super) fn new(world: &'w World, minconn: usize, maxconn: usize, policy: Policy) -> Self {
-        world.pool.set_policy(policy);
+        world.ledger.set_policy(policy);
         Self {
             world,
             lists: Lists::new(minconn, maxconn, policy, 1),
@@ -109,7 +109,7 @@ impl<'w> Duel<'w> {
             Step::Refill { failed } => self.end_refill(failed),
             Step::Annotate { nth } => {
                 if let Some(name) = self.lent(nth) {
-                    self.world.pool.annotate(self.world.loan(name), self.world.thing(7));
+                    self.world.ledger.annotate(self.world.loan(name), self.world.thing(7));
                 }
             }
             Step::Reclaim { nth } => {
@@ -119,12 +119,12 @@ impl<'w> Duel<'w> {
             }
             Step::Invalidate { nth, older } => {
                 if let Some(name) = self.lent(nth) {
-                    self.world.pool.invalidate(self.world.loan(name), older);
+                    self.world.ledger.invalidate(self.world.loan(name), older);
                     self.lists.invalidate(name, older);
                 }
             }
             Step::TakeStats => {
-                assert_eq!(self.world.pool.take_stats(self.world.now()).0, self.lists.take_stats());
+                assert_eq!(self.world.ledger.take_stats(self.world.now()).0, self.lists.take_stats());
             }
             Step::Drain
             | Step::SetMinconn(_)
@@ -139,29 +139,29 @@ impl<'w> Duel<'w> {
         let tokens = self.tokens(self.lists.idle.len());
         match *step {
             Step::Drain => {
-                let drained = self.world.pool.drain(HOUSEKEEPER);
+                let drained = self.world.ledger.drain(HOUSEKEEPER);
                 let expected = self.lists.drain(&tokens);
                 self.discarded(tokens, drained, &expected);
             }
             Step::SetMaxconn(maxconn) => {
-                let retired = self.world.pool.set_maxconn(maxconn);
+                let retired = self.world.ledger.set_maxconn(maxconn);
                 let expected = self.lists.set_maxconn(maxconn, &tokens);
                 self.discarded(tokens, retired, &expected);
             }
             Step::SetMinconn(minconn) => {
-                self.world.pool.set_minconn(minconn);
+                self.world.ledger.set_minconn(minconn);
                 self.lists.minconn = minconn;
             }
             Step::Close => {
-                let given = self.world.pool.close().map(|given| given.iter().map(|given| given.name).collect());
+                let given = self.world.ledger.close().map(|given| given.iter().map(|given| given.name).collect());
                 assert_eq!(given, self.lists.close());
             }
             Step::SetClosed(closed) => {
-                self.world.pool.set_closed(closed);
+                self.world.ledger.set_closed(closed);
                 self.lists.set_closed(closed);
             }
             _ => {
-                self.world.pool.reset();
+                self.world.ledger.reset();
                 self.lists.reset();
                 // Whoever makes it anew tells the housekeeper.
                 self.resting = None;
@@ -188,7 +188,7 @@ impl<'w> Duel<'w> {
     // --- what always holds -----------------------------------------------------------------------------------------------
 
     pub(super) fn agree(&self) {
-        let (lists, counts) = (&self.lists, self.world.pool.counts());
+        let (lists, counts) = (&self.lists, self.world.ledger.counts());
         assert_eq!(self.world.idle(), lists.idle.iter().map(|idle| idle.name).collect::<Vec<_>>());
         assert_eq!(self.world.lent(), lists.lent.iter().map(|loan| loan.connection.name).collect::<Vec<_>>());
         let rooms = lists.promised.iter().filter(|(_, promise)| matches!(promise, Promise::Room)).count();
@@ -197,7 +197,7 @@ impl<'w> Duel<'w> {
         assert_eq!((counts.waiting, counts.closed), (lists.waiting(), lists.closed));
         let free = !lists.idle.is_empty() || lists.occupied() < lists.maxconn;
         assert!(lists.closed || !free || lists.waiting_for_room() == 0, "somebody waits while something is free");
-        assert_eq!(self.world.pool.stats(self.world.now()).0, lists.stats());
+        assert_eq!(self.world.ledger.stats(self.world.now()).0, lists.stats());
         self.check_wakers();
         self.check_housekeeper();
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::time::{Rng, Span};
-use crate::{Busy, Check, Moment, Policy, Reason, Refusal, Stats};
+use crate::{Busy, Check, CloseReason, Moment, Policy, Refusal, Stats};
 
 /// Who does the chores. All other callers have numbers of their own.
 pub(super) const HOUSEKEEPER: u64 = 7;
@@ -16,7 +16,7 @@ pub(super) struct Connection {
     pub(super) opened_in: u64,
     /// When its time is over, and why.
     pub(super) end: Moment,
-    pub(super) why: Reason,
+    pub(super) why: CloseReason,
     /// Since when it has not been used.
     pub(super) since: Moment,
     pub(super) fresh_until: Moment,
@@ -70,7 +70,7 @@ pub(super) struct Checking {
 pub(super) struct Returning {
     pub(super) token: Token,
     pub(super) connection: Connection,
-    pub(super) closing: Option<Reason>,
+    pub(super) closing: Option<CloseReason>,
     /// Who sees to it that its slot comes free, if others may wait for that.
     pub(super) in_transit: Option<u64>,
 }
@@ -106,7 +106,7 @@ pub(super) enum Got {
     Lent(u32),
     Check(u32, Check),
     Reserved,
-    FinishReturn(u32, Option<Reason>),
+    FinishReturn(u32, Option<CloseReason>),
     /// And whether there is a new place to wait in.
     Busy(Busy, bool),
     Refused(Refusal),
@@ -115,7 +115,7 @@ pub(super) enum Got {
 /// What is to be done next.
 #[derive(Debug, PartialEq)]
 pub(super) enum Job {
-    Return(u32, Option<Reason>),
+    Return(u32, Option<CloseReason>),
     Report,
     Open,
     Rest,
@@ -237,7 +237,7 @@ impl Lists {
         told
     }
 
-    pub(super) fn count_closed(&mut self, reason: Reason) {
+    pub(super) fn count_closed(&mut self, reason: CloseReason) {
         self.stats.closed[reason as usize] += 1;
     }
 
@@ -246,11 +246,11 @@ impl Lists {
         (spare || self.waiting_for_room() > 0) && self.occupied() <= self.maxconn
     }
 
-    pub(super) fn useless(&self, connection: &Connection) -> Option<Reason> {
+    pub(super) fn useless(&self, connection: &Connection) -> Option<CloseReason> {
         match () {
-            () if self.closed => Some(Reason::WithPool),
+            () if self.closed => Some(CloseReason::WithPool),
             () if self.now >= connection.end => Some(connection.why),
-            () => (!self.has_use()).then_some(Reason::Surplus),
+            () => (!self.has_use()).then_some(CloseReason::Surplus),
         }
     }
 

@@ -34,11 +34,11 @@ fn run(minconn: usize, maxconn: usize, policy: Policy, steps: &[Step]) {
     }
     duel.drop_all();
     drop(duel);
-    world.pool.set_closed(false);
-    while let Chore::Return(returning) = world.pool.chore(lists::HOUSEKEEPER, world.now()) {
+    world.ledger.set_closed(false);
+    while let Chore::Return(returning) = world.ledger.chore(lists::HOUSEKEEPER, world.now()) {
         drop(returning);
     }
-    let counts = world.pool.counts();
+    let counts = world.ledger.counts();
     let open = counts.idle + counts.lent;
     assert_eq!((counts.open(), counts.opening, counts.waiting), (open, 0, 0), "something was lost");
 }

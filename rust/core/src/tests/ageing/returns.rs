@@ -2,7 +2,7 @@
 
 use super::lists::{Checking, Connection, Got, HOUSEKEEPER, Lists, Opening, Purpose, Returning, Token};
 use crate::time::Span;
-use crate::{Check, Moment, Reason, Refusal};
+use crate::{Check, CloseReason, Moment, Refusal};
 
 impl Lists {
     // --- returning -------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ impl Lists {
         name: u32,
         close: bool,
         token: Token,
-    ) -> Result<(Option<Reason>, Option<Span>), Refusal> {
+    ) -> Result<(Option<CloseReason>, Option<Span>), Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
@@ -51,7 +51,7 @@ impl Lists {
         self.returning.push(Returning { token, connection: loan.connection, closing: None, in_transit: None });
         self.key_gone(loan.key);
         let at = self.returning.len() - 1;
-        let closing = if close { Some(Reason::Requested) } else { self.useless(&self.returning[at].connection) };
+        let closing = if close { Some(CloseReason::Requested) } else { self.useless(&self.returning[at].connection) };
         self.returning[at].closing = closing;
         Ok((closing, loan.reported.then_some(lent_for)))
     }
@@ -73,17 +73,17 @@ impl Lists {
         false
     }
 
-    pub(super) fn close_returning_for(&mut self, token: Token, closing: Option<Reason>) {
+    pub(super) fn close_returning_for(&mut self, token: Token, closing: Option<CloseReason>) {
         let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
         returning.closing = closing;
     }
 
     pub(super) fn discard(&mut self, token: Token) {
-        let reason = self.take_returning(token).closing.unwrap_or(Reason::Unclean);
+        let reason = self.take_returning(token).closing.unwrap_or(CloseReason::Unclean);
         self.count_closed(reason);
-        self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
+        self.stats.returns_bad += u64::from(matches!(reason, CloseReason::Lost | CloseReason::Unclean));
         self.serve();
-        if reason == Reason::Lost {
+        if reason == CloseReason::Lost {
             self.found_dead();
         }
     }
@@ -100,7 +100,7 @@ impl Lists {
         true
     }
 
-    pub(super) fn next_deferred_return(&mut self, token: Token, caller: u64) -> Option<(u32, Option<Reason>)> {
+    pub(super) fn next_deferred_return(&mut self, token: Token, caller: u64) -> Option<(u32, Option<CloseReason>)> {
         let (left, _) = self.deferred_returns.pop_front()?;
         let returning = self.returning.iter_mut().find(|returning| returning.token == left).expect("it was left");
         (returning.token, returning.in_transit) = (token, Some(caller));
@@ -112,7 +112,7 @@ impl Lists {
         let loan = self.lent.remove(at);
         if !self.closed {
             self.stats.reclaimed += 1;
-            self.count_closed(Reason::Reclaimed);
+            self.count_closed(CloseReason::Reclaimed);
             self.stats.usage.add(self.now.since(loan.since));
             self.key_gone(loan.key);
         }
@@ -126,13 +126,13 @@ impl Lists {
     }
 
     /// Why a connection whose check has ended well is to be closed all the same.
-    pub(super) fn still_over(&self, token: Token) -> Option<Reason> {
+    pub(super) fn still_over(&self, token: Token) -> Option<CloseReason> {
         let checking = self.checking.iter().find(|checking| checking.token == token).expect("it is looked at");
         let over = self.now >= checking.connection.end;
-        if self.closed { Some(Reason::WithPool) } else { over.then_some(checking.connection.why) }
+        if self.closed { Some(CloseReason::WithPool) } else { over.then_some(checking.connection.why) }
     }
 
-    pub(super) fn passed(&mut self, token: Token) -> Result<(), Reason> {
+    pub(super) fn passed(&mut self, token: Token) -> Result<(), CloseReason> {
         self.still_over(token).map_or(Ok(()), Err)?;
         let Checking { purpose, mut connection, .. } = self.take_checking(token);
         connection.suspect = false;
@@ -140,15 +140,15 @@ impl Lists {
         Ok(())
     }
 
-    pub(super) fn count_dead(&mut self, reason: Reason) {
+    pub(super) fn count_dead(&mut self, reason: CloseReason) {
         self.count_closed(reason);
-        if reason == Reason::Lost {
+        if reason == CloseReason::Lost {
             self.stats.checks_failed += 1;
             self.found_dead();
         }
     }
 
-    pub(super) fn next(&mut self, token: Token, reason: Reason, another: Token) -> Got {
+    pub(super) fn next(&mut self, token: Token, reason: CloseReason, another: Token) -> Got {
         self.count_dead(reason);
         let purpose = self.take_checking(token).purpose;
         if self.closed {
@@ -165,7 +165,7 @@ impl Lists {
         Got::Reserved
     }
 
-    pub(super) fn drop_checked(&mut self, token: Token, reason: Reason) {
+    pub(super) fn drop_checked(&mut self, token: Token, reason: CloseReason) {
         self.count_dead(reason);
         let key = self.take_checking(token).purpose.key();
         self.key_gone(key);
@@ -179,8 +179,8 @@ impl Lists {
         Some(check)
     }
 
-    pub(super) fn put_back(&mut self, token: Token) -> Result<(), Reason> {
-        let useless = self.still_over(token).or_else(|| (!self.has_use()).then_some(Reason::Surplus));
+    pub(super) fn put_back(&mut self, token: Token) -> Result<(), CloseReason> {
+        let useless = self.still_over(token).or_else(|| (!self.has_use()).then_some(CloseReason::Surplus));
         useless.map_or(Ok(()), Err)?;
         let mut connection = self.take_checking(token).connection;
         connection.suspect = false;
@@ -206,7 +206,8 @@ impl Lists {
     pub(super) fn replace_all(&mut self, opened_in: u64) {
         self.drained = self.drained.max(opened_in);
         for connection in self.every_connection().filter(|connection| connection.opened_in <= opened_in) {
-            (connection.end, connection.fresh_until, connection.why) = (Moment::START, Moment::START, Reason::Drained);
+            (connection.end, connection.fresh_until, connection.why) =
+                (Moment::START, Moment::START, CloseReason::Drained);
         }
     }
 
@@ -216,7 +217,7 @@ impl Lists {
             self.replace_all(self.lent[at].connection.opened_in);
         }
         let connection = &mut self.lent[at].connection;
-        (connection.end, connection.why) = (Moment::START, Reason::Lost);
+        (connection.end, connection.why) = (Moment::START, CloseReason::Lost);
     }
 
     pub(super) fn drain(&mut self, tokens: &[Token]) -> Vec<u32> {
@@ -226,7 +227,7 @@ impl Lists {
         self.replace_all(self.openings);
         let drained: Vec<_> = self.idle.drain(..).collect();
         let names = drained.iter().map(|connection| connection.name).collect();
-        let closing = Some(Reason::Drained);
+        let closing = Some(CloseReason::Drained);
         self.returning.extend(drained.into_iter().zip(tokens).map(|(connection, &token)| Returning {
             token,
             connection,

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::super::lengths;
 use crate::time::Span;
-use crate::{Policy, Reason};
+use crate::{CloseReason, Policy};
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
@@ -176,9 +176,9 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
 }
 
 /// What a check says of a connection that is not kept.
-pub(super) fn verdict(check: crate::Check) -> Reason {
+pub(super) fn verdict(check: crate::Check) -> CloseReason {
     match check {
         crate::Check::Expired(reason) => reason,
-        crate::Check::Required => Reason::Lost,
+        crate::Check::Required => CloseReason::Lost,
     }
 }

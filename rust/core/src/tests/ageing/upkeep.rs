@@ -2,7 +2,7 @@
 
 use super::lists::{HOUSEKEEPER, Job, Lists, Loan, Promise, Refill, Returning, Token, nanos};
 use crate::time::Span;
-use crate::{Moment, Reason, Refusal, Stats};
+use crate::{CloseReason, Moment, Refusal, Stats};
 
 impl Lists {
     // --- chores --------------------------------------------------------------------------------------------------------
@@ -16,7 +16,7 @@ impl Lists {
         }
         let over = self.idle.iter().position(|idle| self.now >= idle.end);
         let outdated = over.map(|at| (at, self.idle[at].why));
-        let unused = self.idle_end().filter(|&(_, end)| self.now >= end).map(|(at, _)| (at, Reason::Idle));
+        let unused = self.idle_end().filter(|&(_, end)| self.now >= end).map(|(at, _)| (at, CloseReason::Idle));
         if let Some((at, reason)) = outdated.or(unused) {
             let connection = self.idle.remove(at);
             let (name, closing) = (connection.name, Some(reason));
@@ -92,10 +92,10 @@ impl Lists {
         let surplus = self.occupied().saturating_sub(maxconn + self.returning.len()).min(self.idle.len());
         let retired: Vec<_> = self.idle.drain(..surplus).collect();
         let names = retired.iter().map(|connection| connection.name).collect();
-        let closing = Some(if self.closed { Reason::WithPool } else { Reason::Surplus });
+        let closing = Some(if self.closed { CloseReason::WithPool } else { CloseReason::Surplus });
         if self.closed {
             // Counted already, and to be counted again.
-            let counted = &mut self.stats.closed[Reason::WithPool as usize];
+            let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
             *counted = counted.saturating_sub(surplus as u64);
         }
         self.returning.extend(retired.into_iter().zip(tokens).map(|(connection, &token)| Returning {
@@ -142,7 +142,7 @@ impl Lists {
         }
         let lent = self.lent.iter().map(|loan| &loan.connection);
         given.extend(self.idle.iter().chain(lent).map(|connection| connection.name));
-        self.stats.closed[Reason::WithPool as usize] += given.len() as u64;
+        self.stats.closed[CloseReason::WithPool as usize] += given.len() as u64;
         Ok(given)
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Caller<'w> {
 impl<'w> Caller<'w> {
     /// Makes a caller that wants a connection of its own.
     pub(super) fn new(world: &'w World, thread: usize) -> Self {
-        let want = Want::Any(world.pool.next_number(), thread as u64);
+        let want = Want::Any(world.ledger.next_number(), thread as u64);
         Self { world, thread, want, parker: world.parker(thread), place: None }
     }
 
@@ -127,7 +127,7 @@ impl<'w> Caller<'w> {
         if self.keyed() {
             return None;
         }
-        let name = self.world.pool.lend_idle(self.thread as u64, NOW)?.name;
+        let name = self.world.ledger.lend_idle(self.thread as u64, NOW)?.name;
         let mut state = self.world.model.state();
         state.served_at_once(self.thread);
         state.hold(self.thread, name, false);
@@ -140,7 +140,7 @@ impl<'w> Caller<'w> {
         let (world, thread, keyed) = (self.world, self.thread, self.keyed());
         let answer = loop {
             let waker = willing.then(|| self.parker.clone());
-            match world.pool.check_out(&self.want, self.place.as_ref(), waker, NOW) {
+            match world.ledger.check_out(&self.want, self.place.as_ref(), waker, NOW) {
                 Err(Unanswered::Compare(candidates)) => self.compare(&candidates),
                 answer => break answer,
             }
@@ -208,7 +208,7 @@ impl<'w> Caller<'w> {
     /// Puts a connection into the room that was reserved for it.
     pub(super) fn fulfil(&mut self, room: Reservation<'w, Thing, Parker>, name: u32) -> Option<u32> {
         let thing = self.world.thing(name);
-        let filled = self.world.pool.fulfil(room.slot(), name as usize, &thing, NOW);
+        let filled = self.world.ledger.fulfil(room.slot(), name as usize, &thing, NOW);
         match filled {
             Ok(()) => self.world.model.state().hold(self.thread, name, self.keyed()),
             Err(refusal) => {
@@ -238,7 +238,7 @@ impl<'w> Caller<'w> {
     /// Does what putconn does.
     pub(super) fn give_back(&mut self, name: u32, close: bool) {
         let world = self.world;
-        if !close && !self.keyed() && world.pool.take_back_clean(name as usize, NOW) {
+        if !close && !self.keyed() && world.ledger.take_back_clean(name as usize, NOW) {
             note(self.thread, "gives its connection back");
             world.model.state().give_back(name);
             world.look();
@@ -246,7 +246,7 @@ impl<'w> Caller<'w> {
         }
         let begun = loop {
             let filed = self.keyed().then_some(&self.want);
-            match world.pool.begin_return(Some(name as usize), filed, close, NOW) {
+            match world.ledger.begin_return(Some(name as usize), filed, close, NOW) {
                 Err(Unanswered::Compare(candidates)) => self.compare(&candidates),
                 Err(Unanswered::Refused(refusal)) => break Err(refusal),
                 Ok(returning) => break Ok(returning),

@@ -5,16 +5,16 @@ use std::sync::{Arc, Weak};
 use shuttle::sync::{Condvar, Mutex};
 
 use super::model::Model;
-use crate::{Pool, Wake};
+use crate::{SharedLedger, Wake};
 
-pub(super) type TestPool = Pool<Thing, Parker>;
+pub(super) type TestLedger = SharedLedger<Thing, Parker>;
 
 /// A connection, or a key. When it is dropped, the pool's mutex must be free.
 pub(super) struct Thing {
     /// The connection's name; 0 for a key.
     pub(super) name: u32,
     pub(super) model: Model,
-    pub(super) pool: Weak<TestPool>,
+    pub(super) ledger: Weak<TestLedger>,
 }
 
 impl Drop for Thing {
@@ -22,7 +22,7 @@ impl Drop for Thing {
         if std::thread::panicking() {
             return;
         }
-        assert_unlocked(&self.pool, "a handle was dropped");
+        assert_unlocked(&self.ledger, "a handle was dropped");
         let mut state = self.model.state();
         state.handles -= 1;
         if self.name > 0 {
@@ -36,7 +36,7 @@ impl Drop for Thing {
 pub(super) struct Parker {
     pub(super) thread: usize,
     pub(super) model: Model,
-    pub(super) pool: Weak<TestPool>,
+    pub(super) ledger: Weak<TestLedger>,
     pub(super) woken: Arc<(Mutex<bool>, Condvar)>,
 }
 
@@ -53,7 +53,7 @@ impl Parker {
 
 impl Wake for Parker {
     fn wake(&self) {
-        assert_unlocked(&self.pool, "a waiter was woken");
+        assert_unlocked(&self.ledger, "a waiter was woken");
         self.model.state().woken(self.thread);
         *self.woken.0.lock().expect("no thread panics with it") = true;
         self.woken.1.notify_one();
@@ -63,13 +63,13 @@ impl Wake for Parker {
 impl Drop for Parker {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_unlocked(&self.pool, "a waker was dropped");
+            assert_unlocked(&self.ledger, "a waker was dropped");
         }
     }
 }
 
-fn assert_unlocked(pool: &Weak<TestPool>, what: &str) {
-    if let Some(pool) = pool.upgrade() {
-        assert!(pool.is_unlocked(), "{what} while the mutex was held");
+fn assert_unlocked(ledger: &Weak<TestLedger>, what: &str) {
+    if let Some(ledger) = ledger.upgrade() {
+        assert!(ledger.is_unlocked(), "{what} while the mutex was held");
     }
 }

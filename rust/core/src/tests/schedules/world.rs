@@ -4,32 +4,32 @@ use std::sync::Arc;
 
 use super::explorer::{note, unobserved};
 use super::model::Model;
-use super::things::{Parker, TestPool, Thing};
+use super::things::{Parker, TestLedger, Thing};
 use crate::{CheckOut, Moment, Reservation, Reserve, Returning, Want};
 
 /// The time does not pass here.
 pub(super) const NOW: Moment = Moment::from_nanos(1_000_000);
 
 pub(super) struct World {
-    pub(super) pool: Arc<TestPool>,
+    pub(super) ledger: Arc<TestLedger>,
     pub(super) model: Model,
     minconn: usize,
 }
 
 impl World {
     pub(super) fn new(minconn: usize, maxconn: usize) -> Self {
-        let pool = Arc::new(TestPool::new(1));
-        drop(pool.resize(minconn, maxconn));
-        Self { pool, model: Model::new(maxconn), minconn }
+        let ledger = Arc::new(TestLedger::new(1));
+        drop(ledger.resize(minconn, maxconn));
+        Self { ledger, model: Model::new(maxconn), minconn }
     }
 
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
         self.model.state().handles += 1;
-        Arc::new(Thing { name, model: self.model.clone(), pool: Arc::downgrade(&self.pool) })
+        Arc::new(Thing { name, model: self.model.clone(), ledger: Arc::downgrade(&self.ledger) })
     }
 
     pub(super) fn parker(&self, thread: usize) -> Parker {
-        Parker { thread, model: self.model.clone(), pool: Arc::downgrade(&self.pool), woken: Arc::default() }
+        Parker { thread, model: self.model.clone(), ledger: Arc::downgrade(&self.ledger), woken: Arc::default() }
     }
 
     /// Opens a connection, as the server sees it.
@@ -40,7 +40,7 @@ impl World {
         };
         if careless {
             // One that is dropped, not closed, is open until the last who has looked at it looks away.
-            open.retain(|&other| other == name || unobserved(|| self.pool.holds(other as usize)));
+            open.retain(|&other| other == name || unobserved(|| self.ledger.holds(other as usize)));
         }
         assert!(open.len() <= highest, "{open:?} are open, and the limit never was above {highest}");
         name
@@ -48,23 +48,25 @@ impl World {
 
     /// Lays a connection into the pool, before the threads start.
     pub(super) fn open_idle(&self) {
-        let Ok(Reserve::New(room)) = self.pool.reserve(None, 0) else { panic!("there is room") };
+        let Ok(Reserve::New(room)) = self.ledger.reserve(None, 0) else { panic!("there is room") };
         let name = self.connect();
-        self.pool.fulfil(room.slot(), name as usize, &self.thing(name), NOW).expect("the pool is open");
+        self.ledger.fulfil(room.slot(), name as usize, &self.thing(name), NOW).expect("the pool is open");
         drop(room);
         self.look();
     }
 
     /// Takes room to open a connection for a thread, before the threads start.
     pub(super) fn reserve(&self, thread: usize, want: &Want<Thing>) -> Reservation<'_, Thing, Parker> {
-        let Ok(CheckOut::Reserved(room)) = self.pool.check_out(want, None, None, NOW) else { panic!("there is room") };
+        let Ok(CheckOut::Reserved(room)) = self.ledger.check_out(want, None, None, NOW) else {
+            panic!("there is room")
+        };
         self.model.state().grant(thread, matches!(want, Want::Key(_)));
         room
     }
 
     /// Closes the pool, and what it gives out to be closed.
     pub(super) fn close(&self, thread: usize) {
-        let closing = self.pool.close();
+        let closing = self.ledger.close();
         note(thread, "closes the pool");
         let first = !std::mem::replace(&mut self.model.state().closed, true);
         assert_eq!(closing.is_ok(), first, "a pool is closed once");
@@ -76,7 +78,7 @@ impl World {
 
     /// Sets the limit, and closes what is above it.
     pub(super) fn resize(&self, thread: usize, limit: usize) {
-        let surplus = self.pool.resize(self.minconn, limit);
+        let surplus = self.ledger.resize(self.minconn, limit);
         note(thread, if surplus.is_empty() { "sets the limit" } else { "sets the limit and closes a connection" });
         let closed = {
             let mut state = self.model.state();
@@ -104,7 +106,7 @@ impl World {
 
     /// Looks at the pool between two steps.
     pub(super) fn look(&self) {
-        let counts = unobserved(|| self.pool.counts());
+        let counts = unobserved(|| self.ledger.counts());
         let mut state = self.model.state();
         assert_eq!(counts.closed, state.closed);
         assert_eq!((counts.maxconn, counts.minconn), (state.limit, self.minconn));
@@ -121,10 +123,10 @@ impl World {
 
     /// Looks at the pool when all threads are done: nobody waits, nothing is in the making, and it lends as much as it may.
     pub(super) fn end(self) {
-        let counts = self.pool.counts();
+        let counts = self.ledger.counts();
         let busy = (counts.promised, counts.opening, counts.checking, counts.returning, counts.waiting);
         assert_eq!(busy, (0, 0, 0, 0, 0), "something is left: {counts:?}");
-        let stats = self.pool.stats(NOW).0;
+        let stats = self.ledger.stats(NOW).0;
         let (open, opened, held) = {
             let state = self.model.state();
             (state.open().len(), state.opened(), state.held())
@@ -139,8 +141,8 @@ impl World {
             self.lend_all();
         }
         self.model.state().careless = true;
-        let Self { pool, model, .. } = self;
-        drop(pool);
+        let Self { ledger, model, .. } = self;
+        drop(ledger);
         assert_eq!(model.state().handles, 0, "a handle was lost");
     }
 
@@ -148,7 +150,7 @@ impl World {
         let mut taken = 0;
         let mut room = Vec::new();
         loop {
-            match self.pool.check_out(&Want::Any(self.pool.next_number(), 1), None, None, NOW) {
+            match self.ledger.check_out(&Want::Any(self.ledger.next_number(), 1), None, None, NOW) {
                 Ok(CheckOut::Lent(_)) => taken += 1,
                 Ok(CheckOut::Reserved(reserved)) => room.push(reserved),
                 _ => break,

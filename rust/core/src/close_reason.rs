@@ -2,7 +2,7 @@
 
 /// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum CloseReason {
     /// Its borrower asked for that.
     Requested,
     /// There was no use for it any more.
@@ -27,7 +27,7 @@ pub enum Reason {
     Unplaced,
 }
 
-impl Reason {
+impl CloseReason {
     /// All of them, in the order of [`crate::Stats::closed`].
     pub const ALL: [Self; 11] = [
         Self::Requested,
