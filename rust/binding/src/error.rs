@@ -40,7 +40,7 @@ impl From<Error> for PyErr {
                 let class = match refusal {
                     Refusal::Closed => &POOL_CLOSED,
                     Refusal::Exhausted => &POOL_EXHAUSTED,
-                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::Over | Refusal::Reentrant => {
+                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::LoanEnded | Refusal::Reentrant => {
                         &POOL_ERROR
                     }
                 };

@@ -142,7 +142,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
             let connection = Borrowed::from_ptr(py, *args);
             if let Some(ledger) = pool.get().ledger_unless(const { putconn_detours(METHOD) })
                 && pool.get().is_clean(&connection)
-                && ledger.keep_clean(address(&connection), now())
+                && ledger.take_back_clean(address(&connection), now())
             {
                 return py.None().into_ptr();
             }

@@ -99,7 +99,7 @@ impl Lent {
     /// Refuses if the loan has ended since.
     fn check(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
         let over = self.slot.is_some_and(|slot| !pool.get().ledger().is_lent(slot));
-        if over { told(pool, Err(Refusal::Over)) } else { Ok(()) }
+        if over { told(pool, Err(Refusal::LoanEnded)) } else { Ok(()) }
     }
 
     /// Ends the loan in the child of a fork, where nothing is to be done but to forget it.

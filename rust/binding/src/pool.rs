@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use pgpool_core::{Moment, Pool, Refusal};
+use pgpool_core::{Moment, Refusal, SharedLedger};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -36,7 +36,7 @@ use crate::watch;
 #[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
 pub(crate) struct AbstractPool {
     /// To be reached through [`AbstractPool::ledger`], which knows of forks.
-    ledger: Pool<Handle, Waker>,
+    ledger: SharedLedger<Handle, Waker>,
     options: RwLock<Arc<Options>>,
     /// The process that the ledger was used in last, and, as the bits below it, what keeps calls from the fast path:
     /// [`detours`]. One number, so that the fast path looks at both at once.
@@ -63,7 +63,7 @@ impl AbstractPool {
     pub(crate) fn new() -> Self {
         // Until `_pgpool_find_hooks` has looked, any of them may be overridden.
         Self {
-            ledger: Pool::new(RandomState::new().hash_one(0)),
+            ledger: SharedLedger::new(RandomState::new().hash_one(0)),
             options: RwLock::default(),
             state: AtomicU64::new(process() | detours::ALL),
             timeout: AtomicU64::new(0),
@@ -72,7 +72,7 @@ impl AbstractPool {
     }
 
     /// Gives the ledger. In a forked child it begins anew: what it knew are the parent's connections.
-    pub(crate) fn ledger(&self) -> &Pool<Handle, Waker> {
+    pub(crate) fn ledger(&self) -> &SharedLedger<Handle, Waker> {
         let process = process();
         if self.state.load(Ordering::Relaxed) & !detours::ALL != process {
             self.ledger.enter_process(process, u64::from(std::process::id()));
@@ -84,7 +84,7 @@ impl AbstractPool {
 
     /// Gives the ledger if none of these detours has to be taken, and we are in the process that it was used in last.
     #[inline]
-    pub(crate) fn ledger_unless(&self, detours: u64) -> Option<&Pool<Handle, Waker>> {
+    pub(crate) fn ledger_unless(&self, detours: u64) -> Option<&SharedLedger<Handle, Waker>> {
         (self.state.load(Ordering::Relaxed) & (!detours::ALL | detours) == process()).then_some(&self.ledger)
     }
 
@@ -347,7 +347,7 @@ impl AbstractPool {
             repr_of(PyString::from_bytes(slf.py(), slf.get().name().as_bytes())?.as_any())?,
             // closeall has closed them, and they stay in the books.
             if counts.closed { 0 } else { counts.idle },
-            counts.spoken_for(),
+            counts.in_use(),
             counts.opening,
             counts.returning,
             counts.waiting,
