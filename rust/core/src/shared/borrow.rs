@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Checking, Reservation, Returning, SharedLedger, Waiter};
-use crate::ledger::{Busy, CheckOutDecision, ReserveDecision};
+use crate::ledger::{Busy, CheckOutDecision, Ledger, ReserveDecision};
 use crate::question::{Caller, Unanswered, Want};
 use crate::queue::{WaiterId, Wake};
 use crate::refusal::Refusal;
@@ -37,7 +37,7 @@ pub enum Reserve<'l, H, W: Wake> {
 impl<H, W: Wake> SharedLedger<H, W> {
     /// Gives out the next automatic number.
     pub fn next_number(&self) -> u64 {
-        self.edit(|ledger| ledger.next_number())
+        self.edit(Ledger::next_number)
     }
 
     /// Answers a borrower. It offers a waker if it is willing to wait, and brings its waiter if it has waited.

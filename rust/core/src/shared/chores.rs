@@ -1,7 +1,7 @@
 //! Housekeeping.
 
 use super::{Refill, Returning, SharedLedger};
-use crate::ledger::ChoreDecision;
+use crate::ledger::{ChoreDecision, Ledger};
 use crate::question::Caller;
 use crate::queue::Wake;
 use crate::stats::LoanReport;
@@ -45,6 +45,6 @@ impl<H, W: Wake> SharedLedger<H, W> {
 
     /// Lets the next missing connection be opened without a pause, though the last connect has failed.
     pub fn hurry_refill(&self) {
-        self.edit(|ledger| ledger.hurry_refill());
+        self.edit(Ledger::hurry_refill);
     }
 }

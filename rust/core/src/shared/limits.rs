@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Returning, SharedLedger};
-use crate::ledger::Policy;
+use crate::ledger::{Ledger, Policy};
 use crate::queue::Wake;
 use crate::refusal::Refusal;
 
@@ -50,7 +50,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
 
     /// Empties the pool and opens it. Its connections are dropped, not closed, and its waiters ask anew.
     pub fn reset(&self) {
-        self.edit(|ledger| ledger.reset());
+        self.edit(Ledger::reset);
     }
 
     /// Empties the pool if it was filled in another process, which owns these connections: they are dropped, not closed.

@@ -1,6 +1,7 @@
 //! Requests and connects, counted.
 
 use super::SharedLedger;
+use crate::ledger::Ledger;
 use crate::queue::Wake;
 use crate::refusal::Refusal;
 use crate::stats::{ConnectNews, Counts, Stats};
@@ -12,7 +13,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
     /// # Errors
     /// [`Refusal::Closed`].
     pub fn begin_request(&self) -> Result<u64, Refusal> {
-        self.edit(|ledger| ledger.begin_request())
+        self.edit(Ledger::begin_request)
     }
 
     /// Notes how long a request had to wait, if it had to, and whether it failed.

@@ -183,7 +183,7 @@ impl<'w> Hands<'w> {
         match call {
             Call::TakeBackClean => drop(world.take_back_clean(name(nth))),
             Call::BeginReturn => {
-                self.returns.extend(ledger.begin_return(Some(name(nth) as usize), None, flag, now).ok())
+                self.returns.extend(ledger.begin_return(Some(name(nth) as usize), None, flag, now).ok());
             }
             Call::ReturnByKey => {
                 let address = flag.then_some(name(nth) as usize);

@@ -300,9 +300,9 @@ fn an_idle_connection_is_closed_at_the_end_of_its_life_and_another_one_opened() 
     let (slept, over) = world.sleep();
     assert!((9.0..=10.0).contains(&slept), "{slept}");
     assert_eq!(over.closing(), Some(CloseReason::Lifetime));
-    let wakes = housekeeper.wakes();
+    let before = housekeeper.wakes();
     drop(over);
-    assert_eq!(housekeeper.wakes(), wakes + 1, "one is missing now");
+    assert_eq!(housekeeper.wakes(), before + 1, "one is missing now");
     drop(world.take_refill());
 }
 
@@ -335,9 +335,9 @@ fn the_housekeeper_is_told_when_a_drained_connection_is_put_back() {
     let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
     drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
-    let wakes = housekeeper.wakes();
+    let before = housekeeper.wakes();
     let refused = checking.put_back(world.now()).is_err();
-    assert!(refused || housekeeper.wakes() > wakes);
+    assert!(refused || housekeeper.wakes() > before);
 }
 
 #[test]
@@ -350,8 +350,8 @@ fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_th
     assert!(world.give_back(1));
     drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
-    let wakes = housekeeper.wakes();
-    assert!(waiter.leave().is_some() || housekeeper.wakes() > wakes);
+    let before = housekeeper.wakes();
+    assert!(waiter.leave().is_some() || housekeeper.wakes() > before);
 }
 
 #[test]
@@ -361,9 +361,9 @@ fn the_housekeeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhil
     let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
     drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
-    let wakes = housekeeper.wakes();
+    let before = housekeeper.wakes();
     world.fulfil(&opening, 1).expect("the pool is open");
-    assert!(housekeeper.wakes() > wakes);
+    assert!(housekeeper.wakes() > before);
 }
 
 #[test]
@@ -387,9 +387,9 @@ fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_o
     world.open_idle(1);
     world.pass(100.0);
     assert!(world.rest() > 0.0);
-    let wakes = housekeeper.wakes();
+    let before = housekeeper.wakes();
     world.ledger.set_minconn(0);
-    assert!(housekeeper.wakes() > wakes);
+    assert!(housekeeper.wakes() > before);
 }
 
 // --- what is missing -----------------------------------------------------------------------------------------------
@@ -477,9 +477,9 @@ fn a_pause_ends_when_somebody_else_reaches_the_server_and_the_next_is_a_short_on
     }
     world.fail(world.take_refill());
     assert!(world.rest() > 3.0);
-    let wakes = housekeeper.wakes();
+    let before = housekeeper.wakes();
     world.ledger.note_connect(seconds(0.1), false);
-    assert_eq!(housekeeper.wakes(), wakes + 1);
+    assert_eq!(housekeeper.wakes(), before + 1);
     world.fail(world.take_refill());
     assert!(world.rest() <= 0.25);
     world.ledger.hurry_refill();
@@ -516,13 +516,13 @@ fn the_housekeeper_is_told_when_somebody_else_gives_a_refill_up() {
         let housekeeper = world.housekeeper();
         let refill = world.take_refill();
         assert!(world.rest().is_infinite(), "somebody is at it");
-        let wakes = housekeeper.wakes();
+        let before = housekeeper.wakes();
         if fail {
             world.fail(refill);
         } else {
             drop(refill);
         }
-        assert!(housekeeper.wakes() > wakes);
+        assert!(housekeeper.wakes() > before);
     }
 }
 
@@ -551,9 +551,9 @@ fn the_housekeeper_is_told_when_a_pool_is_opened_again() {
     let housekeeper = world.housekeeper();
     world.ledger.close().expect("it is open");
     assert!(world.rest().is_infinite());
-    let wakes = housekeeper.wakes();
+    let before = housekeeper.wakes();
     world.ledger.set_closed(false);
-    assert!(housekeeper.wakes() > wakes);
+    assert!(housekeeper.wakes() > before);
 }
 
 // --- loans that last too long ------------------------------------------------------------------------------------------
@@ -673,10 +673,10 @@ fn the_housekeeping_rests_for_ever_while_no_more_than_minconn_are_open_however_s
         assert!(world.give_back(1));
         let rest = world.rest();
         assert!(rest > 900.0, "rests for {rest} s");
-        let wakes = housekeeper.wakes();
+        let before = housekeeper.wakes();
         world.pass(0.002);
         let _lent = world.check_out(&world.any());
-        assert_eq!(housekeeper.wakes(), wakes + 1, "a loan that may be reported");
+        assert_eq!(housekeeper.wakes(), before + 1, "a loan that may be reported");
     }
 }
 
@@ -686,8 +686,8 @@ fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() 
     let housekeeper = world.housekeeper();
     world.open([1]);
     assert!(world.rest().is_infinite());
-    let wakes = housekeeper.wakes();
+    let before = housekeeper.wakes();
     world.open([2]);
-    assert_eq!(housekeeper.wakes(), wakes + 1);
+    assert_eq!(housekeeper.wakes(), before + 1);
     assert!(world.rest() <= 10.0);
 }

@@ -131,7 +131,7 @@ fn each_close_is_counted_once_under_its_reason() {
         }),
         (CloseReason::Unclean, |world| drop(world.begin_return(1).expect("it is lent"))),
         (CloseReason::ByBorrower, |world| {
-            world.begin_return(1).expect("it is lent").close_for(CloseReason::ByBorrower)
+            world.begin_return(1).expect("it is lent").close_for(CloseReason::ByBorrower);
         }),
         (CloseReason::Reclaimed, |world| {
             let slot = world.loan(1);

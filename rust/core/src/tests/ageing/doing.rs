@@ -28,24 +28,24 @@ impl<'w> Duel<'w> {
     }
 
     /// Looks for a key. A caller that must compare keys does so later; any other borrows at once.
-    pub(super) fn pause(&mut self, key: u32, wait: bool) {
+    pub(super) fn pause(&mut self, key: u32, willing: bool) {
         let caller = u64::from(self.token());
         let want = self.world.ask(key, caller);
         match self.world.ledger.loan(&want) {
             Err(Unanswered::Compare(candidates)) => {
-                self.comparing.push(Comparing { key, caller, want, candidates, wait })
+                self.comparing.push(Comparing { key, caller, want, candidates, willing });
             }
-            _ => drop(self.ask_for(want, Some(key), caller, None, wait)),
+            _ => drop(self.ask_for(want, Some(key), caller, None, willing)),
         }
     }
 
     /// Lets a caller compare the candidates that it was given, whatever has become of them since, and borrow.
     pub(super) fn resume(&mut self, nth: usize) {
-        let Some(Comparing { key, caller, mut want, candidates, wait }) = take(&mut self.comparing, nth) else {
+        let Some(Comparing { key, caller, mut want, candidates, willing }) = take(&mut self.comparing, nth) else {
             return;
         };
         compare(&mut want, &candidates);
-        self.ask_for(want, Some(key), caller, None, wait);
+        self.ask_for(want, Some(key), caller, None, willing);
     }
 
     pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> Got {

@@ -20,7 +20,7 @@ pub(super) struct Comparing {
     pub(super) caller: u64,
     pub(super) want: Want<Thing>,
     pub(super) candidates: Candidates<Thing>,
-    pub(super) wait: bool,
+    pub(super) willing: bool,
 }
 
 /// Both pools, and everything that is in the making.
