@@ -25,7 +25,7 @@ pub(crate) struct Table<H> {
     generation: u64,
     by_address: HashMap<usize, u32, BuildHasherDefault<AddressHasher>>,
     by_hash: BTreeSet<(isize, u32)>,
-    /// How many slots have a alias.
+    /// How many slots have an alias.
     aliases: usize,
 }
 
@@ -47,13 +47,13 @@ impl<H> Table<H> {
         self.counts[state as usize]
     }
 
-    /// Counts the slots that are used for anything.
+    /// Counts the slots that are used.
     #[inline]
     pub(crate) fn occupied(&self) -> usize {
         self.slots.len() - self.counts[State::Vacant as usize]
     }
 
-    /// The last generation given out. Whatever is filed from now on has a later one: see [`Table::file`].
+    /// Tells the last generation given out. What is filed from now on has a later one: see [`Table::file`].
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -72,7 +72,7 @@ impl<H> Table<H> {
         SlotId { index, generation: self.get(index).generation }
     }
 
-    /// Finds the slot that `id` names, unless it has moved on since.
+    /// Finds the slot that `id` names, unless it has moved since.
     pub(crate) fn find(&self, id: SlotId) -> Option<u32> {
         let slot = self.slots.get(id.index as usize)?;
         (slot.generation == id.generation).then_some(id.index)
@@ -83,14 +83,13 @@ impl<H> Table<H> {
         self.lent_at_if(address, |_| true)
     }
 
-    /// Finds the latest loan of the connection at `address` of which this is true.
+    /// Finds the latest loan of the connection at `address` that fits.
     pub(crate) fn lent_at_if(&self, address: usize, is: impl Fn(&Slot<H>) -> bool) -> Option<u32> {
         let lent = |&index: &u32| self.get(index).state == State::Lent && is(self.get(index));
         self.at(address).filter(lent).max_by_key(|&index| self.get(index).generation)
     }
 
-    /// Finds the one slot that holds the connection at `address`; none if there are several. `guess` is looked at
-    /// first.
+    /// Finds the one slot that holds the connection at `address`; none if there are several. It tries `guess` first.
     #[inline]
     pub(crate) fn only_at(&self, address: usize, guess: u32) -> Option<u32> {
         let guessed = self.slots.get(guess as usize);
@@ -101,12 +100,12 @@ impl<H> Table<H> {
         self.get(index).alias.is_none().then_some(index)
     }
 
-    /// Says whether a slot has the connection at `address`.
+    /// Says whether a slot holds the connection at `address`.
     pub(crate) fn holds(&self, address: usize) -> bool {
         self.by_address.contains_key(&address)
     }
 
-    /// Says whether a connection at this address is in this state.
+    /// Says whether a slot in this state holds the connection at `address`.
     pub(crate) fn is_in_state(&self, address: usize, state: State) -> bool {
         self.at(address).any(|index| self.get(index).state == state)
     }
@@ -120,17 +119,17 @@ impl<H> Table<H> {
         self.by_hash.range((hash, 0)..=(hash, u32::MAX)).map(|&(_, index)| index)
     }
 
-    /// Goes through the slots that are in `state`.
+    /// Iterates over the slots that are in `state`.
     pub(crate) fn in_state(&self, state: State) -> impl Iterator<Item = u32> + '_ {
         (0_u32..).zip(&self.slots).filter(move |(_, slot)| slot.state == state).map(|(index, _)| index)
     }
 
-    /// Goes through the slots that are used for anything.
+    /// Iterates over the slots that are used.
     pub(crate) fn occupied_mut(&mut self) -> impl Iterator<Item = &mut Slot<H>> + '_ {
         self.slots.iter_mut().filter(|slot| slot.state != State::Vacant)
     }
 
-    /// Goes through the slots that have a connection.
+    /// Iterates over the slots that have a connection.
     pub(crate) fn connected(&self) -> impl Iterator<Item = &Slot<H>> + '_ {
         self.slots.iter().filter(|slot| slot.connection.is_some())
     }
@@ -154,7 +153,7 @@ impl<H> Table<H> {
         slot
     }
 
-    /// Takes a vacant slot into use, with nothing in it.
+    /// Takes a vacant slot into use, empty.
     pub(crate) fn occupy(&mut self, state: State) -> u32 {
         let index = if let Some(index) = self.vacant.pop() {
             index
@@ -186,7 +185,7 @@ impl<H> Table<H> {
         index
     }
 
-    /// Empties a slot and gives back what it held.
+    /// Empties a slot and gives what it held.
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn vacate(&mut self, index: u32) -> Displaced<H> {
         let key = self.unfile(index);
@@ -211,8 +210,8 @@ impl<H> Table<H> {
         slot.alias = alias;
     }
 
-    /// Files a slot that has no key under `key`, with a new generation: who has compared all keys up to the last one
-    /// has not compared this.
+    /// Files a slot that has no key under `key`, with a new generation: a caller that has compared all keys up to the last
+    /// generation has not compared this one.
     pub(crate) fn file(&mut self, index: u32, key: Key<H>) {
         if let Key::User(key) = &key {
             self.by_hash.insert((key.hash, index));
@@ -236,26 +235,26 @@ impl<H> Table<H> {
         key
     }
 
-    /// Notes who opens the slot, and that its reservation knows it by its present generation.
+    /// Notes which caller opens the slot, and that its reservation names it by its present generation.
     pub(crate) fn set_opener(&mut self, index: u32, opener: Caller) {
         let slot = &mut self.slots[index as usize];
         slot.opener = Some(opener);
         slot.reserved = slot.generation;
     }
 
-    /// Notes that whoever opened the slot has finished with it.
+    /// Notes that the opener has finished with the slot.
     pub(crate) fn clear_opener(&mut self, index: u32) {
         self.slots[index as usize].opener = None;
     }
 
-    /// Finds the slot that a reservation was made for, whether it is still open or has been filled since.
+    /// Finds the slot that a reservation was made for, whether it is still empty or has been filled since.
     pub(crate) fn reserved(&self, id: SlotId) -> Option<u32> {
         let slot = self.slots.get(id.index as usize)?;
         let reserved = slot.opener.is_some() && slot.reserved == id.generation;
         if reserved { Some(id.index) } else { self.find(id).filter(|_| slot.state == State::Opening) }
     }
 
-    /// Takes the connection out of its slot, to make room for another one there.
+    /// Takes the connection out of its slot, to make room for another.
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn detach(&mut self, index: u32) -> Option<Arc<H>> {
         let connection = self.slots[index as usize].connection.take();

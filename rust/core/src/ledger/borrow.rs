@@ -11,29 +11,29 @@ use crate::slot::{SlotId, State};
 
 /// The answer to a borrower.
 pub(crate) enum CheckOutDecision<H> {
-    /// Here it is.
+    /// The connection is lent.
     Lent(Arc<H>),
-    /// Look at this one first, or put it away.
+    /// The borrower must check this connection, or close it.
     Check(SlotId, Arc<H>, Check),
-    /// Open one, in this slot.
+    /// The borrower opens a connection in this slot.
     Reserved(SlotId),
-    /// Finish this return, which was left to the housekeeping, and ask again.
+    /// The borrower finishes this deferred return, and asks again.
     FinishReturn(Return<H>),
-    /// Wait; or not, if no waker was offered.
+    /// No connection can be lent yet. There is a waiter if the borrower offered a waker.
     Busy(Busy, Option<WaiterId>),
 }
 
-/// What keeps a borrower from getting a connection now.
+/// Why no connection can be lent yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
     /// Every slot is taken.
     Full,
-    /// Another caller is opening the connection for this very key, or has been promised room for it.
+    /// Another caller is opening the connection for this key, or has been promised room for it.
     KeyOpening,
-    /// Every slot is taken, but one is on its way to be free for each who waits, and one more; or the caller has waited for
-    /// its key, which nobody opens any more, and of some slot it is not decided yet whether it will be lent.
+    /// Every slot is taken, but more slots are in transit than there are waiters ahead; or the caller has waited for its key,
+    /// which no caller opens any more, and it is undecided whether some slot will be lent.
     InTransit,
-    /// Every slot is taken, and as many wait as may.
+    /// Every slot is taken, and `max_waiting` callers are already waiting.
     Crowded,
 }
 
@@ -44,7 +44,7 @@ impl<H, W> Ledger<H, W> {
         self.last_number
     }
 
-    /// Answers a borrower, who may be a waiter already, and who offers a waker if it is willing to wait.
+    /// Answers a borrower. It may be a waiter already, and offers a waker if it is willing to wait.
     pub(crate) fn check_out(
         &mut self,
         want: &Want<H>,
@@ -74,7 +74,7 @@ impl<H, W> Ledger<H, W> {
                     Ok(CheckOutDecision::Lent(Arc::clone(connection)))
                 }
                 _ if own => Err(Refusal::Reentrant.into()),
-                // Even if there is a connection: who opens it has not finished with it.
+                // Even if there is a connection: its opener has not finished with it.
                 _ => Ok(self.wait(Busy::KeyOpening, WaitFor::Key, want, waiter, waker)),
             };
         }
@@ -92,19 +92,19 @@ impl<H, W> Ledger<H, W> {
         };
         debug_assert!(
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
-            "nobody waits while something is free"
+            "no caller waits while a slot is free"
         );
         Ok(self.hand_out(index, want))
     }
 
-    /// Says what a caller that finds no slot free may wait for.
+    /// Says what a caller that finds no free slot may wait for.
     fn busy(&self, want: &Want<H>, waiter: Option<WaiterId>) -> Busy {
         if self.queue.is_promised_to_another(want.wish()) {
-            // That waiter is about to open, or to be lent, what both want.
+            // That waiter is about to open or to borrow what both want.
             return Busy::KeyOpening;
         }
         let ahead = self.queue.ahead_of(waiter.filter(|&waiter| self.queue.has_place(waiter)));
-        // A caller whose key was being opened has waited for that. It is refused only because of loans.
+        // A caller that has waited for its key to be opened is refused only because of loans.
         let followed = waiter.is_some_and(|waiter| self.queue.has_followed(waiter));
         let undecided = followed && self.is_undecided(want.caller());
         if undecided || self.in_transit_for(want.caller()) > ahead { Busy::InTransit } else { Busy::Full }
@@ -116,7 +116,7 @@ impl<H, W> Ledger<H, W> {
         self.lend(index)
     }
 
-    /// Lends a slot that has been filed: with a connection that is fresh it is lent, without one it is a reservation.
+    /// Lends a slot that has been filed: a fresh connection is lent, an old one is checked, an empty slot is reserved.
     pub(super) fn lend(&mut self, index: u32) -> CheckOutDecision<H> {
         let Some(connection) = self.table.get(index).connection.clone() else {
             return CheckOutDecision::Reserved(self.table.id(index));
@@ -129,7 +129,7 @@ impl<H, W> Ledger<H, W> {
         CheckOutDecision::Check(self.table.id(index), connection, check)
     }
 
-    /// Makes a filed slot's connection its borrower's.
+    /// Lends a filed slot's connection to its borrower.
     pub(super) fn begin_loan(&mut self, index: u32) {
         self.table.advance(index, State::Lent).since = self.now;
         self.note_due(self.now.after(self.policy.leak_after));
@@ -159,19 +159,19 @@ impl<H, W> Ledger<H, W> {
         CheckOutDecision::Busy(busy, joined)
     }
 
-    /// Takes what was promised to this waiter, which then has no place any more.
+    /// Takes what was promised to this waiter, which then has no promise any more.
     fn claim(&mut self, waiter: WaiterId) -> Option<u32> {
         let promise = self.queue.claim(waiter)?;
         self.table.find(promise.slot)
     }
 
-    /// Lets a waiter go, and hands on what it was promised. What nobody has a use for is given back to be closed.
+    /// Removes a waiter, and hands on what it was promised. A connection that the pool has no use for comes out, to be closed.
     pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<Return<H>> {
         let waker = self.queue.remove(waiter);
         self.after.unused_wakers.extend(waker);
         let Promise { slot, wish } = self.queue.claim(waiter)?;
         let index = self.table.find(slot)?;
-        // Callers that waited for what this one was about to open wait for room from now on.
+        // Waiters for what this one was about to open wait for room from now on.
         self.queue.promote_promise_waiters(wish.tag);
         self.wake_key_waiters(Some(wish.tag));
         if self.table.get(index).state == State::Opening {
@@ -179,7 +179,7 @@ impl<H, W> Ledger<H, W> {
             return None;
         }
         if self.has_use_for_another() {
-            // Nobody has used it since it came back.
+            // No borrower has used it since it came back.
             self.table.advance(index, State::Idle);
             self.push_idle(index);
             return None;

@@ -1,4 +1,4 @@
-//! Housekeeping: what is to be done that no caller waits for. The ledger says what comes next; somebody does it.
+//! Housekeeping: work that no caller waits for. The ledger says what comes next; the housekeeper does it.
 
 use super::{Ledger, Policy, Return};
 use crate::close_reason::CloseReason;
@@ -12,11 +12,10 @@ use crate::time::{Moment, Span};
 const FIRST_PAUSE: Span = Span::from_millis(250);
 const LONGEST_PAUSE: Span = Span::from_millis(4_000);
 
-/// When a return that was left has not been begun for this long, the housekeeping is held up by another, and more returns
-/// are not left to it.
+/// When no caller has begun a deferred return for this long, the housekeeping is behind, and no more returns are deferred.
 const LONGEST_DEFERRAL: Span = Span::from_millis(100);
 
-/// A return that was left to the housekeeping.
+/// A return that was deferred to the housekeeping.
 #[derive(Clone, Copy)]
 pub(crate) struct DeferredReturn {
     slot: SlotId,
@@ -24,33 +23,33 @@ pub(crate) struct DeferredReturn {
     since: Moment,
 }
 
-/// What comes next.
+/// The next chore.
 pub(crate) enum ChoreDecision<H> {
-    /// Finish this return.
+    /// The caller finishes this return.
     Return(Return<H>),
-    /// Report this loan.
+    /// The caller reports this loan.
     Report(LoanReport<H>),
-    /// Open one more, to lie idle.
+    /// The caller opens one more connection, to lie idle.
     Open(u64),
-    /// Nothing, until then.
+    /// There is nothing to do until then.
     Rest(Moment),
 }
 
-/// How the opening of what is missing goes.
+/// The state of the opening of missing connections.
 #[derive(Default)]
 pub(crate) struct RefillState {
-    /// How many there have been.
+    /// How many refills there have been.
     number: u64,
-    /// The one that somebody is at, and who that is.
+    /// The refill that is under way, and the caller that does it.
     under_way: Option<(u64, Caller)>,
-    /// Not before then.
+    /// When the next refill may begin.
     at: Moment,
     /// The pause after the last failure.
     pause: Span,
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Tells what is to be done next.
+    /// Tells the caller what to do next.
     pub(crate) fn chore(&mut self, caller: Caller) -> ChoreDecision<H> {
         if let Some(returning) = self.next_deferred_return(caller) {
             return ChoreDecision::Return(returning);
@@ -76,13 +75,13 @@ impl<H, W> Ledger<H, W> {
         if self.rests_until <= self.now {
             self.rests_until = due;
         } else {
-            // This may be another caller than the housekeeping, which rests until then all the same.
+            // The caller may not be the housekeeper, which rests until then all the same.
             self.note_due(due);
         }
         ChoreDecision::Rest(self.rests_until)
     }
 
-    /// Wakes the housekeeping if it rests until later than this.
+    /// Wakes the housekeeper if it rests until later than this.
     pub(super) fn note_due(&mut self, at: Moment) {
         if at < self.rests_until {
             self.rests_until = at;
@@ -90,8 +89,8 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Leaves a return to the housekeeping. `false`: not so, since somebody waits for it, or the housekeeping is behind
-    /// with what it has, or the pool is closed.
+    /// Defers a return to the housekeeping. `false`: it is not deferred, since a caller waits for a slot, the housekeeping is
+    /// behind, or the pool is closed.
     pub(crate) fn defer_return(&mut self, slot: SlotId, closing: Option<CloseReason>) -> bool {
         let behind =
             self.deferred_returns.front().is_some_and(|oldest| self.now >= oldest.since.after(LONGEST_DEFERRAL));
@@ -105,7 +104,7 @@ impl<H, W> Ledger<H, W> {
         found.is_some()
     }
 
-    /// Takes over the oldest return that was left.
+    /// Takes the oldest deferred return, for this caller to finish.
     pub(super) fn next_deferred_return(&mut self, caller: Caller) -> Option<Return<H>> {
         while let Some(DeferredReturn { slot, closing, .. }) = self.deferred_returns.pop_front() {
             let Some(index) = self.table.find(slot) else { continue };
@@ -117,7 +116,7 @@ impl<H, W> Ledger<H, W> {
         None
     }
 
-    /// Takes an idle connection out that is too old, or has been idle for too long.
+    /// Takes out an idle connection that is too old, or has been idle for too long.
     fn outdated(&mut self, caller: Caller) -> Option<Return<H>> {
         let old = |&index: &u32| self.now >= self.table.get(index).health.replace_at;
         let (at, reason) = if let Some(at) = self.idle.iter().position(old) {
@@ -131,7 +130,7 @@ impl<H, W> Ledger<H, W> {
         self.begin_discard(index, reason)
     }
 
-    /// Tells where the connection lies that has been idle for longest, and when it is to be closed. `minconn` may stay.
+    /// Finds the connection that has been idle for longest, and when it must be closed. `minconn` of them stay.
     fn idle_end(&self) -> Option<(usize, Moment)> {
         if self.idle.len() <= self.minconn || self.policy.max_idle == Span::ZERO {
             return None;
@@ -146,7 +145,7 @@ impl<H, W> Ledger<H, W> {
         self.table.occupied() < self.minconn && self.has_room()
     }
 
-    /// Says whether the housekeeping is to be told that something is missing.
+    /// Says whether the housekeeper must be told that a connection is missing.
     pub(super) fn wants_refill(&self) -> bool {
         self.policy.has_housekeeper && !self.closed && self.refill.under_way.is_none() && self.lacks_some()
     }
@@ -161,11 +160,11 @@ impl<H, W> Ledger<H, W> {
             self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
-        // Whoever had been told that somebody was at it has to know when the next one is due.
+        // A caller that was told of the refill under way must learn when the next one is due.
         self.after.chores |= self.policy.has_housekeeper && !self.closed && self.lacks_some();
     }
 
-    /// Says whether another caller is at a refill.
+    /// Says whether another caller does a refill.
     pub(crate) fn is_refilled_by_another(&self, caller: Caller) -> bool {
         self.refill.under_way.is_some_and(|(_, by)| by != caller)
     }
@@ -181,7 +180,7 @@ impl<H, W> Ledger<H, W> {
         self.refill = RefillState { number: self.refill.number, ..RefillState::default() };
     }
 
-    /// Notes that a server can be reached: what is missing need not wait any longer.
+    /// Notes that the server can be reached: missing connections need not wait any longer.
     pub(super) fn note_reachable(&mut self) {
         if self.refill.at > Moment::START {
             self.hurry_refill();
@@ -189,13 +188,13 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Tells when there may be something to do again. What changes that wakes the housekeeping ([`Self::note_due`]), but for
-    /// returns on the fast path: while they may leave more than minconn idle, it is time to look after each `max_idle`.
+    /// Tells when there may be a chore again. What makes one due sooner wakes the housekeeper ([`Self::note_due`]), except
+    /// returns on the fast path: while these may leave more than minconn idle, the housekeeper looks after each `max_idle`.
     fn next_due(&self) -> Moment {
         let Policy { max_idle, leak_after, .. } = self.policy;
         let grows = max_idle > Span::ZERO && self.table.occupied() > self.minconn;
         let look = grows.then(|| self.now.after(max_idle));
-        // Lent ones may have come back by then.
+        // Lent connections may have come back by then.
         let ends = self.table.connected().map(|slot| slot.health.replace_at).filter(|&end| end > self.now);
         let reports = self.table.in_state(State::Lent).map(|index| self.table.get(index));
         let reports = reports.filter(|slot| !slot.overdue).map(|slot| slot.since.after(leak_after));

@@ -1,4 +1,4 @@
-//! putconn: out of the borrower's hands, then idle, promised or gone.
+//! putconn: the borrower gives a connection back; then it is idle, promised or closed.
 
 use std::sync::Arc;
 
@@ -9,19 +9,18 @@ use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::Span;
 
-/// A connection on its way back.
+/// A connection that its borrower has given back.
 pub(crate) struct Return<H> {
     pub(crate) slot: SlotId,
     pub(crate) connection: Arc<H>,
-    /// Why it is to be closed; nothing, if there is a use for it as long as it is well.
+    /// Why the caller must close it; nothing, if the pool has a use for it as long as it is healthy.
     pub(crate) closing: Option<CloseReason>,
     /// How long it was lent, if that was reported as too long.
     pub(crate) overdue: Option<Span>,
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Takes a lent connection, named by its address, by what it is filed under, or by both, out of its borrower's
-    /// hands.
+    /// Takes a lent connection from its borrower. It is named by its address, by what it is filed under, or by both.
     pub(crate) fn begin_return(
         &mut self,
         address: Option<usize>,
@@ -45,7 +44,7 @@ impl<H, W> Ledger<H, W> {
         Ok(self.take_back(index, close)?)
     }
 
-    /// Takes one loan out of its borrower's hands; refuses if it has come back since.
+    /// Takes one loan from its borrower; refuses if it has ended.
     pub(crate) fn begin_return_of(&mut self, slot: SlotId, close: bool) -> Result<Return<H>, Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
@@ -74,7 +73,7 @@ impl<H, W> Ledger<H, W> {
         Ok(Return { slot: self.table.id(index), connection, closing, overdue })
     }
 
-    /// Takes a clean connection back for good; or says why it is to be closed and discarded.
+    /// Makes a clean connection idle; or says why the caller must close and discard it.
     pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.table.find(slot).ok_or(CloseReason::Unplaced)?;
         let health = self.table.get(index).health;
@@ -91,7 +90,7 @@ impl<H, W> Ledger<H, W> {
         Ok(())
     }
 
-    /// Gives up a connection that is being returned, and frees its slot.
+    /// Discards a connection that is being returned, and frees its slot.
     pub(crate) fn discard(&mut self, slot: SlotId, reason: CloseReason) {
         if let Some(index) = self.table.find(slot) {
             self.stats.count_closed(reason);

@@ -1,4 +1,4 @@
-//! Which connections are trusted: fresh ones, those that have passed a check, and none for longer than it may live.
+//! Health: the ledger trusts fresh connections and those that have passed a check, and none for longer than it may live.
 
 use std::sync::Arc;
 
@@ -9,24 +9,24 @@ use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::{Moment, Span};
 
-/// What keeps a connection from being lent at once.
+/// Why a connection cannot be lent at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// It may have died: check it.
+    /// It may have died: the caller must check it.
     Required,
-    /// It is to be replaced, for this reason: close it.
+    /// Its time is over, for this reason: the caller must close it.
     Expired(CloseReason),
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Puts a connection into a slot, and lets its life begin.
+    /// Puts a connection into a slot, and begins its lifetime.
     pub(super) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
         self.table.attach(index, address, connection);
         let lifetime = self.policy.max_lifetime.jittered(&mut self.rng);
         let end = self.now.after(lifetime);
         let health = &mut self.table.get_mut(index).health;
         health.suspect = false;
-        // While it was being opened, it may have been marked for replacement already.
+        // It may have been marked for replacement while it was being opened.
         health.replace_at = health.replace_at.min(end);
         let replace_at = health.replace_at;
         self.note_due(replace_at);
@@ -35,7 +35,7 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Holds a filed slot back until its connection has been looked at.
+    /// Holds a filed slot back until its connection has been checked.
     pub(super) fn begin_check(&mut self, index: u32) -> Check {
         let slot = self.table.advance(index, State::Checking);
         let (health, borrower) = (slot.health, slot.borrower);
@@ -43,7 +43,7 @@ impl<H, W> Ledger<H, W> {
         if self.now >= health.replace_at { Check::Expired(health.why) } else { Check::Required }
     }
 
-    /// Lends a connection that has passed its check; or says why it is to be closed all the same.
+    /// Lends a connection that has passed its check; or says why the caller must close it all the same.
     pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.checked(slot)?;
         self.table.get_mut(index).health.suspect = false;
@@ -52,7 +52,7 @@ impl<H, W> Ledger<H, W> {
         Ok(())
     }
 
-    /// Gives the borrower of a connection that has been closed another one, or the room of the old.
+    /// Gives the borrower of a connection that has been closed another one, or the room of the old one.
     pub(crate) fn next_after(&mut self, slot: SlotId, reason: CloseReason) -> Result<CheckOutDecision<H>, Refusal> {
         let checking = self.checking(slot);
         self.count_dead(slot, reason);
@@ -79,7 +79,7 @@ impl<H, W> Ledger<H, W> {
         Ok(CheckOutDecision::Reserved(self.table.id(index)))
     }
 
-    /// Frees the slot of a connection that was to be checked and has been closed instead.
+    /// Frees the slot of a connection that was to be checked, and that the caller has closed.
     pub(crate) fn drop_checked(&mut self, slot: SlotId, reason: CloseReason) {
         if let Some(index) = self.table.find(slot) {
             self.count_dead(slot, reason);
@@ -87,12 +87,12 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Names the slots that are idle, those that have been so for longest first.
+    /// Names the slots that are idle, the next to be lent last.
     pub(crate) fn idle_slots(&self) -> Vec<SlotId> {
         self.idle.iter().map(|&index| self.table.id(index)).collect()
     }
 
-    /// Takes an idle connection out of the pool to look at it, unless it has moved on since.
+    /// Takes an idle connection out of the pool to check it, unless it has moved since.
     pub(crate) fn begin_idle_check(&mut self, slot: SlotId, caller: Caller) -> Option<(SlotId, Arc<H>, Check)> {
         let idle = |&index: &u32| !self.closed && self.table.get(index).state == State::Idle;
         let index = self.table.find(slot).filter(idle)?;
@@ -102,7 +102,7 @@ impl<H, W> Ledger<H, W> {
         Some((self.table.id(index), self.table.get(index).connection.clone()?, check))
     }
 
-    /// Lays a connection that has passed its check back into the pool; or says why it is to be closed.
+    /// Puts a connection that has passed its check back into the pool; or says why the caller must close it.
     pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.checked(slot)?;
         if !self.has_use_for_another() {
@@ -114,7 +114,7 @@ impl<H, W> Ledger<H, W> {
         slot.health.suspect = false;
         let since = slot.since;
         slot.mark_idle(self.now, self.policy.check_after);
-        // It has been looked at, not used.
+        // It has been checked, not used.
         slot.since = since;
         self.push_idle(index);
         Ok(())
@@ -125,11 +125,11 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed);
         }
         let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Checking);
-        // Somebody has written another connection over it in the books.
+        // A subclass has written another connection into its slot.
         index.ok_or(Refusal::Exhausted)
     }
 
-    /// Finds a connection whose check has ended well, unless it was marked for replacement, or the pool closed, meanwhile.
+    /// Finds a connection that has passed its check, unless it was marked for replacement or the pool was closed meanwhile.
     fn checked(&self, slot: SlotId) -> Result<u32, CloseReason> {
         let index = self.checking(slot).map_err(|refusal| match refusal {
             Refusal::Closed => CloseReason::WithPool,
@@ -149,13 +149,13 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Counts a connection that was found dead. Where one has died others may have, so all are checked again.
+    /// Counts a connection that was found dead. Others may have died with it, so all are checked again.
     pub(super) fn found_dead(&mut self) {
         self.stats.connections_lost += 1;
         self.suspect_all();
     }
 
-    /// Lets no connection be lent unseen that has not been checked since now.
+    /// Lets no connection be lent without a check that has not been checked since now.
     pub(super) fn suspect_all(&mut self) {
         if self.policy.check_after.is_forever() {
             return;
@@ -167,7 +167,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Marks a lent connection as dead, and, if `older`, marks all that were opened before it for replacement. Does nothing
-    /// if it has come back since.
+    /// if the loan has ended.
     pub(crate) fn invalidate(&mut self, slot: SlotId, older: bool) {
         let Some(index) = self.still_lent(slot) else { return };
         let opened_in = self.table.get(index).health.opened_in;
@@ -178,7 +178,7 @@ impl<H, W> Ledger<H, W> {
         (health.replace_at, health.why) = (Moment::START, CloseReason::Lost);
     }
 
-    /// Marks every connection for replacement. Those that are idle are given out to be closed.
+    /// Marks every connection for replacement, and gives the idle ones, to be closed.
     pub(crate) fn drain(&mut self, caller: Caller) -> Vec<Return<H>> {
         if self.closed {
             return Vec::new();

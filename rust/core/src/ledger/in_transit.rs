@@ -1,22 +1,21 @@
-//! Slots that are on their way to be free, though no borrower is at work on them: returns that were left to the
-//! housekeeping, connections it opens or closes, idle ones under a check. A caller that finds the pool full is not
-//! refused if there is one for each who waits, and one more: it waits for that, as it would have waited for
-//! psycopg2.pool's lock.
+//! Slots in transit: they will be free without a borrower doing anything. These are deferred returns, connections that the
+//! housekeeping opens or closes, and idle ones under a check. A caller that finds the pool full is not refused if more
+//! slots are in transit than there are waiters ahead: it waits for one, as it would have waited for psycopg2.pool's lock.
 
 use super::Ledger;
 use crate::question::Caller;
 use crate::slot::{Slot, State};
 
 impl<H, W> Ledger<H, W> {
-    /// Notes that a slot is on its way to be free, and who sees to that.
+    /// Notes that a slot is in transit, and the caller that works on it.
     pub(super) fn begin_transit(&mut self, index: u32, by: Caller) {
         let slot = self.table.get_mut(index);
         slot.borrower = by;
         self.in_transit += usize::from(!std::mem::replace(&mut slot.in_transit, true));
     }
 
-    /// Counts the slots that are on their way to be free, for a caller that would wait for them. One that is itself
-    /// finishing one of them must not wait: not for itself, nor for another that waits for it.
+    /// Counts the slots in transit, for a caller that would wait for them. A caller that works on one of them must not wait:
+    /// not for itself, nor for another caller that waits for it.
     pub(super) fn in_transit_for(&self, caller: Caller) -> usize {
         if self.in_transit == 0 || self.table.occupied() > self.maxconn {
             return 0;
@@ -27,8 +26,8 @@ impl<H, W> Ledger<H, W> {
         if own { 0 } else { self.in_transit }
     }
 
-    /// Says whether other callers are at work on a slot that may be lent or come free: they open it, check it, or have been
-    /// promised it. A caller that is itself at work on one must not wait for them, since they may wait for it.
+    /// Says whether other callers work on a slot that may be lent or come free: they open it, check it, or have been promised
+    /// it. A caller that works on one itself must not wait for them, since they may wait for it.
     pub(super) fn is_undecided(&self, caller: Caller) -> bool {
         let busy = [State::Opening, State::Checking].into_iter().flat_map(|state| self.table.in_state(state));
         let mut busy = busy.map(|index| self.table.get(index)).peekable();
@@ -37,7 +36,7 @@ impl<H, W> Ledger<H, W> {
         some && !busy.any(own) && !self.queue.is_promised_to(caller)
     }
 
-    /// Notes that a slot is not on its way any more, if it was.
+    /// Notes that a slot is not in transit any more, if it was.
     pub(super) fn end_transit(&mut self, index: u32) {
         let in_transit = std::mem::take(&mut self.table.get_mut(index).in_transit);
         self.in_transit -= usize::from(in_transit);

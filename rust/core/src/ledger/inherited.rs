@@ -1,5 +1,5 @@
-//! What the process that this one was forked from had lent. It is the parent's, and goes on being used there: a borrower that
-//! goes on in the child may return it here, once, and nothing happens.
+//! What the process that this one was forked from had lent. Those connections are the parent's, which goes on using them. A
+//! borrower that goes on in the child may return one here, once, and nothing happens.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::key::Key;
 use crate::question::{Candidate, Candidates, Unanswered, Want};
 use crate::slot::{SlotId, State};
 
-/// A loan of the parent's. Its handle is kept, so that no connection of this process comes to lie at the same address.
+/// A loan of the parent's. The ledger keeps its handle, so that no connection of this process gets the same address.
 pub(crate) struct Inherited<H> {
     loan: SlotId,
     address: usize,
@@ -17,7 +17,7 @@ pub(crate) struct Inherited<H> {
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Gives the loans of the parent's, those that it had inherited itself included.
+    /// Gives the parent's loans, with those that the parent had inherited itself.
     pub(super) fn loans_to_inherit(&mut self) -> Vec<Inherited<H>> {
         let lent = self.table.in_state(State::Lent).filter_map(|index| {
             let slot = self.table.get(index);
@@ -34,7 +34,7 @@ impl<H, W> Ledger<H, W> {
         !self.inherited.is_empty()
     }
 
-    /// Forgets all of them.
+    /// Forgets all inherited loans.
     pub(super) fn forget_all_inherited(&mut self) {
         for Inherited { connection, key, .. } in std::mem::take(&mut self.inherited) {
             self.after.handles.push(connection);
@@ -42,7 +42,7 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Forgets one of them; says whether there was one.
+    /// Forgets one inherited loan; says whether there was one.
     pub(crate) fn forget_inherited(
         &mut self,
         address: Option<usize>,

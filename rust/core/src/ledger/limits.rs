@@ -12,20 +12,20 @@ use crate::slot::State;
 use crate::stats::Stats;
 use crate::time::{Rng, Span};
 
-/// How long connections are trusted and kept, and how many callers may wait. Without it, a pool does as psycopg2.pool.
+/// How long connections are trusted and kept, and how many callers may wait. By default a pool does as psycopg2.pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// A connection that has been idle for less is lent without a check.
+    /// A connection that has been idle for less than this is lent without a check.
     pub check_after: Span,
-    /// How long an idle connection is kept above minconn; with no time at all, none is kept on its return.
+    /// How long the pool keeps an idle connection above minconn; if zero, it keeps none on its return.
     pub max_idle: Span,
     /// How old a connection may become, less up to a tenth.
     pub max_lifetime: Span,
     /// A loan that lasts this long is reported.
     pub leak_after: Span,
-    /// How many callers may wait; nothing is no limit.
+    /// How many callers may wait; `None` is no limit.
     pub max_waiting: Option<NonZeroUsize>,
-    /// Whether somebody does the chores: the pool then asks for it where there are any.
+    /// Whether a housekeeper does the chores. The ledger then wakes it when there are any.
     pub has_housekeeper: bool,
 }
 
@@ -52,14 +52,14 @@ impl<H, W> Ledger<H, W> {
         self.after.chores |= self.policy.has_housekeeper;
     }
 
-    /// Sets the limit. Idle connections above it, the oldest first, are given back to be closed.
+    /// Sets the limit, and gives the idle connections above it, to be closed, the oldest first.
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<Return<H>> {
         self.maxconn = maxconn;
-        // Those that are being returned will not be kept above the limit, and need no room made for them here.
+        // The pool will not keep those that are being returned above the limit, so they need no room here.
         let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
         if self.closed {
-            // They have been counted, and will be again.
+            // They have been counted, and are counted again when they are discarded.
             let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
             *counted = counted.saturating_sub(surplus.len() as u64);
         }
@@ -70,7 +70,7 @@ impl<H, W> Ledger<H, W> {
         discarded
     }
 
-    /// Opens or closes the pool without touching what is in it.
+    /// Opens or closes the pool, and touches no connection.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
         self.after.chores |= self.policy.has_housekeeper && (!closed || !self.deferred_returns.is_empty());
@@ -79,7 +79,7 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Closes the pool; whoever does so sees to its connections. Those whose return nobody has begun are given out.
+    /// Closes the pool. The caller closes its connections; those whose deferred return no caller has begun come out here.
     pub(crate) fn close(&mut self) -> Result<Vec<Arc<H>>, Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
@@ -97,7 +97,7 @@ impl<H, W> Ledger<H, W> {
         Ok(unreturned.into_iter().map(|returning| returning.connection).collect())
     }
 
-    /// Empties the pool and opens it. What was in it is dropped; who waits, asks anew.
+    /// Empties the pool and opens it. Its connections are dropped, and its waiters ask anew.
     pub(crate) fn reset(&mut self) {
         self.dismiss_waiters();
         self.idle.clear();
@@ -118,7 +118,7 @@ impl<H, W> Ledger<H, W> {
         self.after.chores = false;
     }
 
-    /// Empties the pool if it comes from another process than this one, whose loans it remembers.
+    /// Empties the pool if it comes from another process, and remembers that one's loans.
     pub(crate) fn enter_process(&mut self, process: u64, seed: u64) {
         if self.process != process {
             self.process = process;
@@ -132,7 +132,7 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Wakes all who wait, to find out what has happened. What they were promised is idle, or free, again.
+    /// Wakes all waiters, to find out what has happened. What they were promised is idle, or free, again.
     fn dismiss_waiters(&mut self) {
         let promised = self.queue.dismiss(&mut self.after.to_wake);
         for index in promised.into_iter().filter_map(|slot| self.table.find(slot)).collect::<Vec<_>>() {

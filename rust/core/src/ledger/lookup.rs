@@ -1,4 +1,4 @@
-//! Looking for a key. Where Python must compare, the search stops and gives out candidates.
+//! Looking a key up. Where Python must compare keys, the lookup stops and gives candidates.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::question::{Ask, Candidate, Candidates, Unanswered, Want};
 use crate::slot::State;
 
 impl<H, W> Ledger<H, W> {
-    /// Finds the slot that is filed under what is wanted: lent, or on its way to be.
+    /// Finds the slot that is filed under what a caller wants: it is lent, or about to be.
     pub(super) fn find(&self, want: &Want<H>) -> Result<Option<u32>, Unanswered<H>> {
         match want {
             Want::Any(..) => Ok(None),
@@ -18,7 +18,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn numbered(&self, number: u64) -> Option<u32> {
-        // Most often it is fresh from `_getkey`, and there is no need to look.
+        // Most often it is fresh from `_getkey`, and no slot can have it.
         if number > self.last_filed {
             return None;
         }

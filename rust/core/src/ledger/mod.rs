@@ -1,7 +1,8 @@
-//! The policy: who gets which slot, and when. Plain `&mut self`; no lock, no clock, nothing that can block.
+//! The policy: which caller gets which slot, and when. The ledger is a sans-I/O state machine (see the crate's first page):
+//! plain `&mut self`, no lock, no clock, nothing that can block.
 //!
-//! Nothing here drops a handle or wakes a waiter. Handles that are displaced and wakers whose turn has come are
-//! laid into [`After`], which [`crate::shared`] takes out of the ledger and acts on once the mutex is free.
+//! It drops no handle and wakes no waiter. It puts displaced handles and the wakers of those whose turn has come into
+//! [`After`], which [`crate::shared`] takes out of the ledger and acts on once the mutex is free.
 
 mod borrow;
 mod chores;
@@ -38,14 +39,14 @@ use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
 use crate::time::{Moment, Rng, Span};
 
-/// What is to be done once the mutex is free.
+/// What [`crate::SharedLedger::edit`] does once the mutex is free.
 pub(crate) struct After<H, W> {
-    /// To be woken.
+    /// Wakers to call.
     pub(crate) to_wake: Vec<W>,
-    /// To be dropped, and nothing else.
+    /// Handles and wakers to drop.
     pub(crate) handles: Vec<Arc<H>>,
     pub(crate) unused_wakers: Vec<W>,
-    /// Whether there is something for the housekeeping to do.
+    /// Whether to wake the housekeeper.
     pub(crate) chores: bool,
 }
 
@@ -72,34 +73,34 @@ impl<H, W> After<H, W> {
 /// The whole state of a pool.
 pub(crate) struct Ledger<H, W> {
     table: Table<H>,
-    /// A stack: the last that came back goes out first.
+    /// A stack: the connection that came back last is lent first.
     idle: Vec<u32>,
     queue: Queue<W>,
     minconn: usize,
     maxconn: usize,
     closed: bool,
     policy: Policy,
-    /// The time, as it was told last.
+    /// The time that the binding told last.
     pub(crate) now: Moment,
-    /// Connections whose return was left to the housekeeping, which has not begun with them.
+    /// Returns that were deferred to the housekeeping, and that no caller has begun.
     deferred_returns: VecDeque<DeferredReturn>,
-    /// How many slots are on their way to be free: see `in_transit`.
+    /// How many slots will be free without a borrower: see `in_transit`.
     in_transit: usize,
     refill: chores::RefillState,
-    /// Until when the housekeeping rests, unless it is woken.
+    /// Until when the housekeeper rests, unless it is woken.
     rests_until: Moment,
     rng: Rng,
-    /// What has happened since it was told last; `usage` is that of all loans that have ended.
+    /// What has happened since statistics were taken last; `usage` is that of all loans that have ended.
     stats: Stats,
-    /// How much usage was told, and taken, of loans that have ended or last.
+    /// How much usage was taken with earlier statistics, of loans that have ended or last.
     usage_told: Span,
-    /// What was lent when this process was forked, and has not been returned here.
+    /// What the parent had lent when this process was forked, and has not been returned here.
     inherited: Vec<Inherited<H>>,
-    /// Which process this pool is used in.
+    /// The process that this pool is used in.
     process: u64,
     /// The last automatic number given out.
     last_number: u64,
-    /// The highest automatic number that a slot was ever filed under.
+    /// The highest automatic number that a slot was filed under.
     last_filed: u64,
     /// The slot that was lent last. Most loans are short, so it is the likeliest to come back next.
     last_lent: u32,
@@ -138,7 +139,7 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Lends the connection that came back last. `None` says only that the slow path must decide.
+    /// Lends the connection that came back last. `None`: the slow path decides.
     #[inline]
     pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
         let index = self.idle.pop()?;
@@ -158,7 +159,7 @@ impl<H, W> Ledger<H, W> {
         slot.connection.clone()
     }
 
-    /// Takes back a connection that is clean. `false` says only that the slow path must decide.
+    /// Takes back a clean connection. `false`: the slow path decides.
     #[inline]
     pub(crate) fn take_back_clean(&mut self, address: usize, now: Moment) -> bool {
         let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
@@ -180,20 +181,20 @@ impl<H, W> Ledger<H, W> {
         self.table.occupied() < self.maxconn
     }
 
-    /// Says whether a connection that comes back has a use: for one who waits, or to be one of minconn idle ones.
+    /// Says whether the pool has a use for a connection that comes back: for a waiter, or as one of minconn idle ones.
     #[inline]
     fn has_use_for_another(&self) -> bool {
         self.retains_another() || self.queue.len() > 0 && self.table.occupied() <= self.maxconn
     }
 
-    /// Says whether a connection that comes back is kept though nobody waits for it.
+    /// Says whether the pool keeps a connection that comes back though no caller waits for it.
     #[inline]
     fn retains_another(&self) -> bool {
         let kept = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
         kept && self.table.occupied() <= self.maxconn
     }
 
-    /// Files a slot under what is wanted, and notes who opens it if there is nothing in it yet.
+    /// Files a slot under what a caller wants, and notes the caller as its opener if the slot is empty.
     fn file(&mut self, index: u32, want: &Want<H>) {
         self.table.file(index, want.to_key());
         self.table.get_mut(index).borrower = want.caller();
@@ -205,7 +206,7 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Takes a loan's key away. Who waits for that key waits for a connection of its own from now on.
+    /// Ends a loan: takes its key and its note away. Waiters for that key wait for a connection of their own from now on.
     fn end_loan(&mut self, index: u32) {
         let tag = self.table.get(index).key.tag();
         let key = self.table.unfile(index);
@@ -217,8 +218,7 @@ impl<H, W> Ledger<H, W> {
         self.key_gone(tag);
     }
 
-    /// Gives those who wait for a key that is not there any more the places in the queue that are due to them, and
-    /// serves who waits.
+    /// Gives the waiters for a key that is gone their places in the queue, wakes them, and serves the queue.
     fn key_gone(&mut self, tag: Option<KeyTag>) {
         if let Some(tag) = tag {
             self.queue.promote_key_waiters(tag);
@@ -227,21 +227,21 @@ impl<H, W> Ledger<H, W> {
         self.serve();
     }
 
-    /// Wakes those who may want the same: what they asked for may be there now, or never come.
+    /// Wakes the waiters that may want the same key: it is lent now, or it is gone.
     fn wake_key_waiters(&mut self, tag: Option<KeyTag>) {
         if let Some(tag) = tag {
             self.queue.take_key_wakers(tag, &mut self.after.to_wake);
         }
     }
 
-    /// Frees a slot, and serves who waits for it.
+    /// Frees a slot, and serves the queue.
     fn vacate(&mut self, index: u32) {
         let tag = self.table.get(index).key.tag();
         self.empty(index);
         self.key_gone(tag);
     }
 
-    /// Frees a slot; whoever calls this sees to those who wait.
+    /// Frees a slot. The calling function serves the queue.
     fn empty(&mut self, index: u32) {
         self.end_transit(index);
         let Slot { state, since, .. } = *self.table.get(index);
@@ -253,28 +253,28 @@ impl<H, W> Ledger<H, W> {
         self.after.chores |= self.wants_refill();
     }
 
-    /// Makes a slot idle, and serves who waits for it.
+    /// Makes a slot idle, and serves the queue.
     fn become_idle(&mut self, index: u32) {
         self.end_transit(index);
         self.table.advance(index, State::Idle).mark_idle(self.now, self.policy.check_after);
         self.push_idle(index);
     }
 
-    /// Lays an idle slot on the stack, and serves who waits for it.
+    /// Puts an idle slot on the stack, and serves the queue.
     fn push_idle(&mut self, index: u32) {
         self.after.chores |= self.policy.has_housekeeper && self.now >= self.table.get(index).health.replace_at;
         self.idle.push(index);
         self.serve();
     }
 
-    /// Takes a connection that nobody has a use for out of the pool, to be closed before its slot is free.
+    /// Takes a connection out of the pool, to be closed before its slot is free.
     fn begin_discard(&mut self, index: u32, reason: CloseReason) -> Option<Return<H>> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
     }
 
-    /// Promises what is free to those who wait, in their order. After it, nothing is free or nobody waits.
+    /// Promises free slots to the waiters, in their order. After it, no slot is free or no caller waits.
     fn serve(&mut self) {
         while self.queue.len() > 0 && !self.closed {
             let index = if let Some(index) = self.idle.pop() {

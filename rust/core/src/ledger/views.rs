@@ -1,4 +1,4 @@
-//! The model, as other people's code reads and edits them.
+//! What other people's code reads and edits: `_pool`, `_used` and the rest.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl<H, W> Ledger<H, W> {
         self.table.in_state(State::Lent).filter_map(loan).collect()
     }
 
-    /// Replaces the list of idle connections, if it still is what the editor saw.
+    /// Replaces the list of idle connections, if it still is what the caller saw.
     pub(crate) fn replace_idle(&mut self, seen: &[usize], mut wanted: Vec<(usize, Arc<H>)>) -> bool {
         if !self.idle.iter().map(|&index| self.table.get(index).address).eq(seen.iter().copied()) {
             self.after.handles.extend(wanted.drain(..).map(|(_, connection)| connection));
@@ -53,8 +53,8 @@ impl<H, W> Ledger<H, W> {
         true
     }
 
-    /// Enters a loan that was made elsewhere, in an open pool or a closed one. It takes the place of one under the same
-    /// key, or fulfils the reservation that was made for it.
+    /// Inserts a loan that was made elsewhere, in an open pool or a closed one. It replaces one under the same key, or
+    /// fulfils the reservation that was made for it.
     pub(crate) fn insert_loan(
         &mut self,
         want: &Want<H>,
@@ -88,7 +88,7 @@ impl<H, W> Ledger<H, W> {
         self.table.lent_at(address).and_then(|index| self.table.get(index).key.to_loan_key())
     }
 
-    /// Strikes a loan out of the model, and gives its connection.
+    /// Removes a loan, and gives its connection.
     pub(crate) fn remove_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
         let filed = self.find(want)?;
         Ok(filed.filter(|&index| self.table.get(index).state == State::Lent).and_then(|index| {
@@ -103,7 +103,7 @@ impl<H, W> Ledger<H, W> {
         self.table.find(slot).is_some()
     }
 
-    /// Says whether the connection at `address` is in the books.
+    /// Says whether a slot holds the connection at `address`.
     pub(crate) fn holds(&self, address: usize) -> bool {
         self.table.holds(address)
     }
