@@ -1,6 +1,6 @@
-//! Anything is called in any order: the books are edited by hand, one object is given again and again, callers ask for
-//! what they have. There is no model of that. Yet no slot is lost, none is above the limit unless somebody wrote it into
-//! the model, and every handle is let go in the end.
+//! Anything is called in any order: loans and idle connections are edited by hand, one object is given again and again,
+//! callers ask for what they have. There is no model of that. Yet no slot is lost, none is above the limit unless it was
+//! inserted by hand, and every handle is dropped in the end.
 
 use std::sync::atomic::Ordering;
 
@@ -93,7 +93,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((call, 0..4_usize, 0..4_u32, any::<bool>()), lengths::steps(20..150))
 }
 
-/// Everything that somebody holds.
+/// All guards that callers hold.
 #[derive(Default)]
 struct Hands<'w> {
     reservations: Vec<Reservation<'w, Thing, TestWaker>>,

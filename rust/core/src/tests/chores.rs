@@ -1,4 +1,4 @@
-//! What is done that no caller waits for, when it is due, and who is told.
+//! Chores: what is done, when it is due, and when the housekeeper is told.
 
 use super::props::{World, counts, seconds, show};
 use crate::{Busy, CheckOut, CloseReason, Policy, Refusal, Reserve};
@@ -17,10 +17,10 @@ fn mortal(minconn: usize, maxconn: usize) -> World {
     World::with(minconn, maxconn, with_housekeeper(Policy { max_lifetime: seconds(10.0), ..Policy::default() }))
 }
 
-// --- returns that were left --------------------------------------------------------------------------------------
+// --- deferred returns --------------------------------------------------------------------------------------
 
 #[test]
-fn returns_that_were_left_are_taken_over_in_their_order_and_each_once() {
+fn deferred_returns_are_taken_over_in_their_order_and_each_once() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
     let housekeeper = world.housekeeper();
@@ -35,7 +35,7 @@ fn returns_that_were_left_are_taken_over_in_their_order_and_each_once() {
 }
 
 #[test]
-fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
+fn a_deferred_return_still_says_why_the_connection_is_to_be_closed() {
     let world = World::new(0, 1);
     world.open([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
@@ -48,7 +48,7 @@ fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
 }
 
 #[test]
-fn who_finds_the_pool_full_finishes_a_return_that_nobody_has_begun() {
+fn a_caller_that_finds_the_pool_full_finishes_a_deferred_return() {
     let world = World::new(1, 2);
     world.open([1, 2]);
     world.defer_returns([1]);
@@ -61,7 +61,7 @@ fn who_finds_the_pool_full_finishes_a_return_that_nobody_has_begun() {
 }
 
 #[test]
-fn a_return_that_somebody_waits_for_is_not_left_but_finished_at_once() {
+fn a_return_that_a_waiter_waits_for_is_not_deferred_but_finished_at_once() {
     let world = World::new(1, 1);
     world.open([1]);
     let (waker, queued) = (world.waker(), world.any());
@@ -75,7 +75,7 @@ fn a_return_that_somebody_waits_for_is_not_left_but_finished_at_once() {
 }
 
 #[test]
-fn returns_are_not_left_to_a_housekeeping_that_is_behind_with_those_it_has() {
+fn returns_are_not_deferred_to_a_housekeeping_that_is_behind() {
     let world = World::new(2, 2);
     world.open([1, 2]);
     world.defer_returns([1]);
@@ -86,7 +86,7 @@ fn returns_are_not_left_to_a_housekeeping_that_is_behind_with_those_it_has() {
 }
 
 #[test]
-fn whoever_will_get_what_the_housekeeping_is_returning_is_told_so_and_the_next_is_not() {
+fn the_caller_that_will_get_what_the_housekeeping_returns_is_told_so_and_the_next_is_not() {
     let world = World::new(1, 1);
     world.open([1]);
     world.defer_returns([1]);
@@ -112,7 +112,7 @@ fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
 }
 
 #[test]
-fn a_pool_that_is_closed_gives_the_returns_that_nobody_has_begun_and_takes_back_the_others() {
+fn a_pool_that_is_closed_gives_the_deferred_returns_that_no_caller_has_begun_and_takes_back_the_others() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
     world.defer_returns([1, 2]);
@@ -126,7 +126,7 @@ fn a_pool_that_is_closed_gives_the_returns_that_nobody_has_begun_and_takes_back_
 }
 
 #[test]
-fn a_pool_made_anew_knows_nothing_of_returns_that_were_left_before() {
+fn a_pool_made_anew_knows_nothing_of_deferred_returns() {
     let world = World::new(2, 2);
     world.open([1, 2]);
     world.defer_returns([1, 2]);
@@ -140,7 +140,7 @@ fn a_pool_made_anew_knows_nothing_of_returns_that_were_left_before() {
 }
 
 #[test]
-fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the_same() {
+fn a_return_that_is_deferred_in_a_pool_that_was_closed_meanwhile_is_finished_all_the_same() {
     let world = World::new(1, 1);
     world.open([1]);
     let returning = world.begin_return(1).expect("it is lent");
@@ -152,7 +152,7 @@ fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the
 }
 
 #[test]
-fn a_return_that_is_left_twice_is_counted_once() {
+fn a_return_that_is_deferred_twice_is_counted_once() {
     let world = World::new(1, 1);
     world.open([1]);
     world.defer_returns([1]);
@@ -163,7 +163,7 @@ fn a_return_that_is_left_twice_is_counted_once() {
 }
 
 #[test]
-fn nobody_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() {
+fn no_caller_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() {
     let world = World::new(2, 2);
     world.open([1, 2]);
     world.defer_returns([1]);
@@ -174,7 +174,7 @@ fn nobody_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() 
 }
 
 #[test]
-fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it_asks_again() {
+fn a_waiter_for_what_the_housekeeping_returns_is_told_the_same_when_it_asks_again() {
     let world = World::new(1, 1);
     world.open([1]);
     world.defer_returns([1]);
@@ -187,7 +187,7 @@ fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it
 }
 
 #[test]
-fn who_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
+fn a_caller_that_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
     let world = World::new(1, 1);
     world.open([1]);
     world.defer_returns([1]);
@@ -198,7 +198,7 @@ fn who_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
 }
 
 #[test]
-fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
+fn a_slot_in_transit_is_waited_for_but_not_by_the_caller_that_works_on_it() {
     let keyed = |caller| crate::Want::Number(1000 + caller, caller);
     let check = |world: &World| {
         let answers = [world.check_out(&keyed(8)), world.check_out(&keyed(7))].map(|answer| show(&answer));
@@ -229,7 +229,7 @@ fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
 }
 
 #[test]
-fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_told_so_again() {
+fn of_two_callers_that_are_told_of_a_slot_in_transit_only_the_first_that_joins_the_queue_is_told_so_again() {
     let world = World::new(1, 1);
     world.open([1]);
     world.defer_returns([1]);
@@ -245,7 +245,7 @@ fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_
 }
 
 #[test]
-fn a_return_that_was_left_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
+fn a_return_that_was_deferred_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
     let world = World::new(1, 1);
     world.open([1]);
     world.defer_returns([1]);
@@ -395,7 +395,7 @@ fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_o
 // --- what is missing -----------------------------------------------------------------------------------------------
 
 #[test]
-fn a_kept_pool_that_loses_a_connection_has_its_housekeeper_open_another_one() {
+fn the_housekeeper_opens_another_connection_when_one_is_lost() {
     let world = World::with(2, 3, with_housekeeper(Policy::default()));
     world.open([1, 2]);
     let housekeeper = world.housekeeper();
@@ -410,7 +410,7 @@ fn a_kept_pool_that_loses_a_connection_has_its_housekeeper_open_another_one() {
 }
 
 #[test]
-fn whatever_way_a_connection_goes_its_housekeeper_is_told() {
+fn in_whichever_way_a_connection_ends_the_housekeeper_is_told() {
     let check = Policy { check_after: seconds(0.0), ..Policy::default() };
     let ways: [fn(&World); 6] = [
         |world| drop(world.must_check()),
@@ -434,7 +434,7 @@ fn whatever_way_a_connection_goes_its_housekeeper_is_told() {
 }
 
 #[test]
-fn of_a_forgotten_loan_the_housekeeper_hears_from_who_reclaims_it() {
+fn a_forgotten_loan_is_reclaimed_without_waking_the_housekeeper() {
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     world.open([1]);
     let (housekeeper, slot) = (world.housekeeper(), world.loan(1));
@@ -444,7 +444,7 @@ fn of_a_forgotten_loan_the_housekeeper_hears_from_who_reclaims_it() {
 }
 
 #[test]
-fn a_pool_without_a_housekeeper_is_not_filled_unasked_but_by_who_asks_for_chores() {
+fn a_pool_without_a_housekeeper_is_refilled_only_by_a_caller_that_asks_for_chores() {
     let world = World::new(1, 1);
     let housekeeper = world.housekeeper();
     world.open([1]);
@@ -468,7 +468,7 @@ fn after_a_failed_connect_there_is_a_pause_that_doubles_up_to_four_seconds() {
 }
 
 #[test]
-fn a_pause_ends_when_somebody_else_reaches_the_server_and_the_next_is_a_short_one() {
+fn a_pause_ends_when_another_caller_reaches_the_server_and_the_next_is_a_short_one() {
     let world = World::with(2, 2, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
     for _ in 0..4 {
@@ -510,7 +510,7 @@ fn raised_limits_are_filled_up() {
 }
 
 #[test]
-fn the_housekeeper_is_told_when_somebody_else_gives_a_refill_up() {
+fn the_housekeeper_is_told_when_another_caller_gives_a_refill_up() {
     for fail in [false, true] {
         let world = World::with(1, 1, with_housekeeper(Policy::default()));
         let housekeeper = world.housekeeper();
@@ -608,7 +608,7 @@ fn the_next_loan_of_a_connection_that_came_back_by_the_fast_path_is_watched_anew
 // --- a queue with an end -----------------------------------------------------------------------------------------------
 
 #[test]
-fn one_waiter_too_many_is_sent_away_and_those_who_wait_keep_their_places() {
+fn one_waiter_too_many_is_refused_and_the_waiters_keep_their_places() {
     let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(2), ..Policy::default() });
     world.open([1]);
     let (wakers, wants) = ([world.waker(), world.waker()], [world.any(), world.any()]);
@@ -622,7 +622,7 @@ fn one_waiter_too_many_is_sent_away_and_those_who_wait_keep_their_places() {
 }
 
 #[test]
-fn who_is_not_willing_to_wait_is_told_that_the_pool_is_full_however_many_wait() {
+fn a_caller_that_does_not_wait_is_told_that_the_pool_is_full_however_many_wait() {
     let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(1), ..Policy::default() });
     world.open([1]);
     let _waiter = world.join(&world.any(), &world.waker());

@@ -1,4 +1,4 @@
-//! What the pool tells of itself: statistics, loans, and what their borrowers have forgotten.
+//! Statistics and loans, and the loans that their borrowers have forgotten.
 
 use super::props::{World, by_key, connect_error, resolve_key, seconds};
 use crate::{CheckOut, CloseReason, ConnectNews, LoanKey, Policy, Refusal, Stats};
@@ -211,7 +211,7 @@ fn a_note_goes_with_its_loan() {
 }
 
 #[test]
-fn a_forgotten_loan_gives_its_slot_to_who_waits() {
+fn a_forgotten_loan_gives_its_slot_to_the_waiter() {
     let world = World::new(0, 1);
     world.open([1]);
     world.ledger.annotate(world.loan(1), world.thing(77));

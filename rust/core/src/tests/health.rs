@@ -1,4 +1,4 @@
-//! Which connections are lent unseen, which after a look, and which not at all.
+//! Health: which connections are lent at once, which after a check, and which not at all.
 
 use super::props::{TestWaker, Thing, World, by_key, connect_error, counts, must_check, resolve_key, seconds, show};
 use crate::{Busy, Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve, Waiter, Want};
@@ -17,7 +17,7 @@ fn looked_at(checking: &Checking<'_, Thing, TestWaker>) -> (u32, Check) {
     (checking.connection().name, checking.kind())
 }
 
-/// Asks for a key that somebody else is about to get, and waits.
+/// Asks for a key that another caller is about to get, and waits.
 fn follow<'w>(world: &'w World, want: &mut Want<Thing>, waker: &TestWaker) -> Waiter<'w, Thing, TestWaker> {
     let answer = resolve_key(want, |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
@@ -25,7 +25,7 @@ fn follow<'w>(world: &'w World, want: &mut Want<Thing>, waker: &TestWaker) -> Wa
 }
 
 #[test]
-fn what_was_used_a_moment_ago_is_lent_unseen() {
+fn a_connection_that_was_used_a_moment_ago_is_lent_without_a_check() {
     let world = checked(1, 1, &[1]);
     world.pass(0.499);
     assert_eq!(world.borrow(), 1);
@@ -36,7 +36,7 @@ fn what_was_used_a_moment_ago_is_lent_unseen() {
 }
 
 #[test]
-fn what_has_been_idle_for_check_after_is_lent_once_it_has_been_looked_at() {
+fn a_connection_that_has_been_idle_for_check_after_is_lent_once_it_has_been_checked() {
     let world = checked(1, 1, &[1]);
     world.pass(0.5);
     let checking = world.must_check();
@@ -50,7 +50,7 @@ fn what_has_been_idle_for_check_after_is_lent_once_it_has_been_looked_at() {
 }
 
 #[test]
-fn with_a_check_after_of_zero_every_connection_is_looked_at_and_without_a_check_none() {
+fn with_a_check_after_of_zero_every_connection_is_checked_and_without_a_check_none() {
     let world = World::with(1, 1, Policy { check_after: seconds(0.0), ..Policy::default() });
     world.open([1]);
     assert!(world.give_back(1));
@@ -94,7 +94,7 @@ fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
 }
 
 #[test]
-fn after_a_death_all_that_were_open_are_looked_at_and_no_newer_one() {
+fn after_a_death_all_that_were_open_are_checked_and_no_newer_one() {
     let world = checked(4, 4, &[1, 2, 3]);
     world.pass(1.0);
     world.must_check().lend(world.now()).expect("the pool is open");
@@ -138,7 +138,7 @@ fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
 }
 
 #[test]
-fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_loan() {
+fn a_connection_that_was_lent_while_another_died_is_checked_before_the_next_loan() {
     let world = checked(2, 2, &[1, 2]);
     assert_eq!([world.borrow(), world.borrow()], [2, 1]);
     world.begin_return(1).expect("it is lent").close_for(CloseReason::Lost);
@@ -147,7 +147,7 @@ fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_lo
 }
 
 #[test]
-fn a_failed_connect_casts_doubt_on_all_unless_there_is_no_check() {
+fn after_a_failed_connect_all_are_checked_unless_there_is_no_check() {
     let world = checked(1, 2, &[1]);
     world.ledger.note_connect(seconds(0.1), true);
     assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
@@ -159,7 +159,7 @@ fn a_failed_connect_casts_doubt_on_all_unless_there_is_no_check() {
 }
 
 #[test]
-fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
+fn an_interrupted_check_discards_the_connection_and_serves_the_waiter() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
@@ -172,7 +172,7 @@ fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
 }
 
 #[test]
-fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_connection() {
+fn callers_that_ask_for_a_key_whose_connection_is_checked_wait_and_get_that_connection() {
     let world = checked(1, 3, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
@@ -217,7 +217,7 @@ fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_
 }
 
 #[test]
-fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check() {
+fn a_waiter_for_a_key_gets_a_place_in_the_queue_when_the_check_is_interrupted() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
@@ -309,7 +309,7 @@ fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_late
 }
 
 #[test]
-fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
+fn an_invalidated_connection_counts_as_lost_when_it_comes_back() {
     let world = checked(3, 3, &[1, 2]);
     assert_eq!(world.borrow(), 2);
     world.ledger.invalidate(world.loan(2), false);
@@ -322,7 +322,7 @@ fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
 }
 
 #[test]
-fn a_connection_that_is_condemned_with_the_older_ones_spares_the_newer_ones() {
+fn a_connection_that_is_invalidated_with_the_older_ones_spares_the_newer_ones() {
     let world = World::new(4, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(1));
@@ -334,7 +334,7 @@ fn a_connection_that_is_condemned_with_the_older_ones_spares_the_newer_ones() {
 }
 
 #[test]
-fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
+fn a_connection_under_a_check_when_the_pool_is_closed_is_closed_by_the_caller_that_checks_it() {
     let world = checked(3, 3, &[1, 2, 3]);
     world.pass(1.0);
     let (lent, next, idle) = (world.must_check(), world.must_check(), world.ledger.idle_slots()[0]);
@@ -362,7 +362,7 @@ fn a_check_from_before_the_pool_was_made_anew_does_no_harm() {
 }
 
 #[test]
-fn a_look_at_an_idle_connection_is_no_use_of_it() {
+fn a_check_of_an_idle_connection_is_no_use_of_it() {
     let world = World::with(0, 2, Policy { check_after: seconds(0.5), max_idle: seconds(10.0), ..Policy::default() });
     world.open([1]);
     assert!(world.give_back(1));
@@ -378,7 +378,7 @@ fn a_look_at_an_idle_connection_is_no_use_of_it() {
 }
 
 #[test]
-fn an_idle_connection_that_is_looked_at_is_waited_for_and_given_to_who_waits() {
+fn an_idle_connection_under_a_check_is_waited_for_and_given_to_the_waiter() {
     let world = checked(1, 1, &[1]);
     let slot = world.ledger.idle_slots()[0];
     let checking = world.ledger.begin_idle_check(slot, 7, world.now()).expect("it is idle");
@@ -402,7 +402,7 @@ fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
 }
 
 #[test]
-fn what_is_drained_while_it_is_looked_at_is_not_lent_but_replaced() {
+fn a_connection_that_is_drained_while_it_is_checked_is_not_lent_but_replaced() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
@@ -413,7 +413,7 @@ fn what_is_drained_while_it_is_looked_at_is_not_lent_but_replaced() {
 }
 
 #[test]
-fn a_lowered_maxconn_lets_a_doubtful_borrower_have_its_connection_and_no_more_than_that() {
+fn a_lowered_maxconn_lets_a_borrower_that_checks_have_its_connection_and_no_more_than_that() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
     let (first, second) = (world.must_check(), world.must_check());
@@ -427,7 +427,7 @@ fn a_lowered_maxconn_lets_a_doubtful_borrower_have_its_connection_and_no_more_th
 }
 
 #[test]
-fn an_idle_connection_that_is_looked_at_while_maxconn_is_lowered_is_not_put_back_above_it() {
+fn an_idle_connection_that_is_checked_while_maxconn_is_lowered_is_not_put_back_above_it() {
     let world = checked(2, 2, &[1, 2]);
     let slots = world.ledger.idle_slots();
     let looks: Vec<_> = slots.iter().map(|&slot| world.ledger.begin_idle_check(slot, 7, world.now())).collect();
@@ -439,7 +439,7 @@ fn an_idle_connection_that_is_looked_at_while_maxconn_is_lowered_is_not_put_back
 }
 
 #[test]
-fn an_idle_connection_that_is_looked_at_while_another_takes_its_place_is_not_put_back_above_minconn() {
+fn an_idle_connection_that_is_checked_while_another_takes_its_place_is_not_put_back_above_minconn() {
     let world = checked(1, 2, &[1]);
     let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
     world.open([2]);
@@ -463,7 +463,7 @@ fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
 }
 
 #[test]
-fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are_being_opened() {
+fn a_connection_that_is_invalidated_with_the_older_ones_takes_those_along_that_are_being_opened() {
     let world = World::new(2, 2);
     let opening = world.reserve();
     world.open([2]);
@@ -473,7 +473,7 @@ fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are
 }
 
 #[test]
-fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_pool_is_closed() {
+fn a_check_whose_connection_a_subclass_has_replaced_is_not_told_that_the_pool_is_closed() {
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));

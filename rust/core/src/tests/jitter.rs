@@ -1,4 +1,4 @@
-//! What is left to chance: within its bounds, and not the same each time.
+//! Random lifetimes and pauses: within their bounds, and not the same each time.
 
 use super::props::{World, seconds};
 use crate::time::{Rng, Span};

@@ -1,4 +1,4 @@
-//! Keys, and the books that other people's code edits: one thing that can go wrong a test.
+//! Keys, and what other people's code edits: one thing that can go wrong a test.
 
 use super::props::{TestWaker, Thing, World, by_key, compare, connect_error, counts, refusal, resolve_key, show};
 use crate::{Busy, CheckOut, LoanKey, Refusal, Reservation, Reserve, Unanswered, Waiter, Want};
@@ -39,7 +39,7 @@ fn a_comparison_that_was_overtaken_is_made_again() {
 }
 
 #[test]
-fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
+fn a_key_that_claims_promised_room_is_seen_by_a_caller_that_compared_before() {
     let world = World::new(0, 2);
     open_by_key(&world, 1, 10);
     let opening = world.reserve();
@@ -63,7 +63,7 @@ fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
 }
 
 #[test]
-fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
+fn callers_that_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
     let world = World::new(0, 5);
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
@@ -169,7 +169,7 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
 }
 
 #[test]
-fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
+fn a_loan_made_elsewhere_is_inserted_removed_and_counted() {
     let world = World::new(0, 1);
     world.ledger.insert_loan(&Want::Number(7, 0), 1, &world.thing(1), world.now()).expect("nothing to compare");
     assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
@@ -180,7 +180,7 @@ fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
 }
 
 #[test]
-fn a_loan_that_is_entered_takes_the_place_of_one_under_an_equal_key() {
+fn a_loan_that_is_inserted_replaces_one_under_an_equal_key() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
     resolve_key(&mut world.ask(2, 9), |want| world.ledger.insert_loan(want, 21, &world.thing(21), world.now()))
@@ -200,7 +200,7 @@ fn the_collector_sees_every_handle_and_is_never_blocked() {
 }
 
 #[test]
-fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later() {
+fn a_waiter_for_a_key_that_is_not_opened_is_served_before_one_that_came_later() {
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (wakers, mut follower) = ([world.waker(), world.waker()], world.ask(2, 2));
@@ -274,7 +274,7 @@ fn of_two_loans_of_one_object_the_later_is_returned_first() {
 }
 
 #[test]
-fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
+fn a_loan_that_is_inserted_wakes_the_waiter_for_its_key() {
     let world = World::new(0, 1);
     world.open([1]);
     let waker = world.waker();
@@ -324,7 +324,7 @@ fn an_opener_that_connects_again_needs_no_more_room() {
 }
 
 #[test]
-fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
+fn a_waiter_for_a_key_and_then_for_room_keeps_its_turn() {
     let world = World::new(1, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut follower, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
@@ -362,7 +362,7 @@ fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, TestWaker>, TestWa
 }
 
 #[test]
-fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newcomer_can_take_it() {
+fn a_waiter_for_a_key_that_was_returned_is_promised_a_free_slot_before_a_newcomer_can_take_it() {
     let world = World::new(0, 2);
     let (mut want, waiter, waker) = followed(&world);
     let _returning = world.begin_return(20).expect("lent");
@@ -373,7 +373,7 @@ fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newc
 }
 
 #[test]
-fn who_waited_for_a_key_that_is_returned_has_a_use_for_its_connection() {
+fn a_waiter_for_a_key_that_is_returned_has_a_use_for_its_connection() {
     let world = World::new(0, 1);
     let (mut want, waiter, _bell) = followed(&world);
     let mut returning = world.begin_return(20).expect("lent");
@@ -383,7 +383,7 @@ fn who_waited_for_a_key_that_is_returned_has_a_use_for_its_connection() {
 }
 
 #[test]
-fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() {
+fn a_waiter_that_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut want, waker) = (world.ask(2, 2), world.waker());
@@ -445,7 +445,7 @@ fn a_caller_that_waits_for_anothers_promise_of_its_key_is_served_when_that_is_gi
 }
 
 #[test]
-fn what_is_written_into_the_books_is_as_old_as_it_is_written_there() {
+fn a_loan_that_is_inserted_is_as_old_as_its_insertion() {
     let world = World::new(1, 2);
     world.open([1]);
     world.pass(900.0);

@@ -1,4 +1,4 @@
-//! What the tests put in the place of connections, keys and waiters, and short ways to use a pool of them.
+//! What the tests use as connections, keys and waiters, and short ways to use a ledger of them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -90,7 +90,7 @@ impl World {
         world
     }
 
-    /// Appoints a housekeeper, who hears this waker.
+    /// Sets a housekeeper, and gives its waker.
     pub(super) fn housekeeper(&self) -> TestWaker {
         let waker = self.waker();
         self.ledger.set_housekeeper(waker.clone());

@@ -126,7 +126,7 @@ fn a_waiter_that_leaves_hands_its_promise_to_the_next() {
 }
 
 #[test]
-fn a_promise_that_nobody_has_a_use_for_is_given_to_be_closed() {
+fn a_promised_connection_that_the_pool_has_no_use_for_comes_out_to_be_closed() {
     let world = World::new(0, 1);
     world.open([1]);
     let waker = world.waker();

@@ -93,7 +93,7 @@ fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
     assert!(counts.idle <= 2 + 1, "no more than minconn, and one that was kept for a waiter that left");
 }
 
-/// A pool with a housekeeper, in which everything is looked at, much is lost, and nothing lives long.
+/// A pool with a housekeeper, in which every connection is checked, many die, and none lives long.
 struct Town {
     ledger: SharedLedger<u64, Parker>,
     began: Instant,
@@ -199,7 +199,7 @@ fn address(name: u64) -> usize {
 }
 
 #[test]
-fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whatever_is_lost_or_over() {
+fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whichever_connections_die_or_expire() {
     const LOANS: usize = 1000;
     let town = Town {
         ledger: SharedLedger::new(1),

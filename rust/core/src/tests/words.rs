@@ -1,4 +1,4 @@
-//! What the pool says, and in which words and figures: refusals, reasons, numbers, spans.
+//! Texts and numbers: refusals, reasons, automatic numbers, spans.
 
 use std::collections::HashSet;
 use std::hash::Hasher;
@@ -56,7 +56,7 @@ fn automatic_numbers_go_on_from_the_one_that_was_set() {
 }
 
 #[test]
-fn a_connection_is_in_the_books_until_it_is_let_go_whatever_becomes_of_it_meanwhile() {
+fn a_slot_holds_its_connection_until_it_is_discarded() {
     let world = World::new(1, 1);
     let holds = || world.ledger.holds(1);
     assert!(!holds());
@@ -83,7 +83,7 @@ fn the_collector_sees_what_was_noted_of_a_loan_and_finds_nothing_where_a_connect
 }
 
 #[test]
-fn the_collector_looks_away_while_the_books_are_edited_and_does_not_wait() {
+fn the_collector_visits_nothing_while_the_ledger_is_edited_and_does_not_wait() {
     let world = World::new(0, 1);
     world.open([1]);
     let mut seen = 0;

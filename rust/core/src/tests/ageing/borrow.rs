@@ -1,6 +1,6 @@
-//! Waiting, borrowing and opening, on the lists.
+//! Waiting, borrowing and opening, on the model.
 
-use super::lists::{Checking, Connection, Got, Lists, Loan, Opening, Promise, Purpose, Returning, Token, Waiter};
+use super::model::{Checking, Connection, Got, Loan, Model, Opening, Promise, Purpose, Returning, Token, Waiter};
 use crate::time::Span;
 use crate::{Busy, Check, CloseReason, Moment, Refusal};
 
@@ -11,8 +11,8 @@ pub(super) enum Filed {
     Nowhere,
 }
 
-impl Lists {
-    // --- who waits -----------------------------------------------------------------------------------------------
+impl Model {
+    // --- waiting -----------------------------------------------------------------------------------------------
 
     pub(super) fn wake_key_waiters(&mut self, key: Option<u32>) {
         let Some(key) = key else { return };
@@ -22,7 +22,7 @@ impl Lists {
         }
     }
 
-    /// A key is there no more: who waited for it has a place in the queue.
+    /// A key is gone: the waiters for it have a place in the queue.
     pub(super) fn key_gone(&mut self, key: Option<u32>) {
         self.promote_key_waiters(key, |_| true);
         self.serve();
@@ -136,7 +136,7 @@ impl Lists {
 
     // --- borrowing -------------------------------------------------------------------------------------------------
 
-    /// Finds who has a key, or is about to.
+    /// Finds the connection that is lent under a key, or about to be.
     pub(super) fn filed(&self, key: u32) -> Filed {
         let about = self.opening.iter().map(|opening| opening.purpose);
         let about = about.chain(self.checking.iter().map(|checking| checking.purpose));

@@ -1,7 +1,7 @@
-//! What may happen, done to the real pool and to the lists.
+//! What may happen, done to the real ledger and to the model.
 
 use super::duel::{Comparing, Duel, Waiting, take};
-use super::lists::{Got, HOUSEKEEPER, Job, Purpose, Token};
+use super::model::{Got, HOUSEKEEPER, Job, Purpose, Token};
 use super::steps::{Checked, Finish, verdict};
 use crate::tests::props::{TestWaker, Thing, compare, connect_error, refusal, resolve_key, seconds};
 use crate::{CheckOut, Chore, CloseReason, Moment, Refusal, Reserve, Unanswered, Want};
@@ -11,15 +11,15 @@ impl<'w> Duel<'w> {
 
     pub(super) fn borrow(&mut self, key: Option<u32>, wait: bool) {
         let (token, caller) = (self.token(), u64::from(self.token()));
-        let idle = self.lists.idle.last();
-        let fast = key.is_none() && !self.lists.closed && idle.is_some_and(|idle| idle.is_fresh(self.lists.now));
-        let fast = fast && self.lists.policy.leak_after.is_forever();
+        let idle = self.model.idle.last();
+        let fast = key.is_none() && !self.model.closed && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
+        let fast = fast && self.model.policy.leak_after.is_forever();
         if key.is_none() {
             let connection = self.world.ledger.lend_idle(caller, self.world.now());
             assert_eq!(connection.is_some(), fast);
             if let Some(connection) = connection {
-                self.lists.stats.requests_num += 1;
-                let got = self.lists.ask(None, caller, None, None, token);
+                self.model.stats.requests_num += 1;
+                let got = self.model.ask(None, caller, None, None, token);
                 assert_eq!(got, Got::Lent(connection.name));
                 return;
             }
@@ -66,7 +66,7 @@ impl<'w> Duel<'w> {
         let world = self.world;
         let (token, number) = (self.token(), self.token());
         let known = at.map(|at| self.waiting[at].number);
-        let expected = self.lists.ask(key, caller, known, willing.then_some(number), token);
+        let expected = self.model.ask(key, caller, known, willing.then_some(number), token);
         let waker = at.map_or_else(|| world.waker(), |at| self.waiting[at].waker.clone());
         let place = at.map(|at| &self.waiting[at].waiter);
         let offered = || willing.then(|| waker.clone());
@@ -76,7 +76,7 @@ impl<'w> Duel<'w> {
         got
     }
 
-    /// Keeps what came with an answer, and tells it in the lists' terms.
+    /// Keeps what came with an answer, and tells it in the model's terms.
     pub(super) fn note(
         &mut self,
         token: Token,
@@ -122,11 +122,11 @@ impl<'w> Duel<'w> {
         // A caller that opens or checks a connection does not ask for it again.
         let works = matches!(got, Got::Reserved | Got::Check(..));
         let waits = matches!(got, Got::Busy(..));
-        if moved || works || !waits && !self.lists.is_queued(number) {
+        if moved || works || !waits && !self.model.is_queued(number) {
             // It has another place now, with the same waker, or needs none any more.
             let old = self.waiting.remove(at);
             if let Some(new) = self.waiting.last().filter(|_| moved) {
-                self.lists.share_waker(number, new.number);
+                self.model.share_waker(number, new.number);
             }
             self.leave(old);
         }
@@ -134,7 +134,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn leave(&mut self, waiting: Waiting<'w>) {
         let token = self.token();
-        let expected = self.lists.leave(waiting.number, token);
+        let expected = self.model.leave(waiting.number, token);
         let surplus = waiting.waiter.leave();
         assert_eq!(surplus.as_ref().map(|surplus| surplus.connection().name), expected);
         self.returning.extend(surplus.map(|surplus| (token, surplus)));
@@ -144,7 +144,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn reserve(&mut self) {
         let token = self.token();
-        let expected = self.lists.reserve(token);
+        let expected = self.model.reserve(token);
         match self.world.ledger.reserve(None, HOUSEKEEPER) {
             Ok(Reserve::New(reservation)) => {
                 assert_eq!(expected, Ok(()));
@@ -157,16 +157,16 @@ impl<'w> Duel<'w> {
 
     pub(super) fn open(&mut self, nth: usize, finish: bool) {
         let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
-        if self.lists.opening.iter().any(|opening| opening.token == token) {
+        if self.model.opening.iter().any(|opening| opening.token == token) {
             let name = self.token();
             self.world.ledger.note_connect(seconds(0.5), false);
-            self.lists.note_connect(seconds(0.5), false);
+            self.model.note_connect(seconds(0.5), false);
             let fulfilled = self.world.fulfil(&reservation, name);
-            assert_eq!(fulfilled, self.lists.fulfil(token, name));
+            assert_eq!(fulfilled, self.model.fulfil(token, name));
         }
         if finish {
             drop(reservation);
-            self.lists.finish(token);
+            self.model.finish(token);
         } else {
             self.reservations.push((token, reservation));
         }
@@ -177,14 +177,14 @@ impl<'w> Duel<'w> {
         if fail {
             let filed_token = self.token();
             self.world.ledger.note_connect(seconds(0.5), true);
-            self.lists.note_connect(seconds(0.5), true);
+            self.model.note_connect(seconds(0.5), true);
             let filed = reservation.fail(connect_error("no"));
-            let expected = self.lists.fail(token, filed_token);
+            let expected = self.model.fail(token, filed_token);
             assert_eq!(filed.as_ref().map(|filed| filed.connection().name), expected);
             self.returning.extend(filed.map(|filed| (filed_token, filed)));
         } else {
             drop(reservation);
-            self.lists.finish(token);
+            self.model.finish(token);
         }
     }
 
@@ -193,14 +193,14 @@ impl<'w> Duel<'w> {
     pub(super) fn give_back(&mut self, name: u32, close: bool, fast: bool) {
         if fast && !close {
             let kept = self.world.take_back_clean(name);
-            assert_eq!(kept, self.lists.take_back_clean(name));
+            assert_eq!(kept, self.model.take_back_clean(name));
             if kept {
                 return;
             }
         }
         let token = self.token();
         let begun = self.world.ledger.begin_return(Some(name as usize), None, close, self.world.now());
-        let expected = self.lists.begin_return(name, close, token);
+        let expected = self.model.begin_return(name, close, token);
         match begun.map_err(refusal) {
             Ok(returning) => {
                 assert_eq!(Ok((returning.closing(), returning.overdue())), expected);
@@ -215,7 +215,7 @@ impl<'w> Duel<'w> {
         match how {
             Finish::Keep if returning.closing().is_none() => {
                 let kept = returning.keep(self.world.now());
-                assert_eq!(kept, self.lists.keep(token));
+                assert_eq!(kept, self.model.keep(token));
                 if !kept {
                     self.returning.push((token, returning));
                 }
@@ -223,26 +223,26 @@ impl<'w> Duel<'w> {
             }
             Finish::Defer => {
                 let given_back = returning.defer(self.world.now());
-                assert_eq!(given_back.is_none(), self.lists.defer_return(token));
+                assert_eq!(given_back.is_none(), self.model.defer_return(token));
                 self.returning.extend(given_back.map(|returning| (token, returning)));
                 return;
             }
             Finish::FoundDead => {
                 returning.close_for(CloseReason::Lost);
-                self.lists.close_returning_for(token, Some(CloseReason::Lost));
+                self.model.close_returning_for(token, Some(CloseReason::Lost));
             }
             Finish::Keep | Finish::Drop => {}
         }
         drop(returning);
-        self.lists.discard(token);
+        self.model.discard(token);
     }
 
     pub(super) fn reclaim(&mut self, name: u32) {
         let slot = self.world.loan(name);
         if self.world.ledger.is_unkeyed(slot) {
-            assert_eq!(self.world.reclaim(slot).is_some(), !self.lists.closed);
-            self.lists.reclaim(name);
-            // Whoever calls it sees to the chores.
+            assert_eq!(self.world.reclaim(slot).is_some(), !self.model.closed);
+            self.model.reclaim(name);
+            // The caller does the chores.
             self.resting = None;
         }
     }
@@ -251,18 +251,18 @@ impl<'w> Duel<'w> {
 
     pub(super) fn check(&mut self, nth: usize, how: Checked) {
         let Some((token, checking)) = take(&mut self.checking, nth) else { return };
-        let purpose = self.lists.checking.iter().find(|checking| checking.token == token).expect("it is there").purpose;
+        let purpose = self.model.checking.iter().find(|checking| checking.token == token).expect("it is there").purpose;
         let check = checking.kind();
         let (loan, now) = (purpose != Purpose::Rest, self.world.now());
         match how {
             Checked::Pass if check == crate::Check::Required => {
                 let passed = if loan {
                     let passed = checking.lend(now);
-                    assert_eq!(passed, self.lists.passed(token));
+                    assert_eq!(passed, self.model.passed(token));
                     passed.is_ok()
                 } else {
                     let passed = checking.put_back(now);
-                    assert_eq!(passed, self.lists.put_back(token));
+                    assert_eq!(passed, self.model.put_back(token));
                     passed.is_ok()
                 };
                 if !passed {
@@ -271,18 +271,18 @@ impl<'w> Duel<'w> {
             }
             Checked::Next if loan => {
                 let another = self.token();
-                let expected = self.lists.next(token, verdict(check), another);
+                let expected = self.model.next(token, verdict(check), another);
                 let answer = checking.next(verdict(check), now);
                 let waker = self.world.waker();
                 assert_eq!(expected, self.note(another, (0, None, 0), &waker, answer));
             }
             Checked::Drop => {
                 drop(checking);
-                self.lists.drop_checked(token, CloseReason::Unclean);
+                self.model.drop_checked(token, CloseReason::Unclean);
             }
             Checked::Pass | Checked::Next | Checked::Discard => {
                 checking.discard(verdict(check));
-                self.lists.drop_checked(token, verdict(check));
+                self.model.drop_checked(token, verdict(check));
             }
         }
     }
@@ -293,10 +293,10 @@ impl<'w> Duel<'w> {
             return;
         }
         let (token, at) = (self.token(), nth % slots.len());
-        let name = self.lists.idle[at].name;
+        let name = self.model.idle[at].name;
         let checking = self.world.ledger.begin_idle_check(slots[at], HOUSEKEEPER, self.world.now());
         let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.kind()));
-        assert_eq!(shown, self.lists.begin_idle_check(name, token).map(|check| (name, check)));
+        assert_eq!(shown, self.model.begin_idle_check(name, token).map(|check| (name, check)));
         self.checking.extend(checking.map(|checking| (token, checking)));
     }
 
@@ -310,7 +310,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn chore(&mut self, housekeeper: bool) {
         let token = self.token();
-        let expected = self.lists.job(token);
+        let expected = self.model.job(token);
         let job = match self.world.ledger.chore(HOUSEKEEPER, self.world.now()) {
             Chore::Return(returning) => {
                 let job = Job::Return(returning.connection().name, returning.closing());
@@ -318,7 +318,7 @@ impl<'w> Duel<'w> {
                 job
             }
             Chore::Report(report) => {
-                assert_eq!(Some(report.age), self.lists.report(report.borrower), "late, and not reported before");
+                assert_eq!(Some(report.age), self.model.report(report.borrower), "late, and not reported before");
                 Job::Report
             }
             Chore::Open(refill) => {
@@ -326,7 +326,7 @@ impl<'w> Duel<'w> {
                 Job::Open
             }
             Chore::Rest(until) => {
-                let due = self.lists.due(true);
+                let due = self.model.due(true);
                 assert!(self.world.now() < until && until <= due, "rest until {until:?}, but {due:?} is due");
                 if housekeeper {
                     self.resting = Some((until, self.housekeeper.wakes()));
@@ -344,6 +344,6 @@ impl<'w> Duel<'w> {
         } else {
             drop(refill);
         }
-        self.lists.end_refill(failed);
+        self.model.end_refill(failed);
     }
 }

@@ -1,6 +1,6 @@
-//! The real pool and the lists, side by side.
+//! The real ledger and the model, side by side.
 
-use super::lists::{HOUSEKEEPER, Lists, Promise, Token};
+use super::model::{HOUSEKEEPER, Model, Promise, Token};
 use super::steps::Step;
 use crate::tests::props::{TestWaker, Thing, World};
 use crate::{Candidates, Checking, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
@@ -26,7 +26,7 @@ pub(super) struct Comparing {
 /// Both pools, and everything that is in the making.
 pub(super) struct Duel<'w> {
     pub(super) world: &'w World,
-    pub(super) lists: Lists,
+    pub(super) model: Model,
     pub(super) reservations: Vec<(Token, Reservation<'w, Thing, TestWaker>)>,
     pub(super) checking: Vec<(Token, Checking<'w, Thing, TestWaker>)>,
     pub(super) returning: Vec<(Token, Returning<'w, Thing, TestWaker>)>,
@@ -49,7 +49,7 @@ impl<'w> Duel<'w> {
         world.ledger.set_policy(policy);
         Self {
             world,
-            lists: Lists::new(minconn, maxconn, policy, 1),
+            model: Model::new(minconn, maxconn, policy, 1),
             reservations: vec![],
             checking: vec![],
             returning: vec![],
@@ -72,7 +72,7 @@ impl<'w> Duel<'w> {
     }
 
     pub(super) fn lent(&self, nth: usize) -> Option<u32> {
-        let lent = &self.lists.lent;
+        let lent = &self.model.lent;
         (!lent.is_empty()).then(|| lent[nth % lent.len()].connection.name)
     }
 
@@ -82,7 +82,7 @@ impl<'w> Duel<'w> {
             Step::Sleep { early } => self.sleep(early),
             _ => {}
         }
-        self.lists.now = self.world.now();
+        self.model.now = self.world.now();
         match *step {
             Step::Pass { .. } | Step::Sleep { .. } => {}
             Step::Borrow { key, wait } => self.borrow(key, wait),
@@ -120,11 +120,11 @@ impl<'w> Duel<'w> {
             Step::Invalidate { nth, older } => {
                 if let Some(name) = self.lent(nth) {
                     self.world.ledger.invalidate(self.world.loan(name), older);
-                    self.lists.invalidate(name, older);
+                    self.model.invalidate(name, older);
                 }
             }
             Step::TakeStats => {
-                assert_eq!(self.world.ledger.take_stats(self.world.now()).0, self.lists.take_stats());
+                assert_eq!(self.world.ledger.take_stats(self.world.now()).0, self.model.take_stats());
             }
             Step::Drain
             | Step::SetMinconn(_)
@@ -136,34 +136,34 @@ impl<'w> Duel<'w> {
     }
 
     fn manage(&mut self, step: &Step) {
-        let tokens = self.tokens(self.lists.idle.len());
+        let tokens = self.tokens(self.model.idle.len());
         match *step {
             Step::Drain => {
                 let drained = self.world.ledger.drain(HOUSEKEEPER);
-                let expected = self.lists.drain(&tokens);
+                let expected = self.model.drain(&tokens);
                 self.discarded(tokens, drained, &expected);
             }
             Step::SetMaxconn(maxconn) => {
                 let retired = self.world.ledger.set_maxconn(maxconn);
-                let expected = self.lists.set_maxconn(maxconn, &tokens);
+                let expected = self.model.set_maxconn(maxconn, &tokens);
                 self.discarded(tokens, retired, &expected);
             }
             Step::SetMinconn(minconn) => {
                 self.world.ledger.set_minconn(minconn);
-                self.lists.minconn = minconn;
+                self.model.minconn = minconn;
             }
             Step::Close => {
                 let given = self.world.ledger.close().map(|given| given.iter().map(|given| given.name).collect());
-                assert_eq!(given, self.lists.close());
+                assert_eq!(given, self.model.close());
             }
             Step::SetClosed(closed) => {
                 self.world.ledger.set_closed(closed);
-                self.lists.set_closed(closed);
+                self.model.set_closed(closed);
             }
             _ => {
                 self.world.ledger.reset();
-                self.lists.reset();
-                // Whoever makes it anew tells the housekeeper.
+                self.model.reset();
+                // The caller that makes the pool anew tells the housekeeper.
                 self.resting = None;
                 self.check_wakers();
                 // From before the reset: they do no harm now.
@@ -188,33 +188,33 @@ impl<'w> Duel<'w> {
     // --- what always holds -----------------------------------------------------------------------------------------------
 
     pub(super) fn agree(&self) {
-        let (lists, counts) = (&self.lists, self.world.ledger.counts());
-        assert_eq!(self.world.idle(), lists.idle.iter().map(|idle| idle.name).collect::<Vec<_>>());
-        assert_eq!(self.world.lent(), lists.lent.iter().map(|loan| loan.connection.name).collect::<Vec<_>>());
-        let rooms = lists.promised.iter().filter(|(_, promise)| matches!(promise, Promise::Room)).count();
-        assert_eq!((counts.promised, counts.opening), (lists.promised.len() - rooms, lists.opening.len() + rooms));
-        assert_eq!((counts.checking, counts.returning), (lists.checking.len(), lists.returning.len()));
-        assert_eq!((counts.waiting, counts.closed), (lists.waiting(), lists.closed));
-        let free = !lists.idle.is_empty() || lists.occupied() < lists.maxconn;
-        assert!(lists.closed || !free || lists.waiting_for_room() == 0, "somebody waits while something is free");
-        assert_eq!(self.world.ledger.stats(self.world.now()).0, lists.stats());
+        let (model, counts) = (&self.model, self.world.ledger.counts());
+        assert_eq!(self.world.idle(), model.idle.iter().map(|idle| idle.name).collect::<Vec<_>>());
+        assert_eq!(self.world.lent(), model.lent.iter().map(|loan| loan.connection.name).collect::<Vec<_>>());
+        let rooms = model.promised.iter().filter(|(_, promise)| matches!(promise, Promise::Room)).count();
+        assert_eq!((counts.promised, counts.opening), (model.promised.len() - rooms, model.opening.len() + rooms));
+        assert_eq!((counts.checking, counts.returning), (model.checking.len(), model.returning.len()));
+        assert_eq!((counts.waiting, counts.closed), (model.waiting(), model.closed));
+        let free = !model.idle.is_empty() || model.occupied() < model.maxconn;
+        assert!(model.closed || !free || model.waiting_for_room() == 0, "somebody waits while something is free");
+        assert_eq!(self.world.ledger.stats(self.world.now()).0, model.stats());
         self.check_wakers();
         self.check_housekeeper();
     }
 
     pub(super) fn check_wakers(&self) {
         for Waiting { number, waker, .. } in &self.waiting {
-            assert_eq!(waker.wakes(), self.lists.wakes.get(number).copied().unwrap_or(0), "of waiter {number}");
+            assert_eq!(waker.wakes(), self.model.wakes.get(number).copied().unwrap_or(0), "of waiter {number}");
         }
     }
 
     /// The housekeeper comes back before anything is due, or it has been called.
     fn check_housekeeper(&self) {
         if let Some((until, wakes)) = self.resting
-            && self.lists.policy.has_housekeeper
+            && self.model.policy.has_housekeeper
             && self.housekeeper.wakes() == wakes
         {
-            let due = self.lists.due(false);
+            let due = self.model.due(false);
             assert!(until <= due, "the housekeeper rests until {until:?}, but {due:?} is due");
         }
     }

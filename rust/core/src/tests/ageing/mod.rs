@@ -1,15 +1,15 @@
-//! Random sequences of steps in a pool that ages, run on the pool and on a naive model of it side by side.
+//! Random sequences of steps in a pool that ages, run on the ledger and on a naive model of it side by side.
 //!
 //! After every step these agree: the answer, the idle list, the loans and their order, the counts, the statistics, and
-//! how often each waiter has been woken. And these hold: slots in use never grow past maxconn; nobody waits while
-//! something is free; what is over, suspect or has been idle for too long is never lent unchecked; the housekeeper, who was
-//! told until when to rest, is called if something is due before; every guard may be dropped at any moment; no handle is
-//! dropped and no waiter is woken under the mutex (see `props`).
+//! how often each waiter has been woken. And these hold: the ledger never fills more than maxconn slots; no caller waits
+//! while a slot is free; a connection that is expired, suspect or has been idle for too long is never lent unchecked; the
+//! housekeeper is woken if a chore is due before it was told to come back; every guard may be dropped at any moment; no
+//! handle is dropped and no waiter is woken under the mutex (see `props`).
 
 mod borrow;
 mod doing;
 mod duel;
-mod lists;
+mod model;
 mod returns;
 mod steps;
 mod upkeep;
@@ -26,16 +26,16 @@ fn run(minconn: usize, maxconn: usize, policy: Policy, steps: &[Step]) {
     let world = World::new(minconn, maxconn);
     let mut duel = Duel::new(&world, minconn, maxconn, policy);
     for step in steps {
-        let before = duel.lists.occupied();
+        let before = duel.model.occupied();
         duel.step(step);
         duel.agree();
-        let after = duel.lists.occupied();
-        assert!(after <= before.max(duel.lists.maxconn), "above the limit");
+        let after = duel.model.occupied();
+        assert!(after <= before.max(duel.model.maxconn), "above the limit");
     }
     duel.drop_all();
     drop(duel);
     world.ledger.set_closed(false);
-    while let Chore::Return(returning) = world.ledger.chore(lists::HOUSEKEEPER, world.now()) {
+    while let Chore::Return(returning) = world.ledger.chore(model::HOUSEKEEPER, world.now()) {
         drop(returning);
     }
     let counts = world.ledger.counts();

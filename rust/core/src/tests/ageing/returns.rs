@@ -1,10 +1,10 @@
-//! Returning, and what is trusted, on the lists.
+//! Returning, and what is trusted, on the model.
 
-use super::lists::{Checking, Connection, Got, HOUSEKEEPER, Lists, Opening, Purpose, Returning, Token};
+use super::model::{Checking, Connection, Got, HOUSEKEEPER, Model, Opening, Purpose, Returning, Token};
 use crate::time::Span;
 use crate::{Check, CloseReason, Moment, Refusal};
 
-impl Lists {
+impl Model {
     // --- returning -------------------------------------------------------------------------------------------------
 
     pub(super) fn become_idle(&mut self, mut connection: Connection) {

@@ -1,10 +1,10 @@
-//! Chores, limits and the end, on the lists.
+//! Chores, limits and the end, on the model.
 
-use super::lists::{HOUSEKEEPER, Job, Lists, Loan, Promise, Refill, Returning, Token, nanos};
+use super::model::{HOUSEKEEPER, Job, Loan, Model, Promise, Refill, Returning, Token, nanos};
 use crate::time::Span;
 use crate::{CloseReason, Moment, Refusal, Stats};
 
-impl Lists {
+impl Model {
     // --- chores --------------------------------------------------------------------------------------------------------
 
     pub(super) fn job(&mut self, token: Token) -> Job {
@@ -60,7 +60,7 @@ impl Lists {
     }
 
     /// When there is something to do, if nothing happens before. What has been idle for too long since another one came
-    /// back may be closed later: nobody is told of that.
+    /// back may be closed later: the housekeeper is not woken for that.
     pub(super) fn due(&self, strictly: bool) -> Moment {
         let deferred_returns = self.deferred_returns.front().map(|_| self.now);
         if self.closed {

@@ -1,4 +1,4 @@
-//! What a thread does, in nine acts; a few of them at once; and the pool that they find.
+//! What a thread does, in nine acts; a few of them at once; and the pool in which they start.
 
 use super::caller::{Caller, Patience};
 use super::things::{Parker, Thing};
@@ -80,9 +80,9 @@ impl Act {
 /// What the threads find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// No room but what they have, one slot at least; what comes back is kept.
+    /// There is no room but theirs, one slot at least. The pool keeps what comes back.
     Kept,
-    /// No room but what they have, one slot at least; what comes back is kept only for those who wait.
+    /// There is no room but theirs, one slot at least. The pool keeps what comes back only for waiters.
     Bare,
     /// Room for one more, with a connection in it. A limit that is set is lowered here, and raised elsewhere.
     Roomy,

@@ -1,4 +1,4 @@
-//! What stands for connections, keys and waiters.
+//! What the tests use as connections, keys and waiters.
 
 use std::sync::{Arc, Weak};
 

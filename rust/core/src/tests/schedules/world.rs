@@ -39,7 +39,7 @@ impl World {
             (state.connect(), state.open(), state.highest, state.careless)
         };
         if careless {
-            // One that is dropped, not closed, is open until the last who has looked at it looks away.
+            // A connection that is dropped, not closed, is open until its last handle is dropped.
             open.retain(|&other| other == name || unobserved(|| self.ledger.holds(other as usize)));
         }
         assert!(open.len() <= highest, "{open:?} are open, and the limit never was above {highest}");
@@ -121,19 +121,23 @@ impl World {
         assert!(!free || state.waiting() == 0, "somebody waits while something is free: {counts:?}");
     }
 
-    /// Looks at the pool when all threads are done: nobody waits, nothing is in the making, and it lends as much as it may.
+    /// Looks at the pool when all threads are done: no caller waits, no work is unfinished, and it lends as much as it may.
     pub(super) fn end(self) {
         let counts = self.ledger.counts();
         let busy = (counts.promised, counts.opening, counts.checking, counts.returning, counts.waiting);
         assert_eq!(busy, (0, 0, 0, 0, 0), "something is left: {counts:?}");
-        let stats = self.ledger.stats(NOW).0;
+        let reported = self.ledger.stats(NOW).0;
         let (open, opened, held) = {
             let state = self.model.state();
             (state.open().len(), state.opened(), state.held())
         };
         assert_eq!(held, 0, "somebody holds a connection that it gave back");
-        let closed: u64 = stats.closed.iter().sum();
-        assert_eq!(usize::try_from(closed).expect("few"), opened - open, "closed by the model, and counted: {stats:?}");
+        let closed: u64 = reported.closed.iter().sum();
+        assert_eq!(
+            usize::try_from(closed).expect("few"),
+            opened - open,
+            "closed by the model, and counted: {reported:?}"
+        );
         if counts.closed {
             assert_eq!(open, 0, "something is open in a closed pool");
         } else {

@@ -1,14 +1,14 @@
-//! A pool with a clock as one would explain it to a child: a few lists.
+//! The naive model: a few lists and a clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::time::{Rng, Span};
 use crate::{Busy, Check, CloseReason, Moment, Policy, Refusal, Stats};
 
-/// Who does the chores. All other callers have numbers of their own.
+/// The caller that does the chores. All other callers have numbers of their own.
 pub(super) const HOUSEKEEPER: u64 = 7;
 
-/// Names what somebody holds: a guard of the real pool, and what stands for it here.
+/// Names a guard of the real ledger, and what stands for it here.
 pub(super) type Token = u32;
 
 pub(super) struct Connection {
@@ -56,7 +56,7 @@ pub(super) struct Loan {
     pub(super) caller: u64,
     pub(super) connection: Connection,
     pub(super) since: Moment,
-    /// Who opened it and has not finished with it.
+    /// The caller that opened it and has not finished with it.
     pub(super) opener: Option<Token>,
     pub(super) reported: bool,
 }
@@ -71,7 +71,7 @@ pub(super) struct Returning {
     pub(super) token: Token,
     pub(super) connection: Connection,
     pub(super) closing: Option<CloseReason>,
-    /// Who sees to it that its slot comes free, if others may wait for that.
+    /// The caller that frees its slot, if other callers may wait for that.
     pub(super) in_transit: Option<u64>,
 }
 
@@ -121,7 +121,7 @@ pub(super) enum Job {
     Rest,
 }
 
-pub(super) struct Lists {
+pub(super) struct Model {
     pub(super) policy: Policy,
     pub(super) minconn: usize,
     pub(super) maxconn: usize,
@@ -134,13 +134,13 @@ pub(super) struct Lists {
     pub(super) returning: Vec<Returning>,
     pub(super) promised: Vec<(Token, Promise)>,
     pub(super) queue: Vec<Waiter>,
-    /// What each waiter wants, and who it is.
+    /// What each waiter wants, and which caller it is.
     pub(super) wishes: BTreeMap<Token, (Option<u32>, u64)>,
     /// The turn of each waiter, which it keeps in another place.
     pub(super) turns: BTreeMap<Token, Token>,
     /// How often each waiter has been woken.
     pub(super) wakes: BTreeMap<Token, usize>,
-    /// Returns that were left, and when.
+    /// Returns that were deferred, and when.
     pub(super) deferred_returns: VecDeque<(Token, Moment)>,
     pub(super) refill: Refill,
     pub(super) openings: u64,
@@ -157,7 +157,7 @@ pub(super) fn nanos(nanos: u64) -> Span {
     Moment::from_nanos(nanos).since(Moment::START)
 }
 
-impl Lists {
+impl Model {
     pub(super) fn new(minconn: usize, maxconn: usize, policy: Policy, seed: u64) -> Self {
         Self {
             policy,
