@@ -70,7 +70,7 @@ fn a_return_that_a_waiter_waits_for_is_not_deferred_but_finished_at_once() {
     assert!(returning.keep(world.now()));
     drop(returning);
     assert_eq!(waker.wakes(), 1);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     assert_eq!(world.claim(&queued, &waiter), 1);
 }
 
@@ -94,10 +94,10 @@ fn the_caller_that_will_get_what_the_housekeeping_returns_is_told_so_and_the_nex
     let (waker, want) = (world.waker(), world.any());
     let answer = world.ledger.check_out(&want, None, Some(waker.clone()), world.now());
     let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     assert!(returning.keep(world.now()));
     assert_eq!((waker.wakes(), world.claim(&want, &waiter)), (1, 1));
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is counted no more");
+    assert!(world.is_full(), "it is counted no more");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
     drop(world.take_return());
     assert_eq!((counts(&world), world.closed(CloseReason::Unclean)), ((0, 0, 0, 0, 0), 1));
     world.open([2]);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_pool_made_anew_knows_nothing_of_deferred_returns() {
     assert!(!begun.keep(world.now()));
     drop(begun);
     world.open([3, 4]);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     assert_eq!(*world.dropped.lock().expect("no panic"), [2, 1]);
 }
 
@@ -159,7 +159,7 @@ fn a_return_that_is_deferred_twice_is_counted_once() {
     assert!(world.take_return().defer(world.now()).is_none());
     assert!(world.take_return().keep(world.now()));
     world.borrow();
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "nothing is in transit");
+    assert!(world.is_full(), "nothing is in transit");
 }
 
 #[test]
@@ -169,8 +169,7 @@ fn no_caller_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit
     world.defer_returns([1]);
     let _returning = world.take_return();
     drop(world.ledger.set_maxconn(1));
-    let answer = world.check_out(&world.any());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
+    assert!(world.is_full());
 }
 
 #[test]
@@ -193,8 +192,7 @@ fn a_caller_that_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_i
     world.defer_returns([1]);
     let Ok(CheckOut::FinishReturn(_returning)) = world.check_out(&world.any()) else { panic!("there is one") };
     // What cleans the connection, or logs that it could not be cleaned, borrows from the same pool.
-    let answer = world.check_out(&world.any());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
+    assert!(world.is_full());
 }
 
 #[test]
@@ -211,7 +209,7 @@ fn a_slot_in_transit_is_waited_for_but_not_by_the_caller_that_works_on_it() {
     drop(opening);
     // One that is looked at.
     world.open_idle(1);
-    let looking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let looking = world.check_idle();
     check(&world);
     looking.put_back(world.now()).expect("there is a use for it");
     // One that is drained.
@@ -321,7 +319,7 @@ fn the_end_of_a_connections_life_is_looked_out_for_while_it_is_looked_at() {
     let world = mortal(1, 1);
     world.open_idle(1);
     world.pass(8.0);
-    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     let rest = world.rest();
     assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
     checking.put_back(world.now()).expect("the pool is open");
@@ -332,7 +330,7 @@ fn the_housekeeper_is_told_when_a_drained_connection_is_put_back() {
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
     world.open_idle(1);
-    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
     let before = housekeeper.wakes();
@@ -373,7 +371,7 @@ fn a_connection_that_was_looked_at_is_closed_when_it_has_been_idle_for_too_long_
     assert!(world.give_back(1));
     world.pass(5.0);
     assert!(world.give_back(2));
-    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     checking.put_back(world.now()).expect("the pool is open");
     drop(checking);
     world.pass(5.0);
@@ -626,8 +624,7 @@ fn a_caller_that_does_not_wait_is_told_that_the_pool_is_full_however_many_wait()
     let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(1), ..Policy::default() });
     world.open([1]);
     let _waiter = world.join(&world.any(), &world.waker());
-    let answer = world.check_out(&world.any());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
+    assert!(world.is_full());
 }
 
 // --- another process ---------------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ fn what_was_found_dead_is_counted_as_lost_a_failed_check_as_one_and_a_bad_return
     world.open([1, 2, 3]);
     let slots = world.ledger.idle_slots();
     assert!(slots.is_empty() && world.give_back(1));
-    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     checking.discard(CloseReason::Lost);
     world.begin_return(2).expect("it is lent").close_for(CloseReason::Lost);
     drop(world.begin_return(3).expect("it is lent"));

@@ -1,7 +1,7 @@
 //! Health: which connections are lent at once, which after a check, and which not at all.
 
 use super::props::{TestWaker, Thing, World, by_key, connect_error, counts, must_check, resolve_key, seconds, show};
-use crate::{Busy, Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve, Waiter, Want};
+use crate::{Busy, Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
 fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
@@ -15,13 +15,6 @@ fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
 
 fn looked_at(checking: &Checking<'_, Thing, TestWaker>) -> (u32, Check) {
     (checking.connection().name, checking.kind())
-}
-
-/// Asks for a key that another caller is about to get, and waits.
-fn follow<'w>(world: &'w World, want: &mut Want<Thing>, waker: &TestWaker) -> Waiter<'w, Thing, TestWaker> {
-    let answer = resolve_key(want, |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    waiter
 }
 
 #[test]
@@ -163,11 +156,11 @@ fn an_interrupted_check_discards_the_connection_and_serves_the_waiter() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
-    let (waker, want) = (world.waker(), world.any());
+    let (waker, mut want) = (world.waker(), world.any());
     let waiter = world.join(&want, &waker);
     drop(checking);
     assert_eq!((waker.wakes(), world.closed(CloseReason::Unclean)), (1, 1));
-    let answer = world.ledger.check_out(&want, Some(&waiter), None, world.now());
+    let answer = world.ask_again(&mut want, &waiter);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -178,7 +171,7 @@ fn callers_that_ask_for_a_key_whose_connection_is_checked_wait_and_get_that_conn
     let checking = must_check(by_key(&world, 2, 1));
     assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant), "it would wait for itself");
     let (mut want, waker) = (world.ask(2, 2), world.waker());
-    let _waiter = follow(&world, &mut want, &waker);
+    let _waiter = world.follow(&mut want, &waker);
     checking.lend(world.now()).expect("the pool is open");
     assert_eq!(waker.wakes(), 1);
     let answer = resolve_key(&mut want, |want| world.check_out(want));
@@ -203,7 +196,7 @@ fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_
     world.pass(1.0);
     let dead = must_check(by_key(&world, 2, 1));
     let (mut want, waker) = (world.ask(2, 2), world.waker());
-    let _waiter = follow(&world, &mut want, &waker);
+    let _waiter = world.follow(&mut want, &waker);
     let next = must_check(dead.next(CloseReason::Lost, world.now()));
     assert_eq!(looked_at(&next), (1, Check::Required));
     assert_eq!(waker.wakes(), 0);
@@ -222,11 +215,11 @@ fn a_waiter_for_a_key_gets_a_place_in_the_queue_when_the_check_is_interrupted() 
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
     let (mut want, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
-    let first = follow(&world, &mut want, &wakers[0]);
+    let first = world.follow(&mut want, &wakers[0]);
     let _second = world.join(&world.any(), &wakers[1]);
     drop(checking);
     assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
-    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, Some(&first), None, world.now()));
+    let answer = world.ask_again(&mut want, &first);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -280,11 +273,11 @@ fn an_idle_connection_that_is_too_old_is_not_lent() {
 fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
     let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
     world.open([1]);
-    let (waker, want) = (world.waker(), world.any());
+    let (waker, mut want) = (world.waker(), world.any());
     let waiter = world.join(&want, &waker);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let over = must_check(world.ledger.check_out(&want, Some(&waiter), None, world.now()));
+    let over = must_check(world.ask_again(&mut want, &waiter));
     assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
 }
 
@@ -423,7 +416,7 @@ fn a_lowered_maxconn_lets_a_borrower_that_checks_have_its_connection_and_no_more
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
     drop(answer);
     assert!(!world.give_back(2));
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
 }
 
 #[test]
@@ -441,7 +434,7 @@ fn an_idle_connection_that_is_checked_while_maxconn_is_lowered_is_not_put_back_a
 #[test]
 fn an_idle_connection_that_is_checked_while_another_takes_its_place_is_not_put_back_above_minconn() {
     let world = checked(1, 2, &[1]);
-    let checking = world.ledger.begin_idle_check(world.ledger.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     world.open([2]);
     assert!(world.give_back(2));
     let _refused = checking.put_back(world.now());

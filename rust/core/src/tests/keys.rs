@@ -56,7 +56,7 @@ fn a_key_that_claims_promised_room_is_seen_by_a_caller_that_compared_before() {
     let Err(Unanswered::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
     compare(&mut late, &candidates);
     drop(world.ledger.set_maxconn(9));
-    let claimed = resolve_key(&mut queued, |want| world.ledger.check_out(want, Some(&waiter), None, world.now()));
+    let claimed = world.ask_again(&mut queued, &waiter);
     assert!(matches!(claimed, Ok(CheckOut::Reserved(_))), "{}", show(&claimed));
     let answer = resolve_key(&mut late, |want| world.check_out(want));
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::KeyOpening, None))), "{}", show(&answer));
@@ -68,9 +68,7 @@ fn callers_that_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection(
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
     let waker = world.waker();
-    let answer =
-        resolve_key(&mut world.ask(2, 2), |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let waiter = world.follow(&mut world.ask(2, 2), &waker);
     world.fulfil(&reservation, 20).expect("open");
     drop(reservation);
     assert_eq!(waker.wakes(), 1);
@@ -96,7 +94,7 @@ fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place(
     assert!(world.give_back(1));
     assert_eq!(world.claim(&first, &waiters[0]), 1);
     assert_eq!([wakers[1].wakes(), wakers[2].wakes()], [1, 1], "same hash: each must look");
-    let answer = resolve_key(&mut second, |want| world.ledger.check_out(want, Some(&waiters[1]), None, world.now()));
+    let answer = world.ask_again(&mut second, &waiters[1]);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
     let again = world.waker();
     let answer = resolve_key(&mut third, |want| {
@@ -172,7 +170,7 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
 fn a_loan_made_elsewhere_is_inserted_removed_and_counted() {
     let world = World::new(0, 1);
     world.ledger.insert_loan(&Want::Number(7, 0), 1, &world.thing(1), world.now()).expect("nothing to compare");
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     let struck = world.ledger.remove_loan(&Want::Number(7, 0)).expect("nothing to compare");
     assert_eq!(struck.map(|connection| connection.name), Some(1));
     assert!(world.ledger.remove_loan(&Want::Number(7, 0)).expect("nothing to compare").is_none());
@@ -204,15 +202,13 @@ fn a_waiter_for_a_key_that_is_not_opened_is_served_before_one_that_came_later() 
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (wakers, mut follower) = ([world.waker(), world.waker()], world.ask(2, 2));
-    let answer =
-        resolve_key(&mut follower, |want| world.ledger.check_out(want, None, Some(wakers[0].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
+    let first = world.follow(&mut follower, &wakers[0]);
     let later = world.any();
     let _second = world.join(&later, &wakers[1]);
     assert_eq!(world.ledger.counts().waiting, 2);
     drop(opening.fail(connect_error("no")));
     assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
-    let answer = resolve_key(&mut follower, |want| world.ledger.check_out(want, Some(&first), None, world.now()));
+    let answer = world.ask_again(&mut follower, &first);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -328,9 +324,7 @@ fn a_waiter_for_a_key_and_then_for_room_keeps_its_turn() {
     let world = World::new(1, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut follower, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
-    let answer =
-        resolve_key(&mut follower, |want| world.ledger.check_out(want, None, Some(wakers[0].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
+    let first = world.follow(&mut follower, &wakers[0]);
     let later = world.any();
     let _second = world.join(&later, &wakers[1]);
     world.fulfil(&opening, 20).expect("open");
@@ -338,7 +332,7 @@ fn a_waiter_for_a_key_and_then_for_room_keeps_its_turn() {
     // Before the follower has come to look, the connection is returned.
     assert!(world.give_back(20));
     assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
-    let answer = resolve_key(&mut follower, |want| world.ledger.check_out(want, Some(&first), None, world.now()));
+    let answer = world.ask_again(&mut follower, &first);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
@@ -354,8 +348,7 @@ fn a_guess_does_not_choose_between_two_slots_of_one_object() {
 fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, TestWaker>, TestWaker) {
     let Ok(CheckOut::Reserved(opening)) = by_key(world, 2, 1) else { panic!("there is room") };
     let (mut want, waker) = (world.ask(2, 2), world.waker());
-    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let waiter = world.follow(&mut want, &waker);
     world.fulfil(&opening, 20).expect("open");
     drop(opening);
     (want, waiter, waker)
@@ -367,8 +360,8 @@ fn a_waiter_for_a_key_that_was_returned_is_promised_a_free_slot_before_a_newcome
     let (mut want, waiter, waker) = followed(&world);
     let _returning = world.begin_return(20).expect("lent");
     assert_eq!(waker.wakes(), 1);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is promised");
-    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, Some(&waiter), None, world.now()));
+    assert!(world.is_full(), "it is promised");
+    let answer = world.ask_again(&mut want, &waiter);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -378,7 +371,7 @@ fn a_waiter_for_a_key_that_is_returned_has_a_use_for_its_connection() {
     let (mut want, waiter, _bell) = followed(&world);
     let mut returning = world.begin_return(20).expect("lent");
     assert!(returning.closing().is_none() && returning.keep(world.now()));
-    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, Some(&waiter), None, world.now()));
+    let answer = world.ask_again(&mut want, &waiter);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
@@ -387,10 +380,9 @@ fn a_waiter_that_has_been_served_is_promised_nothing_more_while_it_opens_its_con
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     let (mut want, waker) = (world.ask(2, 2), world.waker());
-    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let waiter = world.follow(&mut want, &waker);
     drop(opening);
-    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, Some(&waiter), None, world.now()));
+    let answer = world.ask_again(&mut want, &waiter);
     let Ok(CheckOut::Reserved(_room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(world.ledger.counts().waiting, 0, "although it has not given up its waiter yet");
 }
@@ -400,9 +392,8 @@ fn promised_and_opened_by_another(
     world: &World,
 ) -> (Want<Thing>, Waiter<'_, Thing, TestWaker>, Reservation<'_, Thing, TestWaker>) {
     world.open([1]);
-    let (mut want, waker) = (world.ask(2, 2), world.waker());
-    let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let (want, waker) = (world.ask(2, 2), world.waker());
+    let waiter = world.join(&want, &waker);
     assert!(world.give_back(1));
     assert_eq!(waker.wakes(), 1, "it is promised");
     drop(world.ledger.resize(1, 2));
@@ -429,18 +420,14 @@ fn a_caller_whose_key_is_opened_by_another_does_not_get_back_the_promise_that_it
 fn a_caller_that_waits_for_anothers_promise_of_its_key_is_served_when_that_is_given_up_though_nothing_is_kept() {
     let world = World::new(1, 1);
     world.open([1]);
-    let (mut first, mut second) = (world.ask(2, 1), world.ask(2, 2));
+    let (first, mut second) = (world.ask(2, 1), world.ask(2, 2));
     let wakers = [world.waker(), world.waker()];
-    let answer =
-        resolve_key(&mut first, |want| world.ledger.check_out(want, None, Some(wakers[0].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let waiter = world.join(&first, &wakers[0]);
     assert!(world.give_back(1));
-    let answer =
-        resolve_key(&mut second, |want| world.ledger.check_out(want, None, Some(wakers[1].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(follower))) = answer else { panic!("{}", show(&answer)) };
+    let follower = world.follow(&mut second, &wakers[1]);
     assert!(waiter.leave().is_none(), "the follower has a use for it");
     assert_eq!(wakers[1].wakes(), 1);
-    let answer = resolve_key(&mut second, |want| world.ledger.check_out(want, Some(&follower), None, world.now()));
+    let answer = world.ask_again(&mut second, &follower);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
 

@@ -190,6 +190,33 @@ impl World {
         }
     }
 
+    /// Asks for a key that another caller is about to get, and expects to wait for it.
+    pub(super) fn follow(&self, want: &mut Want<Thing>, waker: &TestWaker) -> Waiter<'_, Thing, TestWaker> {
+        match resolve_key(want, |want| self.ledger.check_out(want, None, Some(waker.clone()), self.now())) {
+            Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) => waiter,
+            other => panic!("it did not wait for the key: {}", show(&other)),
+        }
+    }
+
+    /// Asks again, for a waiter that waits no longer.
+    pub(super) fn ask_again(
+        &self,
+        want: &mut Want<Thing>,
+        waiter: &Waiter<'_, Thing, TestWaker>,
+    ) -> Result<CheckOut<'_, Thing, TestWaker>, Refusal> {
+        resolve_key(want, |want| self.ledger.check_out(want, Some(waiter), None, self.now()))
+    }
+
+    /// Says whether a caller that does not wait is told that the pool is full.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.check_out(&self.any()), Ok(CheckOut::Busy(Busy::Full, None)))
+    }
+
+    /// Takes the connection that has been idle for longest out of the pool to check it.
+    pub(super) fn check_idle(&self) -> Checking<'_, Thing, TestWaker> {
+        self.ledger.begin_idle_check(self.ledger.idle_slots()[0], 7, self.now()).expect("it is idle")
+    }
+
     /// Claims what a waiter was promised, and expects a connection.
     pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, TestWaker>) -> u32 {
         match self.ledger.check_out(want, Some(waiter), None, self.now()) {
