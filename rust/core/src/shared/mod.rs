@@ -1,4 +1,4 @@
-//! The ledger behind its mutex, shared between threads. Each file forwards to the file of that name in `ledger`.
+//! The ledger behind its mutex, shared between threads. Each file forwards to the rooms of the ledger of the same name.
 
 mod borrow;
 mod chores;
