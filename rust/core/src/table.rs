@@ -298,7 +298,7 @@ impl<H> Table<H> {
     }
 }
 
-/// Spreads the bits of an address. Addresses are no user's to choose, so nothing stronger is needed.
+/// Spreads the bits of an address. Users do not choose addresses, so nothing stronger is needed.
 #[derive(Default)]
 pub(crate) struct AddressHasher(u64);
 

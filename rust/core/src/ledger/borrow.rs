@@ -159,7 +159,7 @@ impl<H, W> Ledger<H, W> {
         CheckOutDecision::Busy(busy, joined)
     }
 
-    /// Takes what was promised to this waiter, which then has no promise any more.
+    /// Takes the slot that was promised to this waiter.
     fn claim(&mut self, waiter: WaiterId) -> Option<u32> {
         let promise = self.queue.claim(waiter)?;
         self.table.find(promise.slot)

@@ -327,7 +327,7 @@ proptest! {
         prop_assert!(world.ledger.replace_idle(&idle, vec![], world.now()));
         prop_assert_eq!((occupied(&world), world.ledger.counts().waiting), (0, 0));
         let (made, dropped) = (world.made.load(Ordering::SeqCst), world.dropped.lock().expect("no panic").len());
-        prop_assert_eq!(made, dropped, "somebody has a handle still");
+        prop_assert_eq!(made, dropped, "a handle is still held");
         drop(world.ledger.resize(1, 1));
         world.ledger.hurry_refill();
         drop(world.take_refill());

@@ -207,7 +207,7 @@ fn a_slot_in_transit_is_waited_for_but_not_by_the_caller_that_works_on_it() {
     let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 7) else { panic!("there is room") };
     check(&world);
     drop(opening);
-    // One that is looked at.
+    // A connection under a check.
     world.open_idle(1);
     let looking = world.check_idle();
     check(&world);
@@ -513,7 +513,7 @@ fn the_housekeeper_is_told_when_another_caller_gives_a_refill_up() {
         let world = World::with(1, 1, with_housekeeper(Policy::default()));
         let housekeeper = world.housekeeper();
         let refill = world.take_refill();
-        assert!(world.rest().is_infinite(), "somebody is at it");
+        assert!(world.rest().is_infinite(), "a refill is under way");
         let before = housekeeper.wakes();
         if fail {
             world.fail(refill);

@@ -188,7 +188,7 @@ fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
     world.ledger.annotate(world.loan(2), world.thing(77));
     world.ledger.annotate(world.loan(2), world.thing(78));
     world.ledger.annotate(over, world.thing(79));
-    assert_eq!(*world.dropped.lock().expect("no panic"), [9, 78, 79], "the first note stays, and nobody has 9");
+    assert_eq!(*world.dropped.lock().expect("no panic"), [9, 78, 79], "the first note stays, and no loan has 9");
     let loans = world.ledger.loans(world.now());
     let [(first, one), (second, two)] = &loans[..] else { panic!("there are two") };
     assert_eq!((one.name, two.name), (1, 2));

@@ -450,7 +450,7 @@ fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
     let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     world.pass(60.0);
-    assert!(world.check_out(&world.any()).is_ok(), "somebody else tells the time");
+    assert!(world.check_out(&world.any()).is_ok(), "another caller tells the time");
     assert!(waiter.leave().is_none());
     assert_eq!(looked_at(&world.must_check()), (1, Check::Required), "it has been idle for a minute");
 }

@@ -101,7 +101,7 @@ fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place(
         world.ledger.check_out(want, Some(&waiters[2]), Some(again.clone()), world.now())
     });
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
-    assert_eq!(world.ledger.counts().waiting, 2, "nobody has left the queue yet");
+    assert_eq!(world.ledger.counts().waiting, 2, "no waiter has left the queue yet");
     drop(waiters);
     assert_eq!(world.ledger.counts().waiting, 0);
 }

@@ -225,7 +225,7 @@ impl World {
         }
     }
 
-    /// Borrows, and expects a connection that is to be looked at first.
+    /// Borrows, and expects a connection that must be checked first.
     pub(super) fn must_check(&self) -> Checking<'_, Thing, TestWaker> {
         assert!(self.ledger.lend_idle(0, self.now()).is_none(), "the fast path lends nothing must_check");
         must_check(self.check_out(&self.any()))
@@ -387,7 +387,7 @@ fn show_chore(chore: &Chore<'_, Thing, TestWaker>) -> String {
     }
 }
 
-/// Expects a connection that is to be looked at first.
+/// Expects a connection that must be checked first.
 pub(super) fn must_check<E: std::fmt::Debug>(
     answer: Result<CheckOut<'_, Thing, TestWaker>, E>,
 ) -> Checking<'_, Thing, TestWaker> {

@@ -196,7 +196,7 @@ impl<'w> Duel<'w> {
         assert_eq!((counts.checking, counts.returning), (model.checking.len(), model.returning.len()));
         assert_eq!((counts.waiting, counts.closed), (model.waiting(), model.closed));
         let free = !model.idle.is_empty() || model.occupied() < model.maxconn;
-        assert!(model.closed || !free || model.waiting_for_room() == 0, "somebody waits while something is free");
+        assert!(model.closed || !free || model.waiting_for_room() == 0, "a caller waits while a slot is free");
         assert_eq!(self.world.ledger.stats(self.world.now()).0, model.stats());
         self.check_wakers();
         self.check_housekeeper();

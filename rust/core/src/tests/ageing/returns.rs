@@ -125,7 +125,7 @@ impl Model {
         self.checking.remove(at)
     }
 
-    /// Why a connection whose check has ended well is to be closed all the same.
+    /// Why a connection that has passed its check must be closed all the same.
     pub(super) fn still_over(&self, token: Token) -> Option<CloseReason> {
         let checking = self.checking.iter().find(|checking| checking.token == token).expect("it is looked at");
         let over = self.now >= checking.connection.end;

@@ -98,7 +98,7 @@ pub(super) enum Finish {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Checked {
-    /// It is well.
+    /// The connection is healthy.
     Pass,
     /// It is dead, or over: on to the next one, or no further.
     Next,

@@ -108,7 +108,7 @@ fn two_callers_of_one_key_open_one_connection() {
 
 #[test]
 fn waiters_are_served_in_their_order_whichever_caller_gives_back() {
-    claim("waiters are served in their order, whoever gives back", || {
+    claim("waiters are served in their order, whichever caller gives back", || {
         let world = full(2);
         let lenders = [1, 2].map(|thread| lender(&world, thread));
         let waiters = [3, 4].map(|thread| waiter(&world, thread));
@@ -222,7 +222,7 @@ fn an_interrupted_connect_gives_its_room_to_the_first_waiter() {
 
 #[test]
 fn a_close_during_a_connect_leaves_nothing_open_and_no_caller_waiting() {
-    claim("a close while one opens leaves nothing open and nobody waiting", || {
+    claim("a close during a connect leaves nothing open and no caller waiting", || {
         let world = full(1);
         let mut opens = Caller::new(&world, 1);
         let room = world.reserve(1, opens.want());

@@ -47,9 +47,9 @@ fn claim(acts: &[Act]) -> String {
     };
     let has = |act| acts.contains(&act);
     let what = match (has(Act::Close), has(Act::Resize)) {
-        (true, _) => "leave nothing open and nobody waiting",
-        (false, true) => "keep to the limit, lose no slot and leave nobody waiting",
-        (false, false) => "lose no slot and leave nobody waiting",
+        (true, _) => "leave nothing open and no caller waiting",
+        (false, true) => "keep to the limit, lose no slot and leave no caller waiting",
+        (false, false) => "lose no slot and leave no caller waiting",
     };
     format!("{who} {what}")
 }

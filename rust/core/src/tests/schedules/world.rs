@@ -118,7 +118,7 @@ impl World {
         assert!(taken <= before.max(state.limit), "{taken} slots are taken, were {before}: {counts:?}");
         assert_eq!(counts.lent, state.held(), "lent, and held: {counts:?}");
         let free = counts.idle > 0 || taken < state.limit;
-        assert!(!free || state.waiting() == 0, "somebody waits while something is free: {counts:?}");
+        assert!(!free || state.waiting() == 0, "a caller waits while a slot is free: {counts:?}");
     }
 
     /// Looks at the pool when all threads are done: no caller waits, no work is unfinished, and it lends as much as it may.
@@ -131,7 +131,7 @@ impl World {
             let state = self.model.state();
             (state.open().len(), state.opened(), state.held())
         };
-        assert_eq!(held, 0, "somebody holds a connection that it gave back");
+        assert_eq!(held, 0, "a thread holds a connection that it gave back");
         let closed: u64 = reported.closed.iter().sum();
         assert_eq!(
             usize::try_from(closed).expect("few"),
