@@ -15,77 +15,21 @@ use crate::{
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
 type Step = (Call, usize, u32, bool);
 
-#[derive(Clone, Copy, Debug)]
-enum Call {
-    Pass,
-    Lend,
-    CheckOut,
-    Reserve,
-    Fulfil,
-    Fail,
-    EndReservation,
-    TakeBackClean,
-    BeginReturn,
-    ReturnByKey,
-    Keep,
-    CloseFor,
-    Defer,
-    EndReturn,
-    Pronounce,
-    Next,
-    DropCheck,
-    IdleCheck,
-    EndWait,
-    Chore,
-    EndRefill,
-    Drain,
-    InvalidateLoan,
-    Reclaim,
-    InsertLoan,
-    RemoveLoan,
-    ReplaceIdle,
-    Limits,
-    Close,
-    Open,
-    Reset,
+macro_rules! calls {
+    ($($call:ident)*) => {
+        #[derive(Clone, Copy, Debug)]
+        enum Call {
+            $($call),*
+        }
+        const CALLS: &[Call] = &[$(Call::$call),*];
+    };
 }
 
-const CALLS: [Call; 31] = {
-    use Call::*;
-    [
-        Pass,
-        Lend,
-        CheckOut,
-        Reserve,
-        Fulfil,
-        Fail,
-        EndReservation,
-        TakeBackClean,
-        BeginReturn,
-        ReturnByKey,
-        Keep,
-        CloseFor,
-        Defer,
-        EndReturn,
-        Pronounce,
-        Next,
-        DropCheck,
-        IdleCheck,
-        EndWait,
-        Chore,
-        EndRefill,
-        Drain,
-        InvalidateLoan,
-        Reclaim,
-        InsertLoan,
-        RemoveLoan,
-        ReplaceIdle,
-        Limits,
-        Close,
-        Open,
-        Reset,
-    ]
-};
+calls! {
+    Pass Lend CheckOut Reserve Fulfil Fail EndReservation TakeBackClean BeginReturn ReturnByKey Keep CloseFor
+    Defer EndReturn Pronounce Next DropCheck IdleCheck EndWait Chore EndRefill Drain InvalidateLoan Reclaim
+    InsertLoan RemoveLoan ReplaceIdle Limits Close Open Reset
+}
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let often = prop::sample::select(vec![Call::Lend, Call::CheckOut, Call::Fulfil, Call::BeginReturn, Call::Keep]);

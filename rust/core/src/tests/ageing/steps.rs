@@ -10,75 +10,30 @@ use crate::{CloseReason, Policy};
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Pass {
-        millis: u64,
-    },
-    /// Until the moment that the housekeeper was told, or until just before it.
-    Sleep {
-        early: bool,
-    },
-    Borrow {
-        key: Option<u32>,
-        wait: bool,
-    },
-    /// A caller looks for a key, and stops where keys are to be compared.
-    Pause {
-        key: u32,
-        wait: bool,
-    },
-    /// The nth caller that has stopped there compares, and borrows.
-    Resume {
-        nth: usize,
-    },
-    /// The nth reservation is fulfilled, and then perhaps finished.
-    Open {
-        nth: usize,
-        finish: bool,
-    },
-    /// The nth reservation, spent or unspent, fails, or is dropped.
-    End {
-        nth: usize,
-        fail: bool,
-    },
+    Pass { millis: u64 },
+    // Until the moment that the housekeeper was told, or until just before it.
+    Sleep { early: bool },
+    Borrow { key: Option<u32>, wait: bool },
+    // A caller looks for a key, and stops where keys are to be compared.
+    Pause { key: u32, wait: bool },
+    // The nth caller that has stopped there compares, and borrows.
+    Resume { nth: usize },
+    // The nth reservation is fulfilled, and then perhaps finished.
+    Open { nth: usize, finish: bool },
+    // The nth reservation, spent or unspent, fails, or is dropped.
+    End { nth: usize, fail: bool },
     Reserve,
-    Return {
-        nth: usize,
-        close: bool,
-        fast: bool,
-    },
-    Finish {
-        nth: usize,
-        how: Finish,
-    },
-    Check {
-        nth: usize,
-        how: Checked,
-    },
-    IdleCheck {
-        nth: usize,
-    },
-    Claim {
-        nth: usize,
-    },
-    Leave {
-        nth: usize,
-    },
-    Chore {
-        housekeeper: bool,
-    },
-    Refill {
-        failed: bool,
-    },
-    Annotate {
-        nth: usize,
-    },
-    Reclaim {
-        nth: usize,
-    },
-    Invalidate {
-        nth: usize,
-        older: bool,
-    },
+    Return { nth: usize, close: bool, fast: bool },
+    Finish { nth: usize, how: Finish },
+    Check { nth: usize, how: Checked },
+    IdleCheck { nth: usize },
+    Claim { nth: usize },
+    Leave { nth: usize },
+    Chore { housekeeper: bool },
+    Refill { failed: bool },
+    Annotate { nth: usize },
+    Reclaim { nth: usize },
+    Invalidate { nth: usize, older: bool },
     Drain,
     TakeStats,
     SetMinconn(usize),

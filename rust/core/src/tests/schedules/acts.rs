@@ -41,33 +41,18 @@ impl Act {
         Self::Fail,
     ];
 
-    /// Names one of it, for the claims.
-    pub(super) fn one(self) -> &'static str {
+    /// Names one act and several, for the claims.
+    pub(super) fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::CheckOut => "a checkout",
-            Self::Return => "a return",
-            Self::Timeout => "a timeout",
-            Self::Interrupt => "an interrupt",
-            Self::Close => "a close",
-            Self::SameKey => "a checkout by key",
-            Self::Resize => "a resize",
-            Self::Fulfil => "a connect",
-            Self::Fail => "a failed connect",
-        }
-    }
-
-    /// Names several of it.
-    pub(super) fn many(self) -> &'static str {
-        match self {
-            Self::CheckOut => "checkouts",
-            Self::Return => "returns",
-            Self::Timeout => "timeouts",
-            Self::Interrupt => "interrupts",
-            Self::Close => "closes",
-            Self::SameKey => "checkouts by one key",
-            Self::Resize => "resizes",
-            Self::Fulfil => "connects",
-            Self::Fail => "failed connects",
+            Self::CheckOut => ("a checkout", "checkouts"),
+            Self::Return => ("a return", "returns"),
+            Self::Timeout => ("a timeout", "timeouts"),
+            Self::Interrupt => ("an interrupt", "interrupts"),
+            Self::Close => ("a close", "closes"),
+            Self::SameKey => ("a checkout by key", "checkouts by one key"),
+            Self::Resize => ("a resize", "resizes"),
+            Self::Fulfil => ("a connect", "connects"),
+            Self::Fail => ("a failed connect", "failed connects"),
         }
     }
 
