@@ -71,7 +71,7 @@ pub(crate) struct Slot<H> {
     /// The caller that opens it for a key, until the caller is done: a hook may go on after it has filed the connection.
     pub(crate) opener: Option<Caller>,
     /// While there is an opener, the generation by which its reservation names the slot.
-    pub(crate) reserved: u64,
+    pub(crate) reserved_in: u64,
     /// The loan that it replaces when it is filled, if one was made under the same key before.
     pub(crate) replaces: Option<SlotId>,
     /// Another slot with the same connection object. A mocked `connect` returns one object again and again.

@@ -165,7 +165,7 @@ impl<H> Table<H> {
                 connection: None,
                 key: Key::None,
                 opener: None,
-                reserved: 0,
+                reserved_in: 0,
                 replaces: None,
                 alias: None,
                 since: Moment::START,
@@ -239,7 +239,7 @@ impl<H> Table<H> {
     pub(crate) fn set_opener(&mut self, index: u32, opener: Caller) {
         let slot = &mut self.slots[index as usize];
         slot.opener = Some(opener);
-        slot.reserved = slot.generation;
+        slot.reserved_in = slot.generation;
     }
 
     /// Notes that the opener has finished with the slot.
@@ -250,7 +250,7 @@ impl<H> Table<H> {
     /// Finds the slot that a reservation was made for, whether it is still empty or has been filled since.
     pub(crate) fn reserved(&self, id: SlotId) -> Option<u32> {
         let slot = self.slots.get(id.index as usize)?;
-        let reserved = slot.opener.is_some() && slot.reserved == id.generation;
+        let reserved = slot.opener.is_some() && slot.reserved_in == id.generation;
         if reserved { Some(id.index) } else { self.find(id).filter(|_| slot.state == State::Opening) }
     }
 
