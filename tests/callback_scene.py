@@ -102,13 +102,13 @@ class Scene:
 
     def leave_no_housekeeping(self) -> None:
         """Let no housekeeping thread come, until the pool is to be looked at."""
-        _housekeeping._housekeeper._ended = True
+        _housekeeping.housekeeper._ended = True
         self.stack.callback(self.let_the_housekeeping_come)
 
     @staticmethod
     def let_the_housekeeping_come() -> None:
         """Undo that."""
-        _housekeeping._housekeeper._ended = False
+        _housekeeping.housekeeper._ended = False
 
     # --- borrowing, with notes of who has what ---
 

@@ -103,8 +103,6 @@ def _(scene: Scene) -> Round:
     "close",
     "the end of a constructor that fails",
     PASSED,
-    PASSED,
-    PASSED,
     why="the first error is the one to be heard",
     state=CLOSED,
 )

@@ -202,8 +202,6 @@ def _(scene: Scene) -> Round:
     "close",
     "after a configure that failed",
     PASSED,
-    PASSED,
-    PASSED,
     why="the first error is the one to be heard",
     state=DOWN,
 )

@@ -117,7 +117,7 @@ def until(condition, patience=60):
 
 def poke_and_wait(pool):
     number = pool.calls
-    _housekeeping.poke(pool)
+    _housekeeping.housekeeper.poke(pool)
     until(lambda: pool.calls > number)
 """
 

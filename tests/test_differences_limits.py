@@ -11,7 +11,7 @@ from psycopg2.pool import PoolError
 
 from pgpool_rs import PoolExhausted
 from pgpool_rs.testing import FakeServer
-from support import assert_whole, counts
+from support import Task, assert_whole, counts
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")
 
@@ -137,4 +137,36 @@ def test_connect_called_by_a_program_on_a_full_pool_is_refused(our_class: Any, s
             pool._connect(*arguments)
     assert (server.open, len(pool._pool), len(pool._used)) == (2, 1, 1)
     pool.putconn(None, "key")
+    assert_whole(pool)
+
+
+# --- A slot that is being opened for another ------------------------------------------------------------------------
+
+
+def test_psycopg2s_pool_has_a_caller_wait_for_anothers_connect_and_then_try_itself(server: FakeServer) -> None:
+    pool: Any = psycopg2.pool.ThreadedConnectionPool(0, 1)
+    server.fail("connect", DOWN)
+    with server.hold("connect") as gate:
+        first = Task(pool.getconn)
+        gate.wait_for()
+        second = Task(pool.getconn)
+        assert not second.done
+    with pytest.raises(psycopg2.OperationalError):
+        first.result()
+    assert second.result().serial == 2
+
+
+def test_a_caller_without_a_timeout_is_refused_while_the_only_slot_is_opened_for_another(
+    our_class: Any, server: FakeServer
+) -> None:
+    pool = our_class(0, 1)
+    server.fail("connect", DOWN)
+    with server.hold("connect") as gate:
+        first = Task(pool.getconn)
+        gate.wait_for()
+        with pytest.raises(PoolExhausted):
+            pool.getconn()
+        assert not first.done
+    with pytest.raises(psycopg2.OperationalError):
+        first.result()
     assert_whole(pool)

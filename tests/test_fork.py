@@ -407,7 +407,7 @@ def call_in_a_child(pool):
     call_all(pool)
 
 def round():
-    pool = ThreadedConnectionPool(1, 4, timeout=90, check_after=0)
+    pool = ThreadedConnectionPool(1, 4, timeout=90, check_after=0, leak_after=60)
     go, done, children = threading.Lock(), [], []
     go.acquire()
 

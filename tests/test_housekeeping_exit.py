@@ -20,7 +20,7 @@ def test_the_end_of_a_process_waits_a_moment_only_for_a_pool_that_is_busy() -> N
 pool = Pool(does=lambda: time.sleep(600))
 poke_and_wait(pool)
 begin = time.monotonic()
-_housekeeping._housekeeper.end()
+_housekeeping.housekeeper.end()
 print(0.1 < time.monotonic() - begin < 100)
 """)
     assert output == "True\n"
@@ -32,7 +32,7 @@ _housekeeping.FAREWELL = 90.0
 pool = Pool(600)
 poke_and_wait(pool)
 [thread] = [thread for thread in threading.enumerate() if thread.name == "pgpool_rs housekeeping"]
-_housekeeping._housekeeper.end()
+_housekeeping.housekeeper.end()
 print(thread.is_alive())
 """)
     assert output == "False\n"
@@ -46,7 +46,7 @@ import atexit
 def look_back():
     assert threading.active_count() == 1
     calls = pool.calls
-    _housekeeping.poke(pool)
+    _housekeeping.housekeeper.poke(pool)
     assert threading.active_count() == 1
     assert pool.calls == calls
     print("well")
@@ -71,7 +71,7 @@ threading.Thread.start = lambda thread: (print("started"), start(thread))
 class Late:
     def __init__(self):
         self.myself = self
-        self.pokes = (_housekeeping.poke, _housekeeping.poke_quietly)
+        self.pokes = (_housekeeping.housekeeper.poke, _housekeeping.housekeeper.poke_quietly)
 
     def __del__(self, pool=pool, begun=begun, write=os.write, sleep=time.sleep):
         for poke in self.pokes:
@@ -85,8 +85,8 @@ sys.modules["late"] = Late()
 _housekeeping.late = Late()
 late = Late()
 atexit.register(Late.__del__, late)
-atexit.unregister(_housekeeping._housekeeper.end)
-atexit.register(_housekeeping._housekeeper.end)
+atexit.unregister(_housekeeping.housekeeper.end)
+atexit.register(_housekeeping.housekeeper.end)
 """)
     assert set(output.splitlines()) == {"well"}
     assert len(output.splitlines()) >= 4

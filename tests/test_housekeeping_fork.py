@@ -46,10 +46,10 @@ poke_and_wait(pool)
 
 def work():
     assert threading.active_count() == 1
-    _housekeeping.poke_quietly(pool)
+    _housekeeping.housekeeper.poke_quietly(pool)
     assert threading.active_count() == 1
     number = pool.calls
-    _housekeeping.poke(Pool())
+    _housekeeping.housekeeper.poke(Pool())
     until(lambda: pool.calls > number)
     assert threading.active_count() == 2
 
@@ -70,10 +70,10 @@ def held_start(thread):
 
 pool = Pool(0.01)
 threading.Thread.start = held_start
-poker = threading.Thread(target=_housekeeping.poke, args=(pool,))
+poker = threading.Thread(target=_housekeeping.housekeeper.poke, args=(pool,))
 poker.start()
 assert inside.wait(90)
-assert _housekeeping._housekeeper._houses[os.getpid()].starting.locked()
+assert _housekeeping.housekeeper._houses[os.getpid()].starting.locked()
 
 def work():
     threading.Thread.start = start
@@ -111,7 +111,7 @@ ended = False
 def poke_on():
     while not ended:
         for pool in pools:
-            _housekeeping.poke(pool)
+            _housekeeping.housekeeper.poke(pool)
 
 pokers = [threading.Thread(target=poke_on) for _ in range(3)]
 for poker in pokers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import threading
 import time
 import weakref
@@ -87,6 +88,9 @@ def test_a_poke_that_sees_no_thread_just_before_another_starts_it_starts_no_seco
             keeper.poke(pool)  # comes and goes after this one has looked, and before it has the lock
             return lock.acquire(blocking=blocking)
 
+        def release(self) -> None:
+            lock.release()
+
     house.starting = Slow()  # type: ignore[assignment]
     threads = threading.active_count()
     keeper.poke(pool)
@@ -122,6 +126,29 @@ def test_a_poke_where_no_thread_can_be_started_does_nothing_and_the_next_tries_a
         keeper.poke(pool)
         keeper.poke(pool)
     assert pool.calls == []
+    keeper.poke(pool)
+    pool.wait_for_calls(1)
+
+
+def test_a_time_limit_that_strikes_once_the_thread_has_begun_is_raised_as_it_is(
+    keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class TimeLimit(Exception):
+        """What a job queue raises from a signal handler."""
+
+    start_new = threading._start_new_thread  # type: ignore[attr-defined]
+
+    def start_and_be_struck(function: object, *args: object) -> None:
+        start_new(function, *args)
+        # As soon as the thread has begun, it is in limbo no more.
+        wait_until(lambda: house_of(keeper).thread not in threading._limbo, "the thread")  # type: ignore[attr-defined]
+        raise TimeLimit
+
+    pool = StubPool()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "_start_new_thread", start_and_be_struck)
+        with pytest.raises(TimeLimit):
+            keeper.poke(pool)
     keeper.poke(pool)
     pool.wait_for_calls(1)
 
@@ -164,7 +191,10 @@ def test_a_thread_that_a_pool_ends_has_a_successor(
     good.wait_for_calls(2)
     assert good.threads == {thread_of(keeper)}
     [record] = caplog.records
-    assert record.getMessage() == f"the housekeeping thread was ended by {error.__name__}; another takes its place"
+    assert re.fullmatch(
+        rf"the housekeeping thread was ended by {error.__name__} \(.*keepers\.py:\d+ in do\); another takes its place",
+        record.getMessage(),
+    )
     assert "hunter2" not in "".join(capfd.readouterr())
 
 

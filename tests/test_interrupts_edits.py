@@ -113,7 +113,7 @@ def test_an_interrupt_is_raised_by_the_edit_that_wakes_the_housekeeping(
         struck.append(poked)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_housekeeping, "poke", poke)
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", poke)
     raised = False
     try:
         EDIT = POKING[edit]  # noqa: N806
@@ -194,7 +194,7 @@ def test_a_time_limit_that_strikes_while_the_housekeeping_is_poked_is_raised_by_
         raise TimeLimit
 
     pool = ThreadedConnectionPool(0, 2, max_idle=60)
-    monkeypatch.setattr(_housekeeping, "poke", strike)
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", strike)
     with pytest.raises(TimeLimit):
         pool.minconn = 1
     assert pool.minconn == 1

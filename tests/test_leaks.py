@@ -13,6 +13,7 @@ import pytest
 from audit import assert_sound, closes, listening, wait_for_quiet
 from pgpool_rs import LoanInfo, ThreadedConnectionPool, _housekeeping
 from pgpool_rs._core import advance_clock
+from pgpool_rs._housekeeping import Housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from support import Task, wait_until, waiting_task
 
@@ -20,7 +21,7 @@ from support import Task, wait_until, waiting_task
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the housekeeping to the tests: the thread does the same, at another time."""
-    monkeypatch.setattr(_housekeeping, "poke", lambda _: None)
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda _: None)
 
 
 def here() -> int:
@@ -227,7 +228,7 @@ def test_the_thread_reports_by_itself(server: FakeServer, our_class: Any) -> Non
     pool = our_class(1, 1, leak_after=0.03, name="leaky")
     with listening("leaky", level=30) as log:
         connection = pool.getconn()
-        _housekeeping._housekeeper.poke(pool)
+        Housekeeper.poke(_housekeeping.housekeeper, pool)
         log.wait_for(1)
         pool.putconn(connection)
         assert len(log.texts) == 2

@@ -320,7 +320,7 @@ SCENES = {
 def test_each_line_has_its_level(server: FakeServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = SCENES[name]
     # The thread would log the same, at another time.
-    monkeypatch.setattr(_housekeeping, "poke", lambda _: None)
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda _: None)
     pool = scene.pool()
     with listening(NAME) as log:
         scene.act(pool, server)
@@ -424,7 +424,7 @@ def test_a_line_whose_handler_raises_in_the_thread_stops_nothing(server: FakeSer
             wait_for_quiet(pool)
         log.error = None
         server.calm()
-        _housekeeping.poke(pool)
+        _housekeeping.housekeeper.poke(pool)
         wait_until(lambda: counts(pool)["idle"] == 1, "the thread")
     assert_sound(pool, server)
 
@@ -613,7 +613,7 @@ def test_another_thread_is_served_as_ever_while_a_handler_runs(server: FakeServe
 def test_each_line_has_a_constant_template_and_fields_for_programs(
     server: FakeServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_housekeeping, "poke", lambda _: None)
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda _: None)
     runs: list[list[logging.LogRecord]] = []
     for _ in range(2):
         records: list[logging.LogRecord] = []

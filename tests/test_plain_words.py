@@ -115,6 +115,17 @@ def test_a_timeout_that_may_be_a_connection_string_is_not_repeated(server: FakeS
         ("pool_recycle", "pool_recycle is called max_lifetime here"),
         ("pool_timeout", "pool_timeout is called timeout here"),
         ("creator", "creator is called connect here"),
+        ("minsize", "minsize is called minconn here"),
+        ("maxsize", "maxsize is called maxconn here"),
+        ("min_connections", "min_connections is called minconn here"),
+        ("max_connections", "max_connections is called maxconn here"),
+        ("max_open_connections", "max_open_connections is called maxconn here"),
+        ("max_idle_connections", "max_idle_connections is called minconn here"),
+        ("max_pool_size", "max_pool_size is called maxconn here"),
+        ("size", "size is called minconn (and maxconn) here"),
+        ("stale_timeout", "stale_timeout is called max_idle here"),
+        ("max_inactive_connection_lifetime", "max_inactive_connection_lifetime is called max_idle here"),
+        ("on_connect", "on_connect is called configure here"),
     ],
 )
 def test_an_unknown_option_is_found_by_the_constructor(our_class: Any, name: str, text: str) -> None:
@@ -122,6 +133,39 @@ def test_an_unknown_option_is_found_by_the_constructor(our_class: Any, name: str
         with pytest.raises(TypeError) as raised:
             our_class(0, 1, "host=nowhere.invalid", **{name: value})
         assert str(raised.value) == text
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "text"),
+    [
+        ((), {"min_size": 1, "max_size": 2}, "min_size is called minconn here"),
+        ((1,), {"dsn": URL, "max_size": 2}, "max_size is called maxconn here"),
+        ((), {"minconn": 1, "max_overflow": 2}, "max_overflow is called maxconn (pool_size included) here"),
+    ],
+)
+def test_a_missing_size_that_is_given_under_another_name_is_named(
+    our_class: Any, args: tuple[Any, ...], kwargs: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(TypeError) as raised:
+        our_class(*args, **kwargs)
+    assert str(raised.value) == text
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "missing"),
+    [
+        ((), {}, "2 required positional arguments: 'minconn' and 'maxconn'"),
+        ((), {"pool_timeout": 2}, "2 required positional arguments: 'minconn' and 'maxconn'"),
+        ((1,), {"min_size": 1}, "1 required positional argument: 'maxconn'"),
+        ((), {"maxconn": 1}, "1 required positional argument: 'minconn'"),
+    ],
+)
+def test_a_missing_size_is_python_s_own_error(
+    our_class: Any, args: tuple[Any, ...], kwargs: dict[str, Any], missing: str
+) -> None:
+    with pytest.raises(TypeError) as raised:
+        our_class(*args, **kwargs)
+    assert str(raised.value) == f"AbstractConnectionPool.__init__() missing {missing}"
 
 
 def test_what_libpq_and_psycopg2_know_is_taken(our_class: Any) -> None:

@@ -50,15 +50,17 @@ def test_each_callback_of_a_place_has_rows_and_each_row_a_place() -> None:
 
 
 def test_a_new_call_in_the_sources_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for source in callback_places.SOURCES.glob("*.rs"):
+    for source in callback_places.SOURCES.rglob("*.rs"):
         text = source.read_text()
         if source.name == "give_back.rs":
             text = re.sub(
                 r"(pub\(crate\) fn give_back\(.*?\{\n)", r"\1    slf.call_method0(hook)?;\n", text, flags=re.DOTALL
             )
-        if source.name == "names.rs":
+        if source.name == "python.rs":
             text = text.replace('    acquire = "acquire",\n', '    acquire = "acquire",\n    hook = "hook",\n')
-        (tmp_path / source.name).write_text(text)
+        copy = tmp_path / source.relative_to(callback_places.SOURCES)
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_text(text)
     monkeypatch.setattr(callback_places, "SOURCES", tmp_path)
     assert set(places().items()) - {(place, does) for place, (does, _) in PLACES.items()} == {
         ("give_back.give_back", "call_method0")

@@ -67,6 +67,7 @@ def test_it_is_logged_with_what_is_known_of_the_loan(mortal: FakeServer, our_cla
         connection = pool.getconn()
         advance_clock(7)
         del connection
+        pool.maintain()
     (line,) = log.texts
     head, *stack = line.splitlines()
     assert head.startswith("connection reclaimed, its borrower forgot it: lent for 7.0 s under key 1, borrowed by ")
@@ -420,13 +421,56 @@ def test_an_end_that_calls_the_pool_does_not_hang(server: FakeServer, our_class:
 
 def test_a_log_that_fails_loses_no_slot(mortal: FakeServer, our_class: Any, unraisable: list[Any]) -> None:
     pool = our_class(0, 1, reclaim=True, name="forgetful")
-    for error in (ValueError("handler"), KeyboardInterrupt("handler")):
-        with listening("forgetful") as log:
-            log.fail(error, "reclaimed")
-            pool.getconn()
-        assert [caught.exc_value for caught in unraisable] == [error]
-        unraisable.clear()
-        assert_sound(pool, mortal)
+    for act in (pool.getconn, pool.maintain):
+        for error in (ValueError("handler"), KeyboardInterrupt("handler")):
+            with listening("forgetful") as log:
+                pool.getconn()
+                log.fail(error, "reclaimed")
+                with pytest.raises(type(error)) as raised:
+                    act()
+                assert raised.value is error
+            del raised
+            assert_sound(pool, mortal)
+
+
+def test_it_is_logged_once_its_slot_is_free(mortal: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 1, reclaim=True, name="forgetful")
+    seen: list[tuple[int, int]] = []
+
+    class Borrowing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "reclaimed" in record.getMessage():
+                pool.putconn(pool.getconn())
+                seen.append((counts(pool)["lent"], mortal.peak))
+
+    handler = Borrowing()
+    logger = logging.getLogger("pgpool_rs.forgetful")
+    logger.addHandler(handler)
+    try:
+        pool.getconn()
+        pool.maintain()
+    finally:
+        logger.removeHandler(handler)
+    assert seen == [(0, 1)]
+
+
+@pytest.mark.parametrize("act", ["getconn", "maintain", "closeall"])
+def test_the_next_call_logs_it(mortal: FakeServer, our_class: Any, act: str) -> None:
+    pool = our_class(0, 1, reclaim=True, name="forgetful")
+    with listening("forgetful", level=30) as log:
+        pool.getconn()
+        assert log.texts == []
+        kept = getattr(pool, act)()
+        (line,) = log.texts
+        assert line.startswith("connection reclaimed")
+    del kept
+
+
+def test_the_thread_logs_it_at_once(mortal: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1, reclaim=True, max_idle=10, name="forgetful")
+    with listening("forgetful", level=30) as log:
+        pool.getconn()
+        wait_until(lambda: bool(log.texts), "the line")
 
 
 def test_a_first_time_borrower_may_be_anywhere(mortal: FakeServer) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pgpool_rs import _housekeeping
 from pgpool_rs.testing import INTRANS, FakeServer
 from support import counts
 
@@ -88,6 +89,40 @@ def test_blocks_in_a_recursion_that_goes_too_deep_lose_no_slot(our_class: Any, s
         recurse()
 
     try_all_depths(pool, recurse)
+
+
+def test_a_poke_that_has_no_stack_fails_no_call_and_the_next_one_tells(
+    our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pokes: list[object] = []
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda pool: pokes.append(pool))  # noqa: PLW0108  (a frame of Python)
+    pool = our_class(0, 1, max_lifetime=60)
+    refused: list[int] = []
+    unheard: list[int] = []
+
+    def recurse(number: int = 1) -> None:
+        before = len(pokes)
+        try:
+            pool.resize(number % 2, number)
+        except RecursionError:
+            refused.append(number)
+            raise
+        if number % 2 and len(pokes) == before:
+            unheard.append(number)
+        recurse(number + 1)
+
+    def dive() -> None:
+        refused.clear()
+        try:
+            recurse()
+        finally:
+            assert pool.maxconn not in refused, "what failed has been done all the same"
+
+    try_all_depths(pool, dive)
+    assert unheard, "there was stack enough for each poke"
+    pokes.clear()
+    pool.resize(1, 1)
+    assert pokes == [pool]
 
 
 @pytest.mark.parametrize("error", [RecursionError("too deep"), MemoryError("none"), KeyboardInterrupt("stop")])

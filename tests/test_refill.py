@@ -174,10 +174,10 @@ def test_the_thread_opens_again_once_the_server_is_back(server: FakeServer, our_
         pool.putconn(connection)
     wait_until(lambda: len(server.calls("connect")) == 3, "the first try")
     advance_clock(1)
-    _housekeeping.poke(pool)
+    _housekeeping.housekeeper.poke(pool)
     wait_until(lambda: len(server.calls("connect")) == 4, "the second try")
     advance_clock(1)
-    _housekeeping.poke(pool)
+    _housekeeping.housekeeper.poke(pool)
     wait_until(lambda: counts(pool)["idle"] == 2, "the server's return")
     assert_sound(pool, server)
 

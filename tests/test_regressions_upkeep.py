@@ -19,14 +19,14 @@ def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowe
     pool = our_class(1, 1, background=True)
     connection = pool.getconn()
     connection.status = INTRANS
-    poke = _housekeeping.poke
+    poke = _housekeeping.housekeeper.poke
 
     def interrupted(poked: Any) -> None:
-        monkeypatch.setattr(_housekeeping, "poke", poke)
+        monkeypatch.setattr(_housekeeping.housekeeper, "poke", poke)
         poke(poked)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_housekeeping, "poke", interrupted)
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pool.putconn(connection)
     wait_for_quiet(pool)

@@ -126,7 +126,7 @@ def test_a_time_limit_in_a_callback_is_raised_in_the_call_that_it_struck(
 def test_a_time_limit_while_another_borrowers_return_is_finished_is_raised_in_getconn(
     server: FakeServer, our_class: Any, strike: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgpool_rs._housekeeping.poke", lambda _: None)
+    monkeypatch.setattr("pgpool_rs._housekeeping.housekeeper.poke", lambda _: None)
     pool = our_class(1, 1, background=True)
     use(pool)
     server.on("rollback", strike)
@@ -134,6 +134,87 @@ def test_a_time_limit_while_another_borrowers_return_is_finished_is_raised_in_ge
         pool.getconn()
     server.calm()
     assert_sound(pool, server)
+
+
+# --- two errors, one after the other ----------------------------------------------------------------------------------
+
+FAILED = psycopg2.OperationalError("failed")
+
+
+def in_the_constructor(our_class: Any, server: FakeServer) -> None:
+    server.fail("connect", None, FAILED)
+    our_class(2, 2)
+
+
+def in_configure(our_class: Any, server: FakeServer) -> None:
+    def configure(_: object) -> None:
+        raise FAILED
+
+    our_class(0, 1, configure=configure).getconn()
+
+
+def in_connect(our_class: Any, server: FakeServer) -> None:
+    class Pool(our_class):  # type: ignore[misc]
+        def _connect(self, key: Any = None) -> Any:
+            super()._connect(key)
+            raise FAILED
+
+    Pool(0, 1).getconn()
+
+
+def at_the_end_of(call: str) -> Callable[[Any, FakeServer], None]:
+    def end(our_class: Any, server: FakeServer) -> None:
+        pool = our_class(0, 1, name="ends")
+        with listening("ends") as log:
+            log.fail(FAILED)
+            getattr(pool, call)("key")
+
+    return end
+
+
+def in_the_hash_of_a_key(our_class: Any, server: FakeServer) -> None:
+    class Key:
+        def __hash__(self) -> int:
+            raise MemoryError
+
+    pool = our_class(0, 1)
+    pool.putconn(pool.getconn(), Key())
+
+
+FAILURES = {
+    "the constructor": in_the_constructor,
+    "configure": in_configure,
+    "_connect": in_connect,
+    "the end of getconn": at_the_end_of("getconn"),
+    "the end of _connect": at_the_end_of("_connect"),
+    "the hash of a key": in_the_hash_of_a_key,
+}
+
+
+@pytest.mark.parametrize("struck", [TimeLimit, KeyboardInterrupt])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_of_a_failure_and_what_strikes_the_close_after_it_the_weightier_is_raised(
+    our_class: Any, server: FakeServer, failure: str, struck: type[BaseException]
+) -> None:
+    server.on("close", lambda _: raise_(struck("in close")))
+    ordinary = failure != "the hash of a key"
+    with pytest.raises(struck if ordinary or struck is KeyboardInterrupt else MemoryError) as raised:
+        FAILURES[failure](our_class, server)
+    context = raised.value.__context__
+    assert context is FAILED if ordinary else isinstance(context, (MemoryError, TimeLimit))
+
+
+@pytest.mark.parametrize("failure", ["the constructor", "configure", "_connect", "the end of getconn"])
+def test_of_two_errors_of_a_database_the_first_is_raised(our_class: Any, server: FakeServer, failure: str) -> None:
+    second = psycopg2.InterfaceError("second")
+    server.on("close", lambda _: raise_(second))
+    with pytest.raises(psycopg2.OperationalError) as raised:
+        FAILURES[failure](our_class, server)
+    assert raised.value is FAILED
+
+
+def raise_(error: BaseException) -> None:
+    raise error
 
 
 # --- what is asked in SQL where psycopg2's own call does nothing -----------------------------------------------------

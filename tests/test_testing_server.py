@@ -494,8 +494,8 @@ def test_servers_may_be_installed_within_each_other() -> None:
 def test_a_pool_from_before_has_its_housekeeping_from_where_it_had_it() -> None:
     with FakeServer().installed() as outer:
         pool = ThreadedConnectionPool(1, 2, max_idle=60)
-        _housekeeping._housekeeper.poke(pool)
-        wait_until(lambda: bool(_housekeeping._housekeeper._house().visits), "the thread")
+        _housekeeping.housekeeper.poke(pool)
+        wait_until(lambda: bool(_housekeeping.housekeeper._house().visits), "the thread")
         with FakeServer().installed() as inner:
             pool.putconn(pool.getconn(), close=True)
             wait_until(lambda: outer.opened == 2, "the refill")

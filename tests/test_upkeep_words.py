@@ -63,9 +63,19 @@ def test_wait_raises_where_minconn_is_0_and_the_server_is_down(server: FakeServe
     assert_sound(pool, server)
 
 
-def test_a_pool_that_may_have_no_connection_waits_for_none(server: FakeServer, our_class: Any) -> None:
-    our_class(0, 0).wait(5)
-    assert server.open == 0
+@pytest.mark.parametrize("timeout", [0, 600, None])
+def test_a_pool_that_may_have_no_connection_says_so_at_once(
+    server: FakeServer, our_class: Any, timeout: float | None
+) -> None:
+    lowered = our_class(1, 1)
+    lowered.getconn()
+    lowered.maxconn = 0
+    for pool, opened in ((our_class(0, 0), 0), (lowered, 1)):
+        with pytest.raises(
+            PoolTimeout, match=rf"for 1 connections, {opened} are open; with maxconn=0 every request is refused"
+        ):
+            pool.wait(timeout)
+    assert server.open == 1
 
 
 def test_a_closed_pool_shows_no_idle_connections(server: FakeServer, our_class: Any) -> None:

@@ -26,8 +26,6 @@ from typing import Final, Protocol
 from pgpool_rs import _log
 from pgpool_rs._core import if_free, speak
 
-__all__ = ["poke", "poke_quietly"]
-
 # All in seconds.
 BREATH: Final = 0.01  # between two calls of one pool, unless somebody else pokes
 PAUSE: Final = 1.0  # after a call that failed, whoever pokes
@@ -86,7 +84,7 @@ class Housekeeper:
         self._ended = False
 
     def poke(self, pool: Pool) -> None:
-        """Have the pool maintained soon, for which the thread is started if there is none. Never raises."""
+        """Have the pool maintained soon, for which the thread is started if there is none."""
         # Once the process ends nothing else is touched: the interpreter may have taken this module's names away.
         if not self._ended:
             house = self._note(pool)
@@ -123,7 +121,8 @@ class Housekeeper:
 
     def _start(self, house: House) -> None:
         # Asked again afterwards: a thread that has died meanwhile found the lock taken and left this to us.
-        with suppress(Exception):  # there are too many threads, or the process ends; the next poke tries again
+        # There are too many threads, or no memory or stack, or the process ends; the next poke tries again.
+        with suppress(RuntimeError, MemoryError, OSError):
             begin = partial(self._begin, house)
             while self._on_duty(house) and not house.alive() and if_free(house.starting, begin):
                 pass
@@ -134,7 +133,11 @@ class Housekeeper:
             house.bell.acquire()
             house.thread = threading.Thread(target=self._run, args=(house,), name="pgpool_rs housekeeping", daemon=True)
             # In a context of its own, since it outlives that of the request that happened to poke first.
-            contextvars.Context().run(house.thread.start)
+            try:
+                contextvars.Context().run(house.thread.start)
+            except KeyError as error:
+                # CPython's own, where an Exception struck `start` once the thread had begun.
+                raise error.__context__ or error from None
 
     def _run(self, house: House) -> None:
         try:
@@ -147,7 +150,7 @@ class Housekeeper:
                 self._start(house)
                 text = "the housekeeping thread was ended by %s; another takes its place"
                 ended_by = type(error).__name__
-                _say(logging.WARNING, text, None, "thread_ended", ended_by, ended_by)
+                _say(logging.WARNING, text, None, "thread_ended", ended_by, ended_by + _place(error))
 
     def _make_round(self, house: House) -> None:
         now = time.monotonic()
@@ -177,10 +180,10 @@ class Housekeeper:
             visit.barred = -math.inf
         except Exception as error:  # noqa: BLE001
             if not self._ended:
-                # No text and no traceback of it: they could show a password.
+                # No text and no line of source: they could show a password.
                 name, failure = type(pool)._pgpool_name(pool), type(error).__name__
                 text = "housekeeping of %s failed with %s; it goes on in %g s"
-                _say(logging.ERROR, text, name, "housekeeping_failed", failure, name, failure, PAUSE)
+                _say(logging.ERROR, text, name, "housekeeping_failed", failure, name, failure + _place(error), PAUSE)
         finally:
             del pool  # which a traceback would keep alive
 
@@ -192,12 +195,21 @@ class Housekeeper:
             house.bell.acquire(timeout=pause)
 
 
+def _place(error: BaseException) -> str:
+    """Tell where an error was raised, if that was in Python."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    return f" ({code.co_filename}:{traceback.tb_lineno} in {code.co_name})"
+
+
 def _say(level: int, template: str, pool: str | None, event: str, reason: str, *args: object) -> None:
     if _log.is_heard("housekeeping", level):
         speak(partial(_log.write, level, template, args, pool, event, reason, "housekeeping"))
 
 
-_housekeeper = Housekeeper()
-poke = _housekeeper.poke
-poke_quietly = _housekeeper.poke_quietly
-atexit.register(_housekeeper.end)
+housekeeper: Final = Housekeeper()
+atexit.register(housekeeper.end)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import psycopg2
 from psycopg2 import extensions
@@ -13,12 +14,14 @@ from psycopg2 import extensions
 from pgpool_rs._secrets import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+
+_Init = TypeVar("_Init", bound="Callable[..., None]")
 
 # What psycopg2.connect takes beside the names that libpq knows.
 _PSYCOPG2S = frozenset({"dsn", "connection_factory", "cursor_factory", "async", "async_", "database"})
 
-# Names of other pools: psycopg_pool's, SQLAlchemy's, DBUtils'.
+# Names of other pools: psycopg_pool's, SQLAlchemy's, DBUtils', asyncpg's, aiopg's, peewee's, those for Tornado.
 _ELSEWHERE = {
     "min_size": "minconn",
     "max_size": "maxconn",
@@ -41,6 +44,20 @@ _ELSEWHERE = {
     "maxconnections": "maxconn",
     "setsession": "configure",
     "ping": "check",
+    "minsize": "minconn",
+    "maxsize": "maxconn",
+    "size": "minconn (and maxconn)",
+    "min_connections": "minconn",
+    "max_connections": "maxconn",
+    "max_idle_connections": "minconn",
+    "max_open_connections": "maxconn",
+    "min_pool_size": "minconn",
+    "max_pool_size": "maxconn",
+    "stale_timeout": "max_idle",
+    "max_inactive_connection_lifetime": "max_idle",
+    "max_recycle_sec": "max_lifetime",
+    "init": "configure",
+    "on_connect": "configure",
 }
 
 # libpq's, for suggestions only; libpq itself is asked what it knows.
@@ -57,6 +74,20 @@ _OTHER_URL = re.compile(r"\s*(?P<dialect>\w+)\+(?P<driver>\w+)://")
 def is_psycopg2s(connect: object) -> bool:
     """Tell whether this is psycopg2.connect itself: a test or a tracing library may have put something in its place."""
     return type(connect) is types.FunctionType and connect.__globals__ is vars(psycopg2)
+
+
+def names_missing_sizes(init: _Init) -> _Init:
+    """Have a constructor say which keyword is the size that is missing, where another pool calls it by that name."""
+
+    @functools.wraps(init)
+    def begin(self: object, /, *args: Any, **kwargs: Any) -> None:
+        missing = {*("minconn", "maxconn")[len(args) :]} - kwargs.keys()
+        for name in kwargs if missing else ():
+            if _ELSEWHERE.get(name, "").partition(" ")[0] in missing:
+                raise TypeError(_called(name))
+        init(self, *args, **kwargs)
+
+    return cast("_Init", begin)
 
 
 def check(args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Iterable[str]) -> None:
@@ -84,10 +115,14 @@ def _libpq_knows(name: str) -> bool:
 
 def _unknown(name: str, options: Iterable[str]) -> str:
     if name in _ELSEWHERE:
-        return f"{name} is called {_ELSEWHERE[name]} here"
+        return _called(name)
     near = difflib.get_close_matches(name, ["minconn", "maxconn", *options, *_PSYCOPG2S, *_LIBPQS], n=1)
     suggestion = f"; did you mean {near[0]}?" if near else ""
     return f"{name!r} is no option of the pool nor of psycopg2.connect{suggestion}"
+
+
+def _called(name: str) -> str:
+    return f"{name} is called {_ELSEWHERE[name]} here"
 
 
 def _check_dsn(dsn: str) -> None:

@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pgpool_rs._core import once
+from pgpool_rs._foreign import CAUSED, asked
 
 if TYPE_CHECKING:
     from types import CodeType
@@ -41,8 +42,8 @@ def describe(loan: LoanInfo) -> str:
 
 def _shown(key: Any) -> str:
     try:
-        return repr(key)
-    except Exception:  # noqa: BLE001  (a user's key may have any __repr__)
+        return asked(repr, key)
+    except CAUSED:
         return f"<{type(key).__name__}>"
 
 

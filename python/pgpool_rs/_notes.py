@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 from psycopg2 import extensions
 
 from pgpool_rs import _core
+from pgpool_rs._foreign import CAUSED
 from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout
 
 # Whether exceptions take notes.
@@ -60,7 +61,7 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
             oldest = None if age is None or borrower is None else (age, borrower)
             returned = None if flags is None else (given, bool(flags & 1), bool(flags & 2), bool(flags & 4))
             error.add_note(f"pool {pool_name!r} {_note(error, figures, oldest, returned)}")
-    except Exception:  # noqa: BLE001, S110  (a proxy may raise anything; memory may be short)
+    except CAUSED:
         pass
 
 
@@ -83,7 +84,8 @@ def _note(error: Exception, figures: Figures, oldest: tuple[float, int] | None, 
 
 def _thread(ident: int) -> str:
     # Not threading.enumerate(), which waits for a lock that an interrupt may have left held.
-    thread = getattr(threading, "_active", {}).get(ident)
+    active = getattr(threading, "_active", None)
+    thread = active.get(ident) if type(active) is dict else None
     return f"thread {ident}" if thread is None else thread.name
 
 
@@ -96,12 +98,13 @@ def _misplaced(returned: Returned) -> str:
         return "has this connection already: it was returned before"
     if returned.lent:
         return "has lent this connection under another key"
-    hint = ""
-    if isinstance(given, extensions.cursor):
+    # Nothing is asked of the object itself: a proxy may raise anything.
+    hint, kind = "", type(given)
+    if issubclass(kind, extensions.cursor):
         hint = ": return the connection, which is cursor.connection"
-    elif isinstance(given, _core.Loan):
+    elif issubclass(kind, _core.Loan):
         hint = ": it is its `with` block that returns the connection"
-    elif isinstance(given, extensions.connection):
-        closed = " that is closed" if given.closed else ""
+    elif issubclass(kind, extensions.connection):
+        closed = " that is closed" if extensions.connection.closed.__get__(given) else ""
         hint = f"{closed}: it was returned before, is another pool's, or was made without a pool"
     return f"has not lent what it got, {_core.kind(given)}{hint}"

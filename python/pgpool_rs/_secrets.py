@@ -7,7 +7,10 @@ import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+import psycopg2
 from psycopg2.extensions import parse_dsn
+
+from pgpool_rs._foreign import CAUSED, asked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +32,8 @@ def mask(text: str, args: Any, kwargs: Any) -> str:
     """Return the text with `***` in the place of each secret that is in these arguments of psycopg2.connect.
 
     A secret is found however it is escaped: as a URI, a connection string, Python or JSON have it. One that is shorter
-    than 3 characters is masked only where it stands by itself. Never raises: where it cannot tell, all of it goes.
+    than 3 characters is masked only where it stands by itself. Where it cannot tell, all of it goes; it raises nothing
+    but what a signal handler raises in it.
     """
     try:
         secrets = {secret for secret in _of_arguments(args, kwargs) if secret}
@@ -38,7 +42,7 @@ def mask(text: str, args: Any, kwargs: Any) -> str:
         # The longest first, since one may be a part of another.
         patterns = map(_pattern, sorted(secrets, key=len, reverse=True))
         return re.sub("|".join(patterns), MASK, text)
-    except Exception:  # noqa: BLE001  what cannot be looked through may have anything in it
+    except CAUSED:  # what cannot be looked through may have anything in it
         return MASK
 
 
@@ -49,24 +53,28 @@ def mask_name(name: str, args: Any, kwargs: Any) -> str:
 
 
 def _of_arguments(args: Any, kwargs: Any) -> Iterator[str]:
+    args = args if type(args) is tuple else asked(tuple, args)
     if args:
         for dsn in _texts(args[0]):
             yield from _of_dsn(dsn)
-    yield from _of_options(kwargs)
+    yield from _of_options(kwargs if type(kwargs) is dict else asked(dict, kwargs))
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     """Give a value as psycopg2 writes it into a connection string, and bytes as a program may read them, too."""
     if value is None:
         return ()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return str(value), bytes(value).decode("utf-8", "surrogateescape")
-    return (value, str(value)) if isinstance(value, str) else (str(value),)
+    text, kind = asked(str, value), type(value)
+    if issubclass(kind, bytes | bytearray | memoryview):
+        return text, asked(bytes, value).decode("utf-8", "surrogateescape")
+    # A subclass's own text, without its methods.
+    return (str.__str__(value), text) if issubclass(kind, str) else (text,)
 
 
 def _of_options(options: Any) -> Iterator[str]:
     """Find the secrets among a connection's options, given by name."""
-    for name, given in options.items():
+    for key, given in options.items():
+        name = str.__str__(key)
         for value in _texts(given):
             if _SECRET_OPTION.search(name):
                 yield value
@@ -82,7 +90,7 @@ def _of_dsn(dsn: str) -> Iterator[str]:
     """Find the secrets in a connection string."""
     try:
         options = parse_dsn(dsn)
-    except Exception:  # noqa: BLE001  nobody knows what is what in it
+    except (psycopg2.Error, ValueError):  # nobody knows what is what in it
         yield from _with_parts(dsn)
         return
     yield from _of_options(options)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import psycopg2
 from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
 
-from pgpool_rs import _core, _keywords, _returning
+from pgpool_rs import _core, _for_rust, _keywords, _returning
 from pgpool_rs._books import Books
 from pgpool_rs._core import check_socket
 from pgpool_rs._locks import renewed_by_fork
@@ -62,7 +62,7 @@ class _Name:
 _Pool = _core.AbstractConnectionPool
 
 
-@_core.front_door
+@_core.fast_path
 class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.AbstractConnectionPool):
     """Keep PostgreSQL connections open and lend them; the base of both pools.
 
@@ -72,6 +72,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
 
     name = _Name()
 
+    @_keywords.names_missing_sizes
     def __init__(
         self,
         minconn: ConvertibleToInt,
@@ -209,7 +210,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
 
 
 # The names of the options.
-_OPTIONS = tuple(AbstractConnectionPool.__init__.__kwdefaults__ or ())
+_OPTIONS = tuple(option.name for option in dataclasses.fields(Options))
 
 
 def _books(pool: AbstractConnectionPool) -> Books:
@@ -236,7 +237,7 @@ class SimpleConnectionPool(AbstractConnectionPool, _psycopg2_pool.SimpleConnecti
     closeall = AbstractConnectionPool._closeall
 
 
-@_core.front_door
+@_core.fast_path
 class ThreadedConnectionPool(
     _core.ThreadedConnectionPool, AbstractConnectionPool, _psycopg2_pool.ThreadedConnectionPool
 ):
@@ -246,4 +247,4 @@ class ThreadedConnectionPool(
     """
 
 
-_core.prepare()
+_core.prepare(_for_rust)

@@ -1,28 +1,26 @@
 //! getconn, step by step.
 
 use std::fmt::Write;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pgpool_core::{
-    Busy, Caller, CheckOut, CloseReason, ConnectError, Refusal, Reservation, Reserve, SharedLedger, SlotId, Span,
-    Waiter, Want,
-};
+use pgpool_core::{Busy, Caller, CheckOut, CloseReason, Refusal, Reservation, SlotId, Span, Waiter, Want};
 use pyo3::prelude::*;
 
 use crate::call::{call_or_undo, is_speaking, speak};
+use crate::caller::caller;
 use crate::check;
-use crate::connection::{self, Handle, address};
 use crate::error::{Error, both, weightier};
-use crate::filing::{caller, settle, settle_maybe, to_key, under};
-use crate::give_back::{discard, finish, give_back, give_back_loan};
-use crate::log::{CROWDED, OPENED, TIMED_OUT, close_and_log, describe_public, log, log_connect};
-use crate::names::name;
+use crate::give_back::{discard, finish, give_back_loan};
+use crate::handle::{Handle, address};
+use crate::keys::{settle, to_key, under};
+use crate::leaks;
+use crate::log::{CROWDED, TIMED_OUT, close_and_log, log};
 use crate::notes::{annotated, told};
+use crate::open::{connect_error, last_connect_error};
 use crate::pool::AbstractPool;
+use crate::python::name;
 use crate::system::now;
-use crate::timeout::{Bell, Timeout, Waker};
-use crate::watch;
+use crate::wait::{Bell, Timeout, Waker};
 
 /// How often a caller that will not wait for room looks whether some is still coming for it.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -33,9 +31,7 @@ pub(crate) fn borrow(
     key: Option<&Bound<'_, PyAny>>,
     timeout: Timeout,
 ) -> PyResult<Py<PyAny>> {
-    // Report the first error, and ignore one of the return.
-    let undo = |lent: NewLoan<'_>| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true)));
-    call_or_undo(slf.py(), || lend(slf, key, timeout), undo).map(|lent| lent.connection.unbind())
+    call_or_undo(slf.py(), || lend(slf, key, timeout), |lent| lent.undo(slf)).map(|lent| lent.connection.unbind())
 }
 
 /// What a caller has just been lent.
@@ -50,6 +46,11 @@ impl NewLoan<'_> {
     fn loan(&self, pool: &Bound<'_, AbstractPool>) -> Option<SlotId> {
         pool.get().ledger().loan_since(address(&self.connection), self.borrower, self.since)
     }
+
+    /// Takes the connection back and closes it.
+    fn undo(&self, pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+        self.loan(pool).map_or(Ok(()), |loan| Ok(give_back_loan(pool, loan, true)?))
+    }
 }
 
 fn lend<'py>(
@@ -58,6 +59,7 @@ fn lend<'py>(
     timeout: Timeout,
 ) -> Result<NewLoan<'py>, Error> {
     let pool = slf.get().ledger();
+    leaks::log_forgotten(slf)?;
     let since = told(slf, pool.begin_request())?;
     let mut queued_at = None;
     let mut borrower = 0;
@@ -75,13 +77,13 @@ fn lend<'py>(
     })?;
     let lent = NewLoan { connection, borrower, since };
     let watched = match slf.get().watches().then(|| lent.loan(slf)).flatten() {
-        Some(loan) => watch::begin(slf, loan, &lent.connection),
+        Some(loan) => leaks::begin(slf, loan, &lent.connection),
         None => Ok(()),
     };
-    // Report the first error, and ignore one of the return.
-    both(slf.py(), given_up, watched)
-        .inspect_err(|_| drop(lent.loan(slf).map(|loan| give_back_loan(slf, loan, true))))?;
-    Ok(lent)
+    match both(slf.py(), given_up, watched) {
+        Ok(()) => Ok(lent),
+        Err(error) => Err(weightier(slf.py(), error, lent.undo(slf).err()).into()),
+    }
 }
 
 /// Finds a connection, and tells how its place among those who wait was given up. Notes when it began to wait, if it had to.
@@ -181,11 +183,10 @@ fn open<'py>(
     let connection = match slf.call_method1(name!(py, connect_hook), (to_key(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
-            // What the hook had filed before it failed is closed; an error of that is not the one to be heard.
-            if let Some(filed) = reservation.fail(connect_error(slf, &error)) {
-                drop(discard(slf, filed));
-            }
-            return Err(error.into());
+            // What the hook had filed before it failed is closed.
+            let filed = reservation.fail(connect_error(slf, &error));
+            let discarded = filed.and_then(|filed| discard(slf, filed).err());
+            return Err(weightier(py, error, discarded).into());
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {
@@ -194,82 +195,6 @@ fn open<'py>(
     }
     // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
     Ok(connection)
-}
-
-/// Does what `_connect` does: opens a connection and files it under `key`, or lays it into the pool without one.
-pub(crate) fn connect<'py>(
-    slf: &Bound<'py, AbstractPool>,
-    key: Option<&Bound<'py, PyAny>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let undo = |connection: Bound<'_, PyAny>| {
-        // Without a key it is idle.
-        if key.is_some() {
-            let _ = give_back(slf, Some(&connection), None, true);
-        }
-    };
-    call_or_undo(slf.py(), || connect_and_file(slf, key), undo)
-}
-
-fn connect_and_file<'py>(
-    slf: &Bound<'py, AbstractPool>,
-    key: Option<&Bound<'py, PyAny>>,
-) -> Result<Bound<'py, PyAny>, Error> {
-    let py = slf.py();
-    let pool = slf.get().ledger();
-    let mut want = key.map(under).transpose()?;
-    let caller = caller(py)?;
-    let (slot, own) = match told(slf, settle_maybe(py, &mut want, |want| pool.reserve(want, caller)))? {
-        Reserve::Pending(slot) => (slot, None),
-        Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
-    };
-    let began = Instant::now();
-    let established = establish(slf, pool);
-    pool.note_connect(Span::from_secs_f64(began.elapsed().as_secs_f64()), established.is_err());
-    let connection = match established {
-        Ok(connection) => connection,
-        Err(error) => {
-            let why = connect_error(slf, &error);
-            let text = why.text.clone();
-            if let Some(own) = own {
-                drop(own.fail(why));
-            }
-            let logged = log_connect(slf, pool, Some((&error, &text)));
-            return Err(weightier(py, error, logged.err()).into());
-        }
-    };
-    let handle = Arc::new(Handle::Object(connection.clone().unbind()));
-    if let Err(refusal) = pool.fulfil(slot, address(&connection), &handle, now()) {
-        close_and_log(slf, &connection, CloseReason::Unplaced)?;
-        return Err(refusal.into());
-    }
-    Ok(connection)
-}
-
-/// Opens a connection and prepares it for use. One that cannot be prepared is closed.
-fn establish<'py>(slf: &Bound<'py, AbstractPool>, pool: &SharedLedger<Handle, Waker>) -> PyResult<Bound<'py, PyAny>> {
-    let options = slf.get().options();
-    let connection = connection::connect(slf, options.connect.as_ref())?;
-    let configured = match &options.configure {
-        Some(configure) => connection::leave_clean(&connection, configure.bind(slf.py()), "configure"),
-        None => Ok(()),
-    };
-    let configured = configured.and_then(|()| log_connect(slf, pool, None)).and_then(|()| log(slf, OPENED, || ()));
-    // Report the first error, and ignore one of the close.
-    configured.inspect_err(|_| drop(connection::close(&connection)))?;
-    Ok(connection)
-}
-
-/// Says why a connect failed, for those who wait.
-fn connect_error(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> ConnectError {
-    ConnectError { text: describe_public(slf, error), at: now() }
-}
-
-/// Tells why the last connect that failed did so, as the end of a sentence.
-pub(crate) fn last_connect_error(slf: &Bound<'_, AbstractPool>) -> String {
-    slf.get().ledger().connect_error().map_or_else(String::new, |error| {
-        let ConnectError { text, at } = &*error;
-        format!("; last connect error, {:.1} s ago: {text}", now().since(*at).as_secs_f64())
-    })
 }
 
 fn crowded(slf: &Bound<'_, AbstractPool>) -> Error {

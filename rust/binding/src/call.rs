@@ -10,11 +10,30 @@ use std::collections::BTreeMap;
 
 use pgpool_core::Caller;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 
-use crate::error::{both, is_plain, weightier};
-use crate::filing::caller;
-use crate::log::Line;
+use crate::caller::caller;
+use crate::error::{both, is_plain, is_shortage, weightier};
+use crate::python::imports;
 use crate::system::thread_ident;
+
+/// A line of a log, as `logging` is to write it.
+pub(crate) struct Line {
+    pub(crate) level: u8,
+    pub(crate) template: &'static str,
+    pub(crate) event: &'static str,
+    pub(crate) pool: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) args: Py<PyTuple>,
+}
+
+impl Line {
+    /// Hands the line to the handlers.
+    fn write(&self, py: Python<'_>) -> PyResult<()> {
+        let Self { level, template, event, pool, reason, args } = self;
+        imports()?.write_line.bind(py).call1((level, template, args, pool, event, reason)).map(drop)
+    }
+}
 
 /// What one caller is at.
 #[derive(Default)]
@@ -51,7 +70,7 @@ pub(crate) fn call<T, E>(py: Python<'_>, body: impl FnOnce() -> Result<T, E>) ->
 where
     PyErr: From<E>,
 {
-    call_or_undo(py, body, drop)
+    call_or_undo(py, body, |_| Ok(()))
 }
 
 /// Runs an edit of the ledger as a call of its own, which raises an interrupt that strikes meanwhile.
@@ -59,11 +78,11 @@ pub(crate) fn edit<T>(py: Python<'_>, edit: impl FnOnce() -> T) -> PyResult<T> {
     call(py, || PyResult::Ok(edit()))
 }
 
-/// As [`call`]. If the body succeeds and the end raises, `undo` takes what the body has given.
+/// As [`call`]. If the body succeeds and the end raises, `undo` takes what the body has given; of two errors the weightier is raised.
 pub(crate) fn call_or_undo<T, E>(
     py: Python<'_>,
     body: impl FnOnce() -> Result<T, E>,
-    undo: impl FnOnce(T),
+    undo: impl FnOnce(T) -> PyResult<()>,
 ) -> PyResult<T>
 where
     PyErr: From<E>,
@@ -80,10 +99,7 @@ where
     let interrupted = both(py, struck.map_or(Ok(()), Err), interrupt.map_or(Ok(()), Err));
     let end = both(py, interrupted, write(py, caller, &lines));
     match (done, end) {
-        (Ok(value), Err(error)) => {
-            undo(value);
-            Err(error)
-        }
+        (Ok(value), Err(error)) => Err(weightier(py, error, undo(value).err())),
         (Err(first), end) => Err(weightier(py, first, end.err())),
         (done, Ok(())) => done,
     }
@@ -103,14 +119,16 @@ pub(crate) fn keep_any(py: Python<'_>, error: PyErr) {
 
 fn keep(py: Python<'_>, error: PyErr, raised: bool) {
     let caller = caller(py).unwrap_or_else(|_| thread_ident());
-    let (within, displaced) = file(caller, |calls| match calls.interrupt {
-        None if calls.depth > 0 && raised => (true, calls.interrupt.replace(error)),
-        _ => (calls.depth > 0, Some(error)),
-    });
-    // Of several interrupts in one call, the first is raised.
-    if let Some(error) = displaced.filter(|_| !raised || !within) {
-        error.write_unraisable(py, None);
+    let within = file(caller, |calls| calls.depth > 0);
+    if !raised || !within {
+        return error.write_unraisable(py, None);
     }
+    let first = file(caller, |calls| calls.interrupt.take());
+    let kept = match first {
+        Some(first) => weightier(py, first, Some(error)),
+        None => error,
+    };
+    drop(file(caller, |calls| calls.interrupt.replace(kept)));
 }
 
 /// Takes an answer to a question that may fail without harm. What is stronger than an `Exception` is kept back.
@@ -118,6 +136,17 @@ pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
     let ignore = |error| {
         if !is_plain(py, &error) {
             keep_back(py, error);
+        }
+    };
+    answer.map_err(ignore).ok()
+}
+
+/// As [`answered`], for code of our own in Python, which fails only where it has no stack or no memory: whatever else is raised in
+/// it, a job's time limit say, is kept back.
+pub(crate) fn answered_by_ours<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
+    let ignore = |error| {
+        if !is_shortage(py, &error) {
+            keep_any(py, error);
         }
     };
     answer.map_err(ignore).ok()

@@ -5,13 +5,14 @@ use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
-use crate::connection::{self, Handle, Look};
-use crate::error::{Error, is_said, psycopg2_error, weightier};
+use crate::connection::{self, Look};
+use crate::error::{Error, is_said, new_error, weightier};
+use crate::handle::Handle;
 use crate::log::{CHECK_FAILED, CLOSE_FAILED, close_and_log, log_unclean, report};
-use crate::names::{module, name};
 use crate::pool::AbstractPool;
+use crate::python::{imports, name};
 use crate::system::{Socket, look_at_socket, now};
-use crate::timeout::Waker;
+use crate::wait::Waker;
 
 /// Look whether the server has hung up, without a query and without waiting; the default of `check=`.
 ///
@@ -25,16 +26,16 @@ pub(crate) fn check_socket(conn: &Bound<'_, PyAny>) -> PyResult<()> {
         let Some(descriptor) = descriptor(conn)? else { return Ok(()) };
         match look_at_socket(descriptor) {
             Socket::Quiet => return Ok(()),
-            Socket::HungUp => return Err(hung_up(conn.py())),
+            Socket::HungUp => return Err(hung_up()),
             // The driver may need two reads to see the end that comes behind a last message.
             Socket::Readable => drop(conn.call_method0(name!(conn.py(), poll))?),
         }
     }
     match descriptor(conn)?.map(look_at_socket) {
-        Some(Socket::HungUp) => Err(hung_up(conn.py())),
+        Some(Socket::HungUp) => Err(hung_up()),
         Some(Socket::Readable | Socket::Quiet) | None => match connection::look_at(conn)? {
             Look::Clean | Look::InTransaction(_) => Ok(()),
-            Look::Broken | Look::Closed(_) => Err(hung_up(conn.py())),
+            Look::Broken | Look::Closed(_) => Err(hung_up()),
         },
     }
 }
@@ -49,8 +50,8 @@ fn descriptor(conn: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
     fileno.cast_exact::<PyInt>().ok().map(|number| number.extract()).transpose()
 }
 
-fn hung_up(py: Python<'_>) -> PyErr {
-    psycopg2_error(py, "OperationalError", "the server has closed the connection")
+fn hung_up() -> PyErr {
+    new_error(|imports| &imports.OperationalError, "the server has closed the connection")
 }
 
 /// Asks the pool's check about a connection, and says what the connection is then. A transaction that the check leaves open
@@ -83,7 +84,7 @@ pub(crate) fn examine(
     let (reason, failed) = match ask(slf, &connection) {
         Ok(Look::Clean) => return Ok(None),
         Ok(Look::InTransaction(left)) => (CloseReason::Unclean, Ok(left)),
-        Ok(Look::Broken | Look::Closed(_)) => (CloseReason::Lost, Err(hung_up(py))),
+        Ok(Look::Broken | Look::Closed(_)) => (CloseReason::Lost, Err(hung_up())),
         Err(error) => (CloseReason::Lost, Err(error)),
     };
     match (failed, connection::close(&connection)) {
@@ -138,7 +139,7 @@ pub(crate) fn learn(
     error: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let py = pool.py();
-    if !error.is_instance(&module(name!(py, psycopg2_module))?.getattr(name!(py, error_class))?)? {
+    if !error.is_instance(imports()?.Error.bind(py))? {
         return Ok(());
     }
     let state = error.getattr(name!(py, pgcode))?.extract::<Option<String>>().ok().flatten().unwrap_or_default();

@@ -5,63 +5,23 @@
 
 use std::fmt;
 
-use pyo3::exceptions::PyReferenceError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyTuple};
 
-use crate::error::{both, psycopg2_error};
-use crate::front::has_begun_two_phase;
-use crate::names::{module, name};
-
-/// A connection, a key or a note, as the ledger keeps it.
-pub(crate) enum Handle {
-    /// The object itself.
-    Object(Py<PyAny>),
-    /// A weak reference to a lent connection, which lives only as long as its borrower wants it.
-    Weak(Py<PyAny>),
-}
-
-impl Handle {
-    /// Gives the object.
-    pub(crate) fn object<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let gone = || PyReferenceError::new_err("the connection is gone: its borrower forgot it");
-        self.living(py)?.ok_or_else(gone)
-    }
-
-    /// Gives the object if there still is one.
-    pub(crate) fn living<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        match self {
-            Self::Object(object) => Ok(Some(object.bind(py).clone())),
-            Self::Weak(reference) => Ok(Some(reference.bind(py).call0()?).filter(|object| !object.is_none())),
-        }
-    }
-
-    /// What a garbage collector has to know of.
-    pub(crate) fn held(&self) -> &Py<PyAny> {
-        match self {
-            Self::Object(object) | Self::Weak(object) => object,
-        }
-    }
-}
-
-/// Where an object lives: what `id()` gives.
-pub(crate) fn address(object: &Bound<'_, PyAny>) -> usize {
-    object.as_ptr().addr()
-}
+use crate::error::{both, new_error};
+use crate::fast_path::probe::{IDLE, READY, has_begun_two_phase};
+use crate::python::{imports, name};
 
 /// libpq's account of a transaction, `PGTransactionStatusType`.
 /// <https://www.postgresql.org/docs/current/libpq-status.html#LIBPQ-PQTRANSACTIONSTATUS>
 const LIBPQ_SAYS: [&str; 5] =
     ["IDLE", "ACTIVE (a command is under way, COPY perhaps)", "INTRANS", "INERROR", "UNKNOWN"];
-pub(crate) const IDLE: i32 = 0;
 const INTRANS: i32 = 2;
 const INERROR: i32 = 3;
 /// The connection is bad.
 const UNKNOWN: i32 = 4;
 
-/// psycopg2's own account, `connection.status`: in no transaction, as far as it knows.
-/// <https://www.psycopg.org/docs/extensions.html#connection-status-constants>
-pub(crate) const READY: i32 = 1;
+/// psycopg2's own account, `connection.status`, in a transaction that it has begun.
 const BEGIN: i32 = 2;
 /// It is in a two-phase transaction that the server has been told to keep.
 const PREPARED: i32 = 5;
@@ -72,7 +32,7 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>
     let py = pool.py();
     let connect = match instead {
         Some(connect) => connect.bind(py).clone(),
-        None => module(name!(py, psycopg2_module))?.getattr(name!(py, connect))?,
+        None => imports()?.psycopg2.bind(py).getattr(name!(py, connect))?,
     };
     let args = pool.getattr(name!(py, args))?;
     let args = PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
@@ -196,7 +156,7 @@ pub(crate) fn leave_clean(connection: &Bound<'_, PyAny>, function: &Bound<'_, Py
         Look::Closed(Closed::Properly) => "closed".to_owned(),
     };
     let text = format!("connection discarded: {name} left it {left}");
-    Err(psycopg2_error(connection.py(), "ProgrammingError", &text))
+    Err(new_error(|imports| &imports.ProgrammingError, &text))
 }
 
 /// Rolls back, whichever account knows of the transaction.
@@ -237,10 +197,9 @@ fn end_in_sql(connection: &Bound<'_, PyAny>, statement: &str) -> PyResult<()> {
 /// Makes a cursor that does nothing but what it is told, if there can be one. A connection's `cursor()` may be a subclass's.
 fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = connection.py();
-    let extensions = module(name!(py, extensions_module))?;
-    let psycopg2s = extensions.getattr(name!(py, connection))?;
-    if connection.get_type().is_subclass(&psycopg2s)? {
-        return extensions.getattr(name!(py, cursor))?.call1((connection,)).map(Some);
+    let imports = imports()?;
+    if connection.get_type().is_subclass(imports.connection.bind(py))? {
+        return imports.cursor.bind(py).call1((connection,)).map(Some);
     }
     connection.getattr_opt(name!(py, cursor))?.map(|cursor| cursor.call0()).transpose()
 }

@@ -1,11 +1,11 @@
 //! Errors, on their way to Python.
 
 use pgpool_core::Refusal;
-use pyo3::exceptions::{PyException, PyOSError};
+use pyo3::exceptions::{PyException, PyMemoryError, PyOSError, PyRecursionError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::names::{class, module, name};
+use crate::python::{Imports, imports};
 
 /// An error that ends a call of ours.
 pub(crate) enum Error {
@@ -38,71 +38,63 @@ impl From<Error> for PyErr {
         match error {
             Error::Refused(refusal) => {
                 let class = match refusal {
-                    Refusal::Closed => &POOL_CLOSED,
-                    Refusal::Exhausted => &POOL_EXHAUSTED,
+                    Refusal::Closed => |imports: &'static Imports| &imports.PoolClosed,
+                    Refusal::Exhausted => |imports: &'static Imports| &imports.PoolExhausted,
                     Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::LoanEnded | Refusal::Reentrant => {
-                        &POOL_ERROR
+                        |imports: &'static Imports| &imports.PoolError
                     }
                 };
-                class.error(&refusal.to_string())
+                new_error(class, &refusal.to_string())
             }
-            Error::NotLent => POOL_ERROR.error(&format!("{}: nothing is lent under this key", Refusal::Unkeyed)),
-            Error::Crowded(text) => TOO_MANY_REQUESTS.error(&text),
-            Error::TimedOut(text) => POOL_TIMEOUT.error(&text),
+            Error::NotLent => {
+                let text = format!("{}: nothing is lent under this key", Refusal::Unkeyed);
+                new_error(|imports| &imports.PoolError, &text)
+            }
+            Error::Crowded(text) => new_error(|imports| &imports.TooManyRequests, &text),
+            Error::TimedOut(text) => new_error(|imports| &imports.PoolTimeout, &text),
             Error::Raised(error) => error,
         }
     }
 }
 
-/// One of the exceptions of `pgpool_rs.errors`.
-struct Class(&'static str);
-
-const POOL_ERROR: Class = Class("pgpool_rs.errors.PoolError");
-const POOL_CLOSED: Class = Class("pgpool_rs.errors.PoolClosed");
-const POOL_EXHAUSTED: Class = Class("pgpool_rs.errors.PoolExhausted");
-const POOL_TIMEOUT: Class = Class("pgpool_rs.errors.PoolTimeout");
-const TOO_MANY_REQUESTS: Class = Class("pgpool_rs.errors.TooManyRequests");
-
-impl Class {
-    fn error(&self, text: &str) -> PyErr {
-        // Made here and now: PyO3 would make the text later, and panic where there is no memory for it.
-        Python::attach(|py| {
-            let class = PyString::from_bytes(py, self.0.as_bytes()).and_then(|name| class(&name));
-            class.and_then(|class| instance(&class, text)).map_or_else(|error| error, PyErr::from_value)
-        })
-    }
-}
-
-fn instance<'py>(class: &Bound<'py, PyAny>, text: &str) -> PyResult<Bound<'py, PyAny>> {
-    class.call1((PyString::from_bytes(class.py(), text.as_bytes())?,))
-}
-
-/// Makes one of psycopg2's exceptions.
-pub(crate) fn psycopg2_error(py: Python<'_>, class: &str, text: &str) -> PyErr {
-    let class = module(name!(py, psycopg2_module)).and_then(|psycopg2| psycopg2.getattr(class));
-    class.and_then(|class| instance(&class, text)).map_or_else(|error| error, PyErr::from_value)
+/// Makes an exception of one of the classes that we know.
+///
+/// It is made here and now: `PyO3` would make the text later, and panic where there is no memory for it.
+pub(crate) fn new_error(class: impl FnOnce(&'static Imports) -> &'static Py<PyAny>, text: &str) -> PyErr {
+    Python::attach(|py| {
+        let made = imports().and_then(|imports| {
+            let text = PyString::from_bytes(py, text.as_bytes())?;
+            class(imports).bind(py).call1((text,))
+        });
+        made.map_or_else(|error| error, PyErr::from_value)
+    })
 }
 
 /// Says whether an error is what a database says, or the network to it: `psycopg2.Error` or `OSError`. Only these are logged;
 /// all others, a job's time limit say, are raised by the call that they came in. A statement that was cancelled is one of the
 /// others: psycopg2's `wait_select` makes that of Ctrl-C.
 pub(crate) fn is_said(py: Python<'_>, error: &PyErr) -> bool {
-    let is_a =
-        |module_name, class_name| module(module_name)?.getattr(class_name).map(|class| error.is_instance(py, &class));
-    let said = is_a(name!(py, psycopg2_module), name!(py, error_class));
-    let canceled = is_a(name!(py, extensions_module), name!(py, canceled_class));
-    error.is_instance_of::<PyOSError>(py) || matches!((said, canceled), (Ok(true), Ok(false)))
+    let is_a = |class: &Py<PyAny>| error.is_instance(py, class.bind(py));
+    error.is_instance_of::<PyOSError>(py)
+        || imports().is_ok_and(|imports| is_a(&imports.Error) && !is_a(&imports.QueryCanceledError))
 }
 
 /// Gives the one of two errors that is to be raised, if there are two: what a database says gives way to all others, an
-/// `Exception` to what is none, and the second to the first.
+/// `Exception` to what is none, and the second to the first. The other is its `__context__`, if it has none.
 pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {
+    let Some(second) = second else { return first };
     let weight = |error: &PyErr| if is_said(py, error) { 0 } else { 1 + u8::from(!is_plain(py, error)) };
-    match second {
-        Some(second) if weight(&second) > weight(&first) => second,
-        _ => first,
+    let (raised, other) = if weight(&second) > weight(&first) { (second, first) } else { (first, second) };
+    // No circle is made, of which not all of Python takes care.
+    let mut chain = std::iter::successors(Some(other.clone_ref(py)), |error| error.context(py)).take(LONGEST_CHAIN);
+    if raised.context(py).is_none() && chain.all(|error| !error.value(py).is(raised.value(py))) {
+        raised.set_context(py, Some(other));
     }
+    raised
 }
+
+/// How many errors one behind the other are looked through.
+const LONGEST_CHAIN: usize = 100;
 
 /// Gives the error of two outcomes; where both are errors, the [`weightier`].
 pub(crate) fn both(py: Python<'_>, first: PyResult<()>, second: PyResult<()>) -> PyResult<()> {
@@ -119,6 +111,11 @@ pub(crate) fn every(py: Python<'_>, outcomes: impl Iterator<Item = PyResult<()>>
         done = both(py, done, outcome);
     }
     done
+}
+
+/// Says whether the interpreter had no stack or no memory for what it was asked.
+pub(crate) fn is_shortage(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py)
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.

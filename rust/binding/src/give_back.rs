@@ -4,19 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgpool_core::{CloseReason, Refusal, Returning, SlotId};
-use pyo3::exceptions::{PyMemoryError, PyRecursionError};
 use pyo3::prelude::*;
 
 use crate::call::call;
-use crate::connection::{self, Closed, Handle, Look, address};
-use crate::error::{Error, both, every, is_plain, weightier};
-use crate::filing::{settle_maybe, under};
+use crate::connection::{self, Closed, Look};
+use crate::error::{Error, both, every, is_plain, is_shortage, weightier};
+use crate::handle::{Handle, address};
+use crate::keys::{settle_maybe, under};
+use crate::leaks;
 use crate::log::{CLOSE_FAILED, Event, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report};
 use crate::notes::{annotated, told};
 use crate::pool::AbstractPool;
 use crate::system::now;
-use crate::timeout::Waker;
-use crate::watch;
+use crate::wait::Waker;
 
 /// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
 pub(crate) fn give_back(
@@ -50,7 +50,7 @@ fn take_back(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle,
         Err(error) => close_after(slf, returning, RETURN_FAILED, error)?,
     }
     if let Some(lent_for) = overdue {
-        watch::log_late(slf, lent_for.as_secs_f64())?;
+        leaks::log_late(slf, lent_for.as_secs_f64())?;
     }
     Ok(())
 }
@@ -157,10 +157,9 @@ fn begin<'p>(
         // Nothing is wrong with the key: the interpreter could not compare it now, or not without an interrupt. The caller
         // will not come back, and the connection is named.
         Err(Error::Raised(error)) if key.is_some() && place.is_some() && is_no_answer(py, &error) => {
-            if let Ok(returning) = settle_maybe(py, &mut None, |_| ledger.begin_return(place, None, true, now())) {
-                drop(close_whatever_it_says(slf, returning));
-            }
-            Err(error.into())
+            let returning = settle_maybe(py, &mut None, |_| ledger.begin_return(place, None, true, now()));
+            let second = returning.ok().and_then(|returning| close_whatever_it_says(slf, returning));
+            Err(weightier(py, error, second).into())
         }
         begun => begun.map_err(|error| {
             let only_key = connection.is_none() && key.is_some();
@@ -173,7 +172,7 @@ fn begin<'p>(
 
 /// Says whether the interpreter itself stopped what it was to do for us: by an interrupt, or as it had no stack or memory.
 fn is_no_answer(py: Python<'_>, error: &PyErr) -> bool {
-    !is_plain(py, error) || error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py)
+    !is_plain(py, error) || is_shortage(py, error)
 }
 
 /// Says whether this was lent in the process that we were forked from; from now on it is not any more.

@@ -1,62 +1,70 @@
 //! The Python face of `pgpool-core`: signatures, conversions, and the few things we ever ask of a connection.
 //!
-//! | module       | what it holds                                                     |
-//! |--------------|-------------------------------------------------------------------|
-//! | `pool`       | the class that `AbstractConnectionPool` inherits                   |
-//! | `threaded`   | the class that `ThreadedConnectionPool` inherits                   |
-//! | `front`      | the fast path: an idle connection, a clean return                  |
-//! | `detours`    | what keeps calls from the fast path                                |
-//! | `start`      | the beginning and the end of a pool                                |
-//! | `borrow`     | getconn, step by step                                              |
-//! | `give_back`  | putconn, step by step                                              |
-//! | `given`      | what is given to the pool, as a message may show it                |
-//! | `loan`       | `with pool.connection() as conn`                                   |
-//! | `connection` | everything that is ever asked of a connection                      |
-//! | `check`      | finding out whether a connection is well                           |
-//! | `maintain`   | housekeeping, step by step                                         |
-//! | `watch`      | keeping an eye on loans                                            |
-//! | `stats`      | statistics, as Python sees them                                    |
-//! | `options`    | the options of a pool                                              |
-//! | `call`       | the end of a call: lines are written, interrupts raised            |
-//! | `names`      | what is looked up in Python, and the names for it                  |
-//! | `notes`      | what a refusal says beyond psycopg2.pool's words                   |
-//! | `log`        | what a pool says of itself                                         |
-//! | `text`       | Python's texts                                                     |
-//! | `system`     | the clock, forks, sockets                                          |
-//! | `filing`     | keys: hashing them, comparing them                                 |
-//! | `timeout`    | timeouts, and waiting on a Python lock                             |
-//! | `books`      | what `_pool`, `_used` and `_rused` are made of                     |
-//! | `error`      | errors, on their way to Python                                     |
+//! Each module imports only from floors above its own.
+//!
+//! | floor | module             | what it holds |
+//! |-------|--------------------|---------------|
+//! | 1     | `python`           | all that is looked up in Python, once, and the names of attributes |
+//! | 1     | `system`           | the clock, forks, threads, sockets |
+//! | 1     | `text`             | texts of Python, which may be no Unicode |
+//! | 1     | `stats`            | statistics, as Python sees them |
+//! | 1     | `handle`           | Python objects, as the ledger keeps them |
+//! | 2     | `error`            | errors, on their way to Python |
+//! | 2     | `options`          | the options of a pool |
+//! | 2     | `caller`           | which thread or greenlet is calling |
+//! | 2     | `fast_path::flags` | what keeps calls from the fast path |
+//! | 2     | `fast_path::probe` | psycopg2's connections, from within |
+//! | 3     | `arguments`        | reading and showing what was given to the pool |
+//! | 3     | `call`             | the end of a call: lines are written, interrupts raised |
+//! | 3     | `connection`       | everything that is ever asked of a connection |
+//! | 3     | `keys`             | hashing and comparing keys |
+//! | 4     | `wait`             | timeouts, waiting on a Python lock, waking |
+//! | 5     | `pool`             | the state of a pool; the classes that the public ones inherit |
+//! | 6     | `log`              | the lines of the log |
+//! | 6     | `notes`            | what a refusal says beyond psycopg2.pool's words |
+//! | 6     | `views`            | what `_pool`, `_used` and `_rused` are made of |
+//! | 7     | `check`            | finding out whether a connection is well |
+//! | 7     | `leaks`            | where each loan was made; forgotten loans |
+//! | 8     | `give_back`        | putconn, step by step |
+//! | 9     | `loan`             | `with pool.connection() as conn` |
+//! | 9     | `open`             | `_connect`, step by step |
+//! | 10    | `borrow`           | getconn, step by step |
+//! | 10    | `maintain`         | housekeeping, step by step |
+//! | 11    | `lifecycle`        | the beginning and the end of a pool |
+//! | 12    | `methods`          | `#[pymethods]` of both classes |
+//! | 13    | `fast_path`        | an idle connection, a clean return: what comes first in a call |
 
 #![deny(unsafe_code)]
 
-mod books;
+mod arguments;
 mod borrow;
 mod call;
+mod caller;
 mod check;
 mod connection;
-mod detours;
 mod error;
-mod filing;
 #[expect(unsafe_code, reason = "it speaks the C API; each block says why it may")]
-mod front;
+mod fast_path;
 mod give_back;
-mod given;
+mod handle;
+mod keys;
+mod leaks;
+mod lifecycle;
 mod loan;
 mod log;
 mod maintain;
-mod names;
+mod methods;
 mod notes;
+mod open;
 mod options;
 mod pool;
-mod start;
+mod python;
 mod stats;
 #[expect(unsafe_code, reason = "it calls the C library; each block says why it may")]
 mod system;
 mod text;
-mod threaded;
-mod timeout;
-mod watch;
+mod views;
+mod wait;
 
 use pyo3::prelude::*;
 
@@ -66,13 +74,11 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::books::{count_lent, enter_loan, idle, is_idle, key_of, lent, loan, replace_idle, strike_loan};
+    use super::arguments::{kind, shown, whole};
     #[pymodule_export]
     use super::check::check_socket;
     #[pymodule_export]
-    use super::front::front_door;
-    #[pymodule_export]
-    use super::given::{kind, shown, whole};
+    use super::fast_path::fast_path;
     #[pymodule_export]
     use super::loan::Loan;
     #[pymodule_export]
@@ -80,18 +86,33 @@ mod _core {
     #[pymodule_export]
     use super::maintain::if_free;
     #[pymodule_export]
-    use super::names::{once, prepare};
-    #[pymodule_export]
     use super::pool::AbstractPool;
+    #[pymodule_export]
+    use super::pool::ThreadedPool;
+    #[pymodule_export]
+    use super::python::once;
     #[pymodule_export]
     use super::system::advance_clock;
     #[pymodule_export]
-    use super::threaded::ThreadedPool;
+    use super::views::{count_lent, enter_loan, idle, is_idle, key_of, lent, loan, replace_idle, strike_loan};
+
+    /// Read what the package has imported for us, and make now what is made once: see the module `python`.
+    #[pyfunction]
+    fn prepare(module: &Bound<'_, PyAny>) -> PyResult<()> {
+        super::python::read_imports(module)?;
+        let py = module.py();
+        // PyO3 keeps these names in the same way, each from the first use on.
+        let class = py.get_type::<pyo3::exceptions::PyException>();
+        drop((class.name()?, class.qualname()?, class.module()?));
+        super::fast_path::probe::prepare(py);
+        super::leaks::prepare(py);
+        Ok(())
+    }
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         super::system::refuse_subinterpreters()?;
-        super::names::names(module.py());
+        super::python::names(module.py());
         super::system::notice_forks();
         Ok(())
     }

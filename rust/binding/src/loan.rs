@@ -7,17 +7,19 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyString, PyTuple, PyWeakrefReference};
 
+use crate::caller::caller;
 use crate::check::learn;
-use crate::connection::{self, address};
+use crate::connection;
 use crate::error::{Error, both, is_plain, is_said};
-use crate::filing::{caller, settle_maybe, under};
 use crate::give_back::give_back_loan;
+use crate::handle::address;
+use crate::keys::{settle_maybe, under};
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
-use crate::names::{by_name, module, name};
 use crate::notes::told;
 use crate::pool::AbstractPool;
+use crate::python::{by_name, imports, name};
 use crate::system;
-use crate::timeout::Given;
+use crate::wait::Given;
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`; and it
 /// goes back, too, if the block is not left: since CPython 3.14 an interrupt can come between `__enter__` and the body.
@@ -218,7 +220,7 @@ impl Loan {
     /// Says what to do with a loan that is taken for its connection.
     fn __getattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let connection = module(name!(py, extensions_module))?.getattr(name!(py, connection))?;
+        let connection = imports()?.connection.bind(py);
         let hint = if connection.hasattr(name)? { "; use `with pool.connection() as conn:`" } else { "" };
         Err(PyAttributeError::new_err(format!("'Loan' object has no attribute '{name}'{hint}")))
     }

@@ -4,15 +4,16 @@ use pgpool_core::{CloseReason, ConnectNews, SharedLedger};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use crate::call::{answered, is_speaking, say, speaking};
-use crate::connection::{self, Accounts, Handle};
+use crate::call::{Line, answered, answered_by_ours, call, is_speaking, say, speaking};
+use crate::caller::caller;
+use crate::connection::{self, Accounts};
 use crate::error::is_said;
-use crate::filing::caller;
-use crate::names::{module, name};
+use crate::handle::Handle;
 use crate::pool::AbstractPool;
+use crate::python::{imports, name};
 use crate::system::now;
 use crate::text::text_of;
-use crate::timeout::Waker;
+use crate::wait::Waker;
 
 /// How loud a line is; numbers of the module `logging`.
 #[derive(Clone, Copy)]
@@ -64,23 +65,6 @@ events! {
     POOL_CLOSED = Info, "pool_closed", "pool closed, with %d connections";
 }
 
-/// One line, as it is to be written.
-pub(crate) struct Line {
-    event: Event,
-    pool: String,
-    reason: Option<String>,
-    args: Py<PyTuple>,
-}
-
-impl Line {
-    /// Hands the line to the handlers.
-    pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
-        let Self { event, pool, reason, args } = self;
-        let line = (event.level as u8, event.template, args, pool, event.name, reason);
-        module(name!(py, log_module))?.call_method1(name!(py, write), line).map(drop)
-    }
-}
-
 /// Logs a line on `pgpool_rs.<pool name>`. Its arguments are made only if the line is wanted.
 pub(crate) fn log<'py, A>(slf: &Bound<'py, AbstractPool>, event: Event, args: impl FnOnce() -> A) -> PyResult<()>
 where
@@ -105,12 +89,19 @@ where
         return Ok(());
     }
     let name = PyString::from_bytes(py, options.name.as_bytes())?;
-    let wanted = module(name!(py, log_module))?.call_method1(name!(py, is_heard), (name, event.level as u8))?;
+    let wanted = imports()?.is_heard.bind(py).call1((name, event.level as u8))?;
     if !wanted.is_truthy()? {
         return Ok(());
     }
     let args = args().into_pyobject(py).map_err(Into::into)?.unbind();
-    let line = Line { event, pool: options.name.clone(), reason: reason.map(str::to_owned), args };
+    let line = Line {
+        level: event.level as u8,
+        template: event.template,
+        event: event.name,
+        pool: options.name.clone(),
+        reason: reason.map(str::to_owned),
+        args,
+    };
     say(py, caller, line)
 }
 
@@ -178,7 +169,7 @@ pub(crate) fn report(slf: &Bound<'_, AbstractPool>, event: Event, error: PyErr) 
         return Err(error);
     }
     let class = class_name(slf.py(), &error);
-    log_with_reason(slf, event, Some(&class), || (describe_masked(slf, &error),))
+    call(slf.py(), || log_with_reason(slf, event, Some(&class), || (describe_masked(slf, &error),)))
 }
 
 /// Says in the log what went wrong, and where, for those errors that no caller hears of.
@@ -213,19 +204,17 @@ fn describe_masked(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
 /// Takes the secrets that the pool connects with out of a text. What cannot be masked is not to be shown.
 pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<String> {
     let py = slf.py();
-    let mask = || {
-        let (args, kwargs) = (slf.getattr(name!(py, args))?, slf.getattr(name!(py, kwargs))?);
-        text_of(&module(name!(py, secrets_module))?.call_method1("mask", (text, args, kwargs))?)
-    };
-    answered(py, mask())
+    let (args, kwargs) = (slf.getattr(name!(py, args)), slf.getattr(name!(py, kwargs)));
+    let (args, kwargs) = (answered(py, args)?, answered(py, kwargs)?);
+    let mask = || text_of(&imports()?.mask.bind(py).call1((text, args, kwargs))?);
+    answered_by_ours(py, mask())
 }
 
 /// Describes an error of a connect, for those who wait. Only what libpq says of a host that it has found is repeated: any
 /// other text may quote the connection string. That of a wrong one may have made a host of a password, so it is masked too.
 pub(crate) fn describe_public(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
     let py = slf.py();
-    let operational = || module(name!(py, psycopg2_module))?.getattr("OperationalError");
-    let operational = operational().is_ok_and(|class| error.is_instance(py, &class));
+    let operational = imports().is_ok_and(|imports| error.is_instance(py, imports.OperationalError.bind(py)));
     let public = operational && describe(py, error).contains(": connection to server ");
     if public { describe_masked(slf, error) } else { class_name(py, error) }
 }

@@ -5,19 +5,19 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
 
-use crate::borrow::last_connect_error;
 use crate::call::{call, edit, is_speaking};
+use crate::caller::caller;
 use crate::check;
-use crate::connection::address;
 use crate::error::{Error, is_plain, is_said};
-use crate::filing::caller;
 use crate::give_back::{discard_all, finish};
+use crate::handle::address;
+use crate::leaks::{describe_loan, log_forgotten};
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
-use crate::names::{by_name, module, name};
 use crate::notes::told;
+use crate::open::last_connect_error;
 use crate::pool::AbstractPool;
+use crate::python::{by_name, imports, name};
 use crate::system::{float, now};
-use crate::watch::describe_loan;
 
 /// Does all that is to be done now, for a caller, and tells when there will be something again.
 pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
@@ -37,6 +37,7 @@ type Hear<'a> = &'a dyn Fn(Event, PyResult<()>) -> PyResult<()>;
 
 fn do_chores(slf: &Bound<'_, AbstractPool>, hear: Hear<'_>) -> PyResult<Moment> {
     let caller = caller(slf.py())?;
+    call(slf.py(), || log_forgotten(slf))?;
     let mut opened = 0;
     loop {
         // Each chore is a call of its own: nothing is held between two of them.
@@ -106,7 +107,7 @@ fn refill(slf: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
 const MOMENT: Duration = Duration::from_millis(1);
 
 fn sleep(py: Python<'_>, pause: Duration) -> PyResult<()> {
-    module(name!(py, time_module))?.call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,)).map(drop)
+    imports()?.time.bind(py).call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,)).map(drop)
 }
 
 /// Checks all idle connections, and replaces those that are missing after that.
@@ -129,7 +130,8 @@ pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
     refill(slf, caller)
 }
 
-/// Waits until `minconn` connections are open, and one at least, opening those that are missing.
+/// Waits until `minconn` connections are open, and one at least, opening those that are missing. Where none may be, there is
+/// nothing to wait for.
 pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = slf.py();
     let pool = slf.get().ledger();
@@ -145,18 +147,20 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
             counts = pool.counts();
         }
         // What is being returned may be on its way out.
-        let target = counts.minconn.max(1).min(counts.maxconn);
-        if counts.open() - counts.returning >= target {
+        let refuses = counts.maxconn == 0;
+        let target = counts.minconn.min(counts.maxconn).max(1);
+        if !refuses && counts.open() - counts.returning >= target {
             return Ok(());
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
+        if refuses || left.is_some_and(|left| left.is_zero()) {
             let waited = asked.elapsed().as_secs_f64();
+            let why =
+                if refuses { "; with maxconn=0 every request is refused".into() } else { last_connect_error(slf) };
             return Err(Error::TimedOut(format!(
-                "connection pool not filled: waited {waited:.2} s in {} for {target} connections, {} are open{}",
+                "connection pool not filled: waited {waited:.2} s in {} for {target} connections, {} are open{why}",
                 slf.get().shown_name(py),
                 counts.open(),
-                last_connect_error(slf),
             )));
         }
         // Somebody else may be opening the one that is missing.
@@ -185,18 +189,4 @@ pub(crate) fn if_free(lock: &Bound<'_, PyAny>, act: &Bound<'_, PyAny>) -> PyResu
     let acted = act.call0();
     lock.call_method0(name!(py, release))?;
     acted.map(|_| true)
-}
-
-/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none.
-pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    housekeeping(pool.py())?.call_method1(name!(pool.py(), poke), (pool,)).map(drop)
-}
-
-/// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
-pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
-    housekeeping(pool.py())?.call_method1(name!(pool.py(), poke_quietly), (pool,)).map(drop)
-}
-
-fn housekeeping(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-    module(name!(py, housekeeping_module))
 }

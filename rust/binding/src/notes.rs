@@ -5,12 +5,11 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::connection::address;
-use crate::error::{Error, is_plain};
-use crate::names::{module, name};
-use crate::pool::AbstractPool;
+use crate::error::{Error, is_shortage, weightier};
+use crate::handle::address;
+use crate::pool::{AbstractPool, ThreadedPool};
+use crate::python::imports;
 use crate::system::{float, int, now};
-use crate::threaded::ThreadedPool;
 
 /// What `putconn` got: the object, and whether a key came with it.
 pub(crate) type Returned<'a, 'py> = (Option<&'a Bound<'py, PyAny>>, bool);
@@ -33,7 +32,7 @@ pub(crate) fn annotated(
     }
     let refusal = PyErr::from(error);
     match annotate(slf, &refusal, waited, returned) {
-        Err(interrupt) if !is_plain(slf.py(), &interrupt) => interrupt.into(),
+        Err(error) if !is_shortage(slf.py(), &error) => weightier(slf.py(), refusal, Some(error)).into(),
         _ => refusal.into(),
     }
 }
@@ -72,5 +71,5 @@ fn annotate(
         returned.and_then(|(given, _)| given),
         flags.map(|flags| int(py, flags)).transpose()?,
     );
-    module(name!(py, notes_module))?.call_method1(name!(py, annotate), told).map(drop)
+    imports()?.annotate.bind(py).call1(told).map(drop)
 }

@@ -6,6 +6,7 @@ use pgpool_core::{Policy, Span};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
+use crate::python::imports;
 use crate::text::text_of;
 
 /// What the binding itself needs of the options. The ledger has the others, as its [`Policy`].
@@ -59,12 +60,12 @@ impl Checked {
     }
 
     pub(crate) fn into_options(self, py: Python<'_>) -> PyResult<Options> {
-        let default = py.import("pgpool_rs._core")?.getattr("check_socket")?;
+        let default = imports()?.check_socket.bind(py);
         Ok(Options {
             name: self.name,
             connect: self.connect,
             configure: self.configure,
-            check: self.check.filter(|check| !check.is(&default)),
+            check: self.check.filter(|check| !check.is(default)),
             reset: self.reset,
             background: self.background,
             record: self.leak_after.is_finite(),

@@ -20,13 +20,13 @@ _CALL_ON_A_POOL: Final = _housekeeping.Housekeeper._call_on.__code__
 
 def pools() -> Pools:
     """List those that are in its care now."""
-    house = _housekeeping._housekeeper._house()
+    house = _housekeeping.housekeeper._house()
     return [pool for pool, _ in list(house.pokes.values())] + [visit.pool for visit in list(house.visits.values())]
 
 
 def is_calling(others: Pools) -> bool:
     """Tell whether it is the housekeeping thread that calls, for one of these pools."""
-    housekeeper = _housekeeping._housekeeper._house().thread
+    housekeeper = _housekeeping.housekeeper._house().thread
     if housekeeper is None or housekeeper.ident != threading.get_ident():
         return False
     frame: FrameType | None = sys._getframe()

@@ -12,6 +12,10 @@ use crate::time::{Moment, Span};
 const FIRST_PAUSE: Span = Span::from_millis(250);
 const LONGEST_PAUSE: Span = Span::from_millis(4_000);
 
+/// The pause after a visit of the housekeeper that found nothing to do, doubled by each further one, and the longest.
+const FIRST_LULL: Span = Span::from_millis(10);
+const LONGEST_LULL: Span = Span::from_millis(1_000);
+
 /// When no caller has begun a deferred return for this long, the housekeeping is behind, and no more returns are deferred.
 const LONGEST_DEFERRAL: Span = Span::from_millis(100);
 
@@ -48,43 +52,68 @@ pub(crate) struct RefillState {
     pause: Span,
 }
 
+/// Until when the housekeeper rests.
+#[derive(Default)]
+pub(crate) struct RestState {
+    /// Until then, unless it is woken.
+    until: Moment,
+    /// What falls due by the clock does not wake it before then, since its last visits found nothing to do.
+    lull_until: Moment,
+    /// How long that pause is.
+    lull: Span,
+}
+
 impl<H, W> Ledger<H, W> {
     /// Tells the caller what to do next.
     pub(crate) fn chore(&mut self, caller: Caller) -> ChoreDecision<H> {
-        if let Some(returning) = self.next_deferred_return(caller) {
-            return ChoreDecision::Return(returning);
+        if let Some(chore) = self.next_chore(caller) {
+            (self.rest.lull, self.rest.lull_until) = (Span::ZERO, Moment::START);
+            return chore;
         }
         if self.closed {
             return ChoreDecision::Rest(Moment::NEVER);
-        }
-        if let Some(outdated) = self.outdated(caller) {
-            return ChoreDecision::Return(outdated);
-        }
-        if let Some(report) = self.overdue() {
-            return ChoreDecision::Report(report);
-        }
-        if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
-            self.refill.number += 1;
-            self.refill.under_way = Some((self.refill.number, caller));
-            return ChoreDecision::Open(self.refill.number);
         }
         let due = self.next_due();
         if !self.policy.has_housekeeper {
             return ChoreDecision::Rest(due);
         }
-        if self.rests_until <= self.now {
-            self.rests_until = due;
+        if self.rest.until <= self.now {
+            self.rest.lull = self.rest.lull.doubled().clamp(FIRST_LULL, LONGEST_LULL);
+            self.rest.lull_until = self.now.after(self.rest.lull);
+            self.rest.until = due.max(self.rest.lull_until);
         } else {
             // The caller may not be the housekeeper, which rests until then all the same.
             self.note_due(due);
         }
-        ChoreDecision::Rest(self.rests_until)
+        ChoreDecision::Rest(self.rest.until)
     }
 
-    /// Wakes the housekeeper if it rests until later than this.
+    fn next_chore(&mut self, caller: Caller) -> Option<ChoreDecision<H>> {
+        if let Some(returning) = self.next_deferred_return(caller) {
+            return Some(ChoreDecision::Return(returning));
+        }
+        if self.closed {
+            return None;
+        }
+        if let Some(outdated) = self.outdated(caller) {
+            return Some(ChoreDecision::Return(outdated));
+        }
+        if let Some(report) = self.overdue() {
+            return Some(ChoreDecision::Report(report));
+        }
+        if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
+            self.refill.number += 1;
+            self.refill.under_way = Some((self.refill.number, caller));
+            return Some(ChoreDecision::Open(self.refill.number));
+        }
+        None
+    }
+
+    /// Wakes the housekeeper if it rests until later than this. In a lull, it comes at the end of the lull.
     pub(super) fn note_due(&mut self, at: Moment) {
-        if at < self.rests_until {
-            self.rests_until = at;
+        let at = at.max(self.rest.lull_until);
+        if at < self.rest.until {
+            self.rest.until = at;
             self.after.chores = true;
         }
     }

@@ -107,6 +107,7 @@ impl<H, W> Ledger<H, W> {
             }
         }
         self.deferred_returns.clear();
+        self.forgotten.clear();
         self.forget_all_inherited();
         self.closed = false;
         self.last_number = 0;

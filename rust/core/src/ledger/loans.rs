@@ -52,15 +52,22 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Frees the slot of a loan whose connection is gone, since its borrower has forgotten it. It is called at any moment, so
-    /// it does not wake the housekeeper; the caller does the chores.
-    pub(crate) fn reclaim(&mut self, slot: SlotId) {
-        let Some(index) = self.still_lent(slot) else { return };
+    /// it does not wake the housekeeper; the caller does, if `true`. What is known of the loan is kept for the log.
+    pub(crate) fn reclaim(&mut self, slot: SlotId, known: Option<String>) -> bool {
+        let Some(index) = self.still_lent(slot) else { return false };
+        self.forgotten.extend(known);
         if !self.closed {
             self.stats.reclaimed += 1;
             self.stats.count_closed(CloseReason::Reclaimed);
         }
         self.vacate(index);
         self.after.chores = false;
+        self.policy.has_housekeeper
+    }
+
+    /// Takes what is known of the loans that were forgotten.
+    pub(crate) fn take_forgotten(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.forgotten)
     }
 
     /// Reports a loan of an open pool, unless it has ended.

@@ -88,13 +88,14 @@ pub(crate) struct Ledger<H, W> {
     /// How many slots will be free without a borrower: see `in_transit`.
     in_transit: usize,
     refill: chores::RefillState,
-    /// Until when the housekeeper rests, unless it is woken.
-    rests_until: Moment,
+    rest: chores::RestState,
     rng: Rng,
     /// What has happened since statistics were taken last; `usage` is that of all loans that have ended.
     stats: Stats,
     /// How much usage was taken with earlier statistics, of loans that have ended or last.
     usage_told: Span,
+    /// What is known of the loans that were forgotten, for the log.
+    forgotten: Vec<String>,
     /// What the parent had lent when this process was forked, and has not been returned here.
     inherited: Vec<Inherited<H>>,
     /// The process that this pool is used in.
@@ -125,10 +126,11 @@ impl<H, W> Ledger<H, W> {
             deferred_returns: VecDeque::new(),
             in_transit: 0,
             refill: chores::RefillState::default(),
-            rests_until: Moment::START,
+            rest: chores::RestState::default(),
             rng: Rng::new(seed),
             stats: Stats::default(),
             usage_told: Span::ZERO,
+            forgotten: Vec::new(),
             inherited: Vec::new(),
             process: 0,
             last_number: 0,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::SharedLedger;
+use crate::ledger::Ledger;
 use crate::question::{Caller, Unanswered, Want};
 use crate::queue::Wake;
 use crate::refusal::Refusal;
@@ -75,8 +76,14 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.edit_at(now, |ledger| ledger.loan_report(slot))
     }
 
-    /// Frees the slot of a loan whose connection is gone, unless the loan has ended.
-    pub fn reclaim(&self, slot: SlotId, now: Moment) {
-        self.edit_at(now, |ledger| ledger.reclaim(slot));
+    /// Frees the slot of a loan whose connection is gone, unless the loan has ended. The ledger keeps what is known of the
+    /// loan until a caller takes it. `true`: the caller must wake the housekeeper.
+    pub fn reclaim(&self, slot: SlotId, known: Option<String>, now: Moment) -> bool {
+        self.edit_at(now, |ledger| ledger.reclaim(slot, known))
+    }
+
+    /// Takes what is known of the loans that were forgotten.
+    pub fn take_forgotten(&self) -> Vec<String> {
+        self.edit(Ledger::take_forgotten)
     }
 }

@@ -1,7 +1,7 @@
 //! Chores: what is done, when it is due, and when the housekeeper is told.
 
-use super::props::{World, counts, seconds, show};
-use crate::{Busy, CheckOut, CloseReason, Policy, Refusal, Reserve};
+use super::props::{TestWaker, World, counts, seconds, show};
+use crate::{Busy, CheckOut, Chore, CloseReason, Policy, Refusal, Reserve};
 
 fn with_housekeeper(policy: Policy) -> Policy {
     Policy { has_housekeeper: true, ..policy }
@@ -687,4 +687,82 @@ fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() 
     world.open([2]);
     assert_eq!(housekeeper.wakes(), before + 1);
     assert!(world.rest() <= 10.0);
+}
+
+// --- how often it comes -----------------------------------------------------------------------------------------------
+
+/// Counts the visits of a housekeeper in a hundred seconds, after the first five, and the chores that it finds. It comes when
+/// it is due or woken; `use_pool` is called in each millisecond between.
+fn visits(world: &World, housekeeper: &TestWaker, mut use_pool: impl FnMut(&World)) -> (usize, usize) {
+    let (mut visits, mut found, mut heard, mut until) = (0, 0, housekeeper.wakes(), world.now());
+    for millisecond in 0..105_000 {
+        use_pool(world);
+        if housekeeper.wakes() > heard || world.now() >= until {
+            heard = housekeeper.wakes();
+            visits += usize::from(millisecond >= 5_000);
+            until = loop {
+                match world.ledger.chore(7, world.now()) {
+                    Chore::Rest(until) => break until,
+                    _ => found += 1,
+                }
+            };
+        }
+        world.pass(0.001);
+    }
+    (visits, found)
+}
+
+#[test]
+fn a_housekeeper_that_finds_nothing_to_do_comes_no_more_than_once_a_second_however_short_the_times_are() {
+    let short = seconds(0.005);
+    let idle = Policy { max_idle: short, ..Policy::default() };
+    let watched = Policy { leak_after: short, ..Policy::default() };
+    let mortal = Policy { max_lifetime: short, ..idle };
+    let all = Policy { leak_after: short, ..mortal };
+    for policy in [idle, watched, mortal, all] {
+        let lent = World::with(1, 3, with_housekeeper(policy));
+        let housekeeper = lent.housekeeper();
+        lent.open([1, 2, 3]);
+        let (came, _) = visits(&lent, &housekeeper, |_| ());
+        assert!(came <= 100, "{policy:?}: it came {came} times while all were lent");
+        let busy = World::with(0, 3, with_housekeeper(policy));
+        let housekeeper = busy.housekeeper();
+        let (mut lent, mut last) = (false, 0);
+        let (came, found) = visits(&busy, &housekeeper, |world| {
+            lent = !lent;
+            if lent {
+                let idle = world.ledger.lend_idle(0, world.now());
+                last = idle.map_or_else(|| open_or_borrow(world, last + 1), |connection| connection.name);
+            } else {
+                world.give_back(last);
+            }
+        });
+        assert_eq!(found, 0);
+        assert!(came <= 100, "{policy:?}: it came {came} times to a busy pool");
+    }
+}
+
+/// Borrows, and opens a connection of this name if it must.
+fn open_or_borrow(world: &World, name: u32) -> u32 {
+    match world.check_out(&world.any()) {
+        Ok(CheckOut::Lent(connection)) => connection.name,
+        Ok(CheckOut::Reserved(reservation)) => {
+            world.fulfil(&reservation, name).map(|()| name).expect("the pool is open")
+        }
+        other => panic!("no connection was lent: {}", show(&other)),
+    }
+}
+
+#[test]
+fn a_chore_that_falls_due_after_a_long_lull_is_done_within_a_second_and_the_next_at_once() {
+    let world = World::with(0, 2, with_housekeeper(Policy { max_idle: seconds(0.001), ..Policy::default() }));
+    let housekeeper = world.housekeeper();
+    world.open([1, 2]);
+    visits(&world, &housekeeper, |_| ());
+    for (name, longest) in [(1, 1.002), (2, 0.02)] {
+        assert!(world.take_back_clean(name));
+        let (slept, over) = world.sleep();
+        assert!(slept <= longest, "it came after {slept} s");
+        assert_eq!((over.connection().name, over.closing()), (name, Some(CloseReason::Idle)));
+    }
 }

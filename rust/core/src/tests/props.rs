@@ -110,7 +110,7 @@ impl World {
     /// Reports a loan that was forgotten, and frees its slot.
     pub(super) fn reclaim(&self, slot: SlotId) -> Option<LoanReport<Thing>> {
         let report = self.ledger.loan_report(slot, self.now());
-        self.ledger.reclaim(slot, self.now());
+        self.ledger.reclaim(slot, None, self.now());
         report
     }
 

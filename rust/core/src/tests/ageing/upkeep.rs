@@ -60,7 +60,8 @@ impl Model {
     }
 
     /// When there is something to do, if nothing happens before. What has been idle for too long since another one came
-    /// back may be closed later: the housekeeper is not woken for that.
+    /// back may be closed later: the housekeeper is not woken for that. One that found nothing to do comes a second later, at
+    /// most.
     pub(super) fn due(&self, strictly: bool) -> Moment {
         let deferred_returns = self.deferred_returns.front().map(|_| self.now);
         if self.closed {
@@ -71,8 +72,9 @@ impl Model {
         let reports = unreported.map(|loan| loan.since.after(self.policy.leak_after));
         let refill = (self.lacks_some() && !self.refill.busy).then_some(self.refill.at);
         let idle_end = self.idle_end().filter(|_| strictly).map(|(_, end)| end);
-        let due = ends.chain(reports).chain(deferred_returns).chain(refill).chain(idle_end).min();
-        due.map_or(Moment::NEVER, |due| due.max(self.now))
+        let lull = self.now.after(Span::from_millis(1_000));
+        let timed = ends.chain(reports).chain(refill).chain(idle_end).map(|due| due.max(lull));
+        timed.chain(deferred_returns).min().unwrap_or(Moment::NEVER)
     }
 
     pub(super) fn end_refill(&mut self, failed: bool) {

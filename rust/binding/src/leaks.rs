@@ -5,18 +5,17 @@ use std::sync::Arc;
 use pgpool_core::{LoanReport, SlotId};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 
 use crate::call::edit;
-use crate::connection::Handle;
-use crate::filing::loan_key;
+use crate::handle::Handle;
+use crate::keys::loan_key;
 use crate::log::{LATE, RECLAIMED, log, masked};
-use crate::maintain::poke_quietly;
-use crate::names::{module, name};
 use crate::pool::AbstractPool;
+use crate::python::{imports, name};
 use crate::system::{float, int, now};
 use crate::text::text_of;
+use crate::wait::poke_quietly;
 
 /// How many frames of a borrower's stack are recorded, from the innermost out.
 const FRAMES: usize = 10;
@@ -45,26 +44,19 @@ pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bo
 fn is_whole(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = connection.py();
     let class = connection.get_type();
-    let psycopg2s = py.import(name!(py, extensions_module))?.getattr(name!(py, connection))?;
-    Ok(class.is_subclass(&psycopg2s)? || class.hasattr(name!(py, pgpool_whole))?)
+    let psycopg2s = imports()?.connection.bind(py);
+    Ok(class.is_subclass(psycopg2s)? || class.hasattr(name!(py, pgpool_whole))?)
 }
 
-/// `sys._getframe`.
-fn get_frame(py: Python<'_>) -> PyResult<&Py<PyAny>> {
-    static GET_FRAME: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    GET_FRAME.get_or_try_init(py, || Ok(py.import("sys")?.getattr("_getframe")?.unbind()))
-}
-
-/// See [`crate::error::prepare`].
-pub(crate) fn prepare(py: Python<'_>) -> PyResult<()> {
+/// Makes now what is made once.
+pub(crate) fn prepare(py: Python<'_>) {
     py.get_type::<Forgotten>();
-    get_frame(py).map(drop)
 }
 
 /// Records the stack: each frame's code and where it stands in it. Its lines are looked up when somebody asks, and its
 /// variables are not kept alive.
 fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
-    let innermost = get_frame(py)?.bind(py).call0()?.cast_into::<PyFrame>().ok();
+    let innermost = imports()?.get_frame.bind(py).call0()?.cast_into::<PyFrame>().ok();
     let mut frames = Vec::with_capacity(2 * FRAMES);
     for frame in std::iter::successors(innermost, PyFrameMethods::outer).take(FRAMES) {
         frames.push(frame.code().into_any());
@@ -77,7 +69,7 @@ fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
 /// Describes a loan in a line of a log, and the lines of its stack.
 pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Handle>) -> PyResult<String> {
     let py = slf.py();
-    let text = text_of(&module(name!(py, loans_module))?.call_method1("describe", (loan_info(py, loan)?,))?)?;
+    let text = text_of(&imports()?.describe_loan.bind(py).call1((loan_info(py, loan)?,))?)?;
     // A key, or a line of source, may show one of the pool's secrets.
     Ok(masked(slf, text).unwrap_or_default())
 }
@@ -85,11 +77,8 @@ pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Han
 /// Shows a loan to Python.
 fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<'py, PyAny>> {
     let note = loan.note.as_ref().map(|note| note.object(py)).transpose()?;
-    let loans = module(name!(py, loans_module))?;
-    loans.call_method1(
-        "make",
-        (loan_key(py, &loan.key)?, float(py, loan.age.as_secs_f64())?, int(py, loan.borrower)?, note),
-    )
+    let fields = (loan_key(py, &loan.key)?, float(py, loan.age.as_secs_f64())?, int(py, loan.borrower)?, note);
+    imports()?.make_loan.bind(py).call1(fields)
 }
 
 /// Lists what is lent now, the oldest first.
@@ -101,6 +90,14 @@ pub(crate) fn loans<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'
 /// Says in the log that a loan which had been reported has come back.
 pub(crate) fn log_late(slf: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<()> {
     log(slf, LATE, || (seconds,))
+}
+
+/// Says in the log which loans were forgotten.
+pub(crate) fn log_forgotten(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    if !slf.get().options().reclaim {
+        return Ok(());
+    }
+    slf.get().ledger().take_forgotten().into_iter().try_for_each(|known| log(slf, RECLAIMED, || (known,)))
 }
 
 /// What is called when a lent connection is gone, and nobody has returned it.
@@ -118,11 +115,12 @@ impl Forgotten {
         let Some(pool) = pool.and_then(|pool| pool.cast_into::<AbstractPool>().ok()) else { return Ok(()) };
         let ledger = pool.get().ledger();
         let Some(loan) = ledger.loan_report(self.slot, now()) else { return Ok(()) };
-        // First the log, which may take its time: the garbage collector calls this before it closes the connection, and until
-        // then its slot is not free.
-        let logged = describe_loan(&pool, &loan).and_then(|text| log(&pool, RECLAIMED, || (text,)));
-        let freed = edit(py, || ledger.reclaim(self.slot, now()));
+        let (known, failed) =
+            describe_loan(&pool, &loan).map_or_else(|error| (None, Err(error)), |text| (Some(text), Ok(())));
+        // The connection is closed only after this, so a log that takes its time is for another call.
+        let freed = edit(py, || ledger.reclaim(self.slot, known, now()));
         // No thread is started in the midst of anything.
-        logged.and(freed).and(poke_quietly(&pool))
+        let poked = if let Ok(false) = freed { Ok(()) } else { poke_quietly(&pool) };
+        failed.and(freed).map(drop).and(poked)
     }
 }

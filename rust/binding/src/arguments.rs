@@ -29,6 +29,16 @@ pub(crate) fn whole<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Boun
     })
 }
 
+/// Reads a size: anything that `int()` takes and that is not negative.
+pub(crate) fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let number = whole(name, value)?;
+    if number.lt(0)? {
+        return Err(PyValueError::new_err(format!("{name} must be 0 or more, not {number}")));
+    }
+    // More than can be counted is as good as no limit.
+    Ok(number.extract().unwrap_or(usize::MAX))
+}
+
 /// Show what was given for an option. Of anything that may be a connection string, only the type is shown.
 #[pyfunction]
 pub(crate) fn shown(given: &Bound<'_, PyAny>) -> PyResult<String> {

@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use pgpool_core::{Ask, Caller, Candidates, LoanKey, Unanswered, UserKey, Want};
+use pgpool_core::{Ask, Candidates, LoanKey, Unanswered, UserKey, Want};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyCFunction, PyType};
 
-use crate::connection::{Handle, address};
+use crate::caller::caller;
 use crate::error::Error;
-use crate::names::{class, module, name};
-use crate::system::thread_ident;
+use crate::handle::{Handle, address};
+use crate::python::imports;
 
 /// The type of automatic keys: a subclass of int, so that a user's equal integer is told apart.
-fn automatic_key(py: Python<'_>) -> PyResult<Bound<'_, PyType>> {
-    class(name!(py, automatic_key))
+fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    Ok(imports()?.AutomaticKey.bind(py))
 }
 
 /// Shows an automatic number to Python.
@@ -22,31 +20,10 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
     automatic_key(py)?.call1((number,))
 }
 
-/// Tells who is calling. Looked up now: gevent puts another function in its place, which tells greenlets apart.
-pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
-    let get_ident = module(name!(py, threading_module))?.getattr(name!(py, get_ident))?;
-    // Not called where the answer is known: an integer takes memory, and a way back must not fail for want of it.
-    if is_native(&get_ident)? { Ok(thread_ident()) } else { get_ident.call0()?.extract() }
-}
-
-/// Says whether this is CPython's own `threading.get_ident`. gevent and eventlet put theirs in its place.
-pub(crate) fn is_native(get_ident: &Bound<'_, PyAny>) -> PyResult<bool> {
-    static NATIVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = get_ident.py();
-    if NATIVE.get(py).is_some_and(|native| native.is(get_ident)) {
-        return Ok(true);
-    }
-    let native = get_ident.is_instance_of::<PyCFunction>() && get_ident.getattr("__module__")?.eq("_thread")?;
-    if native {
-        let _ = NATIVE.set(py, get_ident.clone().unbind());
-    }
-    Ok(native)
-}
-
 /// Files under `key`, hashing it. An unhashable key is a `TypeError`.
 pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     let py = key.py();
-    if key.get_type().is(&automatic_key(py)?) {
+    if key.get_type().is(automatic_key(py)?) {
         return Ok(Want::Number(key.extract()?, caller(py)?));
     }
     let handle = Arc::new(Handle::Object(key.clone().unbind()));

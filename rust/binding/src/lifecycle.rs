@@ -1,20 +1,24 @@
 //! The beginning and the end of a pool.
 
+use std::sync::Arc;
+
 use pgpool_core::Policy;
 use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
-use crate::call::{call, edit};
-use crate::connection::{self, Handle};
-use crate::detours;
-use crate::error::{Error, every, is_said};
+use crate::call::call;
+use crate::caller::is_native;
+use crate::connection;
+use crate::error::{Error, every, is_said, weightier};
+use crate::fast_path::flags::{self, HOOKS, is_original};
+use crate::handle::Handle;
+use crate::leaks::log_forgotten;
 use crate::log::{POOL_CLOSED, log};
-use crate::maintain::poke;
-use crate::names::{module, name};
 use crate::notes::told;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
-use crate::timeout::Waker;
+use crate::python::{imports, name};
+use crate::wait::{Waker, poke};
 
 /// Empties the ledger, sets options and limits, and opens minconn connections; closes them again if one fails.
 pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usize, options: Checked) -> PyResult<()> {
@@ -28,9 +32,9 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         pool.reset();
         pool.set_policy(Policy { has_housekeeper: false, ..policy });
         drop(pool.resize(minconn, maxconn));
-        this.set_detours(detours::find(slf)?);
+        this.set_flags(find_flags(slf)?);
         if open_workers > 1 {
-            module(name!(py, opening_module))?.call_method1("in_parallel", (slf, minconn, open_workers))?;
+            imports()?.open_in_parallel.bind(py).call1((slf, minconn, open_workers))?;
         } else {
             (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))?;
         }
@@ -38,16 +42,42 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
         pool.set_housekeeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
         if policy.has_housekeeper { poke(slf) } else { Ok(()) }
     });
-    started.inspect_err(|_| {
-        // Report the first error, and ignore those of the closes.
-        let _ = edit(py, || {
+    started.map_err(|error| {
+        let closed = call(py, || {
             // Closed first, so that no call that comes in meanwhile opens another one.
-            for connection in pool.close().unwrap_or_default() {
-                let _ = connection.object(py).and_then(|connection| connection::close(&connection));
-            }
+            let connections = pool.close().unwrap_or_default();
+            let close = |connection: &Arc<Handle>| connection::close(&connection.object(py)?);
+            let closed = every(py, connections.iter().map(close));
             pool.reset();
+            closed
         });
+        weightier(py, error, closed.err())
     })
+}
+
+/// Finds out what keeps the calls of a pool from the fast path.
+pub(crate) fn find_flags(slf: &Bound<'_, AbstractPool>) -> PyResult<u64> {
+    let class = slf.get_type();
+    let attributes = slf.getattr("__dict__")?;
+    let mut bits = 0;
+    for (bit, name) in HOOKS.into_iter().enumerate() {
+        if attributes.contains(name)? || !is_original(bit, &class.getattr(name)?) {
+            bits |= 1 << bit;
+        }
+    }
+    let options = slf.get().options();
+    if options.record || options.reclaim || !is_get_ident_native(slf.py())? {
+        bits |= flags::LOANS;
+    }
+    if options.record || options.reclaim || options.reset.is_some() {
+        bits |= flags::RETURNS;
+    }
+    Ok(bits)
+}
+
+/// Says whether `threading.get_ident` is CPython's own. gevent and eventlet put theirs in its place.
+fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
+    is_native(&imports()?.threading.bind(py).getattr(name!(py, get_ident))?)
 }
 
 /// Closes every connection, and the pool.
@@ -64,6 +94,7 @@ fn close_all(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
         closed => closed,
     });
     every(py, ends)?;
+    log_forgotten(slf)?;
     log(slf, POOL_CLOSED, || (connections.len(),))?;
     Ok(())
 }

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use pgpool_core::Wake;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyEllipsis, PyWeakrefReference};
+use pyo3::types::{PyBool, PyEllipsis, PyString, PyWeakrefReference};
 
+use crate::arguments::shown;
 use crate::call::{keep_any, keep_back};
-use crate::given::shown;
-use crate::maintain::poke;
-use crate::names::{module, name};
+use crate::error::is_shortage;
+use crate::python::{imports, name};
 use crate::system::float;
 
 /// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
@@ -88,7 +88,7 @@ pub(crate) struct Bell<'py>(Bound<'py, PyAny>);
 impl<'py> Bell<'py> {
     /// Makes a bell from `threading.Lock`, looked up now, so that it is green under gevent.
     pub(crate) fn new(py: Python<'py>) -> PyResult<Self> {
-        let lock = module(name!(py, threading_module))?.call_method0(name!(py, lock_class))?;
+        let lock = imports()?.threading.bind(py).call_method0(name!(py, lock_class))?;
         lock.call_method0(name!(py, acquire))?;
         Ok(Self(lock))
     }
@@ -103,7 +103,7 @@ impl<'py> Bell<'py> {
         let py = self.0.py();
         let acquire = name!(py, acquire);
         let Some(deadline) = deadline else { return self.0.call_method0(acquire)?.is_truthy() };
-        let longest: f64 = module(name!(py, threading_module))?.getattr(name!(py, timeout_max))?.extract()?;
+        let longest: f64 = imports()?.threading.bind(py).getattr(name!(py, timeout_max))?.extract()?;
         let seconds = deadline.saturating_duration_since(Instant::now()).as_secs_f64();
         self.0.call_method1(acquire, (true, float(py, seconds.min(longest))?))?.is_truthy()
     }
@@ -130,4 +130,21 @@ impl Wake for Waker {
             }
         });
     }
+}
+
+/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none. Where there is no stack
+/// or no memory for that, the next poke tells.
+pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+    told_or_later(pool, name!(pool.py(), poke))
+}
+
+/// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
+pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+    told_or_later(pool, name!(pool.py(), poke_quietly))
+}
+
+fn told_or_later(pool: &Bound<'_, PyAny>, poke: &Bound<'_, PyString>) -> PyResult<()> {
+    let py = pool.py();
+    let told = imports().and_then(|imports| imports.housekeeper.bind(py).call_method1(poke, (pool,)));
+    told.map(drop).or_else(|error| if is_shortage(py, &error) { Ok(()) } else { Err(error) })
 }

@@ -6,8 +6,8 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 
 use crate::call::{call, edit};
-use crate::connection::{Handle, address};
-use crate::filing::{loan_key, settle, under};
+use crate::handle::{Handle, address};
+use crate::keys::{loan_key, settle, under};
 use crate::pool::AbstractPool;
 use crate::system::now;
 

@@ -1,0 +1,53 @@
+"""All that the Rust part uses of Python. `_core.prepare` reads it once, when the package has been imported.
+
+Three of these are modules, since their functions are looked up at each call: a program or a test may replace
+`psycopg2.connect`, and gevent and eventlet replace `threading.Lock`, `threading.get_ident` and `time.sleep`.
+"""
+
+import threading
+import time
+from sys import _getframe as get_frame
+
+import psycopg2
+from psycopg2 import Error, OperationalError, ProgrammingError
+from psycopg2.extensions import QueryCanceledError, connection, cursor
+
+from pgpool_rs._books import AutomaticKey
+from pgpool_rs._core import check_socket
+from pgpool_rs._housekeeping import housekeeper
+from pgpool_rs._loans import describe as describe_loan
+from pgpool_rs._loans import make as make_loan
+from pgpool_rs._log import is_heard
+from pgpool_rs._log import write as write_line
+from pgpool_rs._notes import annotate
+from pgpool_rs._opening import in_parallel as open_in_parallel
+from pgpool_rs._secrets import mask
+from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
+
+__all__ = [
+    "AutomaticKey",
+    "Error",
+    "OperationalError",
+    "PoolClosed",
+    "PoolError",
+    "PoolExhausted",
+    "PoolTimeout",
+    "ProgrammingError",
+    "QueryCanceledError",
+    "TooManyRequests",
+    "annotate",
+    "check_socket",
+    "connection",
+    "cursor",
+    "describe_loan",
+    "get_frame",
+    "housekeeper",
+    "is_heard",
+    "make_loan",
+    "mask",
+    "open_in_parallel",
+    "psycopg2",
+    "threading",
+    "time",
+    "write_line",
+]

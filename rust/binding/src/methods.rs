@@ -1,0 +1,364 @@
+//! The methods of both classes, as Python calls them.
+
+use std::time::Instant;
+
+use pgpool_core::Moment;
+use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
+
+use crate::arguments::size;
+use crate::borrow::borrow;
+use crate::call::{call, edit};
+use crate::give_back::{discard_all, give_back};
+use crate::keys::number_to_key;
+use crate::leaks;
+use crate::lifecycle::{close, find_flags, start};
+use crate::loan::Loan;
+use crate::maintain;
+use crate::notes::{annotated, told};
+use crate::open::connect;
+use crate::options::Checked;
+use crate::pool::{AbstractPool, ThreadedPool, timeout_of};
+use crate::python::{by_name, name};
+use crate::stats::to_dict;
+use crate::system::now;
+use crate::text::{repr_of, text_of};
+use crate::wait::{Given, Timeout};
+
+/// A flag that is tested for truth, as psycopg2.pool does.
+#[derive(Clone, Copy)]
+pub(crate) struct Truth(pub(crate) bool);
+
+impl<'py> FromPyObject<'_, 'py> for Truth {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        given.is_truthy().map(Self)
+    }
+}
+
+/// A flag, to be tested for truth or passed on to a hook as it is; False, if it was not given.
+pub(crate) struct Flag<'py>(pub(crate) Option<Bound<'py, PyAny>>);
+
+impl Flag<'_> {
+    pub(crate) fn is_truthy(&self) -> PyResult<bool> {
+        self.0.as_ref().map_or(Ok(false), PyAnyMethods::is_truthy)
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Flag<'py> {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        Ok(Self(Some(given.to_owned())))
+    }
+}
+
+#[pymethods]
+impl AbstractPool {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn __new__(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Self {
+        Self::new()
+    }
+
+    /// Empties the ledger, sets the limits and opens minconn connections; closes them again if one fails.
+    fn _pgpool_start(
+        slf: &Bound<'_, Self>,
+        minconn: &Bound<'_, PyAny>,
+        maxconn: &Bound<'_, PyAny>,
+        options: Checked,
+    ) -> PyResult<()> {
+        start(slf, size("minconn", minconn)?, size("maxconn", maxconn)?, options)
+    }
+
+    /// Finds out which of the hooks that stand on the fast path are overridden.
+    fn _pgpool_find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().set_flags(find_flags(slf)?);
+        Ok(())
+    }
+
+    /// Do all the housekeeping that is due, and tell in how many seconds there may be something again; None: not before
+    /// something happens.
+    fn _pgpool_maintain(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
+        let due = maintain::maintain_alone(slf)?;
+        Ok((due < Moment::NEVER).then(|| due.since(now()).as_secs_f64()))
+    }
+
+    /// The name of the pool, in its log.
+    fn _pgpool_name(&self) -> String {
+        self.name()
+    }
+
+    // --- psycopg2.pool's own methods -------------------------------------------------------------------------
+
+    /// Open a connection and file it under `key`, or lay it into the pool where there is none. A hook: override it to
+    /// open connections in another way.
+    #[pyo3(signature = (key=None))]
+    fn _connect<'py>(slf: &Bound<'py, Self>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        connect(slf, key)
+    }
+
+    /// Make up a key. A hook: override it to lend by a key of your own where none is given.
+    fn _getkey<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        number_to_key(py, edit(py, || self.ledger().next_number())?)
+    }
+
+    /// Lend a connection, as `getconn` does.
+    #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
+    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
+        borrow(slf, key, timeout_of(slf, &timeout)?)
+    }
+
+    /// Take a connection back, as `putconn` does.
+    #[pyo3(signature = (conn, key=None, close=Truth(false)), text_signature = "($self, conn, key=None, close=False)")]
+    pub(crate) fn _putconn(
+        slf: &Bound<'_, Self>,
+        conn: Option<&Bound<'_, PyAny>>,
+        key: Option<&Bound<'_, PyAny>>,
+        close: Truth,
+    ) -> PyResult<()> {
+        Ok(give_back(slf, conn, key, close.0)?)
+    }
+
+    /// Close every connection, as `closeall` does.
+    fn _closeall(slf: &Bound<'_, Self>) -> PyResult<()> {
+        close(slf)
+    }
+
+    // --- ours ------------------------------------------------------------------------------------------------
+
+    /// Lend a connection for a `with` block, which commits at its end, or rolls back if it raises, and returns the
+    /// connection in any case. Key, timeout and errors are those of `getconn`.
+    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> PyResult<Loan> {
+        timeout_of(slf, &timeout)?;
+        Ok(Loan::new(slf.clone().unbind(), key, timeout))
+    }
+
+    /// Set both limits, as assigning `minconn` and `maxconn` does. Idle connections above `maxconn` are closed now, others as
+    /// they come back.
+    ///
+    /// :param minconn: how many idle connections are kept, and how many open ones the housekeeping sees to.
+    /// :param maxconn: how many connections there are at most.
+    /// :raises ValueError: a size is negative, or `minconn` is greater than `maxconn`.
+    fn resize(slf: &Bound<'_, Self>, minconn: &Bound<'_, PyAny>, maxconn: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (least, most) = (size("minconn", minconn)?, size("maxconn", maxconn)?);
+        if least > most {
+            let text = format!("minconn must not be greater than maxconn, not minconn={least} and maxconn={most}");
+            return Err(PyValueError::new_err(text));
+        }
+        call(slf.py(), || discard_all(slf, slf.get().ledger().resize(least, most)))
+    }
+
+    /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`, here and
+    /// now; a connect that fails is logged, not raised.
+    fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        maintain::drain(slf)
+    }
+
+    /// Check every idle connection now, close those that are dead, and open new ones up to `minconn`; a connect that fails
+    /// is logged, not raised.
+    ///
+    /// :raises PoolClosed: the pool is closed.
+    fn check(slf: &Bound<'_, Self>) -> PyResult<()> {
+        told(slf, slf.get().ensure_open())?;
+        maintain::check_all(slf)
+    }
+
+    /// Do one round of housekeeping: what the housekeeping thread does by itself where an option asks for it.
+    ///
+    /// Connections that are too old, or have been idle for too long, are closed; loans that last too long are reported;
+    /// what is missing of `minconn` is opened. A connect that fails is logged, not raised.
+    fn maintain(slf: &Bound<'_, Self>) -> PyResult<()> {
+        maintain::maintain_now(slf)
+    }
+
+    /// Wait until `minconn` connections are open, and one at least, opening those that are missing.
+    ///
+    /// :param timeout: how many seconds to wait; None waits for ever.
+    /// :raises PoolTimeout: fewer are open even now; the message says why the last connect failed. With `maxconn` 0, at once.
+    /// :raises PoolClosed: the pool is closed.
+    #[pyo3(signature = (timeout=Timeout(30.0)), text_signature = "($self, timeout=30.0)")]
+    fn wait(slf: &Bound<'_, Self>, timeout: Timeout) -> PyResult<()> {
+        told(slf, slf.get().ensure_open())?;
+        let asked = Instant::now();
+        let waited = maintain::wait(slf, timeout.deadline(asked), asked);
+        Ok(waited.map_err(|error| annotated(slf, error, asked.elapsed(), None))?)
+    }
+
+    /// List what is lent now, the oldest loan first: `key`, `age` in seconds, `thread` (under gevent, the greenlet) as
+    /// `threading.get_ident` tells it, and the `stack` that borrowed it if `leak_after` is set.
+    fn loans<'py>(slf: &Bound<'py, Self>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        leaks::loans(slf)
+    }
+
+    /// Tell what there is, and what has happened since the pool was made or `pop_stats` was called, in this process: numbers
+    /// by name, of which those in `_ms` are milliseconds. docs/options.md says what each means.
+    fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        to_dict(py, edit(py, || self.ledger().stats(now()))?)
+    }
+
+    /// As `get_stats`; what happens is counted from zero from now on.
+    fn pop_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        to_dict(py, edit(py, || self.ledger().take_stats(now()))?)
+    }
+
+    fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
+        told(slf, slf.get().ensure_open())?;
+        Ok(slf.clone())
+    }
+
+    #[pyo3(signature = (*_exc_info))]
+    fn __exit__(slf: &Bound<'_, Self>, _exc_info: &Bound<'_, PyTuple>) -> PyResult<()> {
+        if !slf.get().ledger().counts().closed {
+            slf.call_method0(name!(slf.py(), closeall))?;
+        }
+        Ok(())
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let class = slf.get_type();
+        let counts = slf.get().ledger().counts();
+        let closed = if counts.closed { " closed" } else { "" };
+        Ok(format!(
+            "<{}.{} {}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
+            text_of(class.module()?.as_any())?,
+            text_of(class.qualname()?.as_any())?,
+            repr_of(PyString::from_bytes(slf.py(), slf.get().name().as_bytes())?.as_any())?,
+            // closeall has closed them, and they stay in the books.
+            if counts.closed { 0 } else { counts.idle },
+            counts.in_use(),
+            counts.opening,
+            counts.returning,
+            counts.waiting,
+            counts.minconn,
+            counts.maxconn,
+        ))
+    }
+
+    // --- attributes that are plain ones in psycopg2.pool -----------------------------------------------------
+
+    /// How many idle connections are kept, and how many open ones the housekeeping sees to.
+    #[getter]
+    fn minconn(&self, py: Python<'_>) -> PyResult<usize> {
+        edit(py, || self.ledger().counts().minconn)
+    }
+
+    #[setter]
+    fn set_minconn(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let least = size("minconn", value)?;
+        edit(value.py(), || self.ledger().set_minconn(least))
+    }
+
+    /// How many connections there are at most.
+    #[getter]
+    fn maxconn(&self, py: Python<'_>) -> PyResult<usize> {
+        edit(py, || self.ledger().counts().maxconn)
+    }
+
+    #[setter]
+    fn set_maxconn(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let most = size("maxconn", value)?;
+        call(slf.py(), || discard_all(slf, slf.get().ledger().set_maxconn(most)))
+    }
+
+    /// Whether the pool is closed.
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> PyResult<bool> {
+        edit(py, || self.ledger().counts().closed)
+    }
+
+    #[setter]
+    fn set_closed(&self, py: Python<'_>, value: Truth) -> PyResult<()> {
+        edit(py, || self.ledger().set_closed(value.0))
+    }
+
+    /// The last automatic key that was given out, as a number.
+    #[getter(_keys)]
+    fn keys(&self, py: Python<'_>) -> PyResult<u64> {
+        edit(py, || self.ledger().last_number())
+    }
+
+    #[setter(_keys)]
+    fn set_keys(&self, py: Python<'_>, value: u64) -> PyResult<()> {
+        edit(py, || self.ledger().set_last_number(value))
+    }
+
+    // --- garbage collection ----------------------------------------------------------------------------------
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        self.clear();
+    }
+}
+
+#[pymethods]
+impl ThreadedPool {
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    fn __new__(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Self> {
+        PyClassInitializer::from(AbstractPool::new()).add_subclass(Self)
+    }
+
+    /// Lend a connection; return it with `putconn`.
+    ///
+    /// :param key: what to lend it under; the same key gets the same connection until it is returned.
+    /// :param timeout: how many seconds to wait where every connection is lent. 0 refuses at once, None waits for ever;
+    ///     left out, it is the pool's own.
+    /// :raises PoolClosed: the pool is closed, or was closed meanwhile.
+    /// :raises PoolExhausted: every connection is lent, and `timeout` is 0.
+    /// :raises PoolTimeout: no connection came free in time.
+    /// :raises psycopg2.Error: a connection could not be opened.
+    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
+        let pool = slf.as_super();
+        if !pool.get().hooks().getconn {
+            return borrow(pool, key, timeout_of(pool, &timeout)?);
+        }
+        let kwargs = match timeout {
+            Given::Nothing => None,
+            Given::This(_, timeout) => Some(by_name(name!(slf.py(), timeout), timeout)?),
+        };
+        Ok(slf.call_method(name!(slf.py(), getconn_hook), (key,), kwargs.as_ref())?.unbind())
+    }
+
+    /// Take a connection back. One in a transaction is rolled back; one that is broken, or not needed, is closed.
+    ///
+    /// :param conn: the connection; or None, to return what is lent under `key`.
+    /// :param key: what it was lent under; it need not be given.
+    /// :param close: close it in any case.
+    /// :raises PoolClosed: the pool is closed, and so is the connection.
+    /// :raises PoolError: it is not lent, or not under this key. Nothing has changed.
+    #[pyo3(
+        signature = (conn=None, key=None, close=Flag(None)),
+        text_signature = "($self, conn=None, key=None, close=False)"
+    )]
+    pub(crate) fn putconn(
+        slf: &Bound<'_, Self>,
+        conn: Option<&Bound<'_, PyAny>>,
+        key: Option<&Bound<'_, PyAny>>,
+        close: Flag<'_>,
+    ) -> PyResult<()> {
+        let pool = slf.as_super();
+        if !pool.get().hooks().putconn {
+            return Ok(give_back(pool, conn, key, close.is_truthy()?)?);
+        }
+        let py = slf.py();
+        let close = close.0.unwrap_or_else(|| PyBool::new(py, false).to_owned().into_any());
+        slf.call_method1(name!(py, putconn_hook), (conn, key, close)).map(drop)
+    }
+
+    /// Close every connection, lent ones too, under their borrowers, and refuse everything from then on.
+    ///
+    /// :raises PoolClosed: the pool is closed already.
+    fn closeall(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.call_method0(name!(slf.py(), closeall_hook)).map(drop)
+    }
+}

@@ -1,0 +1,170 @@
+//! The one door to Python: all that is looked up there, and the names of attributes.
+//!
+//! Both are made once, before there are threads, and not where they are first used: another thread may fork in the middle of
+//! a first use, and the child would wait for it for ever. Neither `pyo3::intern!` nor an import inside a call is used.
+
+use std::sync::{PoisonError, RwLock};
+
+use pyo3::exceptions::PyImportError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyType};
+
+macro_rules! imports {
+    ($($name:ident,)*) => {
+        /// What the module `pgpool_rs._for_rust` has imported for us, under its names.
+        #[expect(non_snake_case, reason = "classes have the names that Python gives them")]
+        pub(crate) struct Imports {
+            $(pub(crate) $name: Py<PyAny>,)*
+        }
+
+        impl Imports {
+            fn read(module: &Bound<'_, PyAny>) -> PyResult<Self> {
+                Ok(Self { $($name: module.getattr(stringify!($name))?.unbind(),)* })
+            }
+        }
+    };
+}
+
+imports! {
+    AutomaticKey,
+    Error,
+    OperationalError,
+    PoolClosed,
+    PoolError,
+    PoolExhausted,
+    PoolTimeout,
+    ProgrammingError,
+    QueryCanceledError,
+    TooManyRequests,
+    annotate,
+    check_socket,
+    connection,
+    cursor,
+    describe_loan,
+    get_frame,
+    housekeeper,
+    is_heard,
+    make_loan,
+    mask,
+    open_in_parallel,
+    psycopg2,
+    threading,
+    time,
+    write_line,
+}
+
+static IMPORTS: RwLock<Option<&Imports>> = RwLock::new(None);
+
+/// Gives the imports.
+pub(crate) fn imports() -> PyResult<&'static Imports> {
+    let missing = || PyImportError::new_err("pgpool_rs has not been imported");
+    IMPORTS.read().unwrap_or_else(PoisonError::into_inner).ok_or_else(missing)
+}
+
+/// Reads the imports. A program may import the package anew: then the new ones take the place of the old ones, which a call in
+/// another thread may still use, so that they are never freed.
+pub(crate) fn read_imports(module: &Bound<'_, PyAny>) -> PyResult<()> {
+    let imports = Box::leak(Box::new(Imports::read(module)?));
+    *IMPORTS.write().unwrap_or_else(PoisonError::into_inner) = Some(imports);
+    Ok(())
+}
+
+macro_rules! names {
+    ($($name:ident = $text:literal,)*) => {
+        /// All of them.
+        pub(crate) struct Names {
+            $(pub(crate) $name: Py<PyString>,)*
+        }
+
+        impl Names {
+            fn new(py: Python<'_>) -> Self {
+                Self { $($name: PyString::intern(py, $text).unbind(),)* }
+            }
+        }
+    };
+}
+
+names! {
+    acquire = "acquire",
+    blocking = "blocking",
+    args = "_args",
+    async_ = "async_",
+    autocommit = "autocommit",
+    close = "close",
+    closeall = "closeall",
+    closeall_hook = "_closeall",
+    closed = "closed",
+    commit = "commit",
+    connect = "connect",
+    connect_hook = "_connect",
+    cursor = "cursor",
+    diag = "diag",
+    execute = "execute",
+    f_lasti = "f_lasti",
+    fileno = "fileno",
+    get_ident = "get_ident",
+    getconn = "getconn",
+    getconn_hook = "_getconn",
+    getkey_hook = "_getkey",
+    info = "info",
+    kwargs = "_kwargs",
+    lock_class = "Lock",
+    parameter_status = "parameter_status",
+    pgcode = "pgcode",
+    pgpool_close = "_pgpool_close",
+    pgpool_whole = "_pgpool_whole",
+    poke = "poke",
+    poke_quietly = "poke_quietly",
+    poll = "poll",
+    putconn = "putconn",
+    putconn_hook = "_putconn",
+    release = "release",
+    rollback = "rollback",
+    severity = "severity_nonlocalized",
+    sleep = "sleep",
+    status = "status",
+    timeout = "timeout",
+    timeout_max = "TIMEOUT_MAX",
+    transaction_status = "transaction_status",
+}
+
+/// Gives the names; the first call, while the module is initialised, makes them.
+pub(crate) fn names(py: Python<'_>) -> &Names {
+    static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+    NAMES.get_or_init(py, || Names::new(py))
+}
+
+/// Gives one name as a Python string.
+macro_rules! name {
+    ($py:expr, $name:ident) => {{
+        let py = $py;
+        $crate::python::names(py).$name.bind(py)
+    }};
+}
+pub(crate) use name;
+
+/// Have a class stay the same where its module is imported anew: return the one that was made first; a decorator.
+///
+/// A class whose bases are others now, since their modules were imported anew too, takes the place of the first one.
+#[pyfunction]
+pub(crate) fn once<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
+    static FIRST: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let py = class.py();
+    let first = FIRST.get_or_init(py, || PyDict::new(py).unbind()).bind(py);
+    let name = format!("{}.{}", class.module()?, class.qualname()?);
+    if let Some(first) = first.get_item(&name)?
+        && first.getattr("__bases__")?.eq(class.getattr("__bases__")?)?
+    {
+        return Ok(first.cast_into()?);
+    }
+    first.set_item(name, class)?;
+    Ok(class.clone())
+}
+
+/// Makes the dict of one argument that is given by name. `PyO3`'s own way panics where there is no memory for it.
+pub(crate) fn by_name<'py>(name: &Bound<'py, PyString>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyDict>> {
+    let dict = name.py().get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
+    dict.set_item(name, value)?;
+    Ok(dict)
+}

@@ -1,0 +1,169 @@
+"""A time limit that strikes our own Python code, at whichever instruction, is raised in the call that it struck.
+
+Job queues raise theirs, plain exceptions of a class of their own, from a signal handler.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import psycopg2
+import pytest
+
+import pgpool_rs
+from audit import assert_sound, listening
+from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeping
+from pgpool_rs._core import advance_clock
+from pgpool_rs._housekeeping import Housekeeper
+from pgpool_rs.testing import INTRANS, FakeServer
+from support import counts
+
+OURS = str(Path(pgpool_rs.__file__).parent)
+# Short, as a run is made for each instruction. It is found in what libpq says.
+SECRET = "p w"
+DOWN = psycopg2.OperationalError(f'connection to server at "db", port 5432 failed: {SECRET}')
+Act = Callable[[], object]
+
+
+class TimeLimit(Exception):
+    """What a job queue raises in a job that takes too long."""
+
+
+class Striker:
+    """Raises a time limit at the next instruction of our own Python code, in this thread, at which it never did."""
+
+    def __init__(self) -> None:
+        self.known: set[tuple[CodeType, int]] = set()
+        self.where = ""
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> Striker | None:
+        code = frame.f_code
+        if code.co_filename.rpartition("/")[0] != OURS:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and not self.where and (code, frame.f_lasti) not in self.known:
+            self.known.add((code, frame.f_lasti))
+            self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_name}"
+            raise TimeLimit
+        return self
+
+
+@contextmanager
+def striking(striker: Striker) -> Iterator[None]:
+    before, striker.where = sys.gettrace(), ""
+    sys.settrace(striker)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def connect(pool: Any, server: FakeServer) -> Act:
+    server.fail("connect", DOWN)
+    return pool.getconn  # type: ignore[no-any-return]
+
+
+def roll_back(pool: Any, server: FakeServer) -> Act:
+    pool.minconn = 1
+    connection = pool.getconn()
+    connection.status = INTRANS
+    server.fail("rollback", DOWN)
+    return lambda: pool.putconn(connection)
+
+
+def exhaust(pool: Any, _: FakeServer) -> Act:
+    pool.maxconn = 0
+    return pool.getconn  # type: ignore[no-any-return]
+
+
+def exhaust_lent(pool: Any, _: FakeServer) -> Act:
+    pool.getconn("key")
+    return pool.getconn  # type: ignore[no-any-return]
+
+
+def wait_in_vain(pool: Any, _: FakeServer) -> Act:
+    pool.getconn("key")
+    return lambda: pool.getconn(timeout=0.0001)
+
+
+def return_wrongly(pool: Any, server: FakeServer) -> Act:
+    stranger = server.connect()
+    stranger.close()
+    return lambda: pool.putconn(stranger)
+
+
+def report_leak(pool: Any, _: FakeServer) -> Act:
+    pool.getconn("key")
+    advance_clock(101)
+    return pool.maintain  # type: ignore[no-any-return]
+
+
+def fail_to_return_a_block(pool: Any, _: FakeServer) -> Act:
+    def putconn(connection: Any) -> None:
+        pool._putconn(connection)
+        raise DOWN
+
+    def block() -> None:
+        pool.putconn = putconn
+        with pool.connection():
+            raise ZeroDivisionError
+
+    return block
+
+
+def poke(pool: Any, _: FakeServer) -> Act:
+    return lambda: setattr(pool, "minconn", 1)
+
+
+# Each scene, and the functions of ours that it runs.
+RUNS: dict[Callable[[Any, FakeServer], Act], str] = {
+    connect: "is_heard write mask _of_dsn",
+    roll_back: "is_heard write mask",
+    exhaust: "annotate _note",
+    exhaust_lent: "annotate _note _thread",
+    wait_in_vain: "annotate _note is_heard",
+    return_wrongly: "annotate _misplaced",
+    report_leak: "describe _shown mask",
+    fail_to_return_a_block: "is_heard mask write",
+    poke: "poke _start _begin",
+}
+
+
+@pytest.mark.parametrize("scene", RUNS)
+def test_a_time_limit_at_any_instruction_of_ours_is_raised_in_the_call_that_it_struck(
+    server: FakeServer, scene: Callable[[Any, FakeServer], Act], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening("struck", 30) as log:
+        striker, raised = Striker(), True
+        while raised:
+            keeper = Housekeeper()
+            monkeypatch.setattr(_housekeeping.housekeeper, "poke", id)
+            options: dict[str, Any] = {"max_idle": 60} if scene is poke else {"leak_after": 100}
+            pool: Any = ThreadedConnectionPool(0, 1, "host=h", password=SECRET, name="struck", **options)
+            act, raised = scene(pool, server), False
+            if scene is poke:
+                monkeypatch.setattr(_housekeeping.housekeeper, "poke", keeper.poke)
+            with striking(striker), suppress(psycopg2.Error, ZeroDivisionError):
+                try:
+                    act()
+                except TimeLimit:
+                    raised = True
+            keeper.end()
+            assert raised == bool(striker.where), striker.where
+            server.calm()
+            for key in list(pool._used):
+                pool.putconn(pool._used[key], key)
+            pool.maxconn = 1
+            assert counts(pool)["lent"] == 0
+            pool.closeall()
+        assert {code.co_name for code, _ in striker.known} >= set(RUNS[scene].split())
+        assert not [text for text in log.texts if SECRET in text]
+    with pytest.raises(PoolError):
+        pool.getconn()
+    pool = ThreadedConnectionPool(0, 1)
+    assert_sound(pool, server)
