@@ -52,6 +52,11 @@ START = "done once, while the package is imported"
 
 # The place; what is done there; the callbacks that are made, named as in callback_sites.py, or why there are none.
 PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
+    "connection.close_for_good": ("call_method0", ("close",)),
+    "error.is_pool_closed": ("is_instance", OURS),
+    "give_back.putconn_of": ("getattr", "what the pool has under that name"),
+    "returning.close": ("getattr upgrade", "an attribute of ours, and CPython's own"),
+    "returning.return_to": ("call1", ("putconn",)),
     "wait.told_or_later": ("call_method1", OURS),
     "arguments.size": ("extract lt", CPYTHONS),
     "call.write": ("call1", ("log handler", "log filter")),
@@ -83,7 +88,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "check.learn": ("contains extract getattr is_instance", ("pgcode",)),
     "check.ends_the_session": ("contains extract getattr*2", ("diag", "severity_nonlocalized")),
     "check.takes_no_writes": ("call_method1 extract getattr", ("parameter_status",)),
-    "connection.close": ("call_method0 hasattr", ("close",)),
+    "connection.close": ("call_method0", ("close",)),
     "connection.commit": ("call_method0", ("commit",)),
     "connection.connect": ("call getattr*3 try_iter update", ("connect", "_args", "_kwargs")),
     "connection.end_in_sql": ("call_method1 getattr_opt is_truthy setattr*2", ACCOUNTS),
@@ -109,7 +114,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "loan.__getattr__": ("hasattr", PSYCOPG2S),
     "loan.abandon": ("upgrade write_unraisable", ("putconn", "rollback")),
     "loan.borrow": ("call_method", ("getconn",)),
-    "loan.give_back": ("call1 getattr", ("putconn",)),
+    "loan.give_back": ("call1", ("putconn",)),
     "loan.__traverse__": ("call*4", RUSTS),
     "log.describe": ("str", ("str(error)",)),
     "log.describe_public": ("contains is_instance", PSYCOPG2S),
@@ -166,7 +171,7 @@ NAMES: dict[str, tuple[str, ...] | str] = {
     "_getkey": ("_getkey",),
     "_kwargs": ("_kwargs",),
     "_putconn": ("_putconn",),
-    "_pgpool_close": ("close",),
+    "_pgpool_home": OURS,
     "_pgpool_whole": "what a class has, not what it does",
     "acquire": ("waiting lock: acquire", "waiting lock: acquire first"),
     "async_": ("async_",),

@@ -13,8 +13,7 @@ import pytest
 from psycopg2 import extensions, extras
 
 from pgpool_rs import PoolError, ThreadedConnectionPool
-from pgpool_rs._core import advance_clock
-from pgpool_rs._returning import Returning
+from pgpool_rs._core import Returning, advance_clock
 from pgpool_rs.testing import FakeServer
 from support import counts
 
@@ -152,6 +151,21 @@ def test_a_putconn_of_a_subclass_is_called(our_class: Any, dsn: str) -> None:
     connection = pool.getconn()
     connection.close()
     assert returned == [(connection,)]
+    last = pool.getconn()
+    pool.closeall()
+    last.close()
+    assert returned == [(connection,), (last,)]
+
+
+def test_what_a_putconn_of_a_subclass_raises_is_raised(our_class: Any, dsn: str) -> None:
+    class Own(our_class):  # type: ignore[misc]
+        def putconn(self, *args: Any, **kwargs: Any) -> None:
+            raise KeyError
+
+    pool = pool_on(Own, dsn)
+    with pytest.raises(KeyError):
+        pool.getconn().close()
+    assert counts(pool)["lent"] == 1
     pool.closeall()
 
 
@@ -163,6 +177,34 @@ class Factory(extras.LoggingConnection):
     def close(self) -> None:
         type(self).really_closed += 1
         super().close()
+
+
+def test_a_connection_class_may_be_made_in_any_way(our_class: Any, dsn: str) -> None:
+    class Made(Factory):
+        __slots__ = ("made",)
+        made: list[str]
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            made = super().__new__(cls, *args, **kwargs)
+            made.made = ["new"]
+            return made
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.made.append("init")
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name != "made":
+                raise AttributeError(name)
+            super().__setattr__(name, value)
+
+    pool = pool_on(our_class, dsn, 1, connection_factory=Made)
+    connection = pool.getconn()
+    assert connection.made == ["new", "init"]
+    connection.close()
+    assert counts(pool) | {"lent": 0, "idle": 1} == counts(pool)
+    pool.closeall()
+    assert connection.closed
 
 
 @pytest.mark.parametrize("how", ["by name", "positional"])
@@ -247,6 +289,24 @@ def test_a_close_in_the_child_of_a_fork_leaves_the_parents_connection_alone(our_
     connection.close()
     assert counts(pool)["lent"] == 0
     pool.closeall()
+
+
+def test_a_close_in_the_child_of_a_fork_leaves_the_connection_of_a_pool_that_is_gone_alone(
+    our_class: Any, dsn: str
+) -> None:
+    pool = pool_on(our_class, dsn, 1, 1)
+    connection = pool.getconn()
+    del pool
+    gc.collect()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            connection.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    connection.cursor().execute("SELECT 1")
+    connection.close()
+    assert connection.closed
 
 
 def test_without_the_option_close_closes(our_class: Any, dsn: str) -> None:

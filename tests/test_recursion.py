@@ -1,4 +1,4 @@
-"""Runaway recursion, caught as a web framework does it, loses no slot: putconn needs no more stack than getconn.
+"""Runaway recursion, caught as a web framework does it, loses no slot: no way back needs more stack than getconn.
 
 Tried at each depth near the limit, in each way of borrowing.
 """
@@ -78,6 +78,27 @@ def test_a_recursion_that_goes_too_deep_loses_no_slot(
 
     pool.putconn(pool.getconn())
     try_all_depths(pool, recurse)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_recursion_that_goes_too_deep_loses_no_slot_where_close_returns(
+    our_class: Any, dsn: str, options: str, dirty: bool
+) -> None:
+    pool = our_class(1, 300, dsn, close_returns=True, **OPTIONS[options])
+
+    def recurse() -> None:
+        connection = pool.getconn()
+        try:
+            if dirty:
+                connection.cursor().execute("SELECT 1")
+        finally:
+            connection.close()
+        recurse()
+
+    pool.getconn().close()
+    try_all_depths(pool, recurse)
+    pool.closeall()
 
 
 def test_blocks_in_a_recursion_that_goes_too_deep_lose_no_slot(our_class: Any, server: FakeServer) -> None:

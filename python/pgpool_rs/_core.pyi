@@ -1,5 +1,6 @@
 # The part of pgpool_rs that is written in Rust.
 
+import weakref
 from collections.abc import Callable, Hashable
 from threading import Lock
 from types import EllipsisType, TracebackType
@@ -13,7 +14,9 @@ from pgpool_rs._options import Options
 
 __all__ = [
     "AbstractConnectionPool",
+    "Home",
     "Loan",
+    "Returning",
     "ThreadedConnectionPool",
     "advance_clock",
     "check_socket",
@@ -22,7 +25,6 @@ __all__ = [
     "fast_path",
     "idle",
     "if_free",
-    "is_idle",
     "key_of",
     "kind",
     "lent",
@@ -79,6 +81,14 @@ class Loan:
         _traceback: TracebackType | None,
     ) -> None: ...
 
+@final
+class Home:
+    def __new__(cls, pool: weakref.ref[Any]) -> Self: ...
+
+class Returning:
+    _pgpool_home: Home | None
+    def close(self) -> None: ...
+
 _Class = TypeVar("_Class", bound=type[Any])
 _Pool = TypeVar("_Pool", bound=AbstractConnectionPool)
 
@@ -89,7 +99,6 @@ def once(class_: _Class) -> _Class: ...
 def prepare(module: object) -> None: ...
 def speak(write: Callable[[], object]) -> None: ...
 def idle(pool: AbstractConnectionPool) -> list[Any]: ...
-def is_idle(pool: AbstractConnectionPool, connection: object) -> bool: ...
 def replace_idle(pool: AbstractConnectionPool, seen: list[Any], wanted: list[Any]) -> bool: ...
 def if_free(lock: Lock, act: Callable[[], object]) -> bool: ...
 def kind(given: object) -> str: ...

@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import functools
-import os
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from psycopg2 import extensions
 
-from pgpool_rs import _core
-from pgpool_rs.errors import PoolClosed
+from pgpool_rs._core import Home, Returning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 # The arguments of psycopg2.connect that may be positional.
 _POSITIONAL = ("dsn", "connection_factory", "cursor_factory")
-
-
-class Returning:
-    """Gives a connection class a `close()` that returns. The pool itself calls `_pgpool_close()`."""
-
-    _pgpool_home: tuple[weakref.ref[Any], int] | None = None
-
-    def close(self) -> None:
-        """Return the connection to its pool if it is lent, do nothing if it is idle there; else close it."""
-        pool, process = (self._pgpool_home[0](), self._pgpool_home[1]) if self._pgpool_home else (None, 0)
-        if pool is None:
-            self._pgpool_close()
-        elif process != os.getpid():
-            return  # it is the parent's
-        elif _core.key_of(pool, id(self)) is not None:
-            try:
-                pool.putconn(self)
-            except PoolClosed:
-                self._pgpool_close()
-        elif not _core.is_idle(pool, self):
-            self._pgpool_close()
-
-    def _pgpool_close(self) -> None:
-        super().close()  # type: ignore[misc]
 
 
 class Connect:
@@ -64,7 +38,7 @@ class Connect:
         if not issubclass(type(connection), Returning):
             connection.close()
             raise TypeError("close_returns=True needs a connect that uses the connection_factory it is given")
-        connection._pgpool_home = (self._pool, os.getpid())
+        object.__setattr__(connection, "_pgpool_home", Home(self._pool))
         return connection
 
 

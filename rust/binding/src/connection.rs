@@ -6,7 +6,7 @@
 use std::fmt;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyInt, PyTuple};
+use pyo3::types::{PyDict, PyInt, PySuper, PyTuple};
 
 use crate::error::{both, new_error};
 use crate::fast_path::probe::{IDLE, READY, has_begun_two_phase};
@@ -204,12 +204,24 @@ fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'p
     connection.getattr_opt(name!(py, cursor))?.map(|cursor| cursor.call0()).transpose()
 }
 
-pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Gives a connection class a `close()` that returns. It adds no field to an object, so it can be inherited together with
+/// any other class.
+#[pyclass(subclass, frozen, name = "Returning", module = "pgpool_rs._core")]
+pub(crate) struct ReturningConnection;
+
+/// Closes a connection as its class would without [`ReturningConnection`].
+pub(crate) fn close_for_good(connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = connection.py();
-    // With `close_returns`, `close()` is what a borrower calls to return it.
-    let own = name!(py, pgpool_close);
-    let close = if matches!(connection.get_type().hasattr(own), Ok(true)) { own } else { name!(py, close) };
-    connection.call_method0(close).map(drop)
+    let next = PySuper::new(&py.get_type::<ReturningConnection>(), connection)?;
+    next.call_method0(name!(py, close)).map(drop)
+}
+
+/// Closes it, though `close()` may return it.
+pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    if connection.is_instance_of::<ReturningConnection>() {
+        return close_for_good(connection);
+    }
+    connection.call_method0(name!(connection.py(), close)).map(drop)
 }
 
 /// Says whether somebody has called `close()` on a connection that was well. One that does not tell is open.

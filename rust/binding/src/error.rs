@@ -79,6 +79,11 @@ pub(crate) fn is_said(py: Python<'_>, error: &PyErr) -> bool {
         || imports().is_ok_and(|imports| is_a(&imports.Error) && !is_a(&imports.QueryCanceledError))
 }
 
+/// Says whether a pool has refused because it is closed.
+pub(crate) fn is_pool_closed(py: Python<'_>, error: &PyErr) -> bool {
+    imports().is_ok_and(|imports| error.is_instance(py, imports.PoolClosed.bind(py)))
+}
+
 /// Gives the one of two errors that is to be raised, if there are two: what a database says gives way to all others, an
 /// `Exception` to what is none, and the second to the first. The other is its `__context__`, if it has none.
 pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {

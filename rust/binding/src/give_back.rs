@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgpool_core::{CloseReason, Refusal, Returning, SlotId};
 use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
 
 use crate::call::call;
 use crate::connection::{self, Closed, Look};
@@ -15,6 +16,7 @@ use crate::leaks;
 use crate::log::{CLOSE_FAILED, Event, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report};
 use crate::notes::{annotated, told};
 use crate::pool::AbstractPool;
+use crate::python::name;
 use crate::system::now;
 use crate::wait::Waker;
 
@@ -37,7 +39,10 @@ pub(crate) fn give_back_loan(slf: &Bound<'_, AbstractPool>, loan: SlotId, close:
     Ok(call(slf.py(), || take_back(slf, slf.get().ledger().begin_return_of(loan, close, now())?))?)
 }
 
-fn take_back(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle, Waker>) -> Result<(), Error> {
+pub(crate) fn take_back(
+    slf: &Bound<'_, AbstractPool>,
+    mut returning: Returning<'_, Handle, Waker>,
+) -> Result<(), Error> {
     let options = slf.get().options();
     if options.reclaim {
         let object = returning.connection().object(slf.py())?;
@@ -53,6 +58,13 @@ fn take_back(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle,
         leaks::log_late(slf, lent_for.as_secs_f64())?;
     }
     Ok(())
+}
+
+/// Gives the pool's `putconn`, and says whether it does no more than [`give_back`]: neither it nor its hook is overridden.
+pub(crate) fn putconn_of<'py>(slf: &Bound<'py, AbstractPool>) -> (PyResult<Bound<'py, PyAny>>, bool) {
+    let putconn = slf.getattr(name!(slf.py(), putconn));
+    let overridden = putconn.as_ref().is_ok_and(|putconn| !putconn.is_instance_of::<PyCFunction>());
+    (putconn, !(overridden || slf.get().hooks().putconn))
 }
 
 /// Says whether what is left to do for a return takes the network.

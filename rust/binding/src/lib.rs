@@ -11,6 +11,7 @@
 //! | 1     | `handle`           | Python objects, as the ledger keeps them |
 //! | 2     | `error`            | errors, on their way to Python |
 //! | 2     | `options`          | the options of a pool |
+//! | 1     | `blocks`           | blocks whose connection can be returned by its own `close()` |
 //! | 2     | `caller`           | which thread or greenlet is calling |
 //! | 2     | `fast_path::flags` | what keeps calls from the fast path |
 //! | 2     | `fast_path::probe` | psycopg2's connections, from within |
@@ -28,6 +29,7 @@
 //! | 8     | `give_back`        | putconn, step by step |
 //! | 9     | `loan`             | `with pool.connection() as conn` |
 //! | 9     | `open`             | `_connect`, step by step |
+//! | 9     | `returning`        | `close()` of a connection that returns it with `close_returns` |
 //! | 10    | `borrow`           | getconn, step by step |
 //! | 10    | `maintain`         | housekeeping, step by step |
 //! | 11    | `lifecycle`        | the beginning and the end of a pool |
@@ -37,6 +39,7 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod blocks;
 mod borrow;
 mod call;
 mod caller;
@@ -59,6 +62,7 @@ mod open;
 mod options;
 mod pool;
 mod python;
+mod returning;
 mod stats;
 #[expect(unsafe_code, reason = "it calls the C library; each block says why it may")]
 mod system;
@@ -78,6 +82,8 @@ mod _core {
     #[pymodule_export]
     use super::check::check_socket;
     #[pymodule_export]
+    use super::connection::ReturningConnection;
+    #[pymodule_export]
     use super::fast_path::fast_path;
     #[pymodule_export]
     use super::loan::Loan;
@@ -92,9 +98,11 @@ mod _core {
     #[pymodule_export]
     use super::python::once;
     #[pymodule_export]
+    use super::returning::Home;
+    #[pymodule_export]
     use super::system::advance_clock;
     #[pymodule_export]
-    use super::views::{count_lent, enter_loan, idle, is_idle, key_of, lent, loan, replace_idle, strike_loan};
+    use super::views::{count_lent, enter_loan, idle, key_of, lent, loan, replace_idle, strike_loan};
 
     /// Read what the package has imported for us, and make now what is made once: see the module `python`.
     #[pyfunction]

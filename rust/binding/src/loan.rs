@@ -5,13 +5,13 @@ use pgpool_core::{Refusal, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyCFunction, PyString, PyTuple, PyWeakrefReference};
+use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 
 use crate::caller::caller;
 use crate::check::learn;
-use crate::connection;
+use crate::connection::{self, ReturningConnection};
 use crate::error::{Error, both, is_plain, is_said};
-use crate::give_back::give_back_loan;
+use crate::give_back::{give_back_loan, putconn_of};
 use crate::handle::address;
 use crate::keys::{settle_maybe, under};
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
@@ -75,6 +75,9 @@ impl Loan {
         let kwargs = timeout.map(|timeout| by_name(name!(py, timeout), timeout)).transpose()?;
         let connection = pool.call_method(name!(py, getconn), args, kwargs.as_ref())?;
         let slot = pool.get().ledger().own_loan(address(&connection), borrower, since)?;
+        if let Some(slot) = slot.filter(|_| connection.is_instance_of::<ReturningConnection>()) {
+            pool.get().blocks().enter(slot);
+        }
         // What the ledger of a forked child does not know is the parent's, if the fork came in `getconn`.
         let process = if slot.is_some() { system::process() } else { before };
         Ok(Lent { connection: connection.unbind(), slot, process, pool: weak })
@@ -98,10 +101,19 @@ impl Lent {
         self.process != system::process()
     }
 
+    /// Says whether the loan has ended since.
+    fn is_over(&self, pool: &Bound<'_, AbstractPool>) -> bool {
+        self.slot.is_some_and(|slot| !pool.get().ledger().is_lent(slot))
+    }
+
     /// Refuses if the loan has ended since.
     fn check(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
-        let over = self.slot.is_some_and(|slot| !pool.get().ledger().is_lent(slot));
-        if over { told(pool, Err(Refusal::LoanEnded)) } else { Ok(()) }
+        if self.is_over(pool) { told(pool, Err(Refusal::LoanEnded)) } else { Ok(()) }
+    }
+
+    /// Notes that the block is no more; says whether `close()` was called in it, where that returns the connection.
+    fn leave(&self, pool: &Bound<'_, AbstractPool>) -> bool {
+        self.slot.is_some_and(|slot| pool.get().blocks().leave(slot))
     }
 
     /// Ends the loan in the child of a fork, where nothing is to be done but to forget it.
@@ -113,11 +125,8 @@ impl Lent {
 
     /// Returns the connection through the pool's `putconn`.
     fn give_back(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
-        let py = pool.py();
-        let putconn = pool.getattr(name!(py, putconn));
-        let overridden = putconn.as_ref().is_ok_and(|putconn| !putconn.is_instance_of::<PyCFunction>());
-        let natively = !(overridden || pool.get().hooks().putconn);
-        if let Some(slot) = self.slot.filter(|_| natively) {
+        let (putconn, native) = putconn_of(pool);
+        if let Some(slot) = self.slot.filter(|_| native) {
             return give_back_loan(pool, slot, false);
         }
         self.check(pool)?;
@@ -127,8 +136,12 @@ impl Lent {
 
     /// Ends a block: commits, or rolls back if it has `failed`, and returns the connection whatever happens.
     fn end(&self, pool: &Bound<'_, AbstractPool>, failed: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let closed = self.leave(pool);
         if self.is_inherited() {
             return self.forget(pool);
+        }
+        if closed && self.is_over(pool) {
+            return Ok(());
         }
         let py = pool.py();
         if let Err(error) = self.check(pool) {
@@ -162,7 +175,8 @@ impl Lent {
         Python::try_attach(|py| {
             let raised = PyErr::take(py);
             let pool = self.pool.bind(py).upgrade().and_then(|pool| pool.cast_into::<AbstractPool>().ok());
-            let pool = pool.filter(|pool| !self.is_inherited() && self.check(pool).is_ok());
+            pool.as_ref().map(|pool| self.leave(pool));
+            let pool = pool.filter(|pool| !self.is_inherited() && !self.is_over(pool));
             let returned = pool.map_or(Ok(()), |pool| self.give_back(&pool).map_err(PyErr::from));
             if let Err(error) = returned {
                 error.write_unraisable(py, None);

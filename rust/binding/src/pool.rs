@@ -10,6 +10,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::blocks::Blocks;
 use crate::call::answered_by_ours;
 use crate::fast_path::flags::{self, Hooks};
 use crate::fast_path::probe::Plain;
@@ -32,6 +33,7 @@ pub(crate) struct AbstractPool {
     timeout: AtomicU64,
     /// The type of this pool's connections, once it has been found to be a plain one.
     plain: OnceLock<Plain>,
+    blocks: Blocks,
 }
 
 impl AbstractPool {
@@ -43,6 +45,7 @@ impl AbstractPool {
             state: AtomicU64::new(process() | flags::ALL),
             timeout: AtomicU64::new(0),
             plain: OnceLock::new(),
+            blocks: Blocks::default(),
         }
     }
 
@@ -51,10 +54,16 @@ impl AbstractPool {
         let process = process();
         if self.state.load(Ordering::Relaxed) & !flags::ALL != process {
             self.ledger.enter_process(process, u64::from(std::process::id()));
+            self.blocks.clear();
             let enter = |state: u64| Some(process | state & flags::ALL);
             let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter);
         }
         &self.ledger
+    }
+
+    /// Gives the blocks whose connection can be returned by its `close()`.
+    pub(crate) fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// Gives the ledger if none of these flags is set, and we are in the process that it was used in last.

@@ -112,7 +112,7 @@ names! {
     lock_class = "Lock",
     parameter_status = "parameter_status",
     pgcode = "pgcode",
-    pgpool_close = "_pgpool_close",
+    pgpool_home = "_pgpool_home",
     pgpool_whole = "_pgpool_whole",
     poke = "poke",
     poke_quietly = "poke_quietly",

@@ -18,12 +18,6 @@ pub(crate) fn idle<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'
     idle.iter().map(|connection| connection.object(pool.py())).collect()
 }
 
-/// Tell whether a connection is idle.
-#[pyfunction]
-pub(crate) fn is_idle(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> bool {
-    pool.get().ledger().is_idle(address(connection))
-}
-
 /// Replace the list of idle connections if it still is `seen`; return whether it was.
 #[pyfunction]
 #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]

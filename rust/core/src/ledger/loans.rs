@@ -104,7 +104,6 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Names the loan of the connection at `address`; of several, the latest.
-    #[cfg(all(test, not(feature = "shuttle")))]
     pub(crate) fn loan_at(&self, address: usize) -> Option<SlotId> {
         self.table.lent_at(address).map(|index| self.table.id(index))
     }

@@ -51,8 +51,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
     }
 
     /// Names the loan of the connection at `address`; of several, the latest.
-    #[cfg(all(test, not(feature = "shuttle")))]
-    pub(crate) fn loan_at(&self, address: usize) -> Option<SlotId> {
+    pub fn loan_at(&self, address: usize) -> Option<SlotId> {
         self.edit(|ledger| ledger.loan_at(address))
     }
 

@@ -1,0 +1,37 @@
+//! Blocks whose connection can be returned by its own `close()`: see `returning`.
+
+use std::sync::{Mutex, PoisonError};
+
+use pgpool_core::SlotId;
+
+/// The loans of the blocks that are entered now and have such a connection, and whether `close()` was called in them.
+#[derive(Default)]
+pub(crate) struct Blocks(Mutex<Vec<(SlotId, bool)>>);
+
+impl Blocks {
+    pub(crate) fn enter(&self, loan: SlotId) {
+        self.edit(|blocks| blocks.push((loan, false)));
+    }
+
+    /// Notes a `close()`, if a block has the loan.
+    pub(crate) fn close(&self, loan: SlotId) {
+        self.edit(|blocks| blocks.iter_mut().filter(|block| block.0 == loan).for_each(|block| block.1 = true));
+    }
+
+    /// Says whether `close()` was called; if it was, the block has a right to find its loan over.
+    pub(crate) fn leave(&self, loan: SlotId) -> bool {
+        self.edit(|blocks| {
+            let place = blocks.iter().position(|block| block.0 == loan);
+            place.is_some_and(|place| blocks.swap_remove(place).1)
+        })
+    }
+
+    /// Forgets the blocks of the process that this one was forked from.
+    pub(crate) fn clear(&self) {
+        self.edit(Vec::clear);
+    }
+
+    fn edit<T>(&self, edit: impl FnOnce(&mut Vec<(SlotId, bool)>) -> T) -> T {
+        edit(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
