@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use pgpool_core::{Busy, Caller, CheckOut, Reason, Refusal, Reservation, SlotId, Span, Waiter, Want};
+use pgpool_core::{Busy, Caller, CheckOut, CloseReason, Refusal, Reservation, SlotId, Span, Waiter, Want};
 use pyo3::prelude::*;
 
 use crate::call::{call_or_undo, is_speaking, speak};
@@ -124,9 +124,9 @@ fn seek_from<'py, 'p>(
         let (busy, joined) = loop {
             match answer {
                 CheckOut::Lent(connection) => return Ok(connection.object(py)?),
-                CheckOut::Doubtful(checking) => answer = check::lend(slf, checking)?,
+                CheckOut::Check(checking) => answer = check::lend(slf, checking)?,
                 CheckOut::Reserved(reservation) => return open(slf, want, reservation),
-                CheckOut::Errand(returning) => {
+                CheckOut::FinishReturn(returning) => {
                     finish(slf, returning)?;
                     continue 'asking;
                 }
@@ -141,7 +141,7 @@ fn seek_from<'py, 'p>(
             // Not a wait for room: the connection is on its way, and whoever brings it has no time limit either.
             (Busy::KeyOpening, Timeout::ZERO) => None,
             // The same, as long as it is.
-            (Busy::Coming, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
+            (Busy::InTransit, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
             // With no room at all, there is nothing to wait for.
             _ if expired || pool.counts().maxconn == 0 && busy == Busy::Full => {
                 return Err(timed_out(slf, busy, asked));
@@ -190,7 +190,7 @@ fn open<'py>(
         }
     };
     if let Err(refusal) = slf.get().ensure_open() {
-        close_and_log(slf, &connection, Reason::WithPool)?;
+        close_and_log(slf, &connection, CloseReason::WithPool)?;
         return Err(refusal.into());
     }
     // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
@@ -219,7 +219,7 @@ fn timed_out(slf: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Error
     } else {
         format!("connection pool exhausted: waited {waited:.2} s for one of {} connections", counts.maxconn)
     };
-    let (lent, opening, waiting) = (counts.spoken_for(), counts.opening, counts.waiting);
+    let (lent, opening, waiting) = (counts.in_use(), counts.opening, counts.waiting);
     let _ = write!(text, " (lent {lent}, opening {opening}, waiting {waiting}) in {name}");
     text.push_str(&last_connect_error(slf));
     // Not a warning: under load that would be one for each request, and the caller is told.

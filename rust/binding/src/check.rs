@@ -1,6 +1,6 @@
 //! Finding out whether a connection is well.
 
-use pgpool_core::{CheckOut, Checking, Doubt, Reason, SlotId};
+use pgpool_core::{Check, CheckOut, Checking, CloseReason, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
@@ -74,18 +74,18 @@ fn ask(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult
 pub(crate) fn examine(
     slf: &Bound<'_, AbstractPool>,
     checking: &Checking<'_, Handle, Waker>,
-) -> PyResult<Option<Reason>> {
+) -> PyResult<Option<CloseReason>> {
     let py = slf.py();
     let connection = checking.connection().object(py)?;
-    if let Doubt::Over(reason) = checking.doubt() {
+    if let Check::Expired(reason) = checking.kind() {
         close_and_log(slf, &connection, reason)?;
         return Ok(Some(reason));
     }
     let (reason, failed) = match ask(slf, &connection) {
         Ok(Look::Clean) => return Ok(None),
-        Ok(Look::InTransaction(left)) => (Reason::Unclean, Ok(left)),
-        Ok(Look::Broken | Look::Closed(_)) => (Reason::Lost, Err(hung_up())),
-        Err(error) => (Reason::Lost, Err(error)),
+        Ok(Look::InTransaction(left)) => (CloseReason::Unclean, Ok(left)),
+        Ok(Look::Broken | Look::Closed(_)) => (CloseReason::Lost, Err(hung_up())),
+        Err(error) => (CloseReason::Lost, Err(error)),
     };
     match (failed, connection::close(&connection)) {
         (Ok(left), Ok(())) => log_unclean(slf, left),
@@ -146,7 +146,7 @@ pub(crate) fn learn(
     let read_only = state == "25006";
     let ends = state.starts_with("08") || ["57P01", "57P02", "57P03"].contains(&state.as_str());
     if (read_only && takes_no_writes(connection)?) || (ends && ends_the_session(error)?) {
-        pool.get().ledger().condemn(loan, read_only);
+        pool.get().ledger().invalidate(loan, read_only);
     }
     Ok(())
 }

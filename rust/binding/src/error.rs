@@ -40,7 +40,7 @@ impl From<Error> for PyErr {
                 let class = match refusal {
                     Refusal::Closed => |imports: &'static Imports| &imports.PoolClosed,
                     Refusal::Exhausted => |imports: &'static Imports| &imports.PoolExhausted,
-                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::Over | Refusal::Reentrant => {
+                    Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::LoanEnded | Refusal::Reentrant => {
                         |imports: &'static Imports| &imports.PoolError
                     }
                 };

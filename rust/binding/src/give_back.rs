@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgpool_core::{Reason, Refusal, Returning, SlotId};
+use pgpool_core::{CloseReason, Refusal, Returning, SlotId};
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
@@ -50,7 +50,7 @@ pub(crate) fn take_back(
     }
     let overdue = returning.overdue();
     match options.background.then(|| is_slow(slf, &returning)).transpose() {
-        Ok(Some(true)) => returning.leave(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
+        Ok(Some(true)) => returning.defer(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
         Ok(Some(false) | None) => finish(slf, returning)?,
         Err(error) => close_after(slf, returning, RETURN_FAILED, error)?,
     }
@@ -85,7 +85,8 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
     let connection = returning.connection().object(py)?;
     if let Some(reason) = returning.closing() {
         // Its end may be the first sign of one that others share.
-        let looked = if reason == Reason::Surplus { condemn_if_broken(&mut returning, &connection) } else { Ok(()) };
+        let looked =
+            if reason == CloseReason::Surplus { condemn_if_broken(&mut returning, &connection) } else { Ok(()) };
         let discarded = discard(slf, returning);
         let looked = looked.or_else(|error| report(slf, RETURN_FAILED, error));
         return Ok(both(py, looked, discarded)?);
@@ -113,12 +114,12 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
             None => log_unclean(slf, left),
         }?),
         Ok(Look::Broken) => {
-            returning.condemn(Reason::Lost);
+            returning.close_for(CloseReason::Lost);
             Ok(discard(slf, returning)?)
         }
         Ok(Look::Closed(how)) => {
-            let reason = if how == Closed::Broken { Reason::Lost } else { Reason::ByBorrower };
-            returning.condemn(reason);
+            let reason = if how == Closed::Broken { CloseReason::Lost } else { CloseReason::ByBorrower };
+            returning.close_for(reason);
             drop(returning);
             Ok(log_closed(slf, reason)?)
         }
@@ -132,7 +133,7 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
 /// Notes that a connection has failed, as far as psycopg2 knows.
 fn condemn_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Look::Broken | Look::Closed(Closed::Broken) = connection::look_at(connection)? {
-        returning.condemn(Reason::Lost);
+        returning.close_for(CloseReason::Lost);
     }
     Ok(())
 }
@@ -202,7 +203,7 @@ fn is_inherited(
 
 /// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
 pub(crate) fn discard(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
-    let reason = returning.closing().unwrap_or(Reason::Unclean);
+    let reason = returning.closing().unwrap_or(CloseReason::Unclean);
     match close_whatever_it_says(slf, returning) {
         Some(error) => report(slf, CLOSE_FAILED, error),
         None => log_closed(slf, reason),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pgpool_core::{Ask, Candidates, LoanKey, No, UserKey, Want};
+use pgpool_core::{Ask, Candidates, LoanKey, Unanswered, UserKey, Want};
 use pyo3::prelude::*;
 
 use crate::caller::caller;
@@ -50,13 +50,13 @@ pub(crate) fn loan_key<'py>(py: Python<'py>, key: &LoanKey<Handle>) -> PyResult<
 pub(crate) fn settle<T>(
     py: Python<'_>,
     want: &mut Want<Handle>,
-    mut ask: impl FnMut(&Want<Handle>) -> Result<T, No<Handle>>,
+    mut ask: impl FnMut(&Want<Handle>) -> Result<T, Unanswered<Handle>>,
 ) -> Result<T, Error> {
     loop {
         match ask(want) {
             Ok(answer) => return Ok(answer),
-            Err(No::Refused(refusal)) => return Err(refusal.into()),
-            Err(No::Compare(candidates)) => compare(py, want, &candidates)?,
+            Err(Unanswered::Refused(refusal)) => return Err(refusal.into()),
+            Err(Unanswered::Compare(candidates)) => compare(py, want, &candidates)?,
         }
     }
 }
@@ -65,7 +65,7 @@ pub(crate) fn settle<T>(
 pub(crate) fn settle_maybe<T>(
     py: Python<'_>,
     want: &mut Option<Want<Handle>>,
-    mut ask: impl FnMut(Option<&Want<Handle>>) -> Result<T, No<Handle>>,
+    mut ask: impl FnMut(Option<&Want<Handle>>) -> Result<T, Unanswered<Handle>>,
 ) -> Result<T, Error> {
     match want {
         Some(want) => settle(py, want, |want| ask(Some(want))),

@@ -30,7 +30,7 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
     this.set_options(options.into_options(py)?);
     let started = call(py, || {
         pool.reset();
-        pool.set_policy(Policy { kept: false, ..policy });
+        pool.set_policy(Policy { has_housekeeper: false, ..policy });
         drop(pool.resize(minconn, maxconn));
         this.set_flags(find_flags(slf)?);
         if open_workers > 1 {
@@ -39,8 +39,8 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
             (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))?;
         }
         pool.set_policy(policy);
-        pool.set_keeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
-        if policy.kept { poke(slf) } else { Ok(()) }
+        pool.set_housekeeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
+        if policy.has_housekeeper { poke(slf) } else { Ok(()) }
     });
     started.map_err(|error| {
         let closed = call(py, || {

@@ -108,7 +108,7 @@ impl Lent {
 
     /// Refuses if the loan has ended since.
     fn check(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
-        if self.is_over(pool) { told(pool, Err(Refusal::Over)) } else { Ok(()) }
+        if self.is_over(pool) { told(pool, Err(Refusal::LoanEnded)) } else { Ok(()) }
     }
 
     /// Notes that the block is no more; says whether `close()` was called in it, where that returns the connection.

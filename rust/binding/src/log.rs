@@ -1,6 +1,6 @@
 //! What a pool says of itself in the log.
 
-use pgpool_core::{ConnectNews, Pool, Reason};
+use pgpool_core::{CloseReason, ConnectNews, SharedLedger};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
@@ -115,16 +115,16 @@ pub(crate) fn speak(write: &Bound<'_, PyAny>) -> PyResult<()> {
 /// Says in the log that a connection was closed because it stayed in a transaction.
 pub(crate) fn log_unclean(slf: &Bound<'_, AbstractPool>, accounts: Accounts) -> PyResult<()> {
     let event = Event { level: Level::Warning, ..CLOSED };
-    let reason = Reason::Unclean;
+    let reason = CloseReason::Unclean;
     log_with_reason(slf, event, Some(reason.name()), || (format!("{}: {accounts}", reason.text()),))
 }
 
 /// Says in the log why a connection was closed.
-pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: Reason) -> PyResult<()> {
+pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: CloseReason) -> PyResult<()> {
     let event = match reason {
-        Reason::Lost => Event { level: Level::Warning, name: "lost", ..CLOSED },
-        Reason::Unclean | Reason::Reclaimed => Event { level: Level::Warning, ..CLOSED },
-        Reason::Drained => Event { level: Level::Info, ..CLOSED },
+        CloseReason::Lost => Event { level: Level::Warning, name: "lost", ..CLOSED },
+        CloseReason::Unclean | CloseReason::Reclaimed => Event { level: Level::Warning, ..CLOSED },
+        CloseReason::Drained => Event { level: Level::Info, ..CLOSED },
         _ => CLOSED,
     };
     log_with_reason(slf, event, Some(reason.name()), || (reason.text(),))
@@ -136,7 +136,7 @@ pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: Reason) -> PyRes
 /// connection has its place.
 pub(crate) fn log_connect(
     slf: &Bound<'_, AbstractPool>,
-    ledger: &Pool<Handle, Waker>,
+    ledger: &SharedLedger<Handle, Waker>,
     error: Option<(&PyErr, &str)>,
 ) -> PyResult<()> {
     let Some(news) = ledger.connect_news(error.is_some(), now()) else { return Ok(()) };
@@ -147,7 +147,7 @@ pub(crate) fn log_connect(
         ConnectNews::Failed { times, period } => {
             log_with_reason(slf, CONNECTS_FAILED, Some(&reason), || (times, period.as_secs_f64(), text))
         }
-        ConnectNews::Over { lasted } => log(slf, CONNECTED_AGAIN, || (lasted.as_secs_f64(),)),
+        ConnectNews::Recovered { lasted } => log(slf, CONNECTED_AGAIN, || (lasted.as_secs_f64(),)),
     }
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn log_connect(
 pub(crate) fn close_and_log(
     slf: &Bound<'_, AbstractPool>,
     connection: &Bound<'_, PyAny>,
-    reason: Reason,
+    reason: CloseReason,
 ) -> PyResult<()> {
     match connection::close(connection) {
         Ok(()) => log_closed(slf, reason),

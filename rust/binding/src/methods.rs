@@ -231,7 +231,7 @@ impl AbstractPool {
             repr_of(PyString::from_bytes(slf.py(), slf.get().name().as_bytes())?.as_any())?,
             // closeall has closed them, and they stay in the books.
             if counts.closed { 0 } else { counts.idle },
-            counts.spoken_for(),
+            counts.in_use(),
             counts.opening,
             counts.returning,
             counts.waiting,

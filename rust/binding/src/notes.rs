@@ -60,7 +60,7 @@ fn annotate(
     let told = (
         refusal.value(py),
         PyString::from_bytes(py, slf.get().name().as_bytes())?,
-        number(counts.spoken_for())?,
+        number(counts.in_use())?,
         number(counts.maxconn)?,
         number(counts.opening)?,
         number(counts.waiting)?,

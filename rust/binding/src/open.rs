@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgpool_core::{ConnectError, Pool, Reason, Reserve, Span};
+use pgpool_core::{CloseReason, ConnectError, Reserve, SharedLedger, Span};
 use pyo3::prelude::*;
 
 use crate::call::call_or_undo;
@@ -61,14 +61,14 @@ fn connect_and_file<'py>(
     };
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     if let Err(refusal) = pool.fulfil(slot, address(&connection), &handle, now()) {
-        close_and_log(slf, &connection, Reason::Unplaced)?;
+        close_and_log(slf, &connection, CloseReason::Unplaced)?;
         return Err(refusal.into());
     }
     Ok(connection)
 }
 
 /// Opens a connection and prepares it for use. One that cannot be prepared is closed.
-fn establish<'py>(slf: &Bound<'py, AbstractPool>, pool: &Pool<Handle, Waker>) -> PyResult<Bound<'py, PyAny>> {
+fn establish<'py>(slf: &Bound<'py, AbstractPool>, pool: &SharedLedger<Handle, Waker>) -> PyResult<Bound<'py, PyAny>> {
     let options = slf.get().options();
     let connection = connection::connect(slf, options.connect.as_ref())?;
     let configured = match &options.configure {

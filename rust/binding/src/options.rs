@@ -55,7 +55,7 @@ impl Checked {
             max_lifetime: Span::from_secs_f64(self.max_lifetime),
             leak_after: Span::from_secs_f64(self.leak_after),
             max_waiting: NonZeroUsize::new(self.max_waiting),
-            kept: self.kept,
+            has_housekeeper: self.kept,
         }
     }
 

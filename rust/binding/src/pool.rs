@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use pgpool_core::{Pool, Refusal};
+use pgpool_core::{Refusal, SharedLedger};
 use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -24,7 +24,7 @@ use crate::wait::{Given, Timeout, Waker};
 #[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
 pub(crate) struct AbstractPool {
     /// To be reached through [`AbstractPool::ledger`], which knows of forks.
-    ledger: Pool<Handle, Waker>,
+    ledger: SharedLedger<Handle, Waker>,
     options: RwLock<Arc<Options>>,
     /// The process that the ledger was used in last, and, as the bits below it, what keeps calls from the fast path:
     /// [`flags`]. One number, so that the fast path looks at both at once.
@@ -40,7 +40,7 @@ impl AbstractPool {
     pub(crate) fn new() -> Self {
         // Until `_pgpool_find_hooks` has looked, any of them may be overridden.
         Self {
-            ledger: Pool::new(RandomState::new().hash_one(0)),
+            ledger: SharedLedger::new(RandomState::new().hash_one(0)),
             options: RwLock::default(),
             state: AtomicU64::new(process() | flags::ALL),
             timeout: AtomicU64::new(0),
@@ -50,7 +50,7 @@ impl AbstractPool {
     }
 
     /// Gives the ledger. In a forked child it begins anew: what it knew are the parent's connections.
-    pub(crate) fn ledger(&self) -> &Pool<Handle, Waker> {
+    pub(crate) fn ledger(&self) -> &SharedLedger<Handle, Waker> {
         let process = process();
         if self.state.load(Ordering::Relaxed) & !flags::ALL != process {
             self.ledger.enter_process(process, u64::from(std::process::id()));
@@ -68,7 +68,7 @@ impl AbstractPool {
 
     /// Gives the ledger if none of these flags is set, and we are in the process that it was used in last.
     #[inline]
-    pub(crate) fn ledger_unless(&self, flags: u64) -> Option<&Pool<Handle, Waker>> {
+    pub(crate) fn ledger_unless(&self, flags: u64) -> Option<&SharedLedger<Handle, Waker>> {
         (self.state.load(Ordering::Relaxed) & (!flags::ALL | flags) == process()).then_some(&self.ledger)
     }
 

@@ -1,7 +1,7 @@
 //! Statistics, under psycopg_pool's names where it has the same.
 //! <https://www.psycopg.org/psycopg3/docs/advanced/pool.html#pool-stats>
 
-use pgpool_core::{Counts, Reason, Stats};
+use pgpool_core::{CloseReason, Counts, Stats};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -35,7 +35,7 @@ pub(crate) fn to_dict(py: Python<'_>, (stats, counts): (Stats, Counts)) -> PyRes
     ] {
         dict.set_item(name, number)?;
     }
-    for (reason, number) in Reason::ALL.into_iter().zip(stats.closed) {
+    for (reason, number) in CloseReason::ALL.into_iter().zip(stats.closed) {
         dict.set_item(format!("closed_{}", reason.name()), number)?;
     }
     Ok(dict)

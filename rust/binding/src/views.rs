@@ -90,7 +90,7 @@ pub(crate) fn enter_loan(
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     let place = address(connection);
     let mut want = under(key)?;
-    let enter = |want: &_| pool.get().ledger().enter_loan(want, place, &handle, now());
+    let enter = |want: &_| pool.get().ledger().insert_loan(want, place, &handle, now());
     call(pool.py(), || settle(pool.py(), &mut want, enter))
 }
 
@@ -101,6 +101,6 @@ pub(crate) fn strike_loan<'py>(
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let mut want = under(key)?;
-    let struck = call(pool.py(), || settle(pool.py(), &mut want, |want| pool.get().ledger().strike_loan(want)))?;
+    let struck = call(pool.py(), || settle(pool.py(), &mut want, |want| pool.get().ledger().remove_loan(want)))?;
     struck.map_or(Ok(None), |connection| connection.living(pool.py()))
 }

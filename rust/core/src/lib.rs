@@ -1,9 +1,10 @@
-//! The ledger of `pgpool_rs`: it decides, and others act.
+//! The ledger of `pgpool_rs`: a sans-I/O state machine that decides what a connection pool does.
 //!
-//! The ledger knows which slot is idle, lent, being opened or being returned, who waits, and in what order. It
-//! never connects, rolls back, closes, compares two keys or reads a clock. It is told what happened and answers with
-//! what is to be done next, as a value. So its mutex is held for a few dozen nanoseconds in a loan, and never across
-//! anything that can block.
+//! The ledger knows which slot is idle, lent, being opened or being returned, which callers wait, and in what order. It
+//! never connects, rolls back, closes, compares two keys or reads a clock. The binding tells it what happened and what time
+//! it is; the ledger answers with a value that says what the binding must do next. So its mutex is held for a few dozen
+//! nanoseconds in a loan, and never across anything that can block. Network protocols are written this way, to be tested
+//! without a network: see <https://sans-io.readthedocs.io> and, in Rust, `quinn-proto`.
 //!
 //! # A slot's life
 //!
@@ -29,50 +30,49 @@
 //!                                 discard, or drop
 //! ```
 //!
-//! Guards hold what is in the making, each of them safe to drop at any moment: a [`Reservation`] (Opening) gives its
-//! room back, a [`Waiter`] hands on what it was promised, a [`Checking`] and a [`Returning`] discard the connection, a
-//! [`Refill`] lets others try.
+//! Guards hold unfinished work, and each is safe to drop at any moment: a [`Reservation`] (Opening) gives its room back, a
+//! [`Waiter`] hands on what it was promised, a [`Checking`] and a [`Returning`] discard the connection, a [`Refill`] lets
+//! other callers try.
 //!
 //! # What always holds
 //!
-//! - Slots in use, for whatever it is, are never made more than `maxconn`.
-//! - Nobody waits while something is free: every edit that frees a slot promises it to the first waiter at once.
-//! - No handle is dropped and no waker is called while the mutex is held.
-//! - What is too old, marked for replacement, or may have died, is lent to nobody before it has been looked at.
-//! - An id that has been overtaken by events is detected: every move of a slot gives it a new generation.
+//! - The ledger never fills more than `maxconn` slots, whatever it fills them with.
+//! - No caller waits while a slot is free: every edit that frees a slot promises it to the first waiter at once.
+//! - The ledger drops no handle and calls no waker while the mutex is held.
+//! - It lends no connection that is too old, marked for replacement, or may have died, until a caller has checked it.
+//! - It detects a stale id: every move of a slot gives the slot a new generation.
 //!
 //! # Where to read on
 //!
-//! `slot` (states and legal moves), `table` (finding slots), `key` (what a loan is filed under), `wait` (the queue),
-//! `time`, `reason` (why a connection is closed), `stats`, `ledger` (the policy), `pool` (the mutex), `guards` (what is
-//! in the making).
+//! `slot` (states and legal moves), `table` (finding slots), `key` and `question` (what a loan is filed under, and how a
+//! caller asks for it), `queue` (the waiters), `time`, `refusal`, `close_reason`, `stats`, `ledger` (the policy), `shared`
+//! (the mutex, and the guards).
 
 #![forbid(unsafe_code)]
 
-mod error;
-mod guards;
+mod close_reason;
 mod key;
 mod ledger;
-mod pool;
-mod reason;
+mod question;
+mod queue;
+mod refusal;
+mod shared;
 mod slot;
 mod stats;
-mod sync;
 mod table;
 #[cfg(test)]
 #[cfg_attr(feature = "shuttle", path = "tests/schedules/mod.rs")]
 #[expect(clippy::expect_used, clippy::panic, reason = "a test that panics has failed")]
 mod tests;
 mod time;
-mod wait;
 
-pub use error::Refusal;
-pub use guards::{Checking, Refill, Reservation, Returning, Waiter};
-pub use key::{Ask, Caller, Candidate, Candidates, LoanKey, No, UserKey, Want};
-pub use ledger::{Busy, Doubt, Policy};
-pub use pool::{CheckOut, Chore, Pool, Reserve};
-pub use reason::Reason;
+pub use close_reason::CloseReason;
+pub use key::{LoanKey, UserKey};
+pub use ledger::{Busy, Check, Policy};
+pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
+pub use queue::Wake;
+pub use refusal::Refusal;
+pub use shared::{CheckOut, Checking, Chore, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter};
 pub use slot::SlotId;
 pub use stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};
 pub use time::{Moment, Span};
-pub use wait::Wake;

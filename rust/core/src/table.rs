@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
-use crate::key::{Caller, Key, NOBODY};
+use crate::key::Key;
+use crate::question::{Caller, NO_CALLER};
 use crate::slot::{Health, Slot, SlotId, State};
 use crate::time::Moment;
 
@@ -24,8 +25,8 @@ pub(crate) struct Table<H> {
     generation: u64,
     by_address: HashMap<usize, u32, BuildHasherDefault<AddressHasher>>,
     by_hash: BTreeSet<(isize, u32)>,
-    /// How many slots have a twin.
-    twins: usize,
+    /// How many slots have an alias.
+    aliases: usize,
 }
 
 impl<H> Table<H> {
@@ -37,7 +38,7 @@ impl<H> Table<H> {
             generation: 0,
             by_address: HashMap::default(),
             by_hash: BTreeSet::new(),
-            twins: 0,
+            aliases: 0,
         }
     }
 
@@ -46,13 +47,13 @@ impl<H> Table<H> {
         self.counts[state as usize]
     }
 
-    /// Counts the slots that are used for anything.
+    /// Counts the slots that are used.
     #[inline]
     pub(crate) fn occupied(&self) -> usize {
         self.slots.len() - self.counts[State::Vacant as usize]
     }
 
-    /// The last generation given out. Whatever is filed from now on has a later one: see [`Table::file`].
+    /// Tells the last generation given out. What is filed from now on has a later one: see [`Table::file`].
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -71,7 +72,7 @@ impl<H> Table<H> {
         SlotId { index, generation: self.get(index).generation }
     }
 
-    /// Finds the slot that `id` names, unless it has moved on since.
+    /// Finds the slot that `id` names, unless it has moved since.
     pub(crate) fn find(&self, id: SlotId) -> Option<u32> {
         let slot = self.slots.get(id.index as usize)?;
         (slot.generation == id.generation).then_some(id.index)
@@ -82,36 +83,35 @@ impl<H> Table<H> {
         self.lent_at_if(address, |_| true)
     }
 
-    /// Finds the latest loan of the connection at `address` of which this is true.
+    /// Finds the latest loan of the connection at `address` that fits.
     pub(crate) fn lent_at_if(&self, address: usize, is: impl Fn(&Slot<H>) -> bool) -> Option<u32> {
         let lent = |&index: &u32| self.get(index).state == State::Lent && is(self.get(index));
         self.at(address).filter(lent).max_by_key(|&index| self.get(index).generation)
     }
 
-    /// Finds the one slot that holds the connection at `address`; none if there are several. `guess` is looked at
-    /// first.
+    /// Finds the one slot that holds the connection at `address`; none if there are several. It tries `guess` first.
     #[inline]
     pub(crate) fn only_at(&self, address: usize, guess: u32) -> Option<u32> {
         let guessed = self.slots.get(guess as usize);
-        if self.twins == 0 && guessed.is_some_and(|slot| slot.address == address && slot.connection.is_some()) {
+        if self.aliases == 0 && guessed.is_some_and(|slot| slot.address == address && slot.connection.is_some()) {
             return Some(guess);
         }
         let index = *self.by_address.get(&address)?;
-        self.get(index).twin.is_none().then_some(index)
+        self.get(index).alias.is_none().then_some(index)
     }
 
-    /// Says whether a slot has the connection at `address`.
+    /// Says whether a slot holds the connection at `address`.
     pub(crate) fn holds(&self, address: usize) -> bool {
         self.by_address.contains_key(&address)
     }
 
-    /// Says whether a connection at this address is in this state.
+    /// Says whether a slot in this state holds the connection at `address`.
     pub(crate) fn is_in_state(&self, address: usize, state: State) -> bool {
         self.at(address).any(|index| self.get(index).state == state)
     }
 
     fn at(&self, address: usize) -> impl Iterator<Item = u32> + '_ {
-        std::iter::successors(self.by_address.get(&address).copied(), |&index| self.get(index).twin)
+        std::iter::successors(self.by_address.get(&address).copied(), |&index| self.get(index).alias)
     }
 
     /// Finds the slots that are filed under a user's key with this hash.
@@ -119,17 +119,17 @@ impl<H> Table<H> {
         self.by_hash.range((hash, 0)..=(hash, u32::MAX)).map(|&(_, index)| index)
     }
 
-    /// Goes through the slots that are in `state`.
+    /// Iterates over the slots that are in `state`.
     pub(crate) fn in_state(&self, state: State) -> impl Iterator<Item = u32> + '_ {
         (0_u32..).zip(&self.slots).filter(move |(_, slot)| slot.state == state).map(|(index, _)| index)
     }
 
-    /// Goes through the slots that are used for anything.
+    /// Iterates over the slots that are used.
     pub(crate) fn occupied_mut(&mut self) -> impl Iterator<Item = &mut Slot<H>> + '_ {
         self.slots.iter_mut().filter(|slot| slot.state != State::Vacant)
     }
 
-    /// Goes through the slots that have a connection.
+    /// Iterates over the slots that have a connection.
     pub(crate) fn connected(&self) -> impl Iterator<Item = &Slot<H>> + '_ {
         self.slots.iter().filter(|slot| slot.connection.is_some())
     }
@@ -153,7 +153,7 @@ impl<H> Table<H> {
         slot
     }
 
-    /// Takes a vacant slot into use, with nothing in it.
+    /// Takes a vacant slot into use, empty.
     pub(crate) fn occupy(&mut self, state: State) -> u32 {
         let index = if let Some(index) = self.vacant.pop() {
             index
@@ -165,27 +165,27 @@ impl<H> Table<H> {
                 connection: None,
                 key: Key::None,
                 opener: None,
-                reserved: 0,
+                reserved_in: 0,
                 replaces: None,
-                twin: None,
+                alias: None,
                 since: Moment::START,
                 health: Health::NONE,
-                borrower: NOBODY,
+                borrower: NO_CALLER,
                 shared: false,
                 note: None,
                 overdue: false,
-                coming: false,
+                in_transit: false,
             });
             self.counts[State::Vacant as usize] += 1;
             // More than four thousand million slots do not fit into memory.
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         };
         let slot = self.advance(index, state);
-        slot.health = Health { born: slot.generation, ..Health::NONE };
+        slot.health = Health { opened_in: slot.generation, ..Health::NONE };
         index
     }
 
-    /// Empties a slot and gives back what it held.
+    /// Empties a slot and gives what it held.
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn vacate(&mut self, index: u32) -> Displaced<H> {
         let key = self.unfile(index);
@@ -201,17 +201,17 @@ impl<H> Table<H> {
 
     /// Puts a connection into a slot that has none.
     pub(crate) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
-        let twin = self.by_address.insert(address, index);
-        self.twins += usize::from(twin.is_some());
+        let alias = self.by_address.insert(address, index);
+        self.aliases += usize::from(alias.is_some());
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.connection.is_none(), "a slot holds one connection");
         slot.address = address;
         slot.connection = Some(connection);
-        slot.twin = twin;
+        slot.alias = alias;
     }
 
-    /// Files a slot that has no key under `key`, with a new generation: who has compared all keys up to the last one
-    /// has not compared this.
+    /// Files a slot that has no key under `key`, with a new generation: a caller that has compared all keys up to the last
+    /// generation has not compared this one.
     pub(crate) fn file(&mut self, index: u32, key: Key<H>) {
         if let Key::User(key) = &key {
             self.by_hash.insert((key.hash, index));
@@ -235,26 +235,26 @@ impl<H> Table<H> {
         key
     }
 
-    /// Notes who opens the slot, and that its reservation knows it by its present generation.
+    /// Notes which caller opens the slot, and that its reservation names it by its present generation.
     pub(crate) fn set_opener(&mut self, index: u32, opener: Caller) {
         let slot = &mut self.slots[index as usize];
         slot.opener = Some(opener);
-        slot.reserved = slot.generation;
+        slot.reserved_in = slot.generation;
     }
 
-    /// Notes that whoever opened the slot has finished with it.
+    /// Notes that the opener has finished with the slot.
     pub(crate) fn clear_opener(&mut self, index: u32) {
         self.slots[index as usize].opener = None;
     }
 
-    /// Finds the slot that a reservation was made for, whether it is still open or has been filled since.
+    /// Finds the slot that a reservation was made for, whether it is still empty or has been filled since.
     pub(crate) fn reserved(&self, id: SlotId) -> Option<u32> {
         let slot = self.slots.get(id.index as usize)?;
-        let reserved = slot.opener.is_some() && slot.reserved == id.generation;
+        let reserved = slot.opener.is_some() && slot.reserved_in == id.generation;
         if reserved { Some(id.index) } else { self.find(id).filter(|_| slot.state == State::Opening) }
     }
 
-    /// Takes the connection out of its slot, to make room for another one there.
+    /// Takes the connection out of its slot, to make room for another.
     #[must_use = "handles are dropped after the unlock, not here"]
     pub(crate) fn detach(&mut self, index: u32) -> Option<Arc<H>> {
         let connection = self.slots[index as usize].connection.take();
@@ -268,16 +268,16 @@ impl<H> Table<H> {
         self.slots[index as usize].replaces = replaces;
     }
 
-    /// Takes a slot out of its chain of twins.
+    /// Takes a slot out of its chain of aliases.
     fn unlink(&mut self, index: u32) {
-        let Slot { address, twin, .. } = self.slots[index as usize];
+        let Slot { address, alias, .. } = self.slots[index as usize];
         let chain = self.at(address).count();
-        self.twins -= usize::from(chain > 1);
-        self.slots[index as usize].twin = None;
-        let before = self.at(address).find(|&other| self.get(other).twin == Some(index));
-        match (before, twin) {
-            (Some(before), _) => self.slots[before as usize].twin = twin,
-            (None, Some(twin)) => drop(self.by_address.insert(address, twin)),
+        self.aliases -= usize::from(chain > 1);
+        self.slots[index as usize].alias = None;
+        let before = self.at(address).find(|&other| self.get(other).alias == Some(index));
+        match (before, alias) {
+            (Some(before), _) => self.slots[before as usize].alias = alias,
+            (None, Some(alias)) => drop(self.by_address.insert(address, alias)),
             (None, None) => drop(self.by_address.remove(&address)),
         }
     }
@@ -298,7 +298,7 @@ impl<H> Table<H> {
     }
 }
 
-/// Spreads the bits of an address. Addresses are no user's to choose, so nothing stronger is needed.
+/// Spreads the bits of an address. Users do not choose addresses, so nothing stronger is needed.
 #[derive(Default)]
 pub(crate) struct AddressHasher(u64);
 

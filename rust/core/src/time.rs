@@ -1,4 +1,4 @@
-//! Moments and spans. The core is told the time; it never reads a clock.
+//! Moments and spans. The binding tells the core the time; the core never reads a clock.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use std::time::Duration;
 pub struct Moment(u64);
 
 impl Moment {
-    /// Before all others.
+    /// The moment before all others.
     pub const START: Self = Self(0);
-    /// After all others.
+    /// The moment after all others.
     pub const NEVER: Self = Self(u64::MAX);
 
     /// Names the moment at which the clock shows this many nanoseconds.
@@ -18,14 +18,14 @@ impl Moment {
         Self(nanos)
     }
 
-    /// Gives the moment that comes this much later.
+    /// Gives the moment that is this much later.
     #[inline]
     #[must_use]
     pub fn after(self, span: Span) -> Self {
         Self(self.0.saturating_add(span.0))
     }
 
-    /// Tells how long ago `earlier` was; no time at all, if it is yet to come.
+    /// Tells how long ago `earlier` was; zero, if it is in the future.
     #[inline]
     #[must_use]
     pub fn since(self, earlier: Self) -> Span {
@@ -33,17 +33,17 @@ impl Moment {
     }
 }
 
-/// A length of time, in nanoseconds. The longest one stands for ever.
+/// A length of time, in nanoseconds. The longest one means for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(u64);
 
 impl Span {
     /// No time at all.
     pub const ZERO: Self = Self(0);
-    /// Longer than anybody waits.
+    /// For ever.
     pub const FOREVER: Self = Self(u64::MAX);
 
-    /// Reads seconds. What is beyond counting is for ever, and what is no length of time is none at all.
+    /// Reads seconds. What is too long to count is for ever; what is negative or not a number is zero.
     #[must_use]
     pub fn from_secs_f64(seconds: f64) -> Self {
         match Duration::try_from_secs_f64(seconds) {
@@ -84,14 +84,14 @@ impl Span {
         self.0 = self.0.saturating_add(more.0);
     }
 
-    /// Gives what is left of it without `other`; no time at all, if that is longer.
+    /// Subtracts `other`; zero, if that is longer.
     pub(crate) fn less(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
 
-    /// Makes it shorter by up to a tenth, as the dice fall. For ever stays for ever.
-    pub(crate) fn jittered(self, dice: &mut Dice) -> Self {
-        if self.is_forever() { self } else { Self(self.0 - dice.below(self.0 / 10 + 1)) }
+    /// Makes it shorter by up to a tenth, at random. For ever stays for ever.
+    pub(crate) fn jittered(self, rng: &mut Rng) -> Self {
+        if self.is_forever() { self } else { Self(self.0 - rng.below(self.0 / 10 + 1)) }
     }
 
     pub(crate) fn doubled(self) -> Self {
@@ -99,11 +99,11 @@ impl Span {
     }
 }
 
-/// Random numbers for what must not happen to all connections at the same moment: splitmix64.
+/// Random numbers, so that lifetimes and pauses do not end at the same moment for all connections: splitmix64.
 /// <https://prng.di.unimi.it/splitmix64.c>
-pub(crate) struct Dice(u64);
+pub(crate) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }

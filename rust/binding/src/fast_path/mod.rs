@@ -131,7 +131,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
     if let Some(connection) = call.only_argument()
         && let Some(ledger) = pool.get().ledger_unless(const { putconn_flags(METHOD) })
         && pool.get().is_clean(&connection)
-        && ledger.keep_clean(address(&connection), now())
+        && ledger.take_back_clean(address(&connection), now())
     {
         return call.py.None().into_ptr();
     }

@@ -2,38 +2,38 @@
 
 use std::sync::Arc;
 
-use super::{Doubt, Ledger, Return};
-use crate::error::Refusal;
-use crate::key::{No, Want};
-use crate::reason::Reason;
+use super::{Check, Ledger, Return};
+use crate::close_reason::CloseReason;
+use crate::question::{Unanswered, Want};
+use crate::queue::{Promise, WaitFor, WaiterId};
+use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
-use crate::wait::{Promise, Reason as WaitReason, WaiterId};
 
 /// The answer to a borrower.
-pub(crate) enum CheckOut<H> {
-    /// Here it is.
+pub(crate) enum CheckOutDecision<H> {
+    /// The connection is lent.
     Lent(Arc<H>),
-    /// Look at this one first, or put it away.
-    Doubtful(SlotId, Arc<H>, Doubt),
-    /// Open one, in this slot.
+    /// The borrower must check this connection, or close it.
+    Check(SlotId, Arc<H>, Check),
+    /// The borrower opens a connection in this slot.
     Reserved(SlotId),
-    /// Finish this return, which was left to the housekeeping, and ask again.
-    Errand(Return<H>),
-    /// Wait; or not, if no waker was offered.
+    /// The borrower finishes this deferred return, and asks again.
+    FinishReturn(Return<H>),
+    /// No connection can be lent yet. There is a waiter if the borrower offered a waker.
     Busy(Busy, Option<WaiterId>),
 }
 
-/// What keeps a borrower from getting a connection now.
+/// Why no connection can be lent yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
     /// Every slot is taken.
     Full,
-    /// Another caller is opening the connection for this very key, or has been promised room for it.
+    /// Another caller is opening the connection for this key, or has been promised room for it.
     KeyOpening,
-    /// Every slot is taken, but one is on its way to be free for each who waits, and one more; or the caller has waited for
-    /// its key, which nobody opens any more, and of some slot it is not decided yet whether it will be lent.
-    Coming,
-    /// Every slot is taken, and as many wait as may.
+    /// Every slot is taken, but more slots are in transit than there are waiters ahead; or the caller has waited for its key,
+    /// which no caller opens any more, and it is undecided whether some slot will be lent.
+    InTransit,
+    /// Every slot is taken, and `max_waiting` callers are already waiting.
     Crowded,
 }
 
@@ -44,15 +44,15 @@ impl<H, W> Ledger<H, W> {
         self.last_number
     }
 
-    /// Answers a borrower, who may be a waiter already, and who offers a waker if it is willing to wait.
+    /// Answers a borrower. It may be a waiter already, and offers a waker if it is willing to wait.
     pub(crate) fn check_out(
         &mut self,
         want: &Want<H>,
         waiter: Option<WaiterId>,
         mut waker: Option<W>,
-    ) -> Result<CheckOut<H>, No<H>> {
+    ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         let answer = self.answer(want, waiter, &mut waker);
-        self.after.wakers.extend(waker);
+        self.after.unused_wakers.extend(waker);
         answer
     }
 
@@ -61,7 +61,7 @@ impl<H, W> Ledger<H, W> {
         want: &Want<H>,
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
-    ) -> Result<CheckOut<H>, No<H>> {
+    ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -71,11 +71,11 @@ impl<H, W> Ledger<H, W> {
             return match &slot.connection {
                 Some(connection) if own && slot.state == State::Lent => {
                     slot.shared |= slot.borrower != want.caller();
-                    Ok(CheckOut::Lent(Arc::clone(connection)))
+                    Ok(CheckOutDecision::Lent(Arc::clone(connection)))
                 }
                 _ if own => Err(Refusal::Reentrant.into()),
-                // Even if there is a connection: who opens it has not finished with it.
-                _ => Ok(self.wait(Busy::KeyOpening, WaitReason::Key, want, waiter, waker)),
+                // Even if there is a connection: its opener has not finished with it.
+                _ => Ok(self.wait(Busy::KeyOpening, WaitFor::Key, want, waiter, waker)),
             };
         }
         if let Some(index) = waiter.and_then(|waiter| self.claim(waiter)) {
@@ -83,114 +83,108 @@ impl<H, W> Ledger<H, W> {
         }
         let free = self.idle.pop().or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
         let Some(index) = free else {
-            if let Some(errand) = self.next_errand(want.caller()) {
-                return Ok(CheckOut::Errand(errand));
+            if let Some(returning) = self.next_deferred_return(want.caller()) {
+                return Ok(CheckOutDecision::FinishReturn(returning));
             }
             let busy = self.busy(want, waiter);
-            let reason = if busy == Busy::KeyOpening { WaitReason::Promise } else { WaitReason::Room };
-            return Ok(self.wait(busy, reason, want, waiter, waker));
+            let wait_for = if busy == Busy::KeyOpening { WaitFor::Promise } else { WaitFor::Room };
+            return Ok(self.wait(busy, wait_for, want, waiter, waker));
         };
         debug_assert!(
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
-            "nobody waits while something is free"
+            "no caller waits while a slot is free"
         );
         Ok(self.hand_out(index, want))
     }
 
-    /// Says what a caller that finds no slot free may wait for.
+    /// Says what a caller that finds no free slot may wait for.
     fn busy(&self, want: &Want<H>, waiter: Option<WaiterId>) -> Busy {
         if self.queue.is_promised_to_another(want.wish()) {
-            // That waiter is about to open, or to be lent, what both want.
+            // That waiter is about to open or to borrow what both want.
             return Busy::KeyOpening;
         }
         let ahead = self.queue.ahead_of(waiter.filter(|&waiter| self.queue.has_place(waiter)));
-        // A caller whose key was being opened has waited for that. It is refused only because of loans.
+        // A caller that has waited for its key to be opened is refused only because of loans.
         let followed = waiter.is_some_and(|waiter| self.queue.has_followed(waiter));
         let undecided = followed && self.is_undecided(want.caller());
-        if undecided || self.coming_for(want.caller()) > ahead { Busy::Coming } else { Busy::Full }
+        if undecided || self.in_transit_for(want.caller()) > ahead { Busy::InTransit } else { Busy::Full }
     }
 
     /// Files a slot for its borrower.
-    fn hand_out(&mut self, index: u32, want: &Want<H>) -> CheckOut<H> {
+    fn hand_out(&mut self, index: u32, want: &Want<H>) -> CheckOutDecision<H> {
         self.file(index, want);
         self.lend(index)
     }
 
-    /// Lends a slot that has been filed: with a connection that is fresh it is lent, without one it is a reservation.
-    pub(super) fn lend(&mut self, index: u32) -> CheckOut<H> {
+    /// Lends a slot that has been filed: a fresh connection is lent, an old one is checked, an empty slot is reserved.
+    pub(super) fn lend(&mut self, index: u32) -> CheckOutDecision<H> {
         let Some(connection) = self.table.get(index).connection.clone() else {
-            return CheckOut::Reserved(self.table.id(index));
+            return CheckOutDecision::Reserved(self.table.id(index));
         };
         if self.now < self.table.get(index).health.fresh_until {
             self.begin_loan(index);
-            return CheckOut::Lent(connection);
+            return CheckOutDecision::Lent(connection);
         }
-        let doubt = self.begin_check(index);
-        CheckOut::Doubtful(self.table.id(index), connection, doubt)
+        let check = self.begin_check(index);
+        CheckOutDecision::Check(self.table.id(index), connection, check)
     }
 
-    /// Makes a filed slot's connection its borrower's.
+    /// Lends a filed slot's connection to its borrower.
     pub(super) fn begin_loan(&mut self, index: u32) {
         self.table.advance(index, State::Lent).since = self.now;
         self.note_due(self.now.after(self.policy.leak_after));
-        self.nudge(self.table.get(index).key.mark());
+        self.wake_key_waiters(self.table.get(index).key.tag());
     }
 
     fn wait(
         &mut self,
         busy: Busy,
-        reason: WaitReason,
+        wait_for: WaitFor,
         want: &Want<H>,
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
-    ) -> CheckOut<H> {
-        let for_room = reason == WaitReason::Room;
+    ) -> CheckOutDecision<H> {
+        let for_room = wait_for == WaitFor::Room;
         let stays = |waiter: &WaiterId| !for_room || self.queue.has_place(*waiter);
         if let Some(waiter) = waiter.filter(stays)
-            && self.queue.rearm(waiter, reason, waker)
+            && self.queue.rearm(waiter, wait_for, waker)
         {
-            return CheckOut::Busy(busy, Some(waiter));
+            return CheckOutDecision::Busy(busy, Some(waiter));
         }
         let newcomer = for_room && waiter.is_none() && waker.is_some();
         if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.len() >= limit.get()) {
-            return CheckOut::Busy(Busy::Crowded, None);
+            return CheckOutDecision::Busy(Busy::Crowded, None);
         }
-        let joined = waker.take().map(|waker| {
-            if for_room {
-                self.queue.join(waiter, want.wish(), waker)
-            } else {
-                self.queue.follow(waiter, reason, want.wish(), waker)
-            }
-        });
-        CheckOut::Busy(busy, joined)
+        let joined = waker.take().map(|waker| self.queue.join(waiter, wait_for, want.wish(), waker));
+        CheckOutDecision::Busy(busy, joined)
     }
 
-    /// Takes what was promised to this waiter, which then has no place any more.
+    /// Takes the slot that was promised to this waiter.
     fn claim(&mut self, waiter: WaiterId) -> Option<u32> {
         let promise = self.queue.claim(waiter)?;
         self.table.find(promise.slot)
     }
 
-    /// Lets a waiter go, and hands on what it was promised. What nobody has a use for is given back to be closed.
+    /// Removes a waiter, and hands on what it was promised. A connection that the pool has no use for comes out, to be closed.
     pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<Return<H>> {
         let waker = self.queue.remove(waiter);
-        self.after.wakers.extend(waker);
+        self.after.unused_wakers.extend(waker);
         let Promise { slot, wish } = self.queue.claim(waiter)?;
         let index = self.table.find(slot)?;
-        // Callers that waited for what this one was about to open wait for room from now on.
-        self.queue.admit_from_promise(wish.mark);
-        self.nudge(Some(wish.mark));
+        // Waiters for what this one was about to open wait for room from now on.
+        self.queue.promote_promise_waiters(wish.tag);
+        self.wake_key_waiters(Some(wish.tag));
         if self.table.get(index).state == State::Opening {
             self.vacate(index);
             return None;
         }
         if self.has_use_for_another() {
-            // Nobody has used it since it came back.
+            // No borrower has used it since it came back.
             self.table.advance(index, State::Idle);
             self.push_idle(index);
             return None;
         }
-        let surplus = self.begin_discard(index, Reason::Surplus);
+        let surplus = self.begin_discard(index, CloseReason::Surplus);
         self.serve();
         surplus
     }

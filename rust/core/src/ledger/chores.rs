@@ -1,8 +1,8 @@
-//! Housekeeping: what is to be done that no caller waits for. The ledger says what comes next; somebody does it.
+//! Housekeeping: work that no caller waits for. The ledger says what comes next; the housekeeper does it.
 
 use super::{Ledger, Policy, Return};
-use crate::key::{Caller, NOBODY};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::question::{Caller, NO_CALLER};
 use crate::slot::{SlotId, State};
 use crate::stats::LoanReport;
 use crate::time::{Moment, Span};
@@ -12,105 +12,104 @@ use crate::time::{Moment, Span};
 const FIRST_PAUSE: Span = Span::from_millis(250);
 const LONGEST_PAUSE: Span = Span::from_millis(4_000);
 
-/// The pause after a visit of the housekeeping that found nothing to do, doubled by each further one, and the longest.
+/// The pause after a visit of the housekeeper that found nothing to do, doubled by each further one, and the longest.
 const FIRST_LULL: Span = Span::from_millis(10);
 const LONGEST_LULL: Span = Span::from_millis(1_000);
 
-/// When a return that was left has not been begun for this long, the housekeeping is held up by another, and more returns
-/// are not left to it.
-const LONGEST_ERRAND: Span = Span::from_millis(100);
+/// When no caller has begun a deferred return for this long, the housekeeping is behind, and no more returns are deferred.
+const LONGEST_DEFERRAL: Span = Span::from_millis(100);
 
-/// A return that was left to the housekeeping.
+/// A return that was deferred to the housekeeping.
 #[derive(Clone, Copy)]
-pub(crate) struct Errand {
+pub(crate) struct DeferredReturn {
     slot: SlotId,
-    closing: Option<Reason>,
-    left: Moment,
+    closing: Option<CloseReason>,
+    since: Moment,
 }
 
-/// What comes next.
-pub(crate) enum Chore<H> {
-    /// Finish this return.
+/// The next chore.
+pub(crate) enum ChoreDecision<H> {
+    /// The caller finishes this return.
     Return(Return<H>),
-    /// Report this loan.
+    /// The caller reports this loan.
     Report(LoanReport<H>),
-    /// Open one more, to lie idle.
+    /// The caller opens one more connection, to lie idle.
     Open(u64),
-    /// Nothing, until then.
+    /// There is nothing to do until then.
     Rest(Moment),
 }
 
-/// How the opening of what is missing goes.
+/// The state of the opening of missing connections.
 #[derive(Default)]
-pub(crate) struct Refill {
-    /// How many there have been.
+pub(crate) struct RefillState {
+    /// How many refills there have been.
     number: u64,
-    /// The one that somebody is at, and who that is.
+    /// The refill that is under way, and the caller that does it.
     under_way: Option<(u64, Caller)>,
-    /// Not before then.
+    /// When the next refill may begin.
     at: Moment,
     /// The pause after the last failure.
     pause: Span,
 }
 
-/// Until when the housekeeping rests.
+/// Until when the housekeeper rests.
 #[derive(Default)]
-pub(crate) struct Rest {
+pub(crate) struct RestState {
     /// Until then, unless it is woken.
     until: Moment,
-    /// Whatever falls due by the clock does not wake it before then, as its last visits found nothing to do.
+    /// What falls due by the clock does not wake it before then, since its last visits found nothing to do.
     lull_until: Moment,
     /// How long that pause is.
     lull: Span,
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Tells what is to be done next.
-    pub(crate) fn chore(&mut self, caller: Caller) -> Chore<H> {
+    /// Tells the caller what to do next.
+    pub(crate) fn chore(&mut self, caller: Caller) -> ChoreDecision<H> {
         if let Some(chore) = self.next_chore(caller) {
             (self.rest.lull, self.rest.lull_until) = (Span::ZERO, Moment::START);
             return chore;
         }
         if self.closed {
-            return Chore::Rest(Moment::NEVER);
+            return ChoreDecision::Rest(Moment::NEVER);
         }
         let due = self.next_due();
-        if !self.policy.kept {
-            return Chore::Rest(due);
+        if !self.policy.has_housekeeper {
+            return ChoreDecision::Rest(due);
         }
         if self.rest.until <= self.now {
             self.rest.lull = self.rest.lull.doubled().clamp(FIRST_LULL, LONGEST_LULL);
             self.rest.lull_until = self.now.after(self.rest.lull);
             self.rest.until = due.max(self.rest.lull_until);
         } else {
-            // This may be another caller than the housekeeping, which rests until then all the same.
+            // The caller may not be the housekeeper, which rests until then all the same.
             self.note_due(due);
         }
-        Chore::Rest(self.rest.until)
+        ChoreDecision::Rest(self.rest.until)
     }
 
-    fn next_chore(&mut self, caller: Caller) -> Option<Chore<H>> {
-        if let Some(errand) = self.next_errand(caller) {
-            return Some(Chore::Return(errand));
+    fn next_chore(&mut self, caller: Caller) -> Option<ChoreDecision<H>> {
+        if let Some(returning) = self.next_deferred_return(caller) {
+            return Some(ChoreDecision::Return(returning));
         }
         if self.closed {
             return None;
         }
         if let Some(outdated) = self.outdated(caller) {
-            return Some(Chore::Return(outdated));
+            return Some(ChoreDecision::Return(outdated));
         }
         if let Some(report) = self.overdue() {
-            return Some(Chore::Report(report));
+            return Some(ChoreDecision::Report(report));
         }
         if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
             self.refill.number += 1;
             self.refill.under_way = Some((self.refill.number, caller));
-            return Some(Chore::Open(self.refill.number));
+            return Some(ChoreDecision::Open(self.refill.number));
         }
         None
     }
 
-    /// Wakes the housekeeping if it rests until later than this. In a lull, it comes at the end of that.
+    /// Wakes the housekeeper if it rests until later than this. In a lull, it comes at the end of the lull.
     pub(super) fn note_due(&mut self, at: Moment) {
         let at = at.max(self.rest.lull_until);
         if at < self.rest.until {
@@ -119,25 +118,26 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Leaves a return to the housekeeping. `false`: not so, since somebody waits for it, or the housekeeping is behind
-    /// with what it has, or the pool is closed.
-    pub(crate) fn leave_return(&mut self, slot: SlotId, closing: Option<Reason>) -> bool {
-        let behind = self.errands.front().is_some_and(|oldest| self.now >= oldest.left.after(LONGEST_ERRAND));
+    /// Defers a return to the housekeeping. `false`: it is not deferred, since a caller waits for a slot, the housekeeping is
+    /// behind, or the pool is closed.
+    pub(crate) fn defer_return(&mut self, slot: SlotId, closing: Option<CloseReason>) -> bool {
+        let behind =
+            self.deferred_returns.front().is_some_and(|oldest| self.now >= oldest.since.after(LONGEST_DEFERRAL));
         let declined = self.closed || behind || self.queue.len() > 0;
         let found = self.table.find(slot).filter(|_| !declined);
         if let Some(index) = found {
-            self.note_coming(index, NOBODY);
-            self.errands.push_back(Errand { slot, closing, left: self.now });
+            self.begin_transit(index, NO_CALLER);
+            self.deferred_returns.push_back(DeferredReturn { slot, closing, since: self.now });
             self.after.chores = true;
         }
         found.is_some()
     }
 
-    /// Takes over the oldest return that was left.
-    pub(super) fn next_errand(&mut self, caller: Caller) -> Option<Return<H>> {
-        while let Some(Errand { slot, closing, .. }) = self.errands.pop_front() {
+    /// Takes the oldest deferred return, for this caller to finish.
+    pub(super) fn next_deferred_return(&mut self, caller: Caller) -> Option<Return<H>> {
+        while let Some(DeferredReturn { slot, closing, .. }) = self.deferred_returns.pop_front() {
             let Some(index) = self.table.find(slot) else { continue };
-            self.note_coming(index, caller);
+            self.begin_transit(index, caller);
             if let Some(connection) = self.table.get(index).connection.clone() {
                 return Some(Return { slot, connection, closing, overdue: None });
             }
@@ -145,21 +145,21 @@ impl<H, W> Ledger<H, W> {
         None
     }
 
-    /// Takes an idle connection out that is too old, or has been idle for too long.
+    /// Takes out an idle connection that is too old, or has been idle for too long.
     fn outdated(&mut self, caller: Caller) -> Option<Return<H>> {
         let old = |&index: &u32| self.now >= self.table.get(index).health.replace_at;
         let (at, reason) = if let Some(at) = self.idle.iter().position(old) {
             (at, self.table.get(self.idle[at]).health.why)
         } else {
             let (at, end) = self.idle_end()?;
-            (at, (self.now >= end).then_some(Reason::Idle)?)
+            (at, (self.now >= end).then_some(CloseReason::Idle)?)
         };
         let index = self.idle.remove(at);
-        self.note_coming(index, caller);
+        self.begin_transit(index, caller);
         self.begin_discard(index, reason)
     }
 
-    /// Tells where the connection lies that has been idle for longest, and when it is to be closed. `minconn` may stay.
+    /// Finds the connection that has been idle for longest, and when it must be closed. `minconn` of them stay.
     fn idle_end(&self) -> Option<(usize, Moment)> {
         if self.idle.len() <= self.minconn || self.policy.max_idle == Span::ZERO {
             return None;
@@ -174,9 +174,9 @@ impl<H, W> Ledger<H, W> {
         self.table.occupied() < self.minconn && self.has_room()
     }
 
-    /// Says whether the housekeeping is to be told that something is missing.
+    /// Says whether the housekeeper must be told that a connection is missing.
     pub(super) fn wants_refill(&self) -> bool {
-        self.policy.kept && !self.closed && self.refill.under_way.is_none() && self.lacks_some()
+        self.policy.has_housekeeper && !self.closed && self.refill.under_way.is_none() && self.lacks_some()
     }
 
     /// Ends a refill. After a failed one there is a pause.
@@ -187,13 +187,13 @@ impl<H, W> Ledger<H, W> {
         self.refill.under_way = None;
         if failed {
             self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
-            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
+            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
-        // Whoever had been told that somebody was at it has to know when the next one is due.
-        self.after.chores |= self.policy.kept && !self.closed && self.lacks_some();
+        // A caller that was told of the refill under way must learn when the next one is due.
+        self.after.chores |= self.policy.has_housekeeper && !self.closed && self.lacks_some();
     }
 
-    /// Says whether another caller is at a refill.
+    /// Says whether another caller does a refill.
     pub(crate) fn is_refilled_by_another(&self, caller: Caller) -> bool {
         self.refill.under_way.is_some_and(|(_, by)| by != caller)
     }
@@ -206,10 +206,10 @@ impl<H, W> Ledger<H, W> {
 
     /// Forgets the refill that is under way.
     pub(super) fn reset_refill(&mut self) {
-        self.refill = Refill { number: self.refill.number, ..Refill::default() };
+        self.refill = RefillState { number: self.refill.number, ..RefillState::default() };
     }
 
-    /// Notes that a server can be reached: what is missing need not wait any longer.
+    /// Notes that the server can be reached: missing connections need not wait any longer.
     pub(super) fn note_reachable(&mut self) {
         if self.refill.at > Moment::START {
             self.hurry_refill();
@@ -217,13 +217,13 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Tells when there may be something to do again. What changes that wakes the housekeeping ([`Self::note_due`]), but for
-    /// returns on the fast path: while they may leave more than minconn idle, it is time to look after each `max_idle`.
+    /// Tells when there may be a chore again. What makes one due sooner wakes the housekeeper ([`Self::note_due`]), except
+    /// returns on the fast path: while these may leave more than minconn idle, the housekeeper looks after each `max_idle`.
     fn next_due(&self) -> Moment {
         let Policy { max_idle, leak_after, .. } = self.policy;
         let grows = max_idle > Span::ZERO && self.table.occupied() > self.minconn;
         let look = grows.then(|| self.now.after(max_idle));
-        // Lent ones may have come back by then.
+        // Lent connections may have come back by then.
         let ends = self.table.connected().map(|slot| slot.health.replace_at).filter(|&end| end > self.now);
         let reports = self.table.in_state(State::Lent).map(|index| self.table.get(index));
         let reports = reports.filter(|slot| !slot.overdue).map(|slot| slot.since.after(leak_after));

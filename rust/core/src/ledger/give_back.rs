@@ -1,33 +1,32 @@
-//! putconn: out of the borrower's hands, then idle, promised or gone.
+//! putconn: the borrower gives a connection back; then it is idle, promised or closed.
 
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::error::Refusal;
-use crate::key::{No, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::question::{Unanswered, Want};
+use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::Span;
 
-/// A connection on its way back.
+/// A connection that its borrower has given back.
 pub(crate) struct Return<H> {
     pub(crate) slot: SlotId,
     pub(crate) connection: Arc<H>,
-    /// Why it is to be closed; nothing, if there is a use for it as long as it is well.
-    pub(crate) closing: Option<Reason>,
+    /// Why the caller must close it; nothing, if the pool has a use for it as long as it is healthy.
+    pub(crate) closing: Option<CloseReason>,
     /// How long it was lent, if that was reported as too long.
     pub(crate) overdue: Option<Span>,
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Takes a lent connection, named by its address, by what it is filed under, or by both, out of its borrower's
-    /// hands.
+    /// Takes a lent connection from its borrower. It is named by its address, by what it is filed under, or by both.
     pub(crate) fn begin_return(
         &mut self,
         address: Option<usize>,
         filed: Option<&Want<H>>,
         close: bool,
-    ) -> Result<Return<H>, No<H>> {
+    ) -> Result<Return<H>, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -45,12 +44,12 @@ impl<H, W> Ledger<H, W> {
         Ok(self.take_back(index, close)?)
     }
 
-    /// Takes one loan out of its borrower's hands; refuses if it has come back since.
+    /// Takes one loan from its borrower; refuses if it has ended.
     pub(crate) fn begin_return_of(&mut self, slot: SlotId, close: bool) -> Result<Return<H>, Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
-        let index = self.still_lent(slot).ok_or(Refusal::Over)?;
+        let index = self.still_lent(slot).ok_or(Refusal::LoanEnded)?;
         self.take_back(index, close)
     }
 
@@ -62,43 +61,43 @@ impl<H, W> Ledger<H, W> {
         let (health, lent_for) = (slot.health, self.now.since(slot.since));
         let overdue = slot.overdue.then_some(lent_for);
         self.stats.usage.add(lent_for);
-        self.withdraw(index);
+        self.end_loan(index);
         let closing = if close {
-            Some(Reason::Requested)
+            Some(CloseReason::Requested)
         } else if self.now >= health.replace_at {
             Some(health.why)
         } else {
-            (!self.has_use_for_another()).then_some(Reason::Surplus)
+            (!self.has_use_for_another()).then_some(CloseReason::Surplus)
         };
         self.table.advance(index, State::Returning);
         Ok(Return { slot: self.table.id(index), connection, closing, overdue })
     }
 
-    /// Takes a clean connection back for good; or says why it is to be closed and discarded.
-    pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), Reason> {
-        let index = self.table.find(slot).ok_or(Reason::Unplaced)?;
+    /// Makes a clean connection idle; or says why the caller must close and discard it.
+    pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), CloseReason> {
+        let index = self.table.find(slot).ok_or(CloseReason::Unplaced)?;
         let health = self.table.get(index).health;
         if self.closed {
-            return Err(Reason::WithPool);
+            return Err(CloseReason::WithPool);
         }
         if self.now >= health.replace_at {
             return Err(health.why);
         }
         if !self.has_use_for_another() {
-            return Err(Reason::Surplus);
+            return Err(CloseReason::Surplus);
         }
-        self.make_idle(index);
+        self.become_idle(index);
         Ok(())
     }
 
-    /// Gives up a connection that is being returned, and frees its slot.
-    pub(crate) fn discard(&mut self, slot: SlotId, reason: Reason) {
+    /// Discards a connection that is being returned, and frees its slot.
+    pub(crate) fn discard(&mut self, slot: SlotId, reason: CloseReason) {
         if let Some(index) = self.table.find(slot) {
             self.stats.count_closed(reason);
-            self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
+            self.stats.returns_bad += u64::from(matches!(reason, CloseReason::Lost | CloseReason::Unclean));
             self.vacate(index);
-            if reason == Reason::Lost {
-                self.lose();
+            if reason == CloseReason::Lost {
+                self.found_dead();
             }
         }
     }

@@ -1,32 +1,32 @@
-//! Which connections are trusted: fresh ones, those that have passed a check, and none for longer than it may live.
+//! Health: the ledger trusts fresh connections and those that have passed a check, and none for longer than it may live.
 
 use std::sync::Arc;
 
-use super::{CheckOut, Ledger, Return};
-use crate::error::Refusal;
-use crate::key::Caller;
-use crate::reason::Reason;
+use super::{CheckOutDecision, Ledger, Return};
+use crate::close_reason::CloseReason;
+use crate::question::Caller;
+use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::{Moment, Span};
 
-/// What keeps a connection from being lent at once.
+/// Why a connection cannot be lent at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// It may have died: check it.
-    Unseen,
-    /// It is to be replaced, for this reason: close it.
-    Over(Reason),
+pub enum Check {
+    /// It may have died: the caller must check it.
+    Required,
+    /// Its time is over, for this reason: the caller must close it.
+    Expired(CloseReason),
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Puts a connection into a slot, and lets its life begin.
+    /// Puts a connection into a slot, and begins its lifetime.
     pub(super) fn attach(&mut self, index: u32, address: usize, connection: Arc<H>) {
         self.table.attach(index, address, connection);
-        let lifetime = self.policy.max_lifetime.jittered(&mut self.dice);
+        let lifetime = self.policy.max_lifetime.jittered(&mut self.rng);
         let end = self.now.after(lifetime);
         let health = &mut self.table.get_mut(index).health;
         health.suspect = false;
-        // While it was being opened, it may have been marked for replacement already.
+        // It may have been marked for replacement while it was being opened.
         health.replace_at = health.replace_at.min(end);
         let replace_at = health.replace_at;
         self.note_due(replace_at);
@@ -35,16 +35,16 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Holds a filed slot back until its connection has been looked at.
-    pub(super) fn begin_check(&mut self, index: u32) -> Doubt {
+    /// Holds a filed slot back until its connection has been checked.
+    pub(super) fn begin_check(&mut self, index: u32) -> Check {
         let slot = self.table.advance(index, State::Checking);
         let (health, borrower) = (slot.health, slot.borrower);
         self.table.set_opener(index, borrower);
-        if self.now >= health.replace_at { Doubt::Over(health.why) } else { Doubt::Unseen }
+        if self.now >= health.replace_at { Check::Expired(health.why) } else { Check::Required }
     }
 
-    /// Lends a connection that has passed its check; or says why it is to be closed all the same.
-    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), Reason> {
+    /// Lends a connection that has passed its check; or says why the caller must close it all the same.
+    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.checked(slot)?;
         self.table.get_mut(index).health.suspect = false;
         self.table.clear_opener(index);
@@ -52,8 +52,8 @@ impl<H, W> Ledger<H, W> {
         Ok(())
     }
 
-    /// Gives the borrower of a connection that has been closed another one, or the room of the old.
-    pub(crate) fn next_after(&mut self, slot: SlotId, reason: Reason) -> Result<CheckOut<H>, Refusal> {
+    /// Gives the borrower of a connection that has been closed another one, or the room of the old one.
+    pub(crate) fn next_after(&mut self, slot: SlotId, reason: CloseReason) -> Result<CheckOutDecision<H>, Refusal> {
         let checking = self.checking(slot);
         self.count_dead(slot, reason);
         let index = match checking {
@@ -76,45 +76,45 @@ impl<H, W> Ledger<H, W> {
         self.after.handles.extend(connection);
         let borrower = self.table.advance(index, State::Opening).borrower;
         self.begin_opening(index, borrower);
-        Ok(CheckOut::Reserved(self.table.id(index)))
+        Ok(CheckOutDecision::Reserved(self.table.id(index)))
     }
 
-    /// Frees the slot of a connection that was to be checked and has been closed instead.
-    pub(crate) fn drop_checked(&mut self, slot: SlotId, reason: Reason) {
+    /// Frees the slot of a connection that was to be checked, and that the caller has closed.
+    pub(crate) fn drop_checked(&mut self, slot: SlotId, reason: CloseReason) {
         if let Some(index) = self.table.find(slot) {
             self.count_dead(slot, reason);
             self.vacate(index);
         }
     }
 
-    /// Names the slots that are idle, those that have been so for longest first.
+    /// Names the slots that are idle, the next to be lent last.
     pub(crate) fn idle_slots(&self) -> Vec<SlotId> {
         self.idle.iter().map(|&index| self.table.id(index)).collect()
     }
 
-    /// Takes an idle connection out of the pool to look at it, unless it has moved on since.
-    pub(crate) fn begin_idle_check(&mut self, slot: SlotId, caller: Caller) -> Option<(SlotId, Arc<H>, Doubt)> {
+    /// Takes an idle connection out of the pool to check it, unless it has moved since.
+    pub(crate) fn begin_idle_check(&mut self, slot: SlotId, caller: Caller) -> Option<(SlotId, Arc<H>, Check)> {
         let idle = |&index: &u32| !self.closed && self.table.get(index).state == State::Idle;
         let index = self.table.find(slot).filter(idle)?;
         self.idle.retain(|&idle| idle != index);
-        self.note_coming(index, caller);
-        let doubt = self.begin_check(index);
-        Some((self.table.id(index), self.table.get(index).connection.clone()?, doubt))
+        self.begin_transit(index, caller);
+        let check = self.begin_check(index);
+        Some((self.table.id(index), self.table.get(index).connection.clone()?, check))
     }
 
-    /// Lays a connection that has passed its check back into the pool; or says why it is to be closed.
-    pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), Reason> {
+    /// Puts a connection that has passed its check back into the pool; or says why the caller must close it.
+    pub(crate) fn put_back(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.checked(slot)?;
         if !self.has_use_for_another() {
-            return Err(Reason::Surplus);
+            return Err(CloseReason::Surplus);
         }
-        self.note_arrived(index);
+        self.end_transit(index);
         self.table.clear_opener(index);
         let slot = self.table.advance(index, State::Idle);
         slot.health.suspect = false;
         let since = slot.since;
-        slot.lie_down(self.now, self.policy.check_after);
-        // It has been looked at, not used.
+        slot.mark_idle(self.now, self.policy.check_after);
+        // It has been checked, not used.
         slot.since = since;
         self.push_idle(index);
         Ok(())
@@ -125,37 +125,37 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Closed);
         }
         let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Checking);
-        // Somebody has written another connection over it in the books.
+        // A subclass has written another connection into its slot.
         index.ok_or(Refusal::Exhausted)
     }
 
-    /// Finds a connection whose check has ended well, unless it was marked for replacement, or the pool closed, meanwhile.
-    fn checked(&self, slot: SlotId) -> Result<u32, Reason> {
+    /// Finds a connection that has passed its check, unless it was marked for replacement or the pool was closed meanwhile.
+    fn checked(&self, slot: SlotId) -> Result<u32, CloseReason> {
         let index = self.checking(slot).map_err(|refusal| match refusal {
-            Refusal::Closed => Reason::WithPool,
-            _ => Reason::Unplaced,
+            Refusal::Closed => CloseReason::WithPool,
+            _ => CloseReason::Unplaced,
         })?;
         let health = self.table.get(index).health;
         if self.now >= health.replace_at { Err(health.why) } else { Ok(index) }
     }
 
-    fn count_dead(&mut self, slot: SlotId, reason: Reason) {
+    fn count_dead(&mut self, slot: SlotId, reason: CloseReason) {
         if self.table.find(slot).is_some() {
             self.stats.count_closed(reason);
-            if reason == Reason::Lost {
+            if reason == CloseReason::Lost {
                 self.stats.checks_failed += 1;
-                self.lose();
+                self.found_dead();
             }
         }
     }
 
-    /// Counts a connection that was found dead. Where one has died others may have, so all are checked again.
-    pub(super) fn lose(&mut self) {
+    /// Counts a connection that was found dead. Others may have died with it, so all are checked again.
+    pub(super) fn found_dead(&mut self) {
         self.stats.connections_lost += 1;
         self.suspect_all();
     }
 
-    /// Lets no connection be lent unseen that has not been checked since now.
+    /// Lets no connection be lent without a check that has not been checked since now.
     pub(super) fn suspect_all(&mut self) {
         if self.policy.check_after.is_forever() {
             return;
@@ -167,18 +167,18 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Marks a lent connection as dead, and, if `older`, marks all that were opened before it for replacement. Does nothing
-    /// if it has come back since.
-    pub(crate) fn condemn(&mut self, slot: SlotId, older: bool) {
+    /// if the loan has ended.
+    pub(crate) fn invalidate(&mut self, slot: SlotId, older: bool) {
         let Some(index) = self.still_lent(slot) else { return };
-        let born = self.table.get(index).health.born;
+        let opened_in = self.table.get(index).health.opened_in;
         if older {
-            self.replace_all(born);
+            self.replace_all(opened_in);
         }
         let health = &mut self.table.get_mut(index).health;
-        (health.replace_at, health.why) = (Moment::START, Reason::Lost);
+        (health.replace_at, health.why) = (Moment::START, CloseReason::Lost);
     }
 
-    /// Marks every connection for replacement. Those that are idle are given out to be closed.
+    /// Marks every connection for replacement, and gives the idle ones, to be closed.
     pub(crate) fn drain(&mut self, caller: Caller) -> Vec<Return<H>> {
         if self.closed {
             return Vec::new();
@@ -186,18 +186,18 @@ impl<H, W> Ledger<H, W> {
         self.replace_all(self.table.generation());
         let idle = std::mem::take(&mut self.idle);
         let drained = |index| {
-            self.note_coming(index, caller);
-            self.begin_discard(index, Reason::Drained)
+            self.begin_transit(index, caller);
+            self.begin_discard(index, CloseReason::Drained)
         };
         idle.into_iter().filter_map(drained).collect()
     }
 
-    fn replace_all(&mut self, born: u64) {
-        for slot in self.table.occupied_mut().filter(|slot| slot.health.born <= born) {
+    fn replace_all(&mut self, opened_in: u64) {
+        for slot in self.table.occupied_mut().filter(|slot| slot.health.opened_in <= opened_in) {
             slot.health.fresh_until = Moment::START;
             slot.health.replace_at = Moment::START;
-            slot.health.why = Reason::Drained;
+            slot.health.why = CloseReason::Drained;
         }
-        self.after.chores |= self.policy.kept;
+        self.after.chores |= self.policy.has_housekeeper;
     }
 }

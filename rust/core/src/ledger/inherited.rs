@@ -1,13 +1,14 @@
-//! What the process that this one was forked from had lent. It is the parent's, and goes on being used there: a borrower that
-//! goes on in the child may return it here, once, and nothing happens.
+//! What the process that this one was forked from had lent. Those connections are the parent's, which goes on using them. A
+//! borrower that goes on in the child may return one here, once, and nothing happens.
 
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{Candidate, Candidates, Key, No, Want};
+use crate::key::Key;
+use crate::question::{Candidate, Candidates, Unanswered, Want};
 use crate::slot::{SlotId, State};
 
-/// A loan of the parent's. Its handle is kept, so that no connection of this process comes to lie at the same address.
+/// A loan of the parent's. The ledger keeps its handle, so that no connection of this process gets the same address.
 pub(crate) struct Inherited<H> {
     loan: SlotId,
     address: usize,
@@ -16,8 +17,8 @@ pub(crate) struct Inherited<H> {
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Gives the loans of the parent's, those that it had inherited itself included.
-    pub(super) fn bequeath(&mut self) -> Vec<Inherited<H>> {
+    /// Gives the parent's loans, with those that the parent had inherited itself.
+    pub(super) fn loans_to_inherit(&mut self) -> Vec<Inherited<H>> {
         let lent = self.table.in_state(State::Lent).filter_map(|index| {
             let slot = self.table.get(index);
             let (loan, connection) = (self.table.id(index), slot.connection.clone()?);
@@ -33,16 +34,20 @@ impl<H, W> Ledger<H, W> {
         !self.inherited.is_empty()
     }
 
-    /// Forgets all of them.
-    pub(super) fn disown(&mut self) {
+    /// Forgets all inherited loans.
+    pub(super) fn forget_all_inherited(&mut self) {
         for Inherited { connection, key, .. } in std::mem::take(&mut self.inherited) {
             self.after.handles.push(connection);
             self.after.drop_key_later(key);
         }
     }
 
-    /// Forgets one of them; says whether there was one.
-    pub(crate) fn forget_inherited(&mut self, address: Option<usize>, filed: Option<&Want<H>>) -> Result<bool, No<H>> {
+    /// Forgets one inherited loan; says whether there was one.
+    pub(crate) fn forget_inherited(
+        &mut self,
+        address: Option<usize>,
+        filed: Option<&Want<H>>,
+    ) -> Result<bool, Unanswered<H>> {
         let at = |inherited: &Inherited<H>| address.is_none_or(|address| inherited.address == address);
         let found = match filed {
             Some(want) => self.find_inherited(want)?.filter(|&found| at(&self.inherited[found])),
@@ -55,9 +60,9 @@ impl<H, W> Ledger<H, W> {
         Ok(true)
     }
 
-    fn find_inherited(&self, want: &Want<H>) -> Result<Option<usize>, No<H>> {
+    fn find_inherited(&self, want: &Want<H>) -> Result<Option<usize>, Unanswered<H>> {
         let Want::Key(ask) = want else {
-            let same = |inherited: &Inherited<H>| inherited.key.mark() == Some(want.mark());
+            let same = |inherited: &Inherited<H>| inherited.key.tag() == Some(want.tag());
             return Ok(self.inherited.iter().position(same));
         };
         let users = |inherited: &Inherited<H>| match &inherited.key {
@@ -72,7 +77,11 @@ impl<H, W> Ledger<H, W> {
         }
         let unseen = self.inherited.iter().filter_map(users).filter(|(loan, _)| loan.generation > ask.seen);
         let list: Vec<_> = unseen.map(|(slot, key)| Candidate { slot, key: key.handle }).collect();
-        if list.is_empty() { Ok(None) } else { Err(No::Compare(Candidates { list, seen: self.table.generation() })) }
+        if list.is_empty() {
+            Ok(None)
+        } else {
+            Err(Unanswered::Compare(Candidates { list, seen: self.table.generation() }))
+        }
     }
 
     pub(super) fn inherited_handles(&self) -> impl Iterator<Item = &H> {

@@ -5,28 +5,28 @@ use std::sync::Arc;
 
 use super::outage::Outage;
 use super::{Ledger, Return};
-use crate::error::Refusal;
-use crate::key::NOBODY;
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::question::NO_CALLER;
+use crate::refusal::Refusal;
 use crate::slot::State;
 use crate::stats::Stats;
-use crate::time::{Dice, Span};
+use crate::time::{Rng, Span};
 
-/// How long connections are trusted and kept, and how many callers may wait. Without it, a pool does as psycopg2.pool.
+/// How long connections are trusted and kept, and how many callers may wait. By default a pool does as psycopg2.pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
-    /// A connection that has been idle for less is lent without a check.
+    /// A connection that has been idle for less than this is lent without a check.
     pub check_after: Span,
-    /// How long an idle connection is kept above minconn; with no time at all, none is kept on its return.
+    /// How long the pool keeps an idle connection above minconn; if zero, it keeps none on its return.
     pub max_idle: Span,
     /// How old a connection may become, less up to a tenth.
     pub max_lifetime: Span,
     /// A loan that lasts this long is reported.
     pub leak_after: Span,
-    /// How many callers may wait; nothing is no limit.
+    /// How many callers may wait; `None` is no limit.
     pub max_waiting: Option<NonZeroUsize>,
-    /// Whether somebody does the chores: the pool then asks for it where there are any.
-    pub kept: bool,
+    /// Whether a housekeeper does the chores. The ledger then wakes it when there are any.
+    pub has_housekeeper: bool,
 }
 
 impl Default for Policy {
@@ -37,7 +37,7 @@ impl Default for Policy {
             max_lifetime: Span::FOREVER,
             leak_after: Span::FOREVER,
             max_waiting: None,
-            kept: false,
+            has_housekeeper: false,
         }
     }
 }
@@ -49,55 +49,55 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn set_minconn(&mut self, minconn: usize) {
         self.minconn = minconn;
-        self.after.chores |= self.policy.kept;
+        self.after.chores |= self.policy.has_housekeeper;
     }
 
-    /// Sets the limit. Idle connections above it, the oldest first, are given back to be closed.
+    /// Sets the limit, and gives the idle connections above it, to be closed, the oldest first.
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<Return<H>> {
         self.maxconn = maxconn;
-        // Those that are being returned will not be kept above the limit, and need no room made for them here.
+        // The pool will not keep those that are being returned above the limit, so they need no room here.
         let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
         let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
         if self.closed {
-            // They have been counted, and will be again.
-            let counted = &mut self.stats.closed[Reason::WithPool as usize];
+            // They have been counted, and are counted again when they are discarded.
+            let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
             *counted = counted.saturating_sub(surplus.len() as u64);
         }
-        let reason = if self.closed { Reason::WithPool } else { Reason::Surplus };
+        let reason = if self.closed { CloseReason::WithPool } else { CloseReason::Surplus };
         let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, reason)).collect();
         self.serve();
         self.after.chores |= self.wants_refill();
         discarded
     }
 
-    /// Opens or closes the pool without touching what is in it.
+    /// Opens or closes the pool, and touches no connection.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
-        self.after.chores |= self.policy.kept && (!closed || !self.errands.is_empty());
+        self.after.chores |= self.policy.has_housekeeper && (!closed || !self.deferred_returns.is_empty());
         if closed {
             self.dismiss_waiters();
         }
     }
 
-    /// Closes the pool; whoever does so sees to its connections. Those whose return nobody has begun are given out.
+    /// Closes the pool. The caller closes its connections; those whose deferred return no caller has begun come out here.
     pub(crate) fn close(&mut self) -> Result<Vec<Arc<H>>, Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
         let usage = self.usage_of_loans();
         self.set_closed(true);
-        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_errand(NOBODY)).collect();
-        for errand in &unreturned {
-            self.discard(errand.slot, Reason::WithPool);
+        let unreturned: Vec<_> = std::iter::from_fn(|| self.next_deferred_return(NO_CALLER)).collect();
+        for returning in &unreturned {
+            self.discard(returning.slot, CloseReason::WithPool);
         }
-        self.disown();
+        self.forget_all_inherited();
         self.stats.usage.add(usage);
         let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
-        self.stats.closed[Reason::WithPool as usize] += rest as u64;
-        Ok(unreturned.into_iter().map(|errand| errand.connection).collect())
+        self.stats.closed[CloseReason::WithPool as usize] += rest as u64;
+        Ok(unreturned.into_iter().map(|returning| returning.connection).collect())
     }
 
-    /// Empties the pool and opens it. What was in it is dropped; who waits, asks anew.
+    /// Empties the pool and opens it. Its connections are dropped, and its waiters ask anew.
     pub(crate) fn reset(&mut self) {
         self.dismiss_waiters();
         self.idle.clear();
@@ -106,9 +106,9 @@ impl<H, W> Ledger<H, W> {
                 self.empty(index);
             }
         }
-        self.errands.clear();
+        self.deferred_returns.clear();
         self.forgotten.clear();
-        self.disown();
+        self.forget_all_inherited();
         self.closed = false;
         self.last_number = 0;
         self.connect_error = None;
@@ -119,23 +119,23 @@ impl<H, W> Ledger<H, W> {
         self.after.chores = false;
     }
 
-    /// Empties the pool if it comes from another process than this one, whose loans it remembers.
+    /// Empties the pool if it comes from another process, and remembers that one's loans.
     pub(crate) fn enter_process(&mut self, process: u64, seed: u64) {
         if self.process != process {
             self.process = process;
-            self.dice = Dice::new(seed);
+            self.rng = Rng::new(seed);
             let closed = self.closed;
-            let inherited = self.bequeath();
+            let inherited = self.loans_to_inherit();
             self.reset();
             self.inherited = inherited;
             self.closed = closed;
-            self.after.chores |= self.policy.kept && !closed;
+            self.after.chores |= self.policy.has_housekeeper && !closed;
         }
     }
 
-    /// Wakes all who wait, to find out what has happened. What they were promised is idle, or free, again.
+    /// Wakes all waiters, to find out what has happened. What they were promised is idle, or free, again.
     fn dismiss_waiters(&mut self) {
-        let promised = self.queue.dismiss(&mut self.after.wakes);
+        let promised = self.queue.dismiss(&mut self.after.to_wake);
         for index in promised.into_iter().filter_map(|slot| self.table.find(slot)).collect::<Vec<_>>() {
             if self.table.get(index).state == State::Promised {
                 self.table.advance(index, State::Idle);

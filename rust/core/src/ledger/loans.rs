@@ -1,11 +1,12 @@
-//! Keeping an eye on loans: what is out, what lasts too long, and what its borrower has forgotten.
+//! Loans: which there are, which last too long, and which their borrowers have forgotten.
 
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::error::Refusal;
-use crate::key::{Caller, Key, No, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::Key;
+use crate::question::{Caller, Unanswered, Want};
+use crate::refusal::Refusal;
 use crate::slot::{Slot, SlotId, State};
 use crate::stats::LoanReport;
 use crate::time::Span;
@@ -20,14 +21,14 @@ impl<H, W> Ledger<H, W> {
         self.table.in_state(State::Lent).filter_map(report).collect()
     }
 
-    /// Tells for how long the oldest loan has lasted, and who borrowed it.
+    /// Tells how long the oldest loan has lasted, and who borrowed it.
     pub(crate) fn oldest_loan(&self) -> Option<(Span, Caller)> {
         let lent = self.table.in_state(State::Lent).map(|index| self.table.get(index));
         let oldest = lent.min_by_key(|slot| slot.generation)?;
         Some((self.now.since(oldest.since), oldest.borrower))
     }
 
-    /// Finds a loan that lasts too long and has not been reported.
+    /// Finds a loan that lasts too long and has not been reported, and marks it as reported.
     pub(super) fn overdue(&mut self) -> Option<LoanReport<H>> {
         let late = |&index: &u32| {
             let slot = self.table.get(index);
@@ -39,7 +40,7 @@ impl<H, W> Ledger<H, W> {
         self.report(index)
     }
 
-    /// Tells what is known of a loan.
+    /// Reports a loan.
     fn report(&self, index: u32) -> Option<LoanReport<H>> {
         let slot = self.table.get(index);
         Some(LoanReport {
@@ -50,33 +51,33 @@ impl<H, W> Ledger<H, W> {
         })
     }
 
-    /// Frees the slot of a loan that its borrower has forgotten: its connection is gone. It is called at any moment, so the
-    /// keeper is not woken; whoever calls it sees to the chores. What is known of the loan is kept for the log.
+    /// Frees the slot of a loan whose connection is gone, since its borrower has forgotten it. It is called at any moment, so
+    /// it does not wake the housekeeper; the caller does, if `true`. What is known of the loan is kept for the log.
     pub(crate) fn reclaim(&mut self, slot: SlotId, known: Option<String>) -> bool {
         let Some(index) = self.still_lent(slot) else { return false };
         self.forgotten.extend(known);
         if !self.closed {
             self.stats.reclaimed += 1;
-            self.stats.count_closed(Reason::Reclaimed);
+            self.stats.count_closed(CloseReason::Reclaimed);
         }
         self.vacate(index);
         self.after.chores = false;
-        self.policy.kept
+        self.policy.has_housekeeper
     }
 
-    /// Gives out what is known of the loans that were forgotten.
+    /// Takes what is known of the loans that were forgotten.
     pub(crate) fn take_forgotten(&mut self) -> Vec<String> {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// Tells what is known of a loan of an open pool, unless it has come back since.
+    /// Reports a loan of an open pool, unless it has ended.
     pub(crate) fn loan_report(&self, slot: SlotId) -> Option<LoanReport<H>> {
         self.still_lent(slot).filter(|_| !self.closed).and_then(|index| self.report(index))
     }
 
-    /// Tells the number of the last event, so that a block can find out which loan was made for it after this; refuses a key
-    /// that is lent.
-    pub(crate) fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, No<H>> {
+    /// Tells the number of the last event, so that a block can find the loan that is made for it after this; refuses a key that
+    /// is lent.
+    pub(crate) fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, Unanswered<H>> {
         let filed = want.map_or(Ok(None), |want| self.find(want))?.map(|index| self.table.get(index));
         if filed.is_some_and(|slot| slot.state == State::Lent && slot.opener.is_none()) {
             return Err(Refusal::Taken.into());
@@ -90,8 +91,8 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// As [`Ledger::loan_since`], for a block. A `getconn` of a subclass may have let another thread borrow: then that loan is
-    /// the block's if nobody else has been given it. Nothing is found where the pool does not know the object; what it lends
-    /// to another is refused.
+    /// the block's, unless another caller has got it too. `None`: the pool does not know the object. The ledger refuses a
+    /// connection that is lent to another caller.
     pub(crate) fn own_loan(&self, address: usize, borrower: Caller, since: u64) -> Result<Option<SlotId>, Refusal> {
         let own = self.loan_since(address, borrower, since);
         let own = own.or_else(|| self.loan_if(address, |slot| slot.generation > since && !slot.shared));
@@ -107,7 +108,7 @@ impl<H, W> Ledger<H, W> {
         self.table.lent_at(address).map(|index| self.table.id(index))
     }
 
-    /// Finds the slot of a loan, unless it has come back since.
+    /// Finds the slot of a loan, unless it has ended.
     pub(super) fn still_lent(&self, slot: SlotId) -> Option<u32> {
         self.table.find(slot).filter(|&index| self.table.get(index).state == State::Lent)
     }
@@ -131,7 +132,7 @@ impl<H, W> Ledger<H, W> {
         self.after.handles.extend(displaced);
     }
 
-    /// Notes something of a loan, unless it has come back since. The first note stays.
+    /// Adds a note to a loan, unless it has ended. The first note stays.
     pub(crate) fn annotate(&mut self, slot: SlotId, note: Arc<H>) {
         let index = self.still_lent(slot).filter(|&index| self.table.get(index).note.is_none());
         match index {

@@ -1,56 +1,59 @@
-//! The policy: who gets which slot, and when. Plain `&mut self`; no lock, no clock, nothing that can block.
+//! The policy: which caller gets which slot, and when. The ledger is a sans-I/O state machine (see the crate's first page):
+//! plain `&mut self`, no lock, no clock, nothing that can block.
 //!
-//! Nothing here drops a handle or wakes a waiter. Handles that are displaced and wakers whose turn has come are
-//! laid into [`After`], which [`crate::pool`] takes out of the ledger and acts on once the mutex is free.
+//! It drops no handle and wakes no waiter. It puts displaced handles and the wakers of those whose turn has come into
+//! [`After`], which [`crate::shared`] takes out of the ledger and acts on once the mutex is free.
 
-mod books;
 mod borrow;
 mod chores;
-mod coming;
+mod fast_path;
 mod give_back;
 mod health;
+mod in_transit;
 mod inherited;
 mod limits;
 mod loans;
+mod lookup;
 mod open;
 mod outage;
-mod search;
-mod tally;
+mod requests;
+mod views;
 
 pub use self::borrow::Busy;
-pub(crate) use self::borrow::CheckOut;
-pub(crate) use self::chores::{Chore, Errand};
+pub(crate) use self::borrow::CheckOutDecision;
+pub(crate) use self::chores::{ChoreDecision, DeferredReturn};
 pub(crate) use self::give_back::Return;
-pub use self::health::Doubt;
+pub use self::health::Check;
 pub(crate) use self::inherited::Inherited;
 pub use self::limits::Policy;
-pub(crate) use self::open::Reserve;
+pub(crate) use self::open::ReserveDecision;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::key::{Caller, Key, Mark, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::{Key, KeyTag};
+use crate::question::Want;
+use crate::queue::Queue;
 use crate::slot::{Slot, State};
 use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
-use crate::time::{Dice, Moment, Span};
-use crate::wait::Queue;
+use crate::time::{Moment, Rng, Span};
 
-/// What is to be done once the mutex is free.
+/// What [`crate::SharedLedger::edit`] does once the mutex is free.
 pub(crate) struct After<H, W> {
-    /// To be woken.
-    pub(crate) wakes: Vec<W>,
-    /// To be dropped, and nothing else.
+    /// Wakers to call.
+    pub(crate) to_wake: Vec<W>,
+    /// Handles and wakers to drop.
     pub(crate) handles: Vec<Arc<H>>,
-    pub(crate) wakers: Vec<W>,
-    /// Whether there is something for the housekeeping to do.
+    pub(crate) unused_wakers: Vec<W>,
+    /// Whether to wake the housekeeper.
     pub(crate) chores: bool,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        Self { wakes: Vec::new(), handles: Vec::new(), wakers: Vec::new(), chores: false }
+        Self { to_wake: Vec::new(), handles: Vec::new(), unused_wakers: Vec::new(), chores: false }
     }
 }
 
@@ -71,35 +74,35 @@ impl<H, W> After<H, W> {
 /// The whole state of a pool.
 pub(crate) struct Ledger<H, W> {
     table: Table<H>,
-    /// A stack: the last that came back goes out first.
+    /// A stack: the connection that came back last is lent first.
     idle: Vec<u32>,
     queue: Queue<W>,
     minconn: usize,
     maxconn: usize,
     closed: bool,
     policy: Policy,
-    /// The time, as it was told last.
+    /// The time that the binding told last.
     pub(crate) now: Moment,
-    /// Connections whose return was left to the housekeeping, which has not begun with them.
-    errands: VecDeque<Errand>,
-    /// How many slots are on their way to be free: see `coming`.
-    coming: usize,
-    refill: chores::Refill,
-    rest: chores::Rest,
-    dice: Dice,
-    /// What has happened since it was told last; `usage` is that of all loans that have ended.
+    /// Returns that were deferred to the housekeeping, and that no caller has begun.
+    deferred_returns: VecDeque<DeferredReturn>,
+    /// How many slots will be free without a borrower: see `in_transit`.
+    in_transit: usize,
+    refill: chores::RefillState,
+    rest: chores::RestState,
+    rng: Rng,
+    /// What has happened since statistics were taken last; `usage` is that of all loans that have ended.
     stats: Stats,
-    /// How much usage was told, and taken, of loans that have ended or last.
+    /// How much usage was taken with earlier statistics, of loans that have ended or last.
     usage_told: Span,
     /// What is known of the loans that were forgotten, for the log.
     forgotten: Vec<String>,
-    /// What was lent when this process was forked, and has not been returned here.
+    /// What the parent had lent when this process was forked, and has not been returned here.
     inherited: Vec<Inherited<H>>,
-    /// Which process this pool is used in.
+    /// The process that this pool is used in.
     process: u64,
     /// The last automatic number given out.
     last_number: u64,
-    /// The highest automatic number that a slot was ever filed under.
+    /// The highest automatic number that a slot was filed under.
     last_filed: u64,
     /// The slot that was lent last. Most loans are short, so it is the likeliest to come back next.
     last_lent: u32,
@@ -120,11 +123,11 @@ impl<H, W> Ledger<H, W> {
             closed: false,
             policy: Policy::default(),
             now: Moment::START,
-            errands: VecDeque::new(),
-            coming: 0,
-            refill: chores::Refill::default(),
-            rest: chores::Rest::default(),
-            dice: Dice::new(seed),
+            deferred_returns: VecDeque::new(),
+            in_transit: 0,
+            refill: chores::RefillState::default(),
+            rest: chores::RestState::default(),
+            rng: Rng::new(seed),
             stats: Stats::default(),
             usage_told: Span::ZERO,
             forgotten: Vec::new(),
@@ -139,66 +142,28 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Lends the connection that came back last. `None` says only that the slow path must decide.
-    #[inline]
-    pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
-        let index = self.idle.pop()?;
-        let watched = !self.policy.leak_after.is_forever();
-        if self.closed || watched || now >= self.table.get(index).health.fresh_until {
-            self.idle.push(index);
-            return None;
-        }
-        self.last_number += 1;
-        self.last_filed = self.last_filed.max(self.last_number);
-        self.stats.requests_num += 1;
-        self.last_lent = index;
-        let slot = self.table.advance(index, State::Lent);
-        slot.refile(Key::Automatic(self.last_number));
-        slot.since = now;
-        slot.borrower = borrower;
-        slot.connection.clone()
-    }
-
-    /// Takes back a connection that is clean. `false` says only that the slow path must decide.
-    #[inline]
-    pub(crate) fn keep_clean(&mut self, address: usize, now: Moment) -> bool {
-        let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
-        let slot = self.table.get(index);
-        let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
-        let lasting = now < slot.health.replace_at && self.policy.leak_after.is_forever();
-        if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.keeps_another() {
-            return false;
-        }
-        self.stats.usage.add(now.since(slot.since));
-        let slot = self.table.advance(index, State::Idle);
-        slot.refile(Key::None);
-        slot.lie_down(now, self.policy.check_after);
-        self.idle.push(index);
-        true
-    }
-
     fn has_room(&self) -> bool {
         self.table.occupied() < self.maxconn
     }
 
-    /// Says whether a connection that comes back has a use: for one who waits, or to be one of minconn idle ones.
+    /// Says whether the pool has a use for a connection that comes back: for a waiter, or as one of minconn idle ones.
     #[inline]
     fn has_use_for_another(&self) -> bool {
-        self.keeps_another() || self.queue.len() > 0 && self.table.occupied() <= self.maxconn
+        self.retains_another() || self.queue.len() > 0 && self.table.occupied() <= self.maxconn
     }
 
-    /// Says whether a connection that comes back is kept though nobody waits for it.
+    /// Says whether the pool keeps a connection that comes back though no caller waits for it.
     #[inline]
-    fn keeps_another(&self) -> bool {
+    fn retains_another(&self) -> bool {
         let kept = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
         kept && self.table.occupied() <= self.maxconn
     }
 
-    /// Files a slot under what is wanted, and notes who opens it if there is nothing in it yet.
+    /// Files a slot under what a caller wants, and notes the caller as its opener if the slot is empty.
     fn file(&mut self, index: u32, want: &Want<H>) {
         self.table.file(index, want.to_key());
         self.table.get_mut(index).borrower = want.caller();
-        if let Mark::Number(number) = want.mark() {
+        if let KeyTag::Number(number) = want.tag() {
             self.last_filed = self.last_filed.max(number);
         }
         if self.table.get(index).state == State::Opening {
@@ -206,45 +171,44 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Takes a loan's key away. Who waits for that key waits for a connection of its own from now on.
-    fn withdraw(&mut self, index: u32) {
-        let mark = self.table.get(index).key.mark();
+    /// Ends a loan: takes its key and its note away. Waiters for that key wait for a connection of their own from now on.
+    fn end_loan(&mut self, index: u32) {
+        let tag = self.table.get(index).key.tag();
         let key = self.table.unfile(index);
         self.after.drop_key_later(key);
         self.table.clear_opener(index);
         self.table.get_mut(index).overdue = false;
         let note = self.table.get_mut(index).note.take();
         self.after.handles.extend(note);
-        self.disappoint(mark);
+        self.key_gone(tag);
     }
 
-    /// Gives those who wait for a key that is not there any more the places in the queue that are due to them, and
-    /// serves who waits.
-    fn disappoint(&mut self, mark: Option<Mark>) {
-        if let Some(mark) = mark {
-            self.queue.admit(mark);
+    /// Gives the waiters for a key that is gone their places in the queue, wakes them, and serves the queue.
+    fn key_gone(&mut self, tag: Option<KeyTag>) {
+        if let Some(tag) = tag {
+            self.queue.promote_key_waiters(tag);
         }
-        self.nudge(mark);
+        self.wake_key_waiters(tag);
         self.serve();
     }
 
-    /// Wakes those who may want the same: what they asked for may be there now, or never come.
-    fn nudge(&mut self, mark: Option<Mark>) {
-        if let Some(mark) = mark {
-            self.queue.nudge(mark, &mut self.after.wakes);
+    /// Wakes the waiters that may want the same key: it is lent now, or it is gone.
+    fn wake_key_waiters(&mut self, tag: Option<KeyTag>) {
+        if let Some(tag) = tag {
+            self.queue.take_key_wakers(tag, &mut self.after.to_wake);
         }
     }
 
-    /// Frees a slot, and serves who waits for it.
+    /// Frees a slot, and serves the queue.
     fn vacate(&mut self, index: u32) {
-        let mark = self.table.get(index).key.mark();
+        let tag = self.table.get(index).key.tag();
         self.empty(index);
-        self.disappoint(mark);
+        self.key_gone(tag);
     }
 
-    /// Frees a slot; whoever calls this sees to those who wait.
+    /// Frees a slot. The calling function serves the queue.
     fn empty(&mut self, index: u32) {
-        self.note_arrived(index);
+        self.end_transit(index);
         let Slot { state, since, .. } = *self.table.get(index);
         if state == State::Lent && !self.closed {
             self.stats.usage.add(self.now.since(since));
@@ -254,28 +218,28 @@ impl<H, W> Ledger<H, W> {
         self.after.chores |= self.wants_refill();
     }
 
-    /// Makes a slot idle, and serves who waits for it.
-    fn make_idle(&mut self, index: u32) {
-        self.note_arrived(index);
-        self.table.advance(index, State::Idle).lie_down(self.now, self.policy.check_after);
+    /// Makes a slot idle, and serves the queue.
+    fn become_idle(&mut self, index: u32) {
+        self.end_transit(index);
+        self.table.advance(index, State::Idle).mark_idle(self.now, self.policy.check_after);
         self.push_idle(index);
     }
 
-    /// Lays an idle slot on the stack, and serves who waits for it.
+    /// Puts an idle slot on the stack, and serves the queue.
     fn push_idle(&mut self, index: u32) {
-        self.after.chores |= self.policy.kept && self.now >= self.table.get(index).health.replace_at;
+        self.after.chores |= self.policy.has_housekeeper && self.now >= self.table.get(index).health.replace_at;
         self.idle.push(index);
         self.serve();
     }
 
-    /// Takes a connection that nobody has a use for out of the pool, to be closed before its slot is free.
-    fn begin_discard(&mut self, index: u32, reason: Reason) -> Option<Return<H>> {
+    /// Takes a connection out of the pool, to be closed before its slot is free.
+    fn begin_discard(&mut self, index: u32, reason: CloseReason) -> Option<Return<H>> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
     }
 
-    /// Promises what is free to those who wait, in their order. After it, nothing is free or nobody waits.
+    /// Promises free slots to the waiters, in their order. After it, no slot is free or no caller waits.
     fn serve(&mut self) {
         while self.queue.len() > 0 && !self.closed {
             let index = if let Some(index) = self.idle.pop() {
@@ -287,7 +251,7 @@ impl<H, W> Ledger<H, W> {
                 return;
             };
             let slot = self.table.id(index);
-            self.after.wakes.extend(self.queue.promise(slot));
+            self.after.to_wake.extend(self.queue.promise(slot));
         }
     }
 }

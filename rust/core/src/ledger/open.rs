@@ -1,25 +1,26 @@
-//! Opening a connection: room is reserved before it is filled.
+//! Opening a connection: a caller reserves room before it fills it.
 
 use std::sync::Arc;
 
 use super::{Ledger, Return};
-use crate::error::Refusal;
-use crate::key::{Caller, Key, No, Want};
-use crate::reason::Reason;
+use crate::close_reason::CloseReason;
+use crate::key::Key;
+use crate::question::{Caller, Unanswered, Want};
+use crate::refusal::Refusal;
 use crate::slot::{Health, SlotId, State};
 use crate::stats::ConnectError;
 
-/// The answer to somebody who asks for a slot to open a connection in.
-pub(crate) enum Reserve {
-    /// The slot is reserved already, by a caller further up who waits for just this.
+/// The answer to a caller that asks for a slot to open a connection in.
+pub(crate) enum ReserveDecision {
+    /// A caller further up has reserved the slot, and waits for this connection.
     Pending(SlotId),
-    /// A new reservation.
+    /// The reservation is new.
     New(SlotId),
 }
 
 impl<H, W> Ledger<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
-    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve, No<H>> {
+    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<ReserveDecision, Unanswered<H>> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
@@ -28,12 +29,12 @@ impl<H, W> Ledger<H, W> {
             && self.fills_in(index, want)
         {
             if let Some(connection) = self.table.detach(index) {
-                // The hook connects once more. What it had is replaced, as in a dict.
+                // The hook connects once more. The new connection replaces the first, as in a dict.
                 self.after.handles.push(connection);
-                self.stats.count_closed(Reason::Unplaced);
+                self.stats.count_closed(CloseReason::Unplaced);
                 self.table.advance(index, State::Opening);
             }
-            return Ok(Reserve::Pending(self.table.id(index)));
+            return Ok(ReserveDecision::Pending(self.table.id(index)));
         }
         if !self.has_room() {
             return Err(Refusal::Exhausted.into());
@@ -41,18 +42,18 @@ impl<H, W> Ledger<H, W> {
         let index = self.table.occupy(State::Opening);
         if let Some(want) = want {
             self.file(index, want);
-            // Where one is lent under this key already, the new one takes its place, as in a dict.
+            // If one is lent under this key already, the new one replaces it, as in a dict.
             let lent = filed.filter(|&filed| self.table.get(filed).state == State::Lent);
             self.table.set_replaces(index, lent.map(|lent| self.table.id(lent)));
         } else {
-            self.note_coming(index, caller);
+            self.begin_transit(index, caller);
         }
-        Ok(Reserve::New(self.table.id(index)))
+        Ok(ReserveDecision::New(self.table.id(index)))
     }
 
-    /// Says whether who asks does so for the opener of this slot: it is the opener; or it is another thread, that a
-    /// hook has handed its work to. Only the hook can know an automatic number; whoever names a user's key may mean
-    /// another connection, if there is room for one.
+    /// Says whether the caller asks on behalf of the opener of this slot: it is the opener, or another thread to which a hook
+    /// has handed its work. Only the hook can know an automatic number. A caller that names a user's key may mean another
+    /// connection, if there is room for one.
     fn fills_in(&self, index: u32, want: &Want<H>) -> bool {
         let slot = self.table.get(index);
         slot.opener.is_some_and(|opener| {
@@ -62,18 +63,18 @@ impl<H, W> Ledger<H, W> {
         })
     }
 
-    /// Lets the opening of a slot's connection begin now, by this caller.
+    /// Notes that this caller begins to open the slot's connection now.
     pub(super) fn begin_opening(&mut self, index: u32, opener: Caller) {
         let slot = self.table.get_mut(index);
-        slot.health = Health { born: slot.generation, ..Health::NONE };
+        slot.health = Health { opened_in: slot.generation, ..Health::NONE };
         self.table.set_opener(index, opener);
     }
 
-    /// Puts an opened connection into its slot. Refused, the connection is the caller's to close.
+    /// Puts an opened connection into its slot. If the ledger refuses it, the caller closes it.
     pub(crate) fn fulfil(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
         let placed = self.place(slot, address, connection);
         if placed.is_err() {
-            self.stats.count_closed(Reason::Unplaced);
+            self.stats.count_closed(CloseReason::Unplaced);
         }
         placed
     }
@@ -91,34 +92,34 @@ impl<H, W> Ledger<H, W> {
         Ok(())
     }
 
-    /// Puts a connection into a slot that is reserved for it. Others get it when its opener has finished.
+    /// Puts a connection into a slot that is reserved for it. Other callers get it when its opener has finished.
     pub(super) fn fill(&mut self, index: u32, address: usize, connection: &Arc<H>) {
         self.attach(index, address, Arc::clone(connection));
         let replaced = self.table.get(index).replaces.and_then(|slot| self.table.find(slot));
         if matches!(self.table.get(index).key, Key::None) {
-            self.make_idle(index);
+            self.become_idle(index);
         } else {
             self.table.advance(index, State::Lent).since = self.now;
             self.note_due(self.now.after(self.policy.leak_after));
             if let Some(replaced) = replaced {
-                self.stats.count_closed(Reason::Unplaced);
+                self.stats.count_closed(CloseReason::Unplaced);
                 self.vacate(replaced);
             }
         }
     }
 
-    /// Ends a reservation: one that was fulfilled is a loan like any other now, one that was not gives its room back.
+    /// Ends a reservation. A fulfilled one is a loan like any other from now on; an unfulfilled one gives its room back.
     pub(crate) fn finish(&mut self, slot: SlotId) {
         let Some(index) = self.table.reserved(slot) else { return };
         if self.table.get(index).state == State::Opening {
             self.vacate(index);
         } else {
             self.table.clear_opener(index);
-            self.nudge(self.table.get(index).key.mark());
+            self.wake_key_waiters(self.table.get(index).key.tag());
         }
     }
 
-    /// Ends a reservation whose opener has failed. A connection that it had filed all the same is given to be closed.
+    /// Ends a reservation whose opener has failed. A connection that it has filed all the same comes out, to be closed.
     pub(crate) fn fail(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<Return<H>> {
         self.connect_error = Some(why);
         let index = self.table.reserved(slot)?;
@@ -127,11 +128,11 @@ impl<H, W> Ledger<H, W> {
             return None;
         }
         if self.closed {
-            // It was closed with the others.
+            // The closer has closed it with the others.
             self.vacate(index);
             return None;
         }
-        self.withdraw(index);
-        self.begin_discard(index, Reason::Unplaced)
+        self.end_loan(index);
+        self.begin_discard(index, CloseReason::Unplaced)
     }
 }

@@ -1,89 +1,35 @@
-//! Anything is called in any order: the books are edited by hand, one object is given again and again, callers ask for
-//! what they have. There is no model of that. Yet no slot is lost, none is above the limit unless somebody wrote it into
-//! the books, and every handle is let go in the end.
+//! Anything is called in any order: loans and idle connections are edited by hand, one object is given again and again,
+//! callers ask for what they have. There is no model of that. Yet no slot is lost, none is above the limit unless it was
+//! inserted by hand, and every handle is dropped in the end.
 
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
 use super::lengths;
-use super::props::{Bell, Thing, World, no, refusal, seconds, settle, show};
-use crate::{Busy, CheckOut, Checking, Chore, Policy, Reason, Refill, Reservation, Reserve, Returning, Waiter, Want};
+use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
+use crate::{
+    Busy, CheckOut, Checking, Chore, CloseReason, Policy, Refill, Reservation, Reserve, Returning, Waiter, Want,
+};
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
 type Step = (Call, usize, u32, bool);
 
-#[derive(Clone, Copy, Debug)]
-enum Call {
-    Pass,
-    Lend,
-    CheckOut,
-    Reserve,
-    Fulfil,
-    Fail,
-    EndReservation,
-    KeepClean,
-    BeginReturn,
-    ReturnByKey,
-    Keep,
-    Condemn,
-    Leave,
-    EndReturn,
-    Pronounce,
-    Next,
-    DropCheck,
-    IdleCheck,
-    EndWait,
-    Chore,
-    EndRefill,
-    Drain,
-    CondemnLoan,
-    Reclaim,
-    EnterLoan,
-    StrikeLoan,
-    ReplaceIdle,
-    Limits,
-    Close,
-    Open,
-    Reset,
+macro_rules! calls {
+    ($($call:ident)*) => {
+        #[derive(Clone, Copy, Debug)]
+        enum Call {
+            $($call),*
+        }
+        const CALLS: &[Call] = &[$(Call::$call),*];
+    };
 }
 
-const CALLS: [Call; 31] = {
-    use Call::*;
-    [
-        Pass,
-        Lend,
-        CheckOut,
-        Reserve,
-        Fulfil,
-        Fail,
-        EndReservation,
-        KeepClean,
-        BeginReturn,
-        ReturnByKey,
-        Keep,
-        Condemn,
-        Leave,
-        EndReturn,
-        Pronounce,
-        Next,
-        DropCheck,
-        IdleCheck,
-        EndWait,
-        Chore,
-        EndRefill,
-        Drain,
-        CondemnLoan,
-        Reclaim,
-        EnterLoan,
-        StrikeLoan,
-        ReplaceIdle,
-        Limits,
-        Close,
-        Open,
-        Reset,
-    ]
-};
+calls! {
+    Pass Lend CheckOut Reserve Fulfil Fail EndReservation TakeBackClean BeginReturn ReturnByKey Keep CloseFor
+    Defer EndReturn Pronounce Next DropCheck IdleCheck EndWait Chore EndRefill Drain InvalidateLoan Reclaim
+    InsertLoan RemoveLoan ReplaceIdle Limits Close Open Reset
+}
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let often = prop::sample::select(vec![Call::Lend, Call::CheckOut, Call::Fulfil, Call::BeginReturn, Call::Keep]);
@@ -91,15 +37,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec((call, 0..4_usize, 0..4_u32, any::<bool>()), lengths::steps(20..150))
 }
 
-/// Everything that somebody holds.
+/// All guards that callers hold.
 #[derive(Default)]
 struct Hands<'w> {
-    reservations: Vec<Reservation<'w, Thing, Bell>>,
+    reservations: Vec<Reservation<'w, Thing, TestWaker>>,
     /// And whether it is for a loan.
-    checks: Vec<(Checking<'w, Thing, Bell>, bool)>,
-    returns: Vec<Returning<'w, Thing, Bell>>,
-    waiters: Vec<Waiter<'w, Thing, Bell>>,
-    refills: Vec<Refill<'w, Thing, Bell>>,
+    checks: Vec<(Checking<'w, Thing, TestWaker>, bool)>,
+    returns: Vec<Returning<'w, Thing, TestWaker>>,
+    waiters: Vec<Waiter<'w, Thing, TestWaker>>,
+    refills: Vec<Refill<'w, Thing, TestWaker>>,
 }
 
 fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
@@ -116,19 +62,19 @@ fn caller(number: u32) -> u64 {
 
 fn want(world: &World, number: u32, flag: bool) -> Want<Thing> {
     match (number, flag) {
-        (0, _) => Want::Any(world.pool.next_number(), caller(number)),
+        (0, _) => Want::Any(world.ledger.next_number(), caller(number)),
         (1, true) => Want::Number(u64::from(number), caller(number)),
         _ => world.ask(number, caller(number)),
     }
 }
 
 impl<'w> Hands<'w> {
-    fn note(&mut self, answer: CheckOut<'w, Thing, Bell>) {
+    fn note(&mut self, answer: CheckOut<'w, Thing, TestWaker>) {
         match answer {
             CheckOut::Lent(_) => {}
-            CheckOut::Doubtful(checking) => self.checks.push((checking, true)),
+            CheckOut::Check(checking) => self.checks.push((checking, true)),
             CheckOut::Reserved(reservation) => self.reservations.push(reservation),
-            CheckOut::Errand(errand) => self.returns.push(errand),
+            CheckOut::FinishReturn(returning) => self.returns.push(returning),
             CheckOut::Busy(_, joined) => self.waiters.extend(joined),
         }
     }
@@ -136,15 +82,15 @@ impl<'w> Hands<'w> {
     /// Makes a call. Four objects, four keys and three callers are all there is, so that they meet.
     fn call(&mut self, world: &'w World, step: Step) {
         let (call, nth, number, flag) = step;
-        let (pool, now, caller) = (&world.pool, world.now(), caller(number));
+        let (ledger, now, caller) = (&world.ledger, world.now(), caller(number));
         let want = || want(world, number, flag);
         match call {
             Call::Pass => world.pass(f64::from(number)),
-            Call::Lend => drop(pool.lend_idle(caller, now)),
+            Call::Lend => drop(ledger.lend_idle(caller, now)),
             Call::CheckOut => {
                 let waiter = if flag { take(&mut self.waiters, nth) } else { None };
-                let bell = || Some(world.bell());
-                let answer = settle(&mut want(), |want| pool.check_out(want, waiter.as_ref(), bell(), now));
+                let waker = || Some(world.waker());
+                let answer = resolve_key(&mut want(), |want| ledger.check_out(want, waiter.as_ref(), waker(), now));
                 self.waiters.extend(waiter);
                 if let Ok(answer) = answer {
                     self.note(answer);
@@ -152,9 +98,9 @@ impl<'w> Hands<'w> {
             }
             Call::Reserve => {
                 let reserved = if flag {
-                    settle(&mut want(), |want| pool.reserve(Some(want), caller))
+                    resolve_key(&mut want(), |want| ledger.reserve(Some(want), caller))
                 } else {
-                    pool.reserve(None, caller).map_err(refusal)
+                    ledger.reserve(None, caller).map_err(refusal)
                 };
                 if let Ok(Reserve::New(reservation)) = reserved {
                     self.reservations.push(reservation);
@@ -166,7 +112,8 @@ impl<'w> Hands<'w> {
                 }
             }
             Call::Fail => {
-                let failed = take(&mut self.reservations, nth).and_then(|reservation| reservation.fail(no("no")));
+                let failed =
+                    take(&mut self.reservations, nth).and_then(|reservation| reservation.fail(connect_error("no")));
                 self.returns.extend(failed);
             }
             Call::EndReservation => drop(take(&mut self.reservations, nth)),
@@ -176,14 +123,16 @@ impl<'w> Hands<'w> {
 
     fn give_back(&mut self, world: &'w World, step: Step) {
         let (call, nth, number, flag) = step;
-        let (pool, now) = (&world.pool, world.now());
+        let (ledger, now) = (&world.ledger, world.now());
         match call {
-            Call::KeepClean => drop(world.keep(name(nth))),
-            Call::BeginReturn => self.returns.extend(pool.begin_return(Some(name(nth) as usize), None, flag, now).ok()),
+            Call::TakeBackClean => drop(world.take_back_clean(name(nth))),
+            Call::BeginReturn => {
+                self.returns.extend(ledger.begin_return(Some(name(nth) as usize), None, flag, now).ok());
+            }
             Call::ReturnByKey => {
                 let address = flag.then_some(name(nth) as usize);
-                let begun = settle(&mut world.ask(number, caller(number)), |want| {
-                    pool.begin_return(address, Some(want), false, now)
+                let begun = resolve_key(&mut world.ask(number, caller(number)), |want| {
+                    ledger.begin_return(address, Some(want), false, now)
                 });
                 self.returns.extend(begun.ok());
             }
@@ -194,14 +143,14 @@ impl<'w> Hands<'w> {
                     self.returns.push(returning);
                 }
             }
-            Call::Condemn => {
+            Call::CloseFor => {
                 if let Some(returning) = self.returns.get_mut(nth) {
-                    returning.condemn(Reason::Lost);
+                    returning.close_for(CloseReason::Lost);
                 }
             }
-            Call::Leave => {
-                let left = take(&mut self.returns, nth).and_then(|returning| returning.leave(now));
-                self.returns.extend(left);
+            Call::Defer => {
+                let declined = take(&mut self.returns, nth).and_then(|returning| returning.defer(now));
+                self.returns.extend(declined);
             }
             Call::EndReturn => drop(take(&mut self.returns, nth)),
             Call::Pronounce => {
@@ -211,14 +160,14 @@ impl<'w> Hands<'w> {
             }
             Call::Next => {
                 if let Some((checking, _)) = take(&mut self.checks, nth).filter(|&(_, loan)| loan)
-                    && let Ok(answer) = checking.next(Reason::Lost, now)
+                    && let Ok(answer) = checking.next(CloseReason::Lost, now)
                 {
                     self.note(answer);
                 }
             }
             Call::DropCheck => {
                 if let Some((checking, _)) = take(&mut self.checks, nth) {
-                    checking.discard(Reason::Lost);
+                    checking.discard(CloseReason::Lost);
                 }
             }
             _ => self.manage(world, step),
@@ -227,16 +176,16 @@ impl<'w> Hands<'w> {
 
     fn manage(&mut self, world: &'w World, step: Step) {
         let (call, nth, number, flag) = step;
-        let (pool, now, caller, name) = (&world.pool, world.now(), caller(number), name(nth));
+        let (ledger, now, caller, name) = (&world.ledger, world.now(), caller(number), name(nth));
         let want = || want(world, number, flag);
         match call {
             Call::IdleCheck => {
-                if let Some(&slot) = pool.idle_slots().get(nth) {
-                    self.checks.extend(pool.begin_idle_check(slot, caller, now).map(|checking| (checking, false)));
+                if let Some(&slot) = ledger.idle_slots().get(nth) {
+                    self.checks.extend(ledger.begin_idle_check(slot, caller, now).map(|checking| (checking, false)));
                 }
             }
             Call::EndWait => self.returns.extend(take(&mut self.waiters, nth).and_then(Waiter::leave)),
-            Call::Chore => match pool.chore(caller, now) {
+            Call::Chore => match ledger.chore(caller, now) {
                 Chore::Return(returning) => self.returns.push(returning),
                 Chore::Open(refill) => self.refills.push(refill),
                 Chore::Report(_) | Chore::Rest(_) => {}
@@ -246,45 +195,46 @@ impl<'w> Hands<'w> {
                     refill.fail(now);
                 }
             }
-            Call::Drain => self.returns.extend(pool.drain(caller)),
-            Call::CondemnLoan => {
-                if let Some(slot) = pool.loan_at(name as usize) {
-                    pool.condemn(slot, flag);
+            Call::Drain => self.returns.extend(ledger.drain(caller)),
+            Call::InvalidateLoan => {
+                if let Some(slot) = ledger.loan_at(name as usize) {
+                    ledger.invalidate(slot, flag);
                 }
             }
             Call::Reclaim => {
-                if let Some(slot) = pool.loan_at(name as usize) {
-                    pool.annotate(slot, world.thing(99));
-                    pool.replace_handle(slot, world.thing(name));
+                if let Some(slot) = ledger.loan_at(name as usize) {
+                    ledger.annotate(slot, world.thing(99));
+                    ledger.replace_handle(slot, world.thing(name));
                     drop(flag.then(|| world.reclaim(slot)));
                 }
             }
-            Call::EnterLoan => {
+            Call::InsertLoan => {
                 let entered = world.thing(name);
-                let _refused = settle(&mut want(), |want| pool.enter_loan(want, name as usize, &entered, world.now()));
+                let _refused =
+                    resolve_key(&mut want(), |want| ledger.insert_loan(want, name as usize, &entered, world.now()));
             }
-            Call::StrikeLoan => drop(settle(&mut want(), |want| pool.strike_loan(want))),
+            Call::RemoveLoan => drop(resolve_key(&mut want(), |want| ledger.remove_loan(want))),
             Call::ReplaceIdle => {
-                let mut idle: Vec<_> = pool.idle().into_iter().map(|thing| (thing.name as usize, thing)).collect();
+                let mut idle: Vec<_> = ledger.idle().into_iter().map(|thing| (thing.name as usize, thing)).collect();
                 let seen: Vec<_> = idle.iter().map(|&(address, _)| address).collect();
                 if flag {
                     idle.push((name as usize, world.thing(name)));
                 } else {
                     drop(take(&mut idle, nth));
                 }
-                let _stale = pool.replace_idle(&seen, idle, world.now());
+                let _stale = ledger.replace_idle(&seen, idle, world.now());
             }
-            Call::Limits => self.returns.extend(pool.resize(nth, number as usize)),
-            Call::Close => drop(pool.close()),
-            Call::Open => pool.set_closed(false),
-            Call::Reset => pool.reset(),
+            Call::Limits => self.returns.extend(ledger.resize(nth, number as usize)),
+            Call::Close => drop(ledger.close()),
+            Call::Open => ledger.set_closed(false),
+            Call::Reset => ledger.reset(),
             _ => panic!("{call:?} has been dealt with"),
         }
     }
 }
 
 fn occupied(world: &World) -> usize {
-    let counts = world.pool.counts();
+    let counts = world.ledger.counts();
     counts.open() + counts.opening
 }
 
@@ -297,38 +247,38 @@ proptest! {
             check_after: seconds(1.0),
             max_idle: seconds(4.0),
             max_lifetime: seconds(20.0),
-            kept: true,
+            has_housekeeper: true,
             ..Policy::default()
         });
-        let keeper = world.keeper();
+        let housekeeper = world.housekeeper();
         let mut hands = Hands::default();
         for &step in &steps {
             let before = occupied(&world);
             hands.call(&world, step);
-            let (counts, by_hand) = (world.pool.counts(), matches!(step.0, Call::EnterLoan | Call::ReplaceIdle));
+            let (counts, by_hand) = (world.ledger.counts(), matches!(step.0, Call::InsertLoan | Call::ReplaceIdle));
             prop_assert!(by_hand || occupied(&world) <= before.max(counts.maxconn), "above the limit after {step:?}");
             prop_assert_eq!((world.idle().len(), world.lent().len()), (counts.idle, counts.lent), "after {:?}", step);
         }
         drop(hands);
-        world.pool.set_closed(false);
-        while let Chore::Return(returning) = world.pool.chore(7, world.now()) {
+        world.ledger.set_closed(false);
+        while let Chore::Return(returning) = world.ledger.chore(7, world.now()) {
             drop(returning);
         }
         for name in world.lent() {
             drop(world.begin_return(name).expect("it is lent"));
         }
         let idle: Vec<_> = world.idle().into_iter().map(|name| name as usize).collect();
-        prop_assert!(world.pool.replace_idle(&idle, vec![], world.now()));
-        prop_assert_eq!((occupied(&world), world.pool.counts().waiting), (0, 0));
+        prop_assert!(world.ledger.replace_idle(&idle, vec![], world.now()));
+        prop_assert_eq!((occupied(&world), world.ledger.counts().waiting), (0, 0));
         let (made, dropped) = (world.made.load(Ordering::SeqCst), world.dropped.lock().expect("no panic").len());
-        prop_assert_eq!(made, dropped, "somebody has a handle still");
-        drop(world.pool.resize(1, 1));
-        world.pool.hurry_refill();
+        prop_assert_eq!(made, dropped, "a handle is still held");
+        drop(world.ledger.resize(1, 1));
+        world.ledger.hurry_refill();
         drop(world.take_refill());
         world.open([1]);
         let answer = world.check_out(&world.any());
-        prop_assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming: {}", show(&answer));
-        prop_assert!(world.keep(1), "there is no twin any more");
-        drop(keeper);
+        prop_assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "nothing is in transit: {}", show(&answer));
+        prop_assert!(world.take_back_clean(1), "there is no alias any more");
+        drop(housekeeper);
     }
 }

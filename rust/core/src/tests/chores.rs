@@ -1,31 +1,31 @@
-//! What is done that no caller waits for, when it is due, and who is told.
+//! Chores: what is done, when it is due, and when the housekeeper is told.
 
-use super::props::{Bell, World, counts, seconds, show};
-use crate::{Busy, CheckOut, Chore, Policy, Reason, Refusal, Reserve};
+use super::props::{TestWaker, World, counts, seconds, show};
+use crate::{Busy, CheckOut, Chore, CloseReason, Policy, Refusal, Reserve};
 
-fn keeping(policy: Policy) -> Policy {
-    Policy { kept: true, ..policy }
+fn with_housekeeper(policy: Policy) -> Policy {
+    Policy { has_housekeeper: true, ..policy }
 }
 
 /// A pool that closes what has been idle for ten seconds above minconn.
 fn shrinking(minconn: usize, maxconn: usize) -> World {
-    World::with(minconn, maxconn, keeping(Policy { max_idle: seconds(10.0), ..Policy::default() }))
+    World::with(minconn, maxconn, with_housekeeper(Policy { max_idle: seconds(10.0), ..Policy::default() }))
 }
 
 /// A pool whose connections live for ten seconds at most.
 fn mortal(minconn: usize, maxconn: usize) -> World {
-    World::with(minconn, maxconn, keeping(Policy { max_lifetime: seconds(10.0), ..Policy::default() }))
+    World::with(minconn, maxconn, with_housekeeper(Policy { max_lifetime: seconds(10.0), ..Policy::default() }))
 }
 
-// --- returns that were left --------------------------------------------------------------------------------------
+// --- deferred returns --------------------------------------------------------------------------------------
 
 #[test]
-fn returns_that_were_left_are_taken_over_in_their_order_and_each_once() {
+fn deferred_returns_are_taken_over_in_their_order_and_each_once() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
-    let keeper = world.keeper();
-    world.leave([2, 1]);
-    assert_eq!((keeper.rung(), counts(&world)), (2, (0, 1, 0, 2, 0)));
+    let housekeeper = world.housekeeper();
+    world.defer_returns([2, 1]);
+    assert_eq!((housekeeper.wakes(), counts(&world)), (2, (0, 1, 0, 2, 0)));
     let (mut second, mut first) = (world.take_return(), world.take_return());
     assert_eq!([second.connection().name, first.connection().name], [2, 1]);
     assert!(world.rest().is_infinite());
@@ -35,191 +35,189 @@ fn returns_that_were_left_are_taken_over_in_their_order_and_each_once() {
 }
 
 #[test]
-fn a_return_that_was_left_says_still_why_the_connection_is_to_be_closed() {
+fn a_deferred_return_still_says_why_the_connection_is_to_be_closed() {
     let world = World::new(0, 1);
     world.open([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
-    returning.condemn(Reason::Lost);
-    assert!(returning.leave(world.now()).is_none());
+    returning.close_for(CloseReason::Lost);
+    assert!(returning.defer(world.now()).is_none());
     let taken = world.take_return();
-    assert_eq!(taken.closing(), Some(Reason::Lost));
+    assert_eq!(taken.closing(), Some(CloseReason::Lost));
     drop(taken);
-    assert_eq!((world.closed(Reason::Lost), counts(&world)), (1, (0, 0, 0, 0, 0)));
+    assert_eq!((world.closed(CloseReason::Lost), counts(&world)), (1, (0, 0, 0, 0, 0)));
 }
 
 #[test]
-fn who_finds_the_pool_full_finishes_a_return_that_nobody_has_begun() {
+fn a_caller_that_finds_the_pool_full_finishes_a_deferred_return() {
     let world = World::new(1, 2);
     world.open([1, 2]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let want = world.any();
-    let Ok(CheckOut::Errand(mut errand)) = world.check_out(&want) else { panic!("there is one") };
-    assert_eq!((errand.connection().name, errand.closing()), (1, None));
-    assert!(errand.keep(world.now()));
-    drop(errand);
+    let Ok(CheckOut::FinishReturn(mut returning)) = world.check_out(&want) else { panic!("there is one") };
+    assert_eq!((returning.connection().name, returning.closing()), (1, None));
+    assert!(returning.keep(world.now()));
+    drop(returning);
     assert!(matches!(world.check_out(&want), Ok(CheckOut::Lent(connection)) if connection.name == 1));
 }
 
 #[test]
-fn a_return_that_somebody_waits_for_is_not_left_but_finished_at_once() {
+fn a_return_that_a_waiter_waits_for_is_not_deferred_but_finished_at_once() {
     let world = World::new(1, 1);
     world.open([1]);
-    let (bell, queued) = (world.bell(), world.any());
-    let waiter = world.join(&queued, &bell);
-    let mut returning = world.begin_return(1).expect("it is lent").leave(world.now()).expect("it comes back");
+    let (waker, queued) = (world.waker(), world.any());
+    let waiter = world.join(&queued, &waker);
+    let mut returning = world.begin_return(1).expect("it is lent").defer(world.now()).expect("it comes back");
     assert!(returning.keep(world.now()));
     drop(returning);
-    assert_eq!(bell.rung(), 1);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert_eq!(waker.wakes(), 1);
+    assert!(world.is_full());
     assert_eq!(world.claim(&queued, &waiter), 1);
 }
 
 #[test]
-fn returns_are_not_left_to_a_housekeeping_that_is_behind_with_those_it_has() {
+fn returns_are_not_deferred_to_a_housekeeping_that_is_behind() {
     let world = World::new(2, 2);
     world.open([1, 2]);
-    world.leave([1]);
+    world.defer_returns([1]);
     world.pass(0.2);
-    assert!(world.begin_return(2).expect("it is lent").leave(world.now()).is_some());
+    assert!(world.begin_return(2).expect("it is lent").defer(world.now()).is_some());
     drop(world.take_return());
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
 #[test]
-fn whoever_will_get_what_the_housekeeping_is_returning_is_told_so_and_the_next_is_not() {
+fn the_caller_that_will_get_what_the_housekeeping_returns_is_told_so_and_the_next_is_not() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let mut returning = world.take_return();
-    let (bell, want) = (world.bell(), world.any());
-    let answer = world.pool.check_out(&want, None, Some(bell.clone()), world.now());
-    let Ok(CheckOut::Busy(Busy::Coming, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    let (waker, want) = (world.waker(), world.any());
+    let answer = world.ledger.check_out(&want, None, Some(waker.clone()), world.now());
+    let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    assert!(world.is_full());
     assert!(returning.keep(world.now()));
-    assert_eq!((bell.rung(), world.claim(&want, &waiter)), (1, 1));
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is counted no more");
+    assert_eq!((waker.wakes(), world.claim(&want, &waiter)), (1, 1));
+    assert!(world.is_full(), "it is counted no more");
 }
 
 #[test]
 fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     drop(world.take_return());
-    assert_eq!((counts(&world), world.closed(Reason::Unclean)), ((0, 0, 0, 0, 0), 1));
+    assert_eq!((counts(&world), world.closed(CloseReason::Unclean)), ((0, 0, 0, 0, 0), 1));
     world.open([2]);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
 }
 
 #[test]
-fn a_pool_that_is_closed_gives_the_returns_that_nobody_has_begun_and_takes_back_the_others() {
+fn a_pool_that_is_closed_gives_the_deferred_returns_that_no_caller_has_begun_and_takes_back_the_others() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
-    world.leave([1, 2]);
+    world.defer_returns([1, 2]);
     let mut begun = world.take_return();
-    let closing = world.pool.close().expect("it is open");
+    let closing = world.ledger.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 3]);
     assert!(!begun.keep(world.now()));
-    assert_eq!(begun.closing(), Some(Reason::WithPool));
+    assert_eq!(begun.closing(), Some(CloseReason::WithPool));
     drop(begun);
-    assert_eq!((counts(&world), world.closed(Reason::WithPool)), ((0, 1, 0, 0, 0), 3));
+    assert_eq!((counts(&world), world.closed(CloseReason::WithPool)), ((0, 1, 0, 0, 0), 3));
 }
 
 #[test]
-fn a_pool_made_anew_knows_nothing_of_returns_that_were_left_before() {
+fn a_pool_made_anew_knows_nothing_of_deferred_returns() {
     let world = World::new(2, 2);
     world.open([1, 2]);
-    world.leave([1, 2]);
+    world.defer_returns([1, 2]);
     let mut begun = world.take_return();
-    world.pool.reset();
+    world.ledger.reset();
     assert!(!begun.keep(world.now()));
     drop(begun);
     world.open([3, 4]);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     assert_eq!(*world.dropped.lock().expect("no panic"), [2, 1]);
 }
 
 #[test]
-fn a_return_that_is_left_in_a_pool_that_was_closed_meanwhile_is_finished_all_the_same() {
+fn a_return_that_is_deferred_in_a_pool_that_was_closed_meanwhile_is_finished_all_the_same() {
     let world = World::new(1, 1);
     world.open([1]);
     let returning = world.begin_return(1).expect("it is lent");
-    world.pool.close().expect("it is open");
-    let mut taken = returning.leave(world.now()).expect("a closed pool has no chores");
+    world.ledger.close().expect("it is open");
+    let mut taken = returning.defer(world.now()).expect("a closed pool has no chores");
     assert!(!taken.keep(world.now()));
     drop(taken);
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
 #[test]
-fn a_return_that_is_left_twice_is_counted_once() {
+fn a_return_that_is_deferred_twice_is_counted_once() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
-    assert!(world.take_return().leave(world.now()).is_none());
+    world.defer_returns([1]);
+    assert!(world.take_return().defer(world.now()).is_none());
     assert!(world.take_return().keep(world.now()));
     world.borrow();
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "nothing is coming");
+    assert!(world.is_full(), "nothing is in transit");
 }
 
 #[test]
-fn nobody_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() {
+fn no_caller_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() {
     let world = World::new(2, 2);
     world.open([1, 2]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let _returning = world.take_return();
-    drop(world.pool.set_maxconn(1));
-    let answer = world.check_out(&world.any());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
+    drop(world.ledger.set_maxconn(1));
+    assert!(world.is_full());
 }
 
 #[test]
-fn whoever_waits_for_what_the_housekeeping_is_returning_is_told_the_same_when_it_asks_again() {
+fn a_waiter_for_what_the_housekeeping_returns_is_told_the_same_when_it_asks_again() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let _returning = world.take_return();
     let want = world.any();
-    let answer = world.pool.check_out(&want, None, Some(world.bell()), world.now());
-    let Ok(CheckOut::Busy(Busy::Coming, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    let answer = world.pool.check_out(&want, Some(&waiter), Some(world.bell()), world.now());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Coming, None))), "{}", show(&answer));
+    let answer = world.ledger.check_out(&want, None, Some(world.waker()), world.now());
+    let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let answer = world.ledger.check_out(&want, Some(&waiter), Some(world.waker()), world.now());
+    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::InTransit, None))), "{}", show(&answer));
 }
 
 #[test]
-fn who_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
+fn a_caller_that_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
-    let Ok(CheckOut::Errand(_errand)) = world.check_out(&world.any()) else { panic!("there is one") };
+    world.defer_returns([1]);
+    let Ok(CheckOut::FinishReturn(_returning)) = world.check_out(&world.any()) else { panic!("there is one") };
     // What cleans the connection, or logs that it could not be cleaned, borrows from the same pool.
-    let answer = world.check_out(&world.any());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
+    assert!(world.is_full());
 }
 
 #[test]
-fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
+fn a_slot_in_transit_is_waited_for_but_not_by_the_caller_that_works_on_it() {
     let keyed = |caller| crate::Want::Number(1000 + caller, caller);
     let check = |world: &World| {
         let answers = [world.check_out(&keyed(8)), world.check_out(&keyed(7))].map(|answer| show(&answer));
-        assert_eq!(answers, ["Coming, waiting: false", "Full, waiting: false"]);
+        assert_eq!(answers, ["InTransit, waiting: false", "Full, waiting: false"]);
     };
     // A connection that is opened to lie idle.
     let world = World::new(1, 1);
-    let Ok(Reserve::New(opening)) = world.pool.reserve(None, 7) else { panic!("there is room") };
+    let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 7) else { panic!("there is room") };
     check(&world);
     drop(opening);
-    // One that is looked at.
+    // A connection under a check.
     world.open_idle(1);
-    let looking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let looking = world.check_idle();
     check(&world);
     looking.put_back(world.now()).expect("there is a use for it");
     // One that is drained.
-    let drained = world.pool.drain(7);
+    let drained = world.ledger.drain(7);
     check(&world);
     drop(drained);
     // One whose time is over.
-    world.pool.set_policy(Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    world.ledger.set_policy(Policy { max_lifetime: seconds(10.0), ..Policy::default() });
     world.open_idle(2);
     world.pass(10.0);
     let over = world.take_return();
@@ -229,27 +227,27 @@ fn whatever_is_on_its_way_to_be_free_is_waited_for_but_not_by_who_sees_to_it() {
 }
 
 #[test]
-fn of_two_who_are_told_that_one_is_coming_only_the_first_who_joins_the_queue_is_told_so_again() {
+fn of_two_callers_that_are_told_of_a_slot_in_transit_only_the_first_that_joins_the_queue_is_told_so_again() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
+    world.defer_returns([1]);
     let _returning = world.take_return();
     let wants = [world.any(), world.any()];
     for want in &wants {
-        assert!(matches!(world.check_out(want), Ok(CheckOut::Busy(Busy::Coming, None))));
+        assert!(matches!(world.check_out(want), Ok(CheckOut::Busy(Busy::InTransit, None))));
     }
-    let bell = world.bell();
-    let answers = wants.each_ref().map(|want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
+    let waker = world.waker();
+    let answers = wants.each_ref().map(|want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
     let shown = answers.each_ref().map(show);
-    assert_eq!(shown, ["Coming, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
+    assert_eq!(shown, ["InTransit, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
 }
 
 #[test]
-fn a_return_that_was_left_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
+fn a_return_that_was_deferred_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
     let world = World::new(1, 1);
     world.open([1]);
-    world.leave([1]);
-    world.pool.set_closed(true);
+    world.defer_returns([1]);
+    world.ledger.set_closed(true);
     drop(world.take_return());
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
@@ -269,13 +267,13 @@ fn what_has_been_idle_for_longest_above_minconn_is_closed_when_its_time_is_up() 
     world.rest();
     world.pass(0.001);
     let first = world.take_return();
-    assert_eq!((first.connection().name, first.closing()), (2, Some(Reason::Idle)));
+    assert_eq!((first.connection().name, first.closing()), (2, Some(CloseReason::Idle)));
     drop(first);
     world.pass(1.0);
     assert_eq!(world.take_return().connection().name, 1);
     world.pass(1e6);
     world.rest();
-    assert_eq!((world.idle(), world.closed(Reason::Idle)), (vec![3], 2));
+    assert_eq!((world.idle(), world.closed(CloseReason::Idle)), (vec![3], 2));
 }
 
 #[test]
@@ -294,15 +292,15 @@ fn with_a_max_idle_of_zero_nothing_above_minconn_is_kept_and_without_end_everyth
 #[test]
 fn an_idle_connection_is_closed_at_the_end_of_its_life_and_another_one_opened() {
     let world = mortal(1, 1);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open([1]);
     assert!(world.give_back(1));
     let (slept, over) = world.sleep();
     assert!((9.0..=10.0).contains(&slept), "{slept}");
-    assert_eq!(over.closing(), Some(Reason::Lifetime));
-    let rung = keeper.rung();
+    assert_eq!(over.closing(), Some(CloseReason::Lifetime));
+    let before = housekeeper.wakes();
     drop(over);
-    assert_eq!(keeper.rung(), rung + 1, "one is missing now");
+    assert_eq!(housekeeper.wakes(), before + 1, "one is missing now");
     drop(world.take_refill());
 }
 
@@ -312,8 +310,8 @@ fn the_end_of_a_lent_connections_life_is_looked_out_for_as_it_may_have_come_back
     world.open([1, 2]);
     world.pass(8.0);
     let rest = world.rest();
-    assert!(rest <= 2.0, "the keeper comes back in {rest} s");
-    assert!(world.keep(1), "of which it is not told");
+    assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
+    assert!(world.take_back_clean(1), "of which it is not told");
 }
 
 #[test]
@@ -321,49 +319,49 @@ fn the_end_of_a_connections_life_is_looked_out_for_while_it_is_looked_at() {
     let world = mortal(1, 1);
     world.open_idle(1);
     world.pass(8.0);
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     let rest = world.rest();
-    assert!(rest <= 2.0, "the keeper comes back in {rest} s");
+    assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
     checking.put_back(world.now()).expect("the pool is open");
 }
 
 #[test]
-fn the_keeper_is_told_when_a_drained_connection_is_put_back() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
+fn the_housekeeper_is_told_when_a_drained_connection_is_put_back() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     world.open_idle(1);
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
-    drop(world.pool.drain(7));
+    let checking = world.check_idle();
+    drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
+    let before = housekeeper.wakes();
     let refused = checking.put_back(world.now()).is_err();
-    assert!(refused || keeper.rung() > rung);
+    assert!(refused || housekeeper.wakes() > before);
 }
 
 #[test]
-fn the_keeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_that_leaves() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
+fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_that_leaves() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     world.open([1]);
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
-    drop(world.pool.drain(7));
+    drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
-    assert!(waiter.leave().is_some() || keeper.rung() > rung);
+    let before = housekeeper.wakes();
+    assert!(waiter.leave().is_some() || housekeeper.wakes() > before);
 }
 
 #[test]
-fn the_keeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhile() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
-    let Ok(Reserve::New(opening)) = world.pool.reserve(None, 0) else { panic!("there is room") };
-    drop(world.pool.drain(7));
+fn the_housekeeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhile() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
+    let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
+    drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
+    let before = housekeeper.wakes();
     world.fulfil(&opening, 1).expect("the pool is open");
-    assert!(keeper.rung() > rung);
+    assert!(housekeeper.wakes() > before);
 }
 
 #[test]
@@ -373,7 +371,7 @@ fn a_connection_that_was_looked_at_is_closed_when_it_has_been_idle_for_too_long_
     assert!(world.give_back(1));
     world.pass(5.0);
     assert!(world.give_back(2));
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     checking.put_back(world.now()).expect("the pool is open");
     drop(checking);
     world.pass(5.0);
@@ -381,26 +379,26 @@ fn a_connection_that_was_looked_at_is_closed_when_it_has_been_idle_for_too_long_
 }
 
 #[test]
-fn the_keeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_one_too_many() {
+fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_one_too_many() {
     let world = shrinking(1, 1);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open_idle(1);
     world.pass(100.0);
     assert!(world.rest() > 0.0);
-    let rung = keeper.rung();
-    world.pool.set_minconn(0);
-    assert!(keeper.rung() > rung);
+    let before = housekeeper.wakes();
+    world.ledger.set_minconn(0);
+    assert!(housekeeper.wakes() > before);
 }
 
 // --- what is missing -----------------------------------------------------------------------------------------------
 
 #[test]
-fn a_kept_pool_that_loses_a_connection_has_its_keeper_open_another_one() {
-    let world = World::with(2, 3, keeping(Policy::default()));
+fn the_housekeeper_opens_another_connection_when_one_is_lost() {
+    let world = World::with(2, 3, with_housekeeper(Policy::default()));
     world.open([1, 2]);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     drop(world.begin_return(1).expect("it is lent"));
-    assert_eq!(keeper.rung(), 1);
+    assert_eq!(housekeeper.wakes(), 1);
     let refill = world.take_refill();
     assert!(world.rest().is_infinite(), "one at a time");
     world.open_idle(3);
@@ -410,52 +408,52 @@ fn a_kept_pool_that_loses_a_connection_has_its_keeper_open_another_one() {
 }
 
 #[test]
-fn whatever_way_a_connection_goes_its_keeper_is_told() {
+fn in_whichever_way_a_connection_ends_the_housekeeper_is_told() {
     let check = Policy { check_after: seconds(0.0), ..Policy::default() };
     let ways: [fn(&World); 6] = [
-        |world| drop(world.doubtful()),
-        |world| world.doubtful().discard(Reason::Lost),
-        |world| drop(world.doubtful().next(Reason::Lost, world.now())),
-        |world| drop(world.pool.drain(7)),
-        |world| assert!(world.pool.replace_idle(&[1], vec![], world.now())),
+        |world| drop(world.must_check()),
+        |world| world.must_check().discard(CloseReason::Lost),
+        |world| drop(world.must_check().next(CloseReason::Lost, world.now())),
+        |world| drop(world.ledger.drain(7)),
+        |world| assert!(world.ledger.replace_idle(&[1], vec![], world.now())),
         |world| {
-            world.doubtful().lend(world.now()).expect("the pool is open");
+            world.must_check().lend(world.now()).expect("the pool is open");
             drop(world.begin_return(1).expect("it is lent"));
         },
     ];
     for (number, lose) in ways.into_iter().enumerate() {
-        let world = World::with(1, 1, keeping(check));
+        let world = World::with(1, 1, with_housekeeper(check));
         world.open_idle(1);
-        let keeper = world.keeper();
+        let housekeeper = world.housekeeper();
         lose(&world);
-        assert!(keeper.rung() > 0, "way {number}");
+        assert!(housekeeper.wakes() > 0, "way {number}");
         drop(world.take_refill());
     }
 }
 
 #[test]
-fn of_a_forgotten_loan_the_keeper_hears_from_who_reclaims_it() {
-    let world = World::with(1, 1, keeping(Policy::default()));
+fn a_forgotten_loan_is_reclaimed_without_waking_the_housekeeper() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
     world.open([1]);
-    let (keeper, slot) = (world.keeper(), world.loan(1));
+    let (housekeeper, slot) = (world.housekeeper(), world.loan(1));
     assert!(world.reclaim(slot).is_some());
-    assert_eq!(keeper.rung(), 0, "a weak reference's callback is no place to start a thread in");
+    assert_eq!(housekeeper.wakes(), 0, "a weak reference's callback is no place to start a thread in");
     drop(world.take_refill());
 }
 
 #[test]
-fn a_pool_without_a_keeper_is_not_filled_unasked_but_by_who_asks_for_chores() {
+fn a_pool_without_a_housekeeper_is_refilled_only_by_a_caller_that_asks_for_chores() {
     let world = World::new(1, 1);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open([1]);
     drop(world.begin_return(1).expect("it is lent"));
-    assert_eq!(keeper.rung(), 0);
+    assert_eq!(housekeeper.wakes(), 0);
     drop(world.take_refill());
 }
 
 #[test]
 fn after_a_failed_connect_there_is_a_pause_that_doubles_up_to_four_seconds() {
-    let world = World::with(1, 1, keeping(Policy::default()));
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
     for longest in [0.25, 0.5, 1.0, 2.0, 4.0, 4.0] {
         world.fail(world.take_refill());
         let rest = world.rest();
@@ -468,67 +466,67 @@ fn after_a_failed_connect_there_is_a_pause_that_doubles_up_to_four_seconds() {
 }
 
 #[test]
-fn a_pause_ends_when_somebody_else_reaches_the_server_and_the_next_is_a_short_one() {
-    let world = World::with(2, 2, keeping(Policy::default()));
-    let keeper = world.keeper();
+fn a_pause_ends_when_another_caller_reaches_the_server_and_the_next_is_a_short_one() {
+    let world = World::with(2, 2, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
     for _ in 0..4 {
         world.fail(world.take_refill());
         world.pass(4.0);
     }
     world.fail(world.take_refill());
     assert!(world.rest() > 3.0);
-    let rung = keeper.rung();
-    world.pool.note_connect(seconds(0.1), false);
-    assert_eq!(keeper.rung(), rung + 1);
+    let before = housekeeper.wakes();
+    world.ledger.note_connect(seconds(0.1), false);
+    assert_eq!(housekeeper.wakes(), before + 1);
     world.fail(world.take_refill());
     assert!(world.rest() <= 0.25);
-    world.pool.hurry_refill();
+    world.ledger.hurry_refill();
     drop(world.take_refill());
 }
 
 #[test]
 fn nothing_is_opened_above_maxconn_in_a_closed_pool_or_for_a_minconn_of_zero() {
     for (minconn, maxconn) in [(2, 0), (0, 2), (0, 0)] {
-        let world = World::with(minconn, maxconn, keeping(Policy::default()));
+        let world = World::with(minconn, maxconn, with_housekeeper(Policy::default()));
         assert!(world.rest().is_infinite());
     }
-    let world = World::with(2, 2, keeping(Policy::default()));
-    world.pool.close().expect("it is open");
+    let world = World::with(2, 2, with_housekeeper(Policy::default()));
+    world.ledger.close().expect("it is open");
     assert!(world.rest().is_infinite());
 }
 
 #[test]
 fn raised_limits_are_filled_up() {
     for (minconn, maxconn) in [(1, 2), (2, 2)] {
-        let world = World::with(1, 1, keeping(Policy::default()));
-        let keeper = world.keeper();
-        drop(world.pool.resize(minconn, maxconn));
-        drop(world.pool.resize(2, maxconn));
-        assert!(keeper.rung() > 0);
+        let world = World::with(1, 1, with_housekeeper(Policy::default()));
+        let housekeeper = world.housekeeper();
+        drop(world.ledger.resize(minconn, maxconn));
+        drop(world.ledger.resize(2, maxconn));
+        assert!(housekeeper.wakes() > 0);
         drop(world.take_refill());
     }
 }
 
 #[test]
-fn the_keeper_is_told_when_somebody_else_gives_a_refill_up() {
+fn the_housekeeper_is_told_when_another_caller_gives_a_refill_up() {
     for fail in [false, true] {
-        let world = World::with(1, 1, keeping(Policy::default()));
-        let keeper = world.keeper();
+        let world = World::with(1, 1, with_housekeeper(Policy::default()));
+        let housekeeper = world.housekeeper();
         let refill = world.take_refill();
-        assert!(world.rest().is_infinite(), "somebody is at it");
-        let rung = keeper.rung();
+        assert!(world.rest().is_infinite(), "a refill is under way");
+        let before = housekeeper.wakes();
         if fail {
             world.fail(refill);
         } else {
             drop(refill);
         }
-        assert!(keeper.rung() > rung);
+        assert!(housekeeper.wakes() > before);
     }
 }
 
 #[test]
 fn the_pause_begins_when_the_connect_has_failed_not_when_it_began() {
-    let world = World::with(1, 1, keeping(Policy::default()));
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let refill = world.take_refill();
     world.pass(30.0);
     world.fail(refill);
@@ -537,29 +535,29 @@ fn the_pause_begins_when_the_connect_has_failed_not_when_it_began() {
 
 #[test]
 fn a_refill_from_before_the_pool_was_made_anew_does_no_harm() {
-    let world = World::with(2, 2, keeping(Policy::default()));
+    let world = World::with(2, 2, with_housekeeper(Policy::default()));
     let before = world.take_refill();
-    world.pool.reset();
+    world.ledger.reset();
     let _refill = world.take_refill();
     drop(before);
     assert!(world.rest().is_infinite(), "one at a time");
 }
 
 #[test]
-fn the_keeper_is_told_when_a_pool_is_opened_again() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
-    world.pool.close().expect("it is open");
+fn the_housekeeper_is_told_when_a_pool_is_opened_again() {
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
+    world.ledger.close().expect("it is open");
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
-    world.pool.set_closed(false);
-    assert!(keeper.rung() > rung);
+    let before = housekeeper.wakes();
+    world.ledger.set_closed(false);
+    assert!(housekeeper.wakes() > before);
 }
 
 // --- loans that last too long ------------------------------------------------------------------------------------------
 
 fn watchful() -> World {
-    World::with(1, 2, keeping(Policy { leak_after: seconds(10.0), ..Policy::default() }))
+    World::with(1, 2, with_housekeeper(Policy { leak_after: seconds(10.0), ..Policy::default() }))
 }
 
 #[test]
@@ -577,7 +575,7 @@ fn a_loan_that_lasts_too_long_is_reported_once_and_said_to_be_late_when_it_comes
     assert_eq!(returning.overdue(), Some(seconds(10.0)));
     drop(returning);
     assert_eq!(world.begin_return(2).expect("it is lent").overdue(), None);
-    assert_eq!(world.pool.stats(world.now()).0.leaks, 1);
+    assert_eq!(world.ledger.stats(world.now()).0.leaks, 1);
 }
 
 #[test]
@@ -608,54 +606,53 @@ fn the_next_loan_of_a_connection_that_came_back_by_the_fast_path_is_watched_anew
 // --- a queue with an end -----------------------------------------------------------------------------------------------
 
 #[test]
-fn one_waiter_too_many_is_sent_away_and_those_who_wait_keep_their_places() {
+fn one_waiter_too_many_is_refused_and_the_waiters_keep_their_places() {
     let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(2), ..Policy::default() });
     world.open([1]);
-    let (bells, wants) = ([world.bell(), world.bell()], [world.any(), world.any()]);
-    let waiters = [0, 1].map(|i| world.join(&wants[i], &bells[i]));
-    let answer = world.pool.check_out(&world.any(), None, Some(world.bell()), world.now());
+    let (wakers, wants) = ([world.waker(), world.waker()], [world.any(), world.any()]);
+    let waiters = [0, 1].map(|i| world.join(&wants[i], &wakers[i]));
+    let answer = world.ledger.check_out(&world.any(), None, Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Crowded, None))), "{}", show(&answer));
-    let answer = world.pool.check_out(&wants[0], Some(&waiters[0]), Some(world.bell()), world.now());
+    let answer = world.ledger.check_out(&wants[0], Some(&waiters[0]), Some(world.waker()), world.now());
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
     drop(waiters);
-    let _waiter = world.join(&world.any(), &world.bell());
+    let _waiter = world.join(&world.any(), &world.waker());
 }
 
 #[test]
-fn who_is_not_willing_to_wait_is_told_that_the_pool_is_full_however_many_wait() {
+fn a_caller_that_does_not_wait_is_told_that_the_pool_is_full_however_many_wait() {
     let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(1), ..Policy::default() });
     world.open([1]);
-    let _waiter = world.join(&world.any(), &world.bell());
-    let answer = world.check_out(&world.any());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
+    let _waiter = world.join(&world.any(), &world.waker());
+    assert!(world.is_full());
 }
 
 // --- another process ---------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_keeper() {
-    let world = World::with(1, 2, keeping(Policy::default()));
+fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_housekeeper() {
+    let world = World::with(1, 2, with_housekeeper(Policy::default()));
     world.open([1, 2]);
-    world.leave([1]);
-    let keeper = world.keeper();
-    world.pool.enter_process(7, 1);
-    assert_eq!((counts(&world), keeper.rung()), ((0, 0, 0, 0, 0), 1));
+    world.defer_returns([1]);
+    let housekeeper = world.housekeeper();
+    world.ledger.enter_process(7, 1);
+    assert_eq!((counts(&world), housekeeper.wakes()), ((0, 0, 0, 0, 0), 1));
     assert_eq!(*world.dropped.lock().expect("no panic"), [1], "what was lent is remembered");
     let refill = world.take_refill();
     world.open_idle(3);
     drop(refill);
-    world.pool.enter_process(7, 1);
-    assert_eq!((world.idle(), keeper.rung()), (vec![3], 1), "it is at home here");
+    world.ledger.enter_process(7, 1);
+    assert_eq!((world.idle(), housekeeper.wakes()), (vec![3], 1), "it is at home here");
     assert!(world.begin_return(2).is_err_and(|refusal| refusal == Refusal::Unkeyed));
 }
 
 #[test]
 fn a_closed_pool_stays_closed_in_another_process() {
-    let world = World::with(1, 1, keeping(Policy::default()));
-    let keeper = world.keeper();
-    world.pool.close().expect("it is open");
-    world.pool.enter_process(7, 1);
-    assert_eq!((world.pool.counts().closed, keeper.rung()), (true, 0));
+    let world = World::with(1, 1, with_housekeeper(Policy::default()));
+    let housekeeper = world.housekeeper();
+    world.ledger.close().expect("it is open");
+    world.ledger.enter_process(7, 1);
+    assert_eq!((world.ledger.counts().closed, housekeeper.wakes()), (true, 0));
 }
 
 #[test]
@@ -667,44 +664,44 @@ fn the_housekeeping_rests_for_ever_while_no_more_than_minconn_are_open_however_s
         ..Policy::default()
     };
     for policy in [short, Policy { max_lifetime: crate::Span::FOREVER, ..short }] {
-        let world = World::with(1, 2, keeping(policy));
-        let keeper = world.keeper();
+        let world = World::with(1, 2, with_housekeeper(policy));
+        let housekeeper = world.housekeeper();
         world.open([1]);
         assert!(world.give_back(1));
         let rest = world.rest();
         assert!(rest > 900.0, "rests for {rest} s");
-        let rung = keeper.rung();
+        let before = housekeeper.wakes();
         world.pass(0.002);
         let _lent = world.check_out(&world.any());
-        assert_eq!(keeper.rung(), rung + 1, "a loan that may be reported");
+        assert_eq!(housekeeper.wakes(), before + 1, "a loan that may be reported");
     }
 }
 
 #[test]
 fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() {
     let world = shrinking(1, 2);
-    let keeper = world.keeper();
+    let housekeeper = world.housekeeper();
     world.open([1]);
     assert!(world.rest().is_infinite());
-    let rung = keeper.rung();
+    let before = housekeeper.wakes();
     world.open([2]);
-    assert_eq!(keeper.rung(), rung + 1);
+    assert_eq!(housekeeper.wakes(), before + 1);
     assert!(world.rest() <= 10.0);
 }
 
 // --- how often it comes -----------------------------------------------------------------------------------------------
 
-/// Counts the visits of a housekeeping in a hundred seconds, after the first five. It comes when it is due or woken, as it does in
-/// truth; `use_pool` is called in each millisecond between. What it finds to do is counted apart.
-fn visits(world: &World, keeper: &Bell, mut use_pool: impl FnMut(&World)) -> (usize, usize) {
-    let (mut visits, mut found, mut heard, mut until) = (0, 0, keeper.rung(), world.now());
+/// Counts the visits of a housekeeper in a hundred seconds, after the first five, and the chores that it finds. It comes when
+/// it is due or woken; `use_pool` is called in each millisecond between.
+fn visits(world: &World, housekeeper: &TestWaker, mut use_pool: impl FnMut(&World)) -> (usize, usize) {
+    let (mut visits, mut found, mut heard, mut until) = (0, 0, housekeeper.wakes(), world.now());
     for millisecond in 0..105_000 {
         use_pool(world);
-        if keeper.rung() > heard || world.now() >= until {
-            heard = keeper.rung();
+        if housekeeper.wakes() > heard || world.now() >= until {
+            heard = housekeeper.wakes();
             visits += usize::from(millisecond >= 5_000);
             until = loop {
-                match world.pool.chore(7, world.now()) {
+                match world.ledger.chore(7, world.now()) {
                     Chore::Rest(until) => break until,
                     _ => found += 1,
                 }
@@ -716,25 +713,25 @@ fn visits(world: &World, keeper: &Bell, mut use_pool: impl FnMut(&World)) -> (us
 }
 
 #[test]
-fn a_housekeeping_that_finds_nothing_to_do_comes_no_more_than_once_a_second_however_short_the_times_are() {
+fn a_housekeeper_that_finds_nothing_to_do_comes_no_more_than_once_a_second_however_short_the_times_are() {
     let short = seconds(0.005);
     let idle = Policy { max_idle: short, ..Policy::default() };
     let watched = Policy { leak_after: short, ..Policy::default() };
     let mortal = Policy { max_lifetime: short, ..idle };
     let all = Policy { leak_after: short, ..mortal };
     for policy in [idle, watched, mortal, all] {
-        let lent = World::with(1, 3, keeping(policy));
-        let keeper = lent.keeper();
+        let lent = World::with(1, 3, with_housekeeper(policy));
+        let housekeeper = lent.housekeeper();
         lent.open([1, 2, 3]);
-        let (came, _) = visits(&lent, &keeper, |_| ());
+        let (came, _) = visits(&lent, &housekeeper, |_| ());
         assert!(came <= 100, "{policy:?}: it came {came} times while all were lent");
-        let busy = World::with(0, 3, keeping(policy));
-        let keeper = busy.keeper();
+        let busy = World::with(0, 3, with_housekeeper(policy));
+        let housekeeper = busy.housekeeper();
         let (mut lent, mut last) = (false, 0);
-        let (came, found) = visits(&busy, &keeper, |world| {
+        let (came, found) = visits(&busy, &housekeeper, |world| {
             lent = !lent;
             if lent {
-                let idle = world.pool.lend_idle(0, world.now());
+                let idle = world.ledger.lend_idle(0, world.now());
                 last = idle.map_or_else(|| open_or_borrow(world, last + 1), |connection| connection.name);
             } else {
                 world.give_back(last);
@@ -745,7 +742,7 @@ fn a_housekeeping_that_finds_nothing_to_do_comes_no_more_than_once_a_second_howe
     }
 }
 
-/// Borrows; where that takes a new connection, opens one of this name.
+/// Borrows, and opens a connection of this name if it must.
 fn open_or_borrow(world: &World, name: u32) -> u32 {
     match world.check_out(&world.any()) {
         Ok(CheckOut::Lent(connection)) => connection.name,
@@ -757,15 +754,15 @@ fn open_or_borrow(world: &World, name: u32) -> u32 {
 }
 
 #[test]
-fn what_falls_due_after_a_long_lull_is_done_within_a_second_and_the_next_at_once() {
-    let world = World::with(0, 2, keeping(Policy { max_idle: seconds(0.001), ..Policy::default() }));
-    let keeper = world.keeper();
+fn a_chore_that_falls_due_after_a_long_lull_is_done_within_a_second_and_the_next_at_once() {
+    let world = World::with(0, 2, with_housekeeper(Policy { max_idle: seconds(0.001), ..Policy::default() }));
+    let housekeeper = world.housekeeper();
     world.open([1, 2]);
-    visits(&world, &keeper, |_| ());
+    visits(&world, &housekeeper, |_| ());
     for (name, longest) in [(1, 1.002), (2, 0.02)] {
-        assert!(world.keep(name));
+        assert!(world.take_back_clean(name));
         let (slept, over) = world.sleep();
         assert!(slept <= longest, "it came after {slept} s");
-        assert_eq!((over.connection().name, over.closing()), (name, Some(Reason::Idle)));
+        assert_eq!((over.connection().name, over.closing()), (name, Some(CloseReason::Idle)));
     }
 }

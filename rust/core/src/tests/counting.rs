@@ -1,24 +1,24 @@
-//! What the pool tells of itself: statistics, loans, and what their borrowers have forgotten.
+//! Statistics and loans, and the loans that their borrowers have forgotten.
 
-use super::props::{World, by_key, no, seconds, settle};
-use crate::{CheckOut, ConnectNews, LoanKey, Policy, Reason, Refusal, Stats};
+use super::props::{World, by_key, connect_error, resolve_key, seconds};
+use crate::{CheckOut, CloseReason, ConnectNews, LoanKey, Policy, Refusal, Stats};
 
 fn stats(world: &World) -> Stats {
-    world.pool.stats(world.now()).0
+    world.ledger.stats(world.now()).0
 }
 
 /// Opens connections as the binding does, which tells how long each took.
 fn open_counted(world: &World, names: impl IntoIterator<Item = u32>) {
     for name in names {
         let reservation = world.reserve();
-        world.pool.note_connect(seconds(0.1), false);
+        world.ledger.note_connect(seconds(0.1), false);
         world.fulfil(&reservation, name).expect("the pool is open");
     }
 }
 
 /// Checks that every connection that was opened is open, or was closed for one reason.
 fn check_balance(world: &World) {
-    let (stats, counts) = world.pool.stats(world.now());
+    let (stats, counts) = world.ledger.stats(world.now());
     let opened = stats.connections_num - stats.connections_errors;
     let closed: u64 = stats.closed.iter().sum();
     // A closed pool still lists what it had, which is counted as closed.
@@ -29,22 +29,22 @@ fn check_balance(world: &World) {
 #[test]
 fn a_request_is_counted_once_and_by_the_fast_path_too() {
     let world = World::new(1, 1);
-    world.pool.begin_request().expect("it is open");
+    world.ledger.begin_request().expect("it is open");
     world.open([1]);
     assert!(world.give_back(1));
     assert_eq!(world.borrow(), 1);
     assert_eq!(stats(&world).requests_num, 2);
-    world.pool.close().expect("it is open");
-    assert_eq!(world.pool.begin_request(), Err(Refusal::Closed));
+    world.ledger.close().expect("it is open");
+    assert_eq!(world.ledger.begin_request(), Err(Refusal::Closed));
     assert_eq!(stats(&world).requests_num, 2);
 }
 
 #[test]
 fn waits_and_errors_are_summed_up() {
     let world = World::new(0, 1);
-    world.pool.end_request(Some(seconds(0.25)), false);
-    world.pool.end_request(Some(seconds(0.5)), true);
-    world.pool.end_request(None, true);
+    world.ledger.end_request(Some(seconds(0.25)), false);
+    world.ledger.end_request(Some(seconds(0.5)), true);
+    world.ledger.end_request(None, true);
     let Stats { requests_queued, requests_wait, requests_errors, .. } = stats(&world);
     assert_eq!((requests_queued, requests_wait, requests_errors), (2, seconds(0.75), 2));
 }
@@ -54,7 +54,7 @@ fn the_time_that_connections_were_lent_is_summed_up_whatever_way_they_come_back(
     let world = World::new(2, 3);
     world.open([1, 2, 3]);
     world.pass(2.0);
-    assert!(world.keep(1));
+    assert!(world.take_back_clean(1));
     assert!(world.begin_return(2).expect("it is lent").keep(world.now()));
     let slot = world.loan(3);
     assert!(world.reclaim(slot).is_some());
@@ -69,8 +69,8 @@ fn the_time_that_connections_were_lent_is_summed_up_whatever_way_they_come_back(
 #[test]
 fn connects_are_counted_with_their_time_and_their_failures() {
     let world = World::new(0, 1);
-    world.pool.note_connect(seconds(1.0), false);
-    world.pool.note_connect(seconds(2.0), true);
+    world.ledger.note_connect(seconds(1.0), false);
+    world.ledger.note_connect(seconds(2.0), true);
     let Stats { connections_num, connections_time, connections_errors, .. } = stats(&world);
     assert_eq!((connections_num, connections_time, connections_errors), (2, seconds(3.0), 1));
 }
@@ -80,69 +80,71 @@ fn taken_statistics_begin_at_zero_and_the_counts_stay() {
     let world = World::new(1, 1);
     open_counted(&world, [1]);
     assert!(world.give_back(1));
-    let (taken, counts) = world.pool.take_stats(world.now());
+    let (taken, counts) = world.ledger.take_stats(world.now());
     assert_eq!((taken.connections_num, counts.idle), (1, 1));
-    assert_eq!((stats(&world), world.pool.counts()), (Stats::default(), counts));
+    assert_eq!((stats(&world), world.ledger.counts()), (Stats::default(), counts));
 }
 
 #[test]
 fn each_close_is_counted_once_under_its_reason() {
     type Way = fn(&World);
-    let ways: [(Reason, Way); 14] = [
-        (Reason::Requested, |world| {
-            drop(world.pool.begin_return(Some(1), None, true, world.now()).expect("it is lent"));
+    let ways: [(CloseReason, Way); 14] = [
+        (CloseReason::Requested, |world| {
+            drop(world.ledger.begin_return(Some(1), None, true, world.now()).expect("it is lent"));
         }),
-        (Reason::Surplus, |world| {
-            world.pool.set_minconn(0);
+        (CloseReason::Surplus, |world| {
+            world.ledger.set_minconn(0);
             assert!(!world.give_back(1));
         }),
-        (Reason::Surplus, |world| {
+        (CloseReason::Surplus, |world| {
             assert!(world.give_back(1));
-            drop(world.pool.set_maxconn(0));
+            drop(world.ledger.set_maxconn(0));
         }),
-        (Reason::Idle, |world| {
-            drop(world.pool.resize(0, 1));
-            world.pool.set_policy(Policy { max_idle: seconds(10.0), ..Policy::default() });
+        (CloseReason::Idle, |world| {
+            drop(world.ledger.resize(0, 1));
+            world.ledger.set_policy(Policy { max_idle: seconds(10.0), ..Policy::default() });
             assert!(world.give_back(1));
             world.pass(10.0);
             drop(world.take_return());
         }),
-        (Reason::Lifetime, |world| {
+        (CloseReason::Lifetime, |world| {
             world.pass(100.0);
             assert!(!world.give_back(1));
         }),
-        (Reason::Lifetime, |world| {
+        (CloseReason::Lifetime, |world| {
             assert!(world.give_back(1));
             world.pass(100.0);
-            drop(world.doubtful().next(Reason::Lifetime, world.now()));
+            drop(world.must_check().next(CloseReason::Lifetime, world.now()));
         }),
-        (Reason::Drained, |world| {
+        (CloseReason::Drained, |world| {
             assert!(world.give_back(1));
-            drop(world.pool.drain(7));
+            drop(world.ledger.drain(7));
         }),
-        (Reason::Lost, |world| {
-            world.pool.condemn(world.loan(1), false);
+        (CloseReason::Lost, |world| {
+            world.ledger.invalidate(world.loan(1), false);
             assert!(!world.give_back(1));
         }),
-        (Reason::Lost, |world| {
+        (CloseReason::Lost, |world| {
             assert!(world.give_back(1));
             world.pass(50.0);
-            world.doubtful().discard(Reason::Lost);
+            world.must_check().discard(CloseReason::Lost);
         }),
-        (Reason::Unclean, |world| drop(world.begin_return(1).expect("it is lent"))),
-        (Reason::ByBorrower, |world| world.begin_return(1).expect("it is lent").condemn(Reason::ByBorrower)),
-        (Reason::Reclaimed, |world| {
+        (CloseReason::Unclean, |world| drop(world.begin_return(1).expect("it is lent"))),
+        (CloseReason::ByBorrower, |world| {
+            world.begin_return(1).expect("it is lent").close_for(CloseReason::ByBorrower);
+        }),
+        (CloseReason::Reclaimed, |world| {
             let slot = world.loan(1);
             drop(world.reclaim(slot));
         }),
-        (Reason::WithPool, |world| drop(world.pool.close())),
-        (Reason::Unplaced, |world| {
+        (CloseReason::WithPool, |world| drop(world.ledger.close())),
+        (CloseReason::Unplaced, |world| {
             assert!(world.give_back(1));
-            drop(world.pool.drain(7));
+            drop(world.ledger.drain(7));
             let reservation = world.reserve();
-            let _ = world.pool.take_stats(world.now());
-            drop(world.pool.close());
-            world.pool.note_connect(seconds(0.1), false);
+            let _ = world.ledger.take_stats(world.now());
+            drop(world.ledger.close());
+            world.ledger.note_connect(seconds(0.1), false);
             assert_eq!(world.fulfil(&reservation, 2), Err(Refusal::Closed));
         }),
     ];
@@ -162,11 +164,11 @@ fn each_close_is_counted_once_under_its_reason() {
 fn what_was_found_dead_is_counted_as_lost_a_failed_check_as_one_and_a_bad_return_as_one() {
     let world = World::new(3, 3);
     world.open([1, 2, 3]);
-    let slots = world.pool.idle_slots();
+    let slots = world.ledger.idle_slots();
     assert!(slots.is_empty() && world.give_back(1));
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
-    checking.discard(Reason::Lost);
-    world.begin_return(2).expect("it is lent").condemn(Reason::Lost);
+    let checking = world.check_idle();
+    checking.discard(CloseReason::Lost);
+    world.begin_return(2).expect("it is lent").close_for(CloseReason::Lost);
     drop(world.begin_return(3).expect("it is lent"));
     let Stats { checks_failed, connections_lost, returns_bad, .. } = stats(&world);
     assert_eq!((checks_failed, connections_lost, returns_bad), (1, 2, 2));
@@ -183,11 +185,11 @@ fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 6, 42) else { panic!("there is room") };
     world.fulfil(&reservation, 2).expect("the pool is open");
     drop(reservation);
-    world.pool.annotate(world.loan(2), world.thing(77));
-    world.pool.annotate(world.loan(2), world.thing(78));
-    world.pool.annotate(over, world.thing(79));
-    assert_eq!(*world.dropped.lock().expect("no panic"), [9, 78, 79], "the first note stays, and nobody has 9");
-    let loans = world.pool.loans(world.now());
+    world.ledger.annotate(world.loan(2), world.thing(77));
+    world.ledger.annotate(world.loan(2), world.thing(78));
+    world.ledger.annotate(over, world.thing(79));
+    assert_eq!(*world.dropped.lock().expect("no panic"), [9, 78, 79], "the first note stays, and no loan has 9");
+    let loans = world.ledger.loans(world.now());
     let [(first, one), (second, two)] = &loans[..] else { panic!("there are two") };
     assert_eq!((one.name, two.name), (1, 2));
     assert!(matches!((&first.key, &second.key), (LoanKey::Automatic(2), LoanKey::User(key)) if key.name == 6));
@@ -200,27 +202,27 @@ fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
 fn a_note_goes_with_its_loan() {
     let world = World::with(1, 1, Policy { leak_after: seconds(60.0), ..Policy::default() });
     world.open([1]);
-    world.pool.annotate(world.loan(1), world.thing(77));
-    assert!(!world.keep(1), "the fast path has no place to drop a note");
+    world.ledger.annotate(world.loan(1), world.thing(77));
+    assert!(!world.take_back_clean(1), "the fast path has no place to drop a note");
     assert!(world.give_back(1));
     assert_eq!(*world.dropped.lock().expect("no panic"), [77]);
     world.borrow();
-    assert!(world.pool.loans(world.now())[0].0.note.is_none());
+    assert!(world.ledger.loans(world.now())[0].0.note.is_none());
 }
 
 #[test]
-fn a_forgotten_loan_gives_its_slot_to_who_waits() {
+fn a_forgotten_loan_gives_its_slot_to_the_waiter() {
     let world = World::new(0, 1);
     world.open([1]);
-    world.pool.annotate(world.loan(1), world.thing(77));
+    world.ledger.annotate(world.loan(1), world.thing(77));
     let slot = world.loan(1);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     world.pass(3.0);
     let report = world.reclaim(slot).expect("it is lent");
     assert!(report.age == seconds(3.0) && report.note.is_some_and(|note| note.name == 77));
-    assert_eq!((bell.rung(), stats(&world).reclaimed), (1, 1));
-    assert!(matches!(world.pool.check_out(&want, Some(&waiter), None, world.now()), Ok(CheckOut::Reserved(_))));
+    assert_eq!((waker.wakes(), stats(&world).reclaimed), (1, 1));
+    assert!(matches!(world.ledger.check_out(&want, Some(&waiter), None, world.now()), Ok(CheckOut::Reserved(_))));
     assert!(world.reclaim(slot).is_none());
 }
 
@@ -241,7 +243,7 @@ fn a_loan_under_a_users_key_is_not_to_be_reclaimed() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 6, 42) else { panic!("there is room") };
     world.fulfil(&reservation, 2).expect("the pool is open");
-    assert!(!world.pool.is_unkeyed(world.loan(2)));
+    assert!(!world.ledger.is_unkeyed(world.loan(2)));
 }
 
 #[test]
@@ -249,14 +251,14 @@ fn a_handle_that_is_replaced_is_dropped_after_the_unlock_and_one_that_comes_too_
     let world = World::new(1, 1);
     world.open([1]);
     let slot = world.loan(1);
-    world.pool.replace_handle(slot, world.thing(11));
+    world.ledger.replace_handle(slot, world.thing(11));
     assert_eq!((world.lent(), world.dropped.lock().expect("no panic").clone()), (vec![11], vec![1]));
     let mut returning = world.begin_return(1).expect("it is found by the same address");
     assert_eq!(returning.connection().name, 11);
     returning.replace_handle(world.thing(1));
     assert!(returning.keep(world.now()));
     drop(returning);
-    world.pool.replace_handle(slot, world.thing(12));
+    world.ledger.replace_handle(slot, world.thing(12));
     assert_eq!((world.idle(), world.dropped.lock().expect("no panic").clone()), (vec![1], vec![1, 11, 12]));
 }
 
@@ -265,7 +267,7 @@ fn a_connection_that_is_forgotten_after_the_pool_was_closed_is_not_closed_twice(
     let world = World::new(0, 1);
     open_counted(&world, [1]);
     let slot = world.loan(1);
-    world.pool.close().expect("it is open");
+    world.ledger.close().expect("it is open");
     world.reclaim(slot);
     check_balance(&world);
 }
@@ -274,10 +276,10 @@ fn a_connection_that_is_forgotten_after_the_pool_was_closed_is_not_closed_twice(
 fn a_connection_whose_opener_fails_after_the_pool_was_closed_is_not_closed_twice() {
     let world = World::new(0, 1);
     let reservation = world.reserve();
-    world.pool.note_connect(seconds(0.1), false);
+    world.ledger.note_connect(seconds(0.1), false);
     world.fulfil(&reservation, 1).expect("the pool is open");
-    world.pool.close().expect("it is open");
-    drop(reservation.fail(no("late")));
+    world.ledger.close().expect("it is open");
+    drop(reservation.fail(connect_error("late")));
     check_balance(&world);
 }
 
@@ -286,11 +288,11 @@ fn an_idle_connection_of_a_closed_pool_is_not_looked_at_nor_closed_twice() {
     let world = World::new(1, 1);
     open_counted(&world, [1]);
     assert!(world.give_back(1));
-    world.pool.close().expect("it is open");
-    let slot = world.pool.idle_slots()[0];
-    if let Some(checking) = world.pool.begin_idle_check(slot, 7, world.now()) {
+    world.ledger.close().expect("it is open");
+    let slot = world.ledger.idle_slots()[0];
+    if let Some(checking) = world.ledger.begin_idle_check(slot, 7, world.now()) {
         assert!(checking.put_back(world.now()).is_err());
-        checking.discard(Reason::WithPool);
+        checking.discard(CloseReason::WithPool);
     }
     check_balance(&world);
 }
@@ -301,8 +303,8 @@ fn a_closed_pool_that_is_drained_or_made_smaller_closes_nothing_twice() {
         let world = World::new(1, 1);
         open_counted(&world, [1]);
         assert!(world.give_back(1));
-        world.pool.close().expect("it is open");
-        drop(if shrink { world.pool.set_maxconn(0) } else { world.pool.drain(7) });
+        world.ledger.close().expect("it is open");
+        drop(if shrink { world.ledger.set_maxconn(0) } else { world.ledger.drain(7) });
         check_balance(&world);
     }
 }
@@ -311,9 +313,9 @@ fn a_closed_pool_that_is_drained_or_made_smaller_closes_nothing_twice() {
 fn a_loan_that_another_takes_the_place_of_is_counted_as_closed() {
     let world = World::new(0, 2);
     for name in [1, 2] {
-        let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 0));
+        let answer = resolve_key(&mut world.ask(2, 1), |want| world.ledger.reserve(Some(want), 0));
         let Ok(crate::Reserve::New(reservation)) = answer else { panic!("there is room") };
-        world.pool.note_connect(seconds(0.1), false);
+        world.ledger.note_connect(seconds(0.1), false);
         world.fulfil(&reservation, name).expect("the pool is open");
     }
     assert_eq!(world.lent(), [2]);
@@ -321,7 +323,7 @@ fn a_loan_that_another_takes_the_place_of_is_counted_as_closed() {
 }
 
 fn news(world: &World, failed: bool) -> Option<ConnectNews> {
-    world.pool.connect_news(failed, world.now())
+    world.ledger.connect_news(failed, world.now())
 }
 
 fn failed(times: u64, period: f64) -> ConnectNews {
@@ -341,7 +343,7 @@ fn connects_that_go_on_failing_are_told_of_once_in_ten_seconds_with_their_number
     assert_eq!(news(&world, true), Some(failed(100, 10.0)));
     assert_eq!(news(&world, true), None);
     world.pass(2.0);
-    assert_eq!(news(&world, false), Some(ConnectNews::Over { lasted: seconds(12.0) }));
+    assert_eq!(news(&world, false), Some(ConnectNews::Recovered { lasted: seconds(12.0) }));
     assert_eq!(news(&world, false), None);
 }
 
@@ -349,7 +351,7 @@ fn connects_that_go_on_failing_are_told_of_once_in_ten_seconds_with_their_number
 fn connects_that_fail_by_turns_are_told_of_no_more_often() {
     let world = World::new(0, 1);
     assert_eq!(news(&world, true), Some(failed(1, 0.0)));
-    assert_eq!(news(&world, false), Some(ConnectNews::Over { lasted: seconds(0.0) }));
+    assert_eq!(news(&world, false), Some(ConnectNews::Recovered { lasted: seconds(0.0) }));
     for _ in 0..9 {
         world.pass(1.0);
         assert_eq!((news(&world, true), news(&world, false)), (None, None));
@@ -362,7 +364,7 @@ fn connects_that_fail_by_turns_are_told_of_no_more_often() {
 fn the_child_of_a_fork_knows_of_no_connect_that_failed() {
     let world = World::new(0, 1);
     assert_eq!(news(&world, true), Some(failed(1, 0.0)));
-    world.pool.enter_process(1, 0);
+    world.ledger.enter_process(1, 0);
     assert_eq!(news(&world, false), None);
     assert_eq!(news(&world, true), Some(failed(1, 0.0)));
 }

@@ -1,7 +1,7 @@
-//! Which connections are lent unseen, which after a look, and which not at all.
+//! Health: which connections are lent at once, which after a check, and which not at all.
 
-use super::props::{Bell, Thing, World, by_key, counts, doubtful, no, seconds, settle, show};
-use crate::{Busy, CheckOut, Checking, Doubt, Policy, Reason, Refusal, Reserve, Waiter, Want};
+use super::props::{TestWaker, Thing, World, by_key, connect_error, counts, must_check, resolve_key, seconds, show};
+use crate::{Busy, Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
 fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
@@ -13,19 +13,12 @@ fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
     world
 }
 
-fn looked_at(checking: &Checking<'_, Thing, Bell>) -> (u32, Doubt) {
-    (checking.connection().name, checking.doubt())
-}
-
-/// Asks for a key that somebody else is about to get, and waits.
-fn follow<'w>(world: &'w World, want: &mut Want<Thing>, bell: &Bell) -> Waiter<'w, Thing, Bell> {
-    let answer = settle(want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    waiter
+fn looked_at(checking: &Checking<'_, Thing, TestWaker>) -> (u32, Check) {
+    (checking.connection().name, checking.kind())
 }
 
 #[test]
-fn what_was_used_a_moment_ago_is_lent_unseen() {
+fn a_connection_that_was_used_a_moment_ago_is_lent_without_a_check() {
     let world = checked(1, 1, &[1]);
     world.pass(0.499);
     assert_eq!(world.borrow(), 1);
@@ -36,12 +29,12 @@ fn what_was_used_a_moment_ago_is_lent_unseen() {
 }
 
 #[test]
-fn what_has_been_idle_for_check_after_is_lent_once_it_has_been_looked_at() {
+fn a_connection_that_has_been_idle_for_check_after_is_lent_once_it_has_been_checked() {
     let world = checked(1, 1, &[1]);
     world.pass(0.5);
-    let checking = world.doubtful();
-    assert_eq!(looked_at(&checking), (1, Doubt::Unseen));
-    assert_eq!((counts(&world), world.pool.counts().checking), ((0, 0, 0, 0, 0), 1));
+    let checking = world.must_check();
+    assert_eq!(looked_at(&checking), (1, Check::Required));
+    assert_eq!((counts(&world), world.ledger.counts().checking), ((0, 0, 0, 0, 0), 1));
     checking.lend(world.now()).expect("the pool is open");
     drop(checking);
     assert_eq!(world.lent(), [1]);
@@ -50,11 +43,11 @@ fn what_has_been_idle_for_check_after_is_lent_once_it_has_been_looked_at() {
 }
 
 #[test]
-fn with_a_check_after_of_zero_every_connection_is_looked_at_and_without_a_check_none() {
+fn with_a_check_after_of_zero_every_connection_is_checked_and_without_a_check_none() {
     let world = World::with(1, 1, Policy { check_after: seconds(0.0), ..Policy::default() });
     world.open([1]);
     assert!(world.give_back(1));
-    drop(world.doubtful());
+    drop(world.must_check());
     let world = World::new(1, 1);
     world.open([1]);
     assert!(world.give_back(1));
@@ -68,53 +61,55 @@ fn a_dead_connection_gives_way_to_the_next_and_the_last_to_a_new_one() {
     world.pass(1.0);
     let mut answer = world.check_out(&world.any()).map_err(|_| Refusal::Closed);
     for name in [3, 2, 1] {
-        let checking = doubtful(answer);
-        assert_eq!(looked_at(&checking), (name, Doubt::Unseen));
-        answer = checking.next(Reason::Lost, world.now());
+        let checking = must_check(answer);
+        assert_eq!(looked_at(&checking), (name, Check::Required));
+        answer = checking.next(CloseReason::Lost, world.now());
     }
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(counts(&world), (0, 0, 1, 0, 0));
     world.fulfil(&room, 4).expect("the pool is open");
     drop(room);
-    assert_eq!((world.lent(), world.closed(Reason::Lost)), (vec![4], 3));
+    assert_eq!((world.lent(), world.closed(CloseReason::Lost)), (vec![4], 3));
 }
 
 #[test]
 fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = world.doubtful();
-    let bell = world.bell();
-    let _waiter = world.join(&world.any(), &bell);
-    let answer = checking.next(Reason::Lost, world.now());
+    let checking = world.must_check();
+    let waker = world.waker();
+    let _waiter = world.join(&world.any(), &waker);
+    let answer = checking.next(CloseReason::Lost, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
-    assert_eq!(bell.rung(), 0, "who came later gets nothing of it");
+    assert_eq!(waker.wakes(), 0, "who came later gets nothing of it");
     drop(answer);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
 }
 
 #[test]
-fn after_a_death_all_that_were_open_are_looked_at_and_no_newer_one() {
+fn after_a_death_all_that_were_open_are_checked_and_no_newer_one() {
     let world = checked(4, 4, &[1, 2, 3]);
     world.pass(1.0);
-    world.doubtful().lend(world.now()).expect("the pool is open");
+    world.must_check().lend(world.now()).expect("the pool is open");
     assert!(world.give_back(3));
-    let lost = world.begin_return(world.borrow()).map(|mut lost| lost.condemn(Reason::Lost));
+    let lost = world.begin_return(world.borrow()).map(|mut lost| lost.close_for(CloseReason::Lost));
     lost.expect("it is lent");
     world.open_idle(4);
     assert_eq!(world.borrow(), 4);
-    let second = world.doubtful();
+    let second = world.must_check();
     second.lend(world.now()).expect("the pool is open");
     assert!(world.give_back(2));
     assert_eq!(world.borrow(), 2, "it has passed since then");
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
 }
 
 #[test]
 fn a_new_connection_in_the_place_of_a_dead_one_is_trusted() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.doubtful().next(Reason::Lost, world.now()) else { panic!("no room") };
+    let Ok(CheckOut::Reserved(room)) = world.must_check().next(CloseReason::Lost, world.now()) else {
+        panic!("no room")
+    };
     world.fulfil(&room, 2).expect("the pool is open");
     drop(room);
     assert!(world.give_back(2));
@@ -127,7 +122,7 @@ fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
     world.open([1]);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let answer = world.doubtful().next(Reason::Lifetime, world.now());
+    let answer = world.must_check().next(CloseReason::Lifetime, world.now());
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("no room") };
     world.fulfil(&room, 2).expect("the pool is open");
     drop(room);
@@ -136,50 +131,50 @@ fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
 }
 
 #[test]
-fn a_connection_that_was_lent_while_another_died_is_looked_at_before_the_next_loan() {
+fn a_connection_that_was_lent_while_another_died_is_checked_before_the_next_loan() {
     let world = checked(2, 2, &[1, 2]);
     assert_eq!([world.borrow(), world.borrow()], [2, 1]);
-    world.begin_return(1).expect("it is lent").condemn(Reason::Lost);
-    assert!(world.keep(2), "its borrower was content with it");
-    assert_eq!(looked_at(&world.doubtful()), (2, Doubt::Unseen));
+    world.begin_return(1).expect("it is lent").close_for(CloseReason::Lost);
+    assert!(world.take_back_clean(2), "its borrower was content with it");
+    assert_eq!(looked_at(&world.must_check()), (2, Check::Required));
 }
 
 #[test]
-fn a_failed_connect_casts_doubt_on_all_unless_there_is_no_check() {
+fn after_a_failed_connect_all_are_checked_unless_there_is_no_check() {
     let world = checked(1, 2, &[1]);
-    world.pool.note_connect(seconds(0.1), true);
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+    world.ledger.note_connect(seconds(0.1), true);
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
     let world = World::new(1, 2);
     world.open([1]);
     assert!(world.give_back(1));
-    world.pool.note_connect(seconds(0.1), true);
+    world.ledger.note_connect(seconds(0.1), true);
     assert_eq!(world.borrow(), 1);
 }
 
 #[test]
-fn an_interrupted_check_gives_the_connection_up_and_serves_who_waits() {
+fn an_interrupted_check_discards_the_connection_and_serves_the_waiter() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = world.doubtful();
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let checking = world.must_check();
+    let (waker, mut want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     drop(checking);
-    assert_eq!((bell.rung(), world.closed(Reason::Unclean)), (1, 1));
-    let answer = world.pool.check_out(&want, Some(&waiter), None, world.now());
+    assert_eq!((waker.wakes(), world.closed(CloseReason::Unclean)), (1, 1));
+    let answer = world.ask_again(&mut want, &waiter);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
 #[test]
-fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_connection() {
+fn callers_that_ask_for_a_key_whose_connection_is_checked_wait_and_get_that_connection() {
     let world = checked(1, 3, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
+    let checking = must_check(by_key(&world, 2, 1));
     assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant), "it would wait for itself");
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let _waiter = follow(&world, &mut want, &bell);
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let _waiter = world.follow(&mut want, &waker);
     checking.lend(world.now()).expect("the pool is open");
-    assert_eq!(bell.rung(), 1);
-    let answer = settle(&mut want, |want| world.check_out(want));
+    assert_eq!(waker.wakes(), 1);
+    let answer = resolve_key(&mut want, |want| world.check_out(want));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
 
@@ -187,8 +182,8 @@ fn those_who_ask_for_a_key_whose_connection_is_looked_at_wait_and_get_that_conne
 fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and_leaves_that_alone() {
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
-    let reserved = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 1));
+    let checking = must_check(by_key(&world, 2, 1));
+    let reserved = resolve_key(&mut world.ask(2, 1), |want| world.ledger.reserve(Some(want), 1));
     assert!(matches!(reserved, Ok(Reserve::New(_))), "it is not filled in where something lies already");
     drop(reserved);
     checking.lend(world.now()).expect("the pool is open");
@@ -199,32 +194,32 @@ fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and
 fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_new_one() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
-    let dead = doubtful(by_key(&world, 2, 1));
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let _waiter = follow(&world, &mut want, &bell);
-    let next = doubtful(dead.next(Reason::Lost, world.now()));
-    assert_eq!(looked_at(&next), (1, Doubt::Unseen));
-    assert_eq!(bell.rung(), 0);
-    let Ok(CheckOut::Reserved(room)) = next.next(Reason::Lost, world.now()) else { panic!("there is room") };
+    let dead = must_check(by_key(&world, 2, 1));
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let _waiter = world.follow(&mut want, &waker);
+    let next = must_check(dead.next(CloseReason::Lost, world.now()));
+    assert_eq!(looked_at(&next), (1, Check::Required));
+    assert_eq!(waker.wakes(), 0);
+    let Ok(CheckOut::Reserved(room)) = next.next(CloseReason::Lost, world.now()) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 3), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
     world.fulfil(&room, 3).expect("the pool is open");
     drop(room);
-    assert_eq!(bell.rung(), 1);
-    let answer = settle(&mut want, |want| world.check_out(want));
+    assert_eq!(waker.wakes(), 1);
+    let answer = resolve_key(&mut want, |want| world.check_out(want));
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 3), "{}", show(&answer));
 }
 
 #[test]
-fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check() {
+fn a_waiter_for_a_key_gets_a_place_in_the_queue_when_the_check_is_interrupted() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
-    let (mut want, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
-    let first = follow(&world, &mut want, &bells[0]);
-    let _second = world.join(&world.any(), &bells[1]);
+    let checking = must_check(by_key(&world, 2, 1));
+    let (mut want, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
+    let first = world.follow(&mut want, &wakers[0]);
+    let _second = world.join(&world.any(), &wakers[1]);
     drop(checking);
-    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
+    let answer = world.ask_again(&mut want, &first);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -232,9 +227,11 @@ fn who_waits_for_a_key_gets_a_place_in_the_queue_when_nothing_comes_of_the_check
 fn a_connection_whose_room_was_used_for_another_is_forgotten() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.doubtful().next(Reason::Lost, world.now()) else { panic!("no room") };
+    let Ok(CheckOut::Reserved(room)) = world.must_check().next(CloseReason::Lost, world.now()) else {
+        panic!("no room")
+    };
     assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
-    drop(room.fail(no("the server is down")));
+    drop(room.fail(connect_error("the server is down")));
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
@@ -244,8 +241,8 @@ fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it
     world.open([1]);
     world.pass(10.0);
     assert_eq!(world.lent(), [1]);
-    assert!(!world.keep(1), "the fast path keeps none that is too old");
-    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Lifetime));
+    assert!(!world.take_back_clean(1), "the fast path keeps none that is too old");
+    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(CloseReason::Lifetime));
 }
 
 #[test]
@@ -256,7 +253,7 @@ fn a_connection_that_grows_too_old_while_it_is_returned_is_not_kept() {
     assert_eq!(returning.closing(), None);
     world.pass(10.0);
     assert!(!returning.keep(world.now()));
-    assert_eq!(returning.closing(), Some(Reason::Lifetime));
+    assert_eq!(returning.closing(), Some(CloseReason::Lifetime));
 }
 
 #[test]
@@ -265,23 +262,23 @@ fn an_idle_connection_that_is_too_old_is_not_lent() {
     world.open([1]);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let over = world.doubtful();
-    assert_eq!(looked_at(&over), (1, Doubt::Over(Reason::Lifetime)));
-    let answer = over.next(Reason::Lifetime, world.now());
+    let over = world.must_check();
+    assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
+    let answer = over.next(CloseReason::Lifetime, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
-    assert_eq!((world.closed(Reason::Lifetime), world.pool.stats(world.now()).0.connections_lost), (1, 0));
+    assert_eq!((world.closed(CloseReason::Lifetime), world.ledger.stats(world.now()).0.connections_lost), (1, 0));
 }
 
 #[test]
 fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
     let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
     world.open([1]);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, mut want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     assert!(world.give_back(1));
     world.pass(10.0);
-    let over = doubtful(world.pool.check_out(&want, Some(&waiter), None, world.now()));
-    assert_eq!(looked_at(&over), (1, Doubt::Over(Reason::Lifetime)));
+    let over = must_check(world.ask_again(&mut want, &waiter));
+    assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
 }
 
 #[test]
@@ -291,97 +288,97 @@ fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_late
     let opening = world.reserve();
     assert!(world.give_back(1));
     let mut returning = world.begin_return(2).expect("it is lent");
-    let drained = world.pool.drain(7);
+    let drained = world.ledger.drain(7);
     assert_eq!(drained.iter().map(|drained| drained.connection().name).collect::<Vec<_>>(), [1]);
-    assert_eq!(drained[0].closing(), Some(Reason::Drained));
+    assert_eq!(drained[0].closing(), Some(CloseReason::Drained));
     assert!(!returning.keep(world.now()));
-    assert_eq!(returning.closing(), Some(Reason::Drained));
+    assert_eq!(returning.closing(), Some(CloseReason::Drained));
     drop((drained, returning));
     world.fulfil(&opening, 4).expect("the pool is open");
     world.open([5]);
-    for (name, closing) in [(3, Some(Reason::Drained)), (4, Some(Reason::Drained)), (5, None)] {
+    for (name, closing) in [(3, Some(CloseReason::Drained)), (4, Some(CloseReason::Drained)), (5, None)] {
         assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
     }
 }
 
 #[test]
-fn a_condemned_connection_counts_as_lost_when_it_comes_back() {
+fn an_invalidated_connection_counts_as_lost_when_it_comes_back() {
     let world = checked(3, 3, &[1, 2]);
     assert_eq!(world.borrow(), 2);
-    world.pool.condemn(world.loan(2), false);
-    assert!(!world.keep(2));
+    world.ledger.invalidate(world.loan(2), false);
+    assert!(!world.take_back_clean(2));
     let returning = world.begin_return(2).expect("it is lent");
-    assert_eq!(returning.closing(), Some(Reason::Lost));
+    assert_eq!(returning.closing(), Some(CloseReason::Lost));
     drop(returning);
-    assert_eq!(world.pool.stats(world.now()).0.connections_lost, 1);
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen));
+    assert_eq!(world.ledger.stats(world.now()).0.connections_lost, 1);
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
 }
 
 #[test]
-fn a_connection_that_is_condemned_with_the_older_ones_spares_the_newer_ones() {
+fn a_connection_that_is_invalidated_with_the_older_ones_spares_the_newer_ones() {
     let world = World::new(4, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(1));
-    world.pool.condemn(world.loan(3), true);
-    for (name, closing) in [(2, Some(Reason::Drained)), (3, Some(Reason::Lost)), (4, None)] {
+    world.ledger.invalidate(world.loan(3), true);
+    for (name, closing) in [(2, Some(CloseReason::Drained)), (3, Some(CloseReason::Lost)), (4, None)] {
         assert_eq!(world.begin_return(name).expect("it is lent").closing(), closing, "{name}");
     }
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Over(Reason::Drained)));
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Expired(CloseReason::Drained)));
 }
 
 #[test]
-fn what_is_looked_at_while_the_pool_is_closed_is_closed_by_who_looks() {
+fn a_connection_under_a_check_when_the_pool_is_closed_is_closed_by_the_caller_that_checks_it() {
     let world = checked(3, 3, &[1, 2, 3]);
     world.pass(1.0);
-    let (lent, next, idle) = (world.doubtful(), world.doubtful(), world.pool.idle_slots()[0]);
-    let idle = world.pool.begin_idle_check(idle, 7, world.now()).expect("it is idle");
-    assert!(world.pool.close().expect("it is open").is_empty(), "none of them is the closer's");
-    assert_eq!(lent.lend(world.now()), Err(Reason::WithPool));
+    let (lent, next, idle) = (world.must_check(), world.must_check(), world.ledger.idle_slots()[0]);
+    let idle = world.ledger.begin_idle_check(idle, 7, world.now()).expect("it is idle");
+    assert!(world.ledger.close().expect("it is open").is_empty(), "none of them is the closer's");
+    assert_eq!(lent.lend(world.now()), Err(CloseReason::WithPool));
     assert!(idle.put_back(world.now()).is_err());
-    assert!(next.next(Reason::Lost, world.now()).is_err_and(|refusal| refusal == Refusal::Closed));
+    assert!(next.next(CloseReason::Lost, world.now()).is_err_and(|refusal| refusal == Refusal::Closed));
     drop(lent);
-    idle.discard(Reason::WithPool);
-    assert_eq!((counts(&world), world.pool.counts().open()), ((0, 0, 0, 0, 0), 0));
+    idle.discard(CloseReason::WithPool);
+    assert_eq!((counts(&world), world.ledger.counts().open()), ((0, 0, 0, 0, 0), 0));
 }
 
 #[test]
 fn a_check_from_before_the_pool_was_made_anew_does_no_harm() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
-    let (first, second) = (world.doubtful(), world.doubtful());
-    world.pool.reset();
+    let (first, second) = (world.must_check(), world.must_check());
+    world.ledger.reset();
     world.open([3, 4]);
     assert!(first.lend(world.now()).is_err());
     drop(first);
-    assert!(second.next(Reason::Lost, world.now()).is_err());
-    assert_eq!((world.lent(), world.closed(Reason::Lost)), (vec![3, 4], 0));
+    assert!(second.next(CloseReason::Lost, world.now()).is_err());
+    assert_eq!((world.lent(), world.closed(CloseReason::Lost)), (vec![3, 4], 0));
 }
 
 #[test]
-fn a_look_at_an_idle_connection_is_no_use_of_it() {
+fn a_check_of_an_idle_connection_is_no_use_of_it() {
     let world = World::with(0, 2, Policy { check_after: seconds(0.5), max_idle: seconds(10.0), ..Policy::default() });
     world.open([1]);
     assert!(world.give_back(1));
     world.pass(9.0);
-    let slot = world.pool.idle_slots()[0];
-    let checking = world.pool.begin_idle_check(slot, 7, world.now()).expect("it is idle");
-    assert!(world.pool.begin_idle_check(slot, 7, world.now()).is_none(), "it is looked at already");
+    let slot = world.ledger.idle_slots()[0];
+    let checking = world.ledger.begin_idle_check(slot, 7, world.now()).expect("it is idle");
+    assert!(world.ledger.begin_idle_check(slot, 7, world.now()).is_none(), "it is looked at already");
     checking.put_back(world.now()).expect("the pool is open");
     drop(checking);
     assert_eq!(world.idle(), [1]);
     world.pass(1.0);
-    assert_eq!(world.take_return().closing(), Some(Reason::Idle));
+    assert_eq!(world.take_return().closing(), Some(CloseReason::Idle));
 }
 
 #[test]
-fn an_idle_connection_that_is_looked_at_is_waited_for_and_given_to_who_waits() {
+fn an_idle_connection_under_a_check_is_waited_for_and_given_to_the_waiter() {
     let world = checked(1, 1, &[1]);
-    let slot = world.pool.idle_slots()[0];
-    let checking = world.pool.begin_idle_check(slot, 7, world.now()).expect("it is idle");
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let slot = world.ledger.idle_slots()[0];
+    let checking = world.ledger.begin_idle_check(slot, 7, world.now()).expect("it is idle");
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     checking.put_back(world.now()).expect("the pool is open");
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert_eq!(world.claim(&want, &waiter), 1);
 }
 
@@ -389,45 +386,45 @@ fn an_idle_connection_that_is_looked_at_is_waited_for_and_given_to_who_waits() {
 fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
     let world = checked(2, 2, &[5, 5]);
     world.pass(1.0);
-    let dead = world.doubtful();
-    let next = doubtful(dead.next(Reason::Lost, world.now()));
+    let dead = world.must_check();
+    let next = must_check(dead.next(CloseReason::Lost, world.now()));
     next.lend(world.now()).expect("the pool is open");
     drop(next);
     assert_eq!((world.lent(), counts(&world)), (vec![5], (0, 1, 0, 0, 0)));
-    assert!(world.keep(5), "it has no twin any more");
+    assert!(world.take_back_clean(5), "it has no alias any more");
 }
 
 #[test]
-fn what_is_drained_while_it_is_looked_at_is_not_lent_but_replaced() {
+fn a_connection_that_is_drained_while_it_is_checked_is_not_lent_but_replaced() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
-    let checking = world.doubtful();
-    assert!(world.pool.drain(7).is_empty());
-    assert_eq!(checking.lend(world.now()), Err(Reason::Drained));
-    let answer = checking.next(Reason::Drained, world.now());
+    let checking = world.must_check();
+    assert!(world.ledger.drain(7).is_empty());
+    assert_eq!(checking.lend(world.now()), Err(CloseReason::Drained));
+    let answer = checking.next(CloseReason::Drained, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
 #[test]
-fn a_lowered_maxconn_lets_a_doubtful_borrower_have_its_connection_and_no_more_than_that() {
+fn a_lowered_maxconn_lets_a_borrower_that_checks_have_its_connection_and_no_more_than_that() {
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
-    let (first, second) = (world.doubtful(), world.doubtful());
-    drop(world.pool.set_maxconn(0));
+    let (first, second) = (world.must_check(), world.must_check());
+    drop(world.ledger.set_maxconn(0));
     first.lend(world.now()).expect("the pool is open");
-    let answer = second.next(Reason::Lost, world.now());
+    let answer = second.next(CloseReason::Lost, world.now());
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
     drop(answer);
     assert!(!world.give_back(2));
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
 }
 
 #[test]
-fn an_idle_connection_that_is_looked_at_while_maxconn_is_lowered_is_not_put_back_above_it() {
+fn an_idle_connection_that_is_checked_while_maxconn_is_lowered_is_not_put_back_above_it() {
     let world = checked(2, 2, &[1, 2]);
-    let slots = world.pool.idle_slots();
-    let looks: Vec<_> = slots.iter().map(|&slot| world.pool.begin_idle_check(slot, 7, world.now())).collect();
-    drop(world.pool.set_maxconn(1));
+    let slots = world.ledger.idle_slots();
+    let looks: Vec<_> = slots.iter().map(|&slot| world.ledger.begin_idle_check(slot, 7, world.now())).collect();
+    drop(world.ledger.set_maxconn(1));
     for checking in looks.into_iter().flatten() {
         let _refused = checking.put_back(world.now());
     }
@@ -435,9 +432,9 @@ fn an_idle_connection_that_is_looked_at_while_maxconn_is_lowered_is_not_put_back
 }
 
 #[test]
-fn an_idle_connection_that_is_looked_at_while_another_takes_its_place_is_not_put_back_above_minconn() {
+fn an_idle_connection_that_is_checked_while_another_takes_its_place_is_not_put_back_above_minconn() {
     let world = checked(1, 2, &[1]);
-    let checking = world.pool.begin_idle_check(world.pool.idle_slots()[0], 7, world.now()).expect("it is idle");
+    let checking = world.check_idle();
     world.open([2]);
     assert!(world.give_back(2));
     let _refused = checking.put_back(world.now());
@@ -449,31 +446,31 @@ fn an_idle_connection_that_is_looked_at_while_another_takes_its_place_is_not_put
 fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
     let world = checked(1, 1, &[1]);
     world.borrow();
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     world.pass(60.0);
-    assert!(world.check_out(&world.any()).is_ok(), "somebody else tells the time");
+    assert!(world.check_out(&world.any()).is_ok(), "another caller tells the time");
     assert!(waiter.leave().is_none());
-    assert_eq!(looked_at(&world.doubtful()), (1, Doubt::Unseen), "it has been idle for a minute");
+    assert_eq!(looked_at(&world.must_check()), (1, Check::Required), "it has been idle for a minute");
 }
 
 #[test]
-fn a_connection_that_is_condemned_with_the_older_ones_takes_those_along_that_are_being_opened() {
+fn a_connection_that_is_invalidated_with_the_older_ones_takes_those_along_that_are_being_opened() {
     let world = World::new(2, 2);
     let opening = world.reserve();
     world.open([2]);
-    world.pool.condemn(world.loan(2), true);
+    world.ledger.invalidate(world.loan(2), true);
     world.fulfil(&opening, 1).expect("the pool is open");
-    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(Reason::Drained));
+    assert_eq!(world.begin_return(1).expect("it is lent").closing(), Some(CloseReason::Drained));
 }
 
 #[test]
-fn a_check_whose_connection_was_written_over_in_the_books_is_not_told_that_the_pool_is_closed() {
+fn a_check_whose_connection_a_subclass_has_replaced_is_not_told_that_the_pool_is_closed() {
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
-    let checking = doubtful(by_key(&world, 2, 1));
-    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 7, &world.thing(7), world.now()))
+    let checking = must_check(by_key(&world, 2, 1));
+    resolve_key(&mut world.ask(2, 9), |want| world.ledger.insert_loan(want, 7, &world.thing(7), world.now()))
         .expect("the pool is open");
-    assert_ne!(checking.lend(world.now()), Err(Reason::WithPool));
+    assert_ne!(checking.lend(world.now()), Err(CloseReason::WithPool));
 }

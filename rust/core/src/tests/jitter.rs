@@ -1,18 +1,18 @@
-//! What is left to chance: within its bounds, and not the same each time.
+//! Random lifetimes and pauses: within their bounds, and not the same each time.
 
 use super::props::{World, seconds};
-use crate::time::{Dice, Span};
+use crate::time::{Rng, Span};
 use crate::{Chore, Moment, Policy};
 
 /// How long each of a hundred idle connections lives that were all opened at the same moment, for ten seconds at most.
 fn lives(world: &World) -> Vec<f64> {
     const NUMBER: u32 = 100;
-    drop(world.pool.set_maxconn(NUMBER as usize));
-    world.pool.set_policy(Policy { max_lifetime: seconds(10.0), ..Policy::default() });
+    drop(world.ledger.set_maxconn(NUMBER as usize));
+    world.ledger.set_policy(Policy { max_lifetime: seconds(10.0), ..Policy::default() });
     (0..NUMBER).for_each(|name| world.open_idle(name));
     let (begin, mut lives) = (world.now(), Vec::new());
     while !world.idle().is_empty() {
-        match world.pool.chore(7, world.now()) {
+        match world.ledger.chore(7, world.now()) {
             Chore::Return(_) => lives.push(world.now().since(begin).as_secs_f64()),
             Chore::Rest(until) => world.pass(until.since(world.now()).as_secs_f64()),
             Chore::Open(_) | Chore::Report(_) => panic!("there is no minconn, and nothing is lent"),
@@ -34,16 +34,16 @@ fn connections_that_were_opened_together_do_not_end_together() {
 
 #[test]
 fn a_span_is_shortened_by_a_tenth_at_most_and_never_lengthened() {
-    let mut dice = Dice::new(0);
+    let mut rng = Rng::new(0);
     for nanos in [0, 1, 9, 10, 11, 1_000_000_007, u64::MAX - 1] {
         let span = Moment::from_nanos(nanos).since(Moment::START);
         let least = Moment::from_nanos(nanos - nanos / 10).since(Moment::START);
         for _ in 0..1000 {
-            let jittered = span.jittered(&mut dice);
+            let jittered = span.jittered(&mut rng);
             assert!(least <= jittered && jittered <= span, "{span:?} became {jittered:?}");
         }
     }
-    assert_eq!(Span::FOREVER.jittered(&mut dice), Span::FOREVER);
+    assert_eq!(Span::FOREVER.jittered(&mut rng), Span::FOREVER);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn the_same_seed_gives_the_same_chances() {
 #[test]
 fn processes_that_were_forked_from_one_do_not_share_their_chances() {
     let workers = [World::new(0, 0), World::new(0, 0)];
-    workers[0].pool.enter_process(256, 7);
-    workers[1].pool.enter_process(256, 8);
+    workers[0].ledger.enter_process(256, 7);
+    workers[1].ledger.enter_process(256, 8);
     assert_ne!(lives(&workers[0]), lives(&workers[1]));
 }

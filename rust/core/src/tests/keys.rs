@@ -1,7 +1,7 @@
-//! Keys, and the books that other people's code edits: one thing that can go wrong a test.
+//! Keys, and what other people's code edits: one thing that can go wrong a test.
 
-use super::props::{Bell, Thing, World, by_key, compare, counts, no, refusal, settle, show};
-use crate::{Busy, CheckOut, LoanKey, No, Refusal, Reservation, Reserve, Waiter, Want};
+use super::props::{TestWaker, Thing, World, by_key, compare, connect_error, counts, refusal, resolve_key, show};
+use crate::{Busy, CheckOut, LoanKey, Refusal, Reservation, Reserve, Unanswered, Waiter, Want};
 
 fn open_by_key(world: &World, key: u32, name: u32) {
     let Ok(CheckOut::Reserved(reservation)) = by_key(world, key, 0) else { panic!("no room") };
@@ -25,11 +25,11 @@ fn a_comparison_that_was_overtaken_is_made_again() {
     let world = World::new(2, 2);
     open_by_key(&world, 1, 10);
     let mut want = world.ask(3, 0);
-    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("hashes are equal") };
+    let Err(Unanswered::Compare(candidates)) = world.check_out(&want) else { panic!("hashes are equal") };
     compare(&mut want, &candidates);
     // Meanwhile the very key that is asked for is lent.
     open_by_key(&world, 3, 30);
-    let Err(No::Compare(candidates)) = world.check_out(&want) else { panic!("3 is new") };
+    let Err(Unanswered::Compare(candidates)) = world.check_out(&want) else { panic!("3 is new") };
     assert_eq!(candidates.list.len(), 1, "1 has been compared");
     compare(&mut want, &candidates);
     // Meanwhile it is returned and lent under another key: the match is stale.
@@ -39,39 +39,39 @@ fn a_comparison_that_was_overtaken_is_made_again() {
 }
 
 #[test]
-fn a_key_that_claims_promised_room_is_seen_by_who_compared_before() {
+fn a_key_that_claims_promised_room_is_seen_by_a_caller_that_compared_before() {
     let world = World::new(0, 2);
     open_by_key(&world, 1, 10);
     let opening = world.reserve();
-    let (bell, mut queued) = (world.bell(), world.ask(3, 1));
+    let (waker, mut queued) = (world.waker(), world.ask(3, 1));
     let CheckOut::Busy(Busy::Full, Some(waiter)) =
-        settle(&mut queued, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now())).expect("open")
+        resolve_key(&mut queued, |want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()))
+            .expect("open")
     else {
         panic!("the pool is full")
     };
     drop(opening);
     // Room is promised, and not filed yet. Another caller compares all there is with the same key.
     let mut late = world.ask(3, 2);
-    let Err(No::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
+    let Err(Unanswered::Compare(candidates)) = world.check_out(&late) else { panic!("hashes are equal") };
     compare(&mut late, &candidates);
-    drop(world.pool.set_maxconn(9));
-    let claimed = settle(&mut queued, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    drop(world.ledger.set_maxconn(9));
+    let claimed = world.ask_again(&mut queued, &waiter);
     assert!(matches!(claimed, Ok(CheckOut::Reserved(_))), "{}", show(&claimed));
-    let answer = settle(&mut late, |want| world.check_out(want));
+    let answer = resolve_key(&mut late, |want| world.check_out(want));
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::KeyOpening, None))), "{}", show(&answer));
 }
 
 #[test]
-fn those_who_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
+fn callers_that_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
     let world = World::new(0, 5);
     let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 2, 1) else { panic!("there is room") };
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
-    let bell = world.bell();
-    let answer = settle(&mut world.ask(2, 2), |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let waker = world.waker();
+    let waiter = world.follow(&mut world.ask(2, 2), &waker);
     world.fulfil(&reservation, 20).expect("open");
     drop(reservation);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     drop(waiter);
     assert!(matches!(by_key(&world, 2, 2), Ok(CheckOut::Lent(connection)) if connection.name == 20));
     assert_eq!(world.lent(), [20]);
@@ -88,21 +88,22 @@ fn a_caller_that_would_wait_for_itself_is_refused() {
 fn a_queued_waiter_is_woken_when_its_key_is_lent_to_another_and_keeps_its_place() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bells = [world.bell(), world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker(), world.waker()];
     let [first, mut second, mut third] = [(2, 1), (2, 2), (4, 3)].map(|(key, caller)| world.ask(key, caller));
-    let waiters = [world.join(&first, &bells[0]), world.join(&second, &bells[1]), world.join(&third, &bells[2])];
+    let waiters = [world.join(&first, &wakers[0]), world.join(&second, &wakers[1]), world.join(&third, &wakers[2])];
     assert!(world.give_back(1));
     assert_eq!(world.claim(&first, &waiters[0]), 1);
-    assert_eq!([bells[1].rung(), bells[2].rung()], [1, 1], "same hash: each must look");
-    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&waiters[1]), None, world.now()));
+    assert_eq!([wakers[1].wakes(), wakers[2].wakes()], [1, 1], "same hash: each must look");
+    let answer = world.ask_again(&mut second, &waiters[1]);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
-    let again = world.bell();
-    let answer =
-        settle(&mut third, |want| world.pool.check_out(want, Some(&waiters[2]), Some(again.clone()), world.now()));
+    let again = world.waker();
+    let answer = resolve_key(&mut third, |want| {
+        world.ledger.check_out(want, Some(&waiters[2]), Some(again.clone()), world.now())
+    });
     assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
-    assert_eq!(world.pool.counts().waiting, 2, "nobody has left the queue yet");
+    assert_eq!(world.ledger.counts().waiting, 2, "no waiter has left the queue yet");
     drop(waiters);
-    assert_eq!(world.pool.counts().waiting, 0);
+    assert_eq!(world.ledger.counts().waiting, 0);
 }
 
 #[test]
@@ -112,13 +113,13 @@ fn a_wrong_or_swapped_key_changes_nothing() {
     open_by_key(&world, 2, 20);
     let before = counts(&world);
     let swapped =
-        settle(&mut world.ask(2, 0), |want| world.pool.begin_return(Some(10), Some(want), false, world.now()));
+        resolve_key(&mut world.ask(2, 0), |want| world.ledger.begin_return(Some(10), Some(want), false, world.now()));
     assert!(swapped.is_err_and(|refusal| refusal == Refusal::WrongKey), "10 is lent under 1");
     for (number, address, expected) in
         [(1, Some(10), Refusal::WrongKey), (1, None, Refusal::Unkeyed), (1, Some(77), Refusal::Unkeyed)]
     {
-        let answer = world.pool.begin_return(address, Some(&Want::Number(number, 0)), false, world.now());
-        assert!(answer.is_err_and(|no| refusal(no) == expected));
+        let answer = world.ledger.begin_return(address, Some(&Want::Number(number, 0)), false, world.now());
+        assert!(answer.is_err_and(|unanswered| refusal(unanswered) == expected));
     }
     assert_eq!(counts(&world), before);
 }
@@ -127,8 +128,8 @@ fn a_wrong_or_swapped_key_changes_nothing() {
 fn a_key_alone_returns_what_is_lent_under_it() {
     let world = World::new(2, 2);
     world.open([10]);
-    let Some((LoanKey::Automatic(number), _)) = world.pool.lent().pop() else { panic!("lent by number") };
-    let Ok(mut returning) = world.pool.begin_return(None, Some(&Want::Number(number, 0)), false, world.now()) else {
+    let Some((LoanKey::Automatic(number), _)) = world.ledger.lent().pop() else { panic!("lent by number") };
+    let Ok(mut returning) = world.ledger.begin_return(None, Some(&Want::Number(number, 0)), false, world.now()) else {
         panic!("it is lent")
     };
     assert!(returning.closing().is_none() && returning.keep(world.now()));
@@ -140,18 +141,18 @@ fn a_reservation_of_a_caller_further_up_is_found_by_its_key() {
     let world = World::new(0, 2);
     let want = world.ask(2, 1);
     let Ok(CheckOut::Reserved(above)) = world.check_out(&want) else { panic!("there is room") };
-    let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want), 0) else { panic!("it is pending") };
+    let Ok(Reserve::Pending(slot)) = world.ledger.reserve(Some(&want), 0) else { panic!("it is pending") };
     assert_eq!(slot, above.slot());
-    let Ok(Reserve::New(_)) = world.pool.reserve(None, 0) else { panic!("there is room for one more") };
+    let Ok(Reserve::New(_)) = world.ledger.reserve(None, 0) else { panic!("there is room for one more") };
 }
 
 #[test]
 fn a_reservation_without_a_key_becomes_an_idle_connection() {
     let world = World::new(0, 1);
-    let Ok(Reserve::New(reservation)) = world.pool.reserve(None, 0) else { panic!("there is room") };
+    let Ok(Reserve::New(reservation)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
     world.fulfil(&reservation, 1).expect("open");
     assert_eq!(world.idle(), [1]);
-    assert!(world.pool.reserve(None, 0).is_err_and(|no| refusal(no) == Refusal::Exhausted));
+    assert!(world.ledger.reserve(None, 0).is_err_and(|unanswered| refusal(unanswered) == Refusal::Exhausted));
 }
 
 #[test]
@@ -159,28 +160,29 @@ fn a_list_that_was_edited_from_a_stale_reading_is_refused() {
     let world = World::new(2, 3);
     world.open([1, 2]);
     assert!(world.give_back(1) && world.give_back(2));
-    assert!(!world.pool.replace_idle(&[1], vec![], world.now()));
-    assert!(world.pool.replace_idle(&[1, 2], vec![(3, world.thing(3)), (1, world.thing(1))], world.now()));
+    assert!(!world.ledger.replace_idle(&[1], vec![], world.now()));
+    assert!(world.ledger.replace_idle(&[1, 2], vec![(3, world.thing(3)), (1, world.thing(1))], world.now()));
     assert_eq!(world.idle(), [3, 1]);
     assert_eq!(world.borrow(), 1);
 }
 
 #[test]
-fn a_loan_made_elsewhere_is_entered_struck_out_and_counted() {
+fn a_loan_made_elsewhere_is_inserted_removed_and_counted() {
     let world = World::new(0, 1);
-    world.pool.enter_loan(&Want::Number(7, 0), 1, &world.thing(1), world.now()).expect("nothing to compare");
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
-    let struck = world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare");
+    world.ledger.insert_loan(&Want::Number(7, 0), 1, &world.thing(1), world.now()).expect("nothing to compare");
+    assert!(world.is_full());
+    let struck = world.ledger.remove_loan(&Want::Number(7, 0)).expect("nothing to compare");
     assert_eq!(struck.map(|connection| connection.name), Some(1));
-    assert!(world.pool.strike_loan(&Want::Number(7, 0)).expect("nothing to compare").is_none());
+    assert!(world.ledger.remove_loan(&Want::Number(7, 0)).expect("nothing to compare").is_none());
     world.open([2]);
 }
 
 #[test]
-fn a_loan_that_is_entered_takes_the_place_of_one_under_an_equal_key() {
+fn a_loan_that_is_inserted_replaces_one_under_an_equal_key() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
-    settle(&mut world.ask(2, 9), |want| world.pool.enter_loan(want, 21, &world.thing(21), world.now())).expect("open");
+    resolve_key(&mut world.ask(2, 9), |want| world.ledger.insert_loan(want, 21, &world.thing(21), world.now()))
+        .expect("open");
     assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
 }
 
@@ -190,24 +192,23 @@ fn the_collector_sees_every_handle_and_is_never_blocked() {
     open_by_key(&world, 2, 20);
     world.open([10]);
     let mut seen = Vec::new();
-    world.pool.try_visit(|thing| seen.push(thing.name));
+    world.ledger.try_visit(|thing| seen.push(thing.name));
     seen.sort_unstable();
     assert_eq!(seen, [2, 10, 20]);
 }
 
 #[test]
-fn who_waited_for_a_key_that_does_not_come_to_be_is_served_before_who_came_later() {
+fn a_waiter_for_a_key_that_is_not_opened_is_served_before_one_that_came_later() {
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    let (bells, mut follower) = ([world.bell(), world.bell()], world.ask(2, 2));
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
+    let (wakers, mut follower) = ([world.waker(), world.waker()], world.ask(2, 2));
+    let first = world.follow(&mut follower, &wakers[0]);
     let later = world.any();
-    let _second = world.join(&later, &bells[1]);
-    assert_eq!(world.pool.counts().waiting, 2);
-    drop(opening.fail(no("no")));
-    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    let _second = world.join(&later, &wakers[1]);
+    assert_eq!(world.ledger.counts().waiting, 2);
+    drop(opening.fail(connect_error("no")));
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
+    let answer = world.ask_again(&mut follower, &first);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
@@ -216,14 +217,14 @@ fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener(
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = world.check_out(&Want::Number(7, 1)) else { panic!("there is room") };
     let again = world.check_out(&Want::Number(7, 1));
-    assert!(again.is_err_and(|no| refusal(no) == Refusal::Reentrant));
-    let bell = world.bell();
-    let answer = world.pool.check_out(&Want::Number(7, 2), None, Some(bell.clone()), world.now());
+    assert!(again.is_err_and(|unanswered| refusal(unanswered) == Refusal::Reentrant));
+    let waker = world.waker();
+    let answer = world.ledger.check_out(&Want::Number(7, 2), None, Some(waker.clone()), world.now());
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_waiter))) = answer else { panic!("{}", show(&answer)) };
     world.fulfil(&opening, 70).expect("open");
-    assert_eq!(bell.rung(), 0, "its opener has not finished with it");
+    assert_eq!(waker.wakes(), 0, "its opener has not finished with it");
     drop(opening);
-    assert_eq!(bell.rung(), 1);
+    assert_eq!(waker.wakes(), 1);
     assert!(matches!(world.check_out(&Want::Number(7, 2)), Ok(CheckOut::Lent(connection)) if connection.name == 70));
 }
 
@@ -231,7 +232,7 @@ fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener(
 fn a_reservation_is_not_filled_by_another_caller() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(_above)) = world.check_out(&world.ask(2, 1)) else { panic!("there is room") };
-    let answer = settle(&mut world.ask(2, 9), |want| world.pool.reserve(Some(want), 0));
+    let answer = resolve_key(&mut world.ask(2, 9), |want| world.ledger.reserve(Some(want), 0));
     assert!(matches!(answer, Ok(Reserve::New(_))));
 }
 
@@ -239,20 +240,20 @@ fn a_reservation_is_not_filled_by_another_caller() {
 fn a_second_connection_under_a_key_takes_the_place_of_the_first() {
     let world = World::new(0, 2);
     open_by_key(&world, 2, 20);
-    let answer = settle(&mut world.ask(2, 1), |want| world.pool.reserve(Some(want), 0));
+    let answer = resolve_key(&mut world.ask(2, 1), |want| world.ledger.reserve(Some(want), 0));
     let Ok(Reserve::New(reservation)) = answer else { panic!("there is room") };
     world.fulfil(&reservation, 21).expect("open");
     assert_eq!(world.lent(), [21]);
     assert!(world.begin_return(20).is_err_and(|refusal| refusal == Refusal::Unkeyed));
-    let found = settle(&mut world.ask(2, 1), |want| world.pool.loan(want));
+    let found = resolve_key(&mut world.ask(2, 1), |want| world.ledger.loan(want));
     assert_eq!(found.expect("open").map(|connection| connection.name), Some(21));
 }
 
 #[test]
 fn a_connection_that_was_to_be_idle_is_refused_where_maxconn_was_lowered_meanwhile() {
     let world = World::new(1, 1);
-    let Ok(Reserve::New(reservation)) = world.pool.reserve(None, 0) else { panic!("there is room") };
-    drop(world.pool.set_maxconn(0));
+    let Ok(Reserve::New(reservation)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
+    drop(world.ledger.set_maxconn(0));
     assert_eq!(world.fulfil(&reservation, 1), Err(Refusal::Exhausted));
     drop(reservation);
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -261,21 +262,22 @@ fn a_connection_that_was_to_be_idle_is_refused_where_maxconn_was_lowered_meanwhi
 #[test]
 fn of_two_loans_of_one_object_the_later_is_returned_first() {
     let world = World::new(0, 2);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    world.pool.enter_loan(&Want::Number(3, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(3))));
+    world.ledger.insert_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.ledger.insert_loan(&Want::Number(3, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    assert!(matches!(world.ledger.key_of(5), Some(LoanKey::Automatic(3))));
     drop(world.begin_return(5).expect("lent"));
-    assert!(matches!(world.pool.key_of(5), Some(LoanKey::Automatic(7))));
+    assert!(matches!(world.ledger.key_of(5), Some(LoanKey::Automatic(7))));
 }
 
 #[test]
-fn a_loan_that_is_entered_wakes_who_waits_for_its_key() {
+fn a_loan_that_is_inserted_wakes_the_waiter_for_its_key() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bell = world.bell();
-    let _waiter = world.join(&world.ask(2, 1), &bell);
-    settle(&mut world.ask(2, 2), |want| world.pool.enter_loan(want, 20, &world.thing(20), world.now())).expect("open");
-    assert_eq!(bell.rung(), 1);
+    let waker = world.waker();
+    let _waiter = world.join(&world.ask(2, 1), &waker);
+    resolve_key(&mut world.ask(2, 2), |want| world.ledger.insert_loan(want, 20, &world.thing(20), world.now()))
+        .expect("open");
+    assert_eq!(waker.wakes(), 1);
 }
 
 #[test]
@@ -294,11 +296,11 @@ fn what_was_filed_before_the_opener_failed_is_given_to_be_closed_and_nothing_els
     let world = World::new(0, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
     world.fulfil(&opening, 20).expect("open");
-    let filed = opening.fail(no("late")).expect("it was filed");
+    let filed = opening.fail(connect_error("late")).expect("it was filed");
     assert_eq!((filed.connection().name, counts(&world)), (20, (0, 0, 0, 1, 0)));
     drop(filed);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    assert!(opening.fail(no("at once")).is_none());
+    assert!(opening.fail(connect_error("at once")).is_none());
     open_by_key(&world, 2, 21);
     assert_eq!(world.lent(), [21]);
 }
@@ -309,8 +311,8 @@ fn an_opener_that_connects_again_needs_no_more_room() {
     let want = world.ask(2, 1);
     let Ok(CheckOut::Reserved(opening)) = world.check_out(&want) else { panic!("there is room") };
     for name in [20, 21] {
-        let Ok(Reserve::Pending(slot)) = world.pool.reserve(Some(&want), 0) else { panic!("it is pending") };
-        world.pool.fulfil(slot, name as usize, &world.thing(name), world.now()).expect("open");
+        let Ok(Reserve::Pending(slot)) = world.ledger.reserve(Some(&want), 0) else { panic!("it is pending") };
+        world.ledger.fulfil(slot, name as usize, &world.thing(name), world.now()).expect("open");
     }
     drop(opening);
     assert_eq!((world.lent(), counts(&world)), (vec![21], (0, 1, 0, 0, 0)));
@@ -318,88 +320,85 @@ fn an_opener_that_connects_again_needs_no_more_room() {
 }
 
 #[test]
-fn who_waits_for_a_key_and_then_for_room_keeps_its_turn() {
+fn a_waiter_for_a_key_and_then_for_room_keeps_its_turn() {
     let world = World::new(1, 1);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    let (mut follower, bells) = (world.ask(2, 2), [world.bell(), world.bell()]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(first))) = answer else { panic!("{}", show(&answer)) };
+    let (mut follower, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
+    let first = world.follow(&mut follower, &wakers[0]);
     let later = world.any();
-    let _second = world.join(&later, &bells[1]);
+    let _second = world.join(&later, &wakers[1]);
     world.fulfil(&opening, 20).expect("open");
     drop(opening);
     // Before the follower has come to look, the connection is returned.
     assert!(world.give_back(20));
-    assert_eq!([bells[0].rung(), bells[1].rung()], [1, 0]);
-    let answer = settle(&mut follower, |want| world.pool.check_out(want, Some(&first), None, world.now()));
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
+    let answer = world.ask_again(&mut follower, &first);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
 #[test]
 fn a_guess_does_not_choose_between_two_slots_of_one_object() {
     let world = World::new(2, 2);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    world.pool.enter_loan(&Want::Number(8, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    assert!(!world.pool.keep_clean(5, world.now()), "which of the two is for the slow path to say");
+    world.ledger.insert_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    world.ledger.insert_loan(&Want::Number(8, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    assert!(!world.ledger.take_back_clean(5, world.now()), "which of the two is for the slow path to say");
 }
 
-/// Opens a key, lets another caller wait for it, and finishes the opening. Gives the waiter, and its want and bell.
-fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Bell) {
+/// Opens a key, lets another caller wait for it, and finishes the opening. Gives the waiter, and its want and waker.
+fn followed(world: &World) -> (Want<Thing>, Waiter<'_, Thing, TestWaker>, TestWaker) {
     let Ok(CheckOut::Reserved(opening)) = by_key(world, 2, 1) else { panic!("there is room") };
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let waiter = world.follow(&mut want, &waker);
     world.fulfil(&opening, 20).expect("open");
     drop(opening);
-    (want, waiter, bell)
+    (want, waiter, waker)
 }
 
 #[test]
-fn who_waited_for_a_key_that_was_returned_is_promised_what_is_free_before_a_newcomer_can_take_it() {
+fn a_waiter_for_a_key_that_was_returned_is_promised_a_free_slot_before_a_newcomer_can_take_it() {
     let world = World::new(0, 2);
-    let (mut want, waiter, bell) = followed(&world);
+    let (mut want, waiter, waker) = followed(&world);
     let _returning = world.begin_return(20).expect("lent");
-    assert_eq!(bell.rung(), 1);
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))), "it is promised");
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    assert_eq!(waker.wakes(), 1);
+    assert!(world.is_full(), "it is promised");
+    let answer = world.ask_again(&mut want, &waiter);
     assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
 }
 
 #[test]
-fn who_waited_for_a_key_that_is_returned_has_a_use_for_its_connection() {
+fn a_waiter_for_a_key_that_is_returned_has_a_use_for_its_connection() {
     let world = World::new(0, 1);
     let (mut want, waiter, _bell) = followed(&world);
     let mut returning = world.begin_return(20).expect("lent");
     assert!(returning.closing().is_none() && returning.keep(world.now()));
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    let answer = world.ask_again(&mut want, &waiter);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 20), "{}", show(&answer));
 }
 
 #[test]
-fn who_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() {
+fn a_waiter_that_has_been_served_is_promised_nothing_more_while_it_opens_its_connection() {
     let world = World::new(0, 2);
     let Ok(CheckOut::Reserved(opening)) = by_key(&world, 2, 1) else { panic!("there is room") };
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let (mut want, waker) = (world.ask(2, 2), world.waker());
+    let waiter = world.follow(&mut want, &waker);
     drop(opening);
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), None, world.now()));
+    let answer = world.ask_again(&mut want, &waiter);
     let Ok(CheckOut::Reserved(_room)) = answer else { panic!("{}", show(&answer)) };
-    assert_eq!(world.pool.counts().waiting, 0, "although it has not given up its waiter yet");
+    assert_eq!(world.ledger.counts().waiting, 0, "although it has not given up its waiter yet");
 }
 
 /// Lets a caller wait for room under a key, promises it a connection, and lets another caller open the key meanwhile.
 fn promised_and_opened_by_another(
     world: &World,
-) -> (Want<Thing>, Waiter<'_, Thing, Bell>, Reservation<'_, Thing, Bell>) {
+) -> (Want<Thing>, Waiter<'_, Thing, TestWaker>, Reservation<'_, Thing, TestWaker>) {
     world.open([1]);
-    let (mut want, bell) = (world.ask(2, 2), world.bell());
-    let answer = settle(&mut want, |want| world.pool.check_out(want, None, Some(bell.clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let (want, waker) = (world.ask(2, 2), world.waker());
+    let waiter = world.join(&want, &waker);
     assert!(world.give_back(1));
-    assert_eq!(bell.rung(), 1, "it is promised");
-    drop(world.pool.resize(1, 2));
-    let Ok(Reserve::New(opening)) = settle(&mut world.ask(2, 3), |want| world.pool.reserve(Some(want), 3)) else {
+    assert_eq!(waker.wakes(), 1, "it is promised");
+    drop(world.ledger.resize(1, 2));
+    let Ok(Reserve::New(opening)) = resolve_key(&mut world.ask(2, 3), |want| world.ledger.reserve(Some(want), 3))
+    else {
         panic!("there is room")
     };
     (want, waiter, opening)
@@ -409,37 +408,36 @@ fn promised_and_opened_by_another(
 fn a_caller_whose_key_is_opened_by_another_does_not_get_back_the_promise_that_it_gives_up() {
     let world = World::new(1, 1);
     let (mut want, waiter, _opening) = promised_and_opened_by_another(&world);
-    let bell = world.bell();
-    let answer = settle(&mut want, |want| world.pool.check_out(want, Some(&waiter), Some(bell.clone()), world.now()));
+    let waker = world.waker();
+    let answer =
+        resolve_key(&mut want, |want| world.ledger.check_out(want, Some(&waiter), Some(waker.clone()), world.now()));
     let Ok(CheckOut::Busy(Busy::KeyOpening, Some(_follower))) = answer else { panic!("{}", show(&answer)) };
     assert!(waiter.leave().is_none());
-    assert_eq!(world.pool.counts().idle, 1, "promised to it, it would be given up again, and so for ever");
+    assert_eq!(world.ledger.counts().idle, 1, "promised to it, it would be given up again, and so for ever");
 }
 
 #[test]
 fn a_caller_that_waits_for_anothers_promise_of_its_key_is_served_when_that_is_given_up_though_nothing_is_kept() {
     let world = World::new(1, 1);
     world.open([1]);
-    let (mut first, mut second) = (world.ask(2, 1), world.ask(2, 2));
-    let bells = [world.bell(), world.bell()];
-    let answer = settle(&mut first, |want| world.pool.check_out(want, None, Some(bells[0].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::Full, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let (first, mut second) = (world.ask(2, 1), world.ask(2, 2));
+    let wakers = [world.waker(), world.waker()];
+    let waiter = world.join(&first, &wakers[0]);
     assert!(world.give_back(1));
-    let answer = settle(&mut second, |want| world.pool.check_out(want, None, Some(bells[1].clone()), world.now()));
-    let Ok(CheckOut::Busy(Busy::KeyOpening, Some(follower))) = answer else { panic!("{}", show(&answer)) };
+    let follower = world.follow(&mut second, &wakers[1]);
     assert!(waiter.leave().is_none(), "the follower has a use for it");
-    assert_eq!(bells[1].rung(), 1);
-    let answer = settle(&mut second, |want| world.pool.check_out(want, Some(&follower), None, world.now()));
+    assert_eq!(wakers[1].wakes(), 1);
+    let answer = world.ask_again(&mut second, &follower);
     assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
 }
 
 #[test]
-fn what_is_written_into_the_books_is_as_old_as_it_is_written_there() {
+fn a_loan_that_is_inserted_is_as_old_as_its_insertion() {
     let world = World::new(1, 2);
     world.open([1]);
     world.pass(900.0);
-    world.pool.enter_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
-    let loans = world.pool.loans(world.now());
+    world.ledger.insert_loan(&Want::Number(7, 0), 5, &world.thing(5), world.now()).expect("nothing to compare");
+    let loans = world.ledger.loans(world.now());
     let ages: Vec<_> = loans.iter().map(|(loan, connection)| (connection.name, loan.age.as_secs_f64())).collect();
     assert_eq!(ages, [(1, 900.0), (5, 0.0)]);
 }

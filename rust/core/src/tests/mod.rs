@@ -8,7 +8,6 @@ mod health;
 mod jitter;
 mod keys;
 mod lengths;
-mod model;
 mod props;
 mod scenarios;
 mod threads;

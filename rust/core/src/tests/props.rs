@@ -1,67 +1,67 @@
-//! What the tests put in the place of connections, keys and waiters, and short ways to use a pool of them.
+//! What the tests use as connections, keys and waiters, and short ways to use a ledger of them.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::{
-    Ask, Busy, CheckOut, Checking, Chore, ConnectError, Counts, LoanReport, Moment, No, Policy, Pool, Reason, Refill,
-    Refusal, Reservation, Reserve, Returning, SlotId, Span, UserKey, Waiter, Want,
+    Ask, Busy, CheckOut, Checking, Chore, CloseReason, ConnectError, Counts, LoanReport, Moment, Policy, Refill,
+    Refusal, Reservation, Reserve, Returning, SharedLedger, SlotId, Span, Unanswered, UserKey, Waiter, Want,
 };
 
-pub(super) type TestPool = Pool<Thing, Bell>;
+pub(super) type TestLedger = SharedLedger<Thing, TestWaker>;
 
 #[derive(Debug)]
 /// A connection or a key. When it is dropped, it checks that the pool's mutex is free.
 pub(super) struct Thing {
     pub(super) name: u32,
-    pool: Weak<TestPool>,
+    ledger: Weak<TestLedger>,
     dropped: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Drop for Thing {
     fn drop(&mut self) {
-        assert_unlocked(&self.pool, "a handle was dropped");
+        assert_unlocked(&self.ledger, "a handle was dropped");
         self.dropped.lock().expect("no test panics with this lock").push(self.name);
     }
 }
 
 /// A waker that counts how often it was called, and checks that the pool's mutex is free.
 #[derive(Clone)]
-pub(super) struct Bell {
-    rung: Arc<AtomicUsize>,
-    pool: Weak<TestPool>,
+pub(super) struct TestWaker {
+    wakes: Arc<AtomicUsize>,
+    ledger: Weak<TestLedger>,
 }
 
-impl Bell {
-    pub(super) fn rung(&self) -> usize {
-        self.rung.load(Ordering::SeqCst)
+impl TestWaker {
+    pub(super) fn wakes(&self) -> usize {
+        self.wakes.load(Ordering::SeqCst)
     }
 }
 
-impl crate::Wake for Bell {
+impl crate::Wake for TestWaker {
     fn wake(&self) {
-        assert_unlocked(&self.pool, "a waiter was woken");
-        self.rung.fetch_add(1, Ordering::SeqCst);
+        assert_unlocked(&self.ledger, "a waiter was woken");
+        self.wakes.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-impl Drop for Bell {
+impl Drop for TestWaker {
     fn drop(&mut self) {
-        assert_unlocked(&self.pool, "a waker was dropped");
+        assert_unlocked(&self.ledger, "a waker was dropped");
     }
 }
 
-fn assert_unlocked(pool: &Weak<TestPool>, what: &str) {
-    if let Some(pool) = pool.upgrade()
+fn assert_unlocked(ledger: &Weak<TestLedger>, what: &str) {
+    if let Some(ledger) = ledger.upgrade()
         && !std::thread::panicking()
     {
-        assert!(pool.is_unlocked(), "{what} while the mutex was held");
+        assert!(ledger.is_unlocked(), "{what} while the mutex was held");
     }
 }
 
 /// A pool and the things in it.
 pub(super) struct World {
-    pub(super) pool: Arc<TestPool>,
+    pub(super) ledger: Arc<TestLedger>,
     /// The names of the things that were dropped, in order.
     pub(super) dropped: Arc<Mutex<Vec<u32>>>,
     /// How many things were made.
@@ -72,11 +72,11 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(minconn: usize, maxconn: usize) -> Self {
-        let pool = Arc::new(TestPool::new(1));
-        pool.set_minconn(minconn);
-        drop(pool.set_maxconn(maxconn));
+        let ledger = Arc::new(TestLedger::new(1));
+        ledger.set_minconn(minconn);
+        drop(ledger.set_maxconn(maxconn));
         Self {
-            pool,
+            ledger,
             dropped: Arc::default(),
             made: AtomicUsize::new(0),
             places: AtomicU64::new(1 << 32),
@@ -86,15 +86,15 @@ impl World {
 
     pub(super) fn with(minconn: usize, maxconn: usize, policy: Policy) -> Self {
         let world = Self::new(minconn, maxconn);
-        world.pool.set_policy(policy);
+        world.ledger.set_policy(policy);
         world
     }
 
-    /// Appoints a keeper, who hears this bell.
-    pub(super) fn keeper(&self) -> Bell {
-        let bell = self.bell();
-        self.pool.set_keeper(bell.clone());
-        bell
+    /// Sets a housekeeper, and gives its waker.
+    pub(super) fn housekeeper(&self) -> TestWaker {
+        let waker = self.waker();
+        self.ledger.set_housekeeper(waker.clone());
+        waker
     }
 
     /// Tells the time.
@@ -109,8 +109,8 @@ impl World {
 
     /// Reports a loan that was forgotten, and frees its slot.
     pub(super) fn reclaim(&self, slot: SlotId) -> Option<LoanReport<Thing>> {
-        let report = self.pool.loan_report(slot, self.now());
-        self.pool.reclaim(slot, None, self.now());
+        let report = self.ledger.loan_report(slot, self.now());
+        self.ledger.reclaim(slot, None, self.now());
         report
     }
 
@@ -121,20 +121,20 @@ impl World {
 
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
         self.made.fetch_add(1, Ordering::SeqCst);
-        Arc::new(Thing { name, pool: Arc::downgrade(&self.pool), dropped: Arc::clone(&self.dropped) })
+        Arc::new(Thing { name, ledger: Arc::downgrade(&self.ledger), dropped: Arc::clone(&self.dropped) })
     }
 
     /// Gives a clean connection back by the fast path; says whether that was taken.
-    pub(super) fn keep(&self, name: u32) -> bool {
-        self.pool.keep_clean(name as usize, self.now())
+    pub(super) fn take_back_clean(&self, name: u32) -> bool {
+        self.ledger.take_back_clean(name as usize, self.now())
     }
 
-    pub(super) fn bell(&self) -> Bell {
-        Bell { rung: Arc::default(), pool: Arc::downgrade(&self.pool) }
+    pub(super) fn waker(&self) -> TestWaker {
+        TestWaker { wakes: Arc::default(), ledger: Arc::downgrade(&self.ledger) }
     }
 
     pub(super) fn any(&self) -> Want<Thing> {
-        Want::Any(self.pool.next_number(), 0)
+        Want::Any(self.ledger.next_number(), 0)
     }
 
     /// Asks for a key by value, through a new object each time. Keys of the same parity have the same hash.
@@ -148,7 +148,7 @@ impl World {
 
     /// Borrows, and expects a connection.
     pub(super) fn borrow(&self) -> u32 {
-        if let Some(connection) = self.pool.lend_idle(0, self.now()) {
+        if let Some(connection) = self.ledger.lend_idle(0, self.now()) {
             return connection.name;
         }
         match self.check_out(&self.any()) {
@@ -157,12 +157,12 @@ impl World {
         }
     }
 
-    pub(super) fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, Bell>, No<Thing>> {
-        self.pool.check_out(want, None, None, self.now())
+    pub(super) fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, TestWaker>, Unanswered<Thing>> {
+        self.ledger.check_out(want, None, None, self.now())
     }
 
     /// Borrows, and expects room to open a connection.
-    pub(super) fn reserve(&self) -> Reservation<'_, Thing, Bell> {
+    pub(super) fn reserve(&self) -> Reservation<'_, Thing, TestWaker> {
         match self.check_out(&self.any()) {
             Ok(CheckOut::Reserved(reservation)) => reservation,
             other => panic!("no room was reserved: {}", show(&other)),
@@ -170,8 +170,8 @@ impl World {
     }
 
     /// Fulfils a reservation with a connection of this name.
-    pub(super) fn fulfil(&self, reservation: &Reservation<'_, Thing, Bell>, name: u32) -> Result<(), Refusal> {
-        self.pool.fulfil(reservation.slot(), name as usize, &self.thing(name), self.now())
+    pub(super) fn fulfil(&self, reservation: &Reservation<'_, Thing, TestWaker>, name: u32) -> Result<(), Refusal> {
+        self.ledger.fulfil(reservation.slot(), name as usize, &self.thing(name), self.now())
     }
 
     /// Opens connections with these names, and lends them.
@@ -183,40 +183,67 @@ impl World {
     }
 
     /// Joins the queue, and expects the pool to be full.
-    pub(super) fn join(&self, want: &Want<Thing>, bell: &Bell) -> Waiter<'_, Thing, Bell> {
-        match self.pool.check_out(want, None, Some(bell.clone()), self.now()) {
-            Ok(CheckOut::Busy(Busy::Full | Busy::Coming, Some(waiter))) => waiter,
+    pub(super) fn join(&self, want: &Want<Thing>, waker: &TestWaker) -> Waiter<'_, Thing, TestWaker> {
+        match self.ledger.check_out(want, None, Some(waker.clone()), self.now()) {
+            Ok(CheckOut::Busy(Busy::Full | Busy::InTransit, Some(waiter))) => waiter,
             other => panic!("it did not wait: {}", show(&other)),
         }
     }
 
+    /// Asks for a key that another caller is about to get, and expects to wait for it.
+    pub(super) fn follow(&self, want: &mut Want<Thing>, waker: &TestWaker) -> Waiter<'_, Thing, TestWaker> {
+        match resolve_key(want, |want| self.ledger.check_out(want, None, Some(waker.clone()), self.now())) {
+            Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) => waiter,
+            other => panic!("it did not wait for the key: {}", show(&other)),
+        }
+    }
+
+    /// Asks again, for a waiter that waits no longer.
+    pub(super) fn ask_again(
+        &self,
+        want: &mut Want<Thing>,
+        waiter: &Waiter<'_, Thing, TestWaker>,
+    ) -> Result<CheckOut<'_, Thing, TestWaker>, Refusal> {
+        resolve_key(want, |want| self.ledger.check_out(want, Some(waiter), None, self.now()))
+    }
+
+    /// Says whether a caller that does not wait is told that the pool is full.
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.check_out(&self.any()), Ok(CheckOut::Busy(Busy::Full, None)))
+    }
+
+    /// Takes the connection that has been idle for longest out of the pool to check it.
+    pub(super) fn check_idle(&self) -> Checking<'_, Thing, TestWaker> {
+        self.ledger.begin_idle_check(self.ledger.idle_slots()[0], 7, self.now()).expect("it is idle")
+    }
+
     /// Claims what a waiter was promised, and expects a connection.
-    pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, Bell>) -> u32 {
-        match self.pool.check_out(want, Some(waiter), None, self.now()) {
+    pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, TestWaker>) -> u32 {
+        match self.ledger.check_out(want, Some(waiter), None, self.now()) {
             Ok(CheckOut::Lent(connection)) => connection.name,
             other => panic!("nothing was promised: {}", show(&other)),
         }
     }
 
-    /// Borrows, and expects a connection that is to be looked at first.
-    pub(super) fn doubtful(&self) -> Checking<'_, Thing, Bell> {
-        assert!(self.pool.lend_idle(0, self.now()).is_none(), "the fast path lends nothing doubtful");
-        doubtful(self.check_out(&self.any()))
+    /// Borrows, and expects a connection that must be checked first.
+    pub(super) fn must_check(&self) -> Checking<'_, Thing, TestWaker> {
+        assert!(self.ledger.lend_idle(0, self.now()).is_none(), "the fast path lends nothing must_check");
+        must_check(self.check_out(&self.any()))
     }
 
     /// Names the loan of a connection.
     pub(super) fn loan(&self, name: u32) -> SlotId {
-        self.pool.loan_at(name as usize).expect("it is lent")
+        self.ledger.loan_at(name as usize).expect("it is lent")
     }
 
     /// Begins to return a connection by its name.
-    pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, Bell>, Refusal> {
-        self.pool.begin_return(Some(name as usize), None, false, self.now()).map_err(refusal)
+    pub(super) fn begin_return(&self, name: u32) -> Result<Returning<'_, Thing, TestWaker>, Refusal> {
+        self.ledger.begin_return(Some(name as usize), None, false, self.now()).map_err(refusal)
     }
 
     /// Returns a clean connection; says whether it was kept.
     pub(super) fn give_back(&self, name: u32) -> bool {
-        if self.keep(name) {
+        if self.take_back_clean(name) {
             return true;
         }
         let mut returning = self.begin_return(name).expect("it is lent");
@@ -224,15 +251,15 @@ impl World {
     }
 
     /// Leaves the return of these connections to the housekeeping.
-    pub(super) fn leave(&self, names: impl IntoIterator<Item = u32>) {
+    pub(super) fn defer_returns(&self, names: impl IntoIterator<Item = u32>) {
         for name in names {
-            assert!(self.begin_return(name).expect("it is lent").leave(self.now()).is_none());
+            assert!(self.begin_return(name).expect("it is lent").defer(self.now()).is_none());
         }
     }
 
     /// Does the chores, and expects that there are none. Tells in how many seconds there may be one.
     pub(super) fn rest(&self) -> f64 {
-        match self.pool.chore(7, self.now()) {
+        match self.ledger.chore(7, self.now()) {
             Chore::Rest(Moment::NEVER) => f64::INFINITY,
             Chore::Rest(until) => until.since(self.now()).as_secs_f64(),
             other => panic!("there is something to do: {}", show_chore(&other)),
@@ -240,8 +267,8 @@ impl World {
     }
 
     /// Does the chores, and expects a connection that is to be returned or closed.
-    pub(super) fn take_return(&self) -> Returning<'_, Thing, Bell> {
-        match self.pool.chore(7, self.now()) {
+    pub(super) fn take_return(&self) -> Returning<'_, Thing, TestWaker> {
+        match self.ledger.chore(7, self.now()) {
             Chore::Return(returning) => returning,
             other => panic!("nothing is to be returned: {}", show_chore(&other)),
         }
@@ -249,10 +276,10 @@ impl World {
 
     /// Lets as much time pass as there is nothing to do. Tells how much that was, and what connection is to be returned
     /// or closed then.
-    pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, Bell>) {
+    pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, TestWaker>) {
         let began = self.now();
         for _ in 0..10 {
-            match self.pool.chore(7, self.now()) {
+            match self.ledger.chore(7, self.now()) {
                 Chore::Return(returning) => return (self.now().since(began).as_secs_f64(), returning),
                 Chore::Rest(until) if until < Moment::NEVER => self.pass(until.since(self.now()).as_secs_f64()),
                 other => panic!("nothing is to be returned: {}", show_chore(&other)),
@@ -262,13 +289,13 @@ impl World {
     }
 
     /// Notes that a connection that is missing could not be opened.
-    pub(super) fn fail(&self, refill: Refill<'_, Thing, Bell>) {
+    pub(super) fn fail(&self, refill: Refill<'_, Thing, TestWaker>) {
         refill.fail(self.now());
     }
 
     /// Does the chores, and expects a connection that is to be opened.
-    pub(super) fn take_refill(&self) -> Refill<'_, Thing, Bell> {
-        match self.pool.chore(7, self.now()) {
+    pub(super) fn take_refill(&self) -> Refill<'_, Thing, TestWaker> {
+        match self.ledger.chore(7, self.now()) {
             Chore::Open(refill) => refill,
             other => panic!("nothing is to be opened: {}", show_chore(&other)),
         }
@@ -276,7 +303,7 @@ impl World {
 
     /// Does the chores, and expects a loan that is to be reported.
     pub(super) fn take_report(&self) -> LoanReport<Thing> {
-        match self.pool.chore(7, self.now()) {
+        match self.ledger.chore(7, self.now()) {
             Chore::Report(report) => report,
             other => panic!("nothing is to be reported: {}", show_chore(&other)),
         }
@@ -284,48 +311,48 @@ impl World {
 
     /// Opens a connection that lies idle, as the housekeeping does.
     pub(super) fn open_idle(&self, name: u32) {
-        let Ok(Reserve::New(reservation)) = self.pool.reserve(None, 0) else { panic!("there is no room") };
+        let Ok(Reserve::New(reservation)) = self.ledger.reserve(None, 0) else { panic!("there is no room") };
         self.fulfil(&reservation, name).expect("the pool is open");
     }
 
     /// Counts the connections that were closed for this reason.
-    pub(super) fn closed(&self, reason: Reason) -> u64 {
-        self.pool.stats(self.now()).0.closed[reason as usize]
+    pub(super) fn closed(&self, reason: CloseReason) -> u64 {
+        self.ledger.stats(self.now()).0.closed[reason as usize]
     }
 
     pub(super) fn idle(&self) -> Vec<u32> {
-        self.pool.idle().iter().map(|connection| connection.name).collect()
+        self.ledger.idle().iter().map(|connection| connection.name).collect()
     }
 
     pub(super) fn lent(&self) -> Vec<u32> {
-        self.pool.lent().iter().map(|(_, connection)| connection.name).collect()
+        self.ledger.lent().iter().map(|(_, connection)| connection.name).collect()
     }
 }
 
 /// Borrows under a key, comparing where that is asked for.
-pub(super) fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, Bell>, Refusal> {
-    settle(&mut world.ask(key, caller), |want| world.check_out(want))
+pub(super) fn by_key(world: &World, key: u32, caller: u64) -> Result<CheckOut<'_, Thing, TestWaker>, Refusal> {
+    resolve_key(&mut world.ask(key, caller), |want| world.check_out(want))
 }
 
 /// Expects a refusal.
 #[expect(clippy::needless_pass_by_value, reason = "it takes what an error is")]
-pub(super) fn refusal(no: No<Thing>) -> Refusal {
-    match no {
-        No::Refused(refusal) => refusal,
-        No::Compare(_) => panic!("there is something to compare"),
+pub(super) fn refusal(unanswered: Unanswered<Thing>) -> Refusal {
+    match unanswered {
+        Unanswered::Refused(refusal) => refusal,
+        Unanswered::Compare(_) => panic!("there is something to compare"),
     }
 }
 
 /// Asks until there is an answer or a refusal, as the binding does with Python's `==`.
-pub(super) fn settle<T>(
+pub(super) fn resolve_key<T>(
     want: &mut Want<Thing>,
-    mut ask: impl FnMut(&Want<Thing>) -> Result<T, No<Thing>>,
+    mut ask: impl FnMut(&Want<Thing>) -> Result<T, Unanswered<Thing>>,
 ) -> Result<T, Refusal> {
     loop {
         match ask(want) {
             Ok(answer) => return Ok(answer),
-            Err(No::Refused(refusal)) => return Err(refusal),
-            Err(No::Compare(candidates)) => compare(want, &candidates),
+            Err(Unanswered::Refused(refusal)) => return Err(refusal),
+            Err(Unanswered::Compare(candidates)) => compare(want, &candidates),
         }
     }
 }
@@ -340,18 +367,18 @@ pub(super) fn compare(want: &mut Want<Thing>, candidates: &crate::Candidates<Thi
     }
 }
 
-pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, Bell>, E>) -> String {
+pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, TestWaker>, E>) -> String {
     match answer {
         Ok(CheckOut::Lent(connection)) => format!("lent {}", connection.name),
-        Ok(CheckOut::Doubtful(checking)) => format!("{:?} {}", checking.doubt(), checking.connection().name),
+        Ok(CheckOut::Check(checking)) => format!("{:?} {}", checking.kind(), checking.connection().name),
         Ok(CheckOut::Reserved(_)) => "reserved".to_owned(),
-        Ok(CheckOut::Errand(returning)) => format!("return {} first", returning.connection().name),
+        Ok(CheckOut::FinishReturn(returning)) => format!("return {} first", returning.connection().name),
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
-        Err(no) => format!("{no:?}"),
+        Err(unanswered) => format!("{unanswered:?}"),
     }
 }
 
-fn show_chore(chore: &Chore<'_, Thing, Bell>) -> String {
+fn show_chore(chore: &Chore<'_, Thing, TestWaker>) -> String {
     match chore {
         Chore::Return(returning) => format!("return {}, {:?}", returning.connection().name, returning.closing()),
         Chore::Report(loan) => format!("report a loan that has lasted for {} s", loan.age.as_secs_f64()),
@@ -360,11 +387,13 @@ fn show_chore(chore: &Chore<'_, Thing, Bell>) -> String {
     }
 }
 
-/// Expects a connection that is to be looked at first.
-pub(super) fn doubtful<E: std::fmt::Debug>(answer: Result<CheckOut<'_, Thing, Bell>, E>) -> Checking<'_, Thing, Bell> {
+/// Expects a connection that must be checked first.
+pub(super) fn must_check<E: std::fmt::Debug>(
+    answer: Result<CheckOut<'_, Thing, TestWaker>, E>,
+) -> Checking<'_, Thing, TestWaker> {
     match answer {
-        Ok(CheckOut::Doubtful(checking)) => checking,
-        other => panic!("there is no doubt: {}", show(&other)),
+        Ok(CheckOut::Check(checking)) => checking,
+        other => panic!("there is no check: {}", show(&other)),
     }
 }
 
@@ -374,12 +403,12 @@ pub(super) fn seconds(seconds: f64) -> Span {
 }
 
 /// Why a connect failed.
-pub(super) fn no(text: &str) -> ConnectError {
+pub(super) fn connect_error(text: &str) -> ConnectError {
     ConnectError { text: text.to_owned(), at: Moment::START }
 }
 
 /// Counts what is idle, lent, being opened, being returned, and waited for.
 pub(super) fn counts(world: &World) -> (usize, usize, usize, usize, usize) {
-    let Counts { idle, lent, opening, returning, waiting, .. } = world.pool.counts();
+    let Counts { idle, lent, opening, returning, waiting, .. } = world.ledger.counts();
     (idle, lent, opening, returning, waiting)
 }

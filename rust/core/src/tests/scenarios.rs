@@ -1,7 +1,7 @@
 //! Loans, waiters, limits and closing: one thing that can go wrong a test.
 
-use super::props::{Bell, World, counts, no, refusal};
-use crate::{Busy, CheckOut, Refusal};
+use super::props::{TestWaker, World, connect_error, counts, refusal};
+use crate::{CheckOut, Refusal};
 
 #[test]
 fn the_last_connection_that_came_back_is_lent_first() {
@@ -17,9 +17,9 @@ fn the_last_connection_that_came_back_is_lent_first() {
 fn no_more_than_maxconn_are_opened_however_slow_connects_are() {
     let world = World::new(0, 2);
     let (first, second) = (world.reserve(), world.reserve());
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     world.fulfil(&first, 1).expect("open");
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     drop(second);
     assert_eq!(counts(&world), (0, 1, 0, 0, 0));
     world.open([2]);
@@ -29,8 +29,8 @@ fn no_more_than_maxconn_are_opened_however_slow_connects_are() {
 fn a_reservation_that_is_dropped_unspent_gives_its_room_back() {
     let world = World::new(0, 1);
     drop(world.reserve());
-    drop(world.reserve().fail(no("the server is down")));
-    assert_eq!(world.pool.connect_error().expect("there was one").text, "the server is down");
+    drop(world.reserve().fail(connect_error("the server is down")));
+    assert_eq!(world.ledger.connect_error().expect("there was one").text, "the server is down");
     world.open([1]);
 }
 
@@ -71,7 +71,7 @@ fn a_slot_is_taken_until_its_connection_is_closed() {
     world.open([1]);
     let returning = world.begin_return(1).expect("lent");
     assert!(returning.closing().is_some());
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert!(world.is_full());
     drop(returning);
     world.open([2]);
 }
@@ -89,12 +89,12 @@ fn what_is_not_lent_cannot_be_returned() {
 fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
     let world = World::new(0, 1);
     world.open([1]);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
     assert!(world.give_back(1), "kept for the waiter, although minconn is 0");
-    assert_eq!(bell.rung(), 1);
-    assert!(world.pool.lend_idle(0, world.now()).is_none());
-    assert!(matches!(world.check_out(&world.any()), Ok(CheckOut::Busy(Busy::Full, None))));
+    assert_eq!(waker.wakes(), 1);
+    assert!(world.ledger.lend_idle(0, world.now()).is_none());
+    assert!(world.is_full());
     assert_eq!(world.claim(&want, &waiter), 1);
 }
 
@@ -102,12 +102,12 @@ fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
 fn waiters_are_served_in_the_order_in_which_they_came() {
     let world = World::new(0, 2);
     world.open([1, 2]);
-    let bells = [world.bell(), world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker(), world.waker()];
     let wants = [world.any(), world.any(), world.any()];
-    let waiters = [0, 1, 2].map(|i| world.join(&wants[i], &bells[i]));
+    let waiters = [0, 1, 2].map(|i| world.join(&wants[i], &wakers[i]));
     for (turn, connection) in [1, 2, 1].into_iter().enumerate() {
         assert!(world.give_back(connection));
-        assert_eq!(bells.iter().map(Bell::rung).sum::<usize>(), turn + 1);
+        assert_eq!(wakers.iter().map(TestWaker::wakes).sum::<usize>(), turn + 1);
         assert_eq!(world.claim(&wants[turn], &waiters[turn]), connection);
     }
 }
@@ -116,21 +116,21 @@ fn waiters_are_served_in_the_order_in_which_they_came() {
 fn a_waiter_that_leaves_hands_its_promise_to_the_next() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bells = [world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker()];
     let wants = [world.any(), world.any()];
-    let [first, second] = [0, 1].map(|i| world.join(&wants[i], &bells[i]));
+    let [first, second] = [0, 1].map(|i| world.join(&wants[i], &wakers[i]));
     assert!(world.give_back(1));
     assert!(first.leave().is_none());
-    assert_eq!((bells[0].rung(), bells[1].rung()), (1, 1));
+    assert_eq!((wakers[0].wakes(), wakers[1].wakes()), (1, 1));
     assert_eq!(world.claim(&wants[1], &second), 1);
 }
 
 #[test]
-fn a_promise_that_nobody_has_a_use_for_is_given_to_be_closed() {
+fn a_promised_connection_that_the_pool_has_no_use_for_comes_out_to_be_closed() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     let surplus = waiter.leave().expect("minconn is 0");
     assert_eq!((surplus.connection().name, counts(&world)), (1, (0, 0, 0, 1, 0)));
@@ -142,8 +142,8 @@ fn a_promise_that_nobody_has_a_use_for_is_given_to_be_closed() {
 fn a_waiter_that_is_dropped_loses_nothing() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     assert!(world.give_back(1));
     drop(waiter);
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -154,11 +154,11 @@ fn a_waiter_that_is_dropped_loses_nothing() {
 fn a_failed_connect_lets_the_first_waiter_try() {
     let world = World::new(0, 1);
     let reservation = world.reserve();
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
-    drop(reservation.fail(no("no")));
-    assert_eq!(bell.rung(), 1);
-    let Ok(CheckOut::Reserved(room)) = world.pool.check_out(&want, Some(&waiter), None, world.now()) else {
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
+    drop(reservation.fail(connect_error("no")));
+    assert_eq!(waker.wakes(), 1);
+    let Ok(CheckOut::Reserved(room)) = world.ledger.check_out(&want, Some(&waiter), None, world.now()) else {
         panic!("room was promised")
     };
     drop(waiter);
@@ -170,8 +170,8 @@ fn a_failed_connect_lets_the_first_waiter_try() {
 fn a_waiter_that_leaves_gives_promised_room_back() {
     let world = World::new(0, 1);
     let reservation = world.reserve();
-    let bell = world.bell();
-    let waiter = world.join(&world.any(), &bell);
+    let waker = world.waker();
+    let waiter = world.join(&world.any(), &waker);
     drop(reservation);
     assert_eq!(counts(&world), (0, 0, 1, 0, 0));
     drop(waiter);
@@ -182,11 +182,11 @@ fn a_waiter_that_leaves_gives_promised_room_back() {
 fn a_raised_maxconn_serves_as_many_waiters_as_there_is_room_for() {
     let world = World::new(0, 1);
     world.open([1]);
-    let bells = [world.bell(), world.bell(), world.bell()];
+    let wakers = [world.waker(), world.waker(), world.waker()];
     let wants = [world.any(), world.any(), world.any()];
-    let _waiters = [0, 1, 2].map(|i| world.join(&wants[i], &bells[i]));
-    drop(world.pool.set_maxconn(3));
-    assert_eq!([bells[0].rung(), bells[1].rung(), bells[2].rung()], [1, 1, 0]);
+    let _waiters = [0, 1, 2].map(|i| world.join(&wants[i], &wakers[i]));
+    drop(world.ledger.set_maxconn(3));
+    assert_eq!([wakers[0].wakes(), wakers[1].wakes(), wakers[2].wakes()], [1, 1, 0]);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_lowered_maxconn_holds_again_as_soon_as_it_can() {
     let world = World::new(4, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(1) && world.give_back(2));
-    let retired = world.pool.set_maxconn(1);
+    let retired = world.ledger.set_maxconn(1);
     assert_eq!(retired.iter().map(|retired| retired.connection().name).collect::<Vec<_>>(), [1, 2]);
     drop(retired);
     assert!(!world.give_back(3), "4 is still lent");
@@ -207,24 +207,27 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
     let world = World::new(2, 4);
     world.open([1, 2, 3, 4]);
     assert!(world.give_back(2) && world.give_back(1));
-    let closing = world.pool.close().expect("it is open");
+    let closing = world.ledger.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 1, 3, 4]);
-    assert!(world.pool.close().is_err_and(|refusal| refusal == Refusal::Closed));
-    assert!(world.pool.lend_idle(0, world.now()).is_none());
+    assert!(world.ledger.close().is_err_and(|refusal| refusal == Refusal::Closed));
+    assert!(world.ledger.lend_idle(0, world.now()).is_none());
     assert!(world.begin_return(3).is_err_and(|refusal| refusal == Refusal::Closed));
-    assert!(!world.keep(3));
+    assert!(!world.take_back_clean(3));
 }
 
 #[test]
 fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
     let world = World::new(0, 1);
     world.open([1]);
-    let (bell, want) = (world.bell(), world.any());
-    let waiter = world.join(&want, &bell);
-    world.pool.close().expect("it is open");
-    assert_eq!(bell.rung(), 1);
+    let (waker, want) = (world.waker(), world.any());
+    let waiter = world.join(&want, &waker);
+    world.ledger.close().expect("it is open");
+    assert_eq!(waker.wakes(), 1);
     assert!(
-        world.pool.check_out(&want, Some(&waiter), None, world.now()).is_err_and(|no| refusal(no) == Refusal::Closed)
+        world
+            .ledger
+            .check_out(&want, Some(&waiter), None, world.now())
+            .is_err_and(|unanswered| refusal(unanswered) == Refusal::Closed)
     );
 }
 
@@ -232,9 +235,9 @@ fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
 fn a_connection_that_was_promised_is_closed_with_the_pool() {
     let world = World::new(0, 1);
     world.open([1]);
-    let _waiter = world.join(&world.any(), &world.bell());
+    let _waiter = world.join(&world.any(), &world.waker());
     assert!(world.give_back(1));
-    assert_eq!(world.pool.close().expect("it is open").len(), 1);
+    assert_eq!(world.ledger.close().expect("it is open").len(), 1);
 }
 
 #[test]
@@ -243,7 +246,7 @@ fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() 
     world.open([1]);
     let mut returning = world.begin_return(1).expect("lent");
     let reservation = world.reserve();
-    assert!(world.pool.close().expect("it is open").is_empty());
+    assert!(world.ledger.close().expect("it is open").is_empty());
     assert!(!returning.keep(world.now()));
     assert_eq!(world.fulfil(&reservation, 2), Err(Refusal::Closed));
     drop((returning, reservation));
@@ -266,7 +269,7 @@ fn a_pool_made_anew_forgets_and_stale_guards_do_no_harm() {
     world.open([1, 2]);
     let reservation = world.reserve();
     let mut returning = world.begin_return(1).expect("lent");
-    world.pool.reset();
+    world.ledger.reset();
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
     assert!(!returning.keep(world.now()));
     drop((returning, reservation));
@@ -288,7 +291,7 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
     world.open([1, 2]);
     assert!(world.give_back(1));
     let mut returning = world.begin_return(2).expect("lent");
-    assert!(world.pool.set_maxconn(usize::MAX).is_empty());
+    assert!(world.ledger.set_maxconn(usize::MAX).is_empty());
     assert!(returning.keep(world.now()));
     assert_eq!(world.idle(), [1, 2]);
 }
@@ -296,10 +299,10 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
 #[test]
 fn a_pool_made_anew_is_open_and_remembers_nothing() {
     let world = World::new(0, 1);
-    drop(world.reserve().fail(no("no")));
-    world.pool.close().expect("it is open");
-    world.pool.reset();
-    assert_eq!((world.pool.counts().closed, world.pool.last_number()), (false, 0));
-    assert!(world.pool.connect_error().is_none());
+    drop(world.reserve().fail(connect_error("no")));
+    world.ledger.close().expect("it is open");
+    world.ledger.reset();
+    assert_eq!((world.ledger.counts().closed, world.ledger.last_number()), (false, 0));
+    assert!(world.ledger.connect_error().is_none());
     world.open([1]);
 }

@@ -1,4 +1,4 @@
-//! What the pool says, and in which words and figures: refusals, reasons, numbers, spans.
+//! Texts and numbers: refusals, reasons, automatic numbers, spans.
 
 use std::collections::HashSet;
 use std::hash::Hasher;
@@ -6,7 +6,7 @@ use std::hash::Hasher;
 use super::props::{World, seconds};
 use crate::table::AddressHasher;
 use crate::time::Span;
-use crate::{Reason, Refusal};
+use crate::{CloseReason, Refusal};
 
 #[test]
 fn a_refusal_that_psycopg2_knows_too_is_put_in_its_words() {
@@ -24,10 +24,10 @@ fn a_refusal_that_is_our_own_says_what_was_wrong_with_the_key() {
 
 #[test]
 fn every_reason_has_its_own_place_among_all_its_own_name_and_its_own_text() {
-    let places: Vec<usize> = Reason::ALL.into_iter().map(|reason| reason as usize).collect();
-    assert_eq!(places, (0..Reason::ALL.len()).collect::<Vec<_>>());
+    let places: Vec<usize> = CloseReason::ALL.into_iter().map(|reason| reason as usize).collect();
+    assert_eq!(places, (0..CloseReason::ALL.len()).collect::<Vec<_>>());
     let (names, texts): (HashSet<_>, HashSet<_>) =
-        Reason::ALL.into_iter().map(|reason| (reason.name(), reason.text())).unzip();
+        CloseReason::ALL.into_iter().map(|reason| (reason.name(), reason.text())).unzip();
     assert_eq!((names.len(), texts.len()), (places.len(), places.len()));
     // As keys of a dict, and as labels of a metric.
     assert!(names.iter().all(|name| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_')));
@@ -35,8 +35,11 @@ fn every_reason_has_its_own_place_among_all_its_own_name_and_its_own_text() {
 
 #[test]
 fn a_reason_is_told_by_its_name_in_statistics_and_by_its_text_in_the_log() {
-    assert_eq!((Reason::Lost.name(), Reason::Lost.text()), ("lost", "it was found dead"));
-    assert_eq!((Reason::ByBorrower.name(), Reason::ByBorrower.text()), ("by_borrower", "its borrower closed it"));
+    assert_eq!((CloseReason::Lost.name(), CloseReason::Lost.text()), ("lost", "it was found dead"));
+    assert_eq!(
+        (CloseReason::ByBorrower.name(), CloseReason::ByBorrower.text()),
+        ("by_borrower", "its borrower closed it")
+    );
 }
 
 #[test]
@@ -48,14 +51,14 @@ fn milliseconds_are_thousandths_of_a_second_and_are_counted_whole() {
 #[test]
 fn automatic_numbers_go_on_from_the_one_that_was_set() {
     let world = World::new(0, 2);
-    world.pool.set_last_number(41);
-    assert_eq!((world.pool.next_number(), world.pool.last_number()), (42, 42));
+    world.ledger.set_last_number(41);
+    assert_eq!((world.ledger.next_number(), world.ledger.last_number()), (42, 42));
 }
 
 #[test]
-fn a_connection_is_in_the_books_until_it_is_let_go_whatever_becomes_of_it_meanwhile() {
+fn a_slot_holds_its_connection_until_it_is_discarded() {
     let world = World::new(1, 1);
-    let holds = || world.pool.holds(1);
+    let holds = || world.ledger.holds(1);
     assert!(!holds());
     world.open([1]);
     assert!(holds(), "it is lent");
@@ -64,7 +67,7 @@ fn a_connection_is_in_the_books_until_it_is_let_go_whatever_becomes_of_it_meanwh
     assert!(returning.keep(world.now()));
     drop(returning);
     assert!(holds(), "it is idle");
-    drop(world.pool.drain(0));
+    drop(world.ledger.drain(0));
     assert!(!holds());
 }
 
@@ -72,19 +75,19 @@ fn a_connection_is_in_the_books_until_it_is_let_go_whatever_becomes_of_it_meanwh
 fn the_collector_sees_what_was_noted_of_a_loan_and_finds_nothing_where_a_connection_is_yet_to_be_opened() {
     let world = World::new(0, 2);
     world.open([1]);
-    world.pool.annotate(world.loan(1), world.thing(7));
+    world.ledger.annotate(world.loan(1), world.thing(7));
     let _opening = world.reserve();
     let mut seen = Vec::new();
-    world.pool.try_visit(|thing| seen.push(thing.name));
+    world.ledger.try_visit(|thing| seen.push(thing.name));
     assert_eq!(seen, [1, 7]);
 }
 
 #[test]
-fn the_collector_looks_away_while_the_books_are_edited_and_does_not_wait() {
+fn the_collector_visits_nothing_while_the_ledger_is_edited_and_does_not_wait() {
     let world = World::new(0, 1);
     world.open([1]);
     let mut seen = 0;
-    world.pool.edit(|_ledger| world.pool.try_visit(|_| seen += 1));
+    world.ledger.edit(|_ledger| world.ledger.try_visit(|_| seen += 1));
     assert_eq!(seen, 0);
 }
 

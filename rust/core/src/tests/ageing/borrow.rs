@@ -1,40 +1,40 @@
-//! Waiting, borrowing and opening, on the lists.
+//! Waiting, borrowing and opening, on the model.
 
-use super::lists::{Checking, Connection, Got, Lists, Loan, Opening, Promise, Purpose, Returning, Token, Waiter};
+use super::model::{Checking, Connection, Got, Loan, Model, Opening, Promise, Purpose, Returning, Token, Waiter};
 use crate::time::Span;
-use crate::{Busy, Doubt, Moment, Reason, Refusal};
+use crate::{Busy, Check, CloseReason, Moment, Refusal};
 
 /// Where a key is.
 pub(super) enum Filed {
     Lent(u32),
-    Coming,
+    Pending,
     Nowhere,
 }
 
-impl Lists {
-    // --- who waits -----------------------------------------------------------------------------------------------
+impl Model {
+    // --- waiting -----------------------------------------------------------------------------------------------
 
-    pub(super) fn nudge(&mut self, key: Option<u32>) {
+    pub(super) fn wake_key_waiters(&mut self, key: Option<u32>) {
         let Some(key) = key else { return };
         let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
         for waiter in self.queue.iter_mut().filter(same_hash) {
-            *self.rung.entry(waiter.number).or_default() += usize::from(std::mem::take(&mut waiter.armed));
+            *self.wakes.entry(waiter.number).or_default() += usize::from(std::mem::take(&mut waiter.armed));
         }
     }
 
-    /// A key is there no more: who waited for it has a place in the queue.
-    pub(super) fn disappoint(&mut self, key: Option<u32>) {
-        self.admit(key, |_| true);
+    /// A key is gone: the waiters for it have a place in the queue.
+    pub(super) fn key_gone(&mut self, key: Option<u32>) {
+        self.promote_key_waiters(key, |_| true);
         self.serve();
     }
 
-    fn admit(&mut self, key: Option<u32>, whose: impl Fn(&Waiter) -> bool) {
+    fn promote_key_waiters(&mut self, key: Option<u32>, whose: impl Fn(&Waiter) -> bool) {
         if let Some(key) = key {
             let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);
-            let admitted = self.queue.iter_mut().filter(same_hash).filter(|waiter| whose(waiter));
-            admitted.for_each(|waiter| waiter.for_room = true);
+            let promoted = self.queue.iter_mut().filter(same_hash).filter(|waiter| whose(waiter));
+            promoted.for_each(|waiter| waiter.for_room = true);
         }
-        self.nudge(key);
+        self.wake_key_waiters(key);
     }
 
     fn has_followed(&self, waiter: Token) -> bool {
@@ -68,7 +68,7 @@ impl Lists {
                 None => return,
             };
             let waiter = self.queue.remove(first);
-            *self.rung.entry(waiter.number).or_default() += usize::from(waiter.armed);
+            *self.wakes.entry(waiter.number).or_default() += usize::from(waiter.armed);
             self.promised.push((waiter.number, promise));
         }
     }
@@ -116,14 +116,14 @@ impl Lists {
         self.queue.retain(|queued| queued.number != waiter);
         let promise = self.claim(waiter)?;
         let (key, _) = self.wishes[&waiter];
-        self.admit(key, |waiter| waiter.for_promise);
+        self.promote_key_waiters(key, |waiter| waiter.for_promise);
         let Promise::Connection(connection) = promise else {
             self.serve();
             return None;
         };
         let name = connection.name;
         // Still counted while it is decided upon.
-        self.returning.push(Returning { token, connection, closing: Some(Reason::Surplus), coming: None });
+        self.returning.push(Returning { token, connection, closing: Some(CloseReason::Surplus), in_transit: None });
         if !self.has_use() {
             self.serve();
             return Some(name);
@@ -136,14 +136,14 @@ impl Lists {
 
     // --- borrowing -------------------------------------------------------------------------------------------------
 
-    /// Finds who has a key, or is about to.
+    /// Finds the connection that is lent under a key, or about to be.
     pub(super) fn filed(&self, key: u32) -> Filed {
         let about = self.opening.iter().map(|opening| opening.purpose);
         let about = about.chain(self.checking.iter().map(|checking| checking.purpose));
         match self.lent.iter().find(|loan| loan.key == Some(key)) {
             Some(loan) if loan.opener.is_none() => Filed::Lent(loan.connection.name),
             None if about.map(Purpose::key).all(|filed| filed != Some(key)) => Filed::Nowhere,
-            Some(_) | None => Filed::Coming,
+            Some(_) | None => Filed::Pending,
         }
     }
 
@@ -160,15 +160,15 @@ impl Lists {
         }
         match key.map_or(Filed::Nowhere, |key| self.filed(key)) {
             Filed::Lent(name) => return Got::Lent(name),
-            Filed::Coming => return self.wait((Busy::KeyOpening, false), (key, caller), waiter, willing),
+            Filed::Pending => return self.wait((Busy::KeyOpening, false), (key, caller), waiter, willing),
             Filed::Nowhere => {}
         }
         let purpose = Purpose::Loan { key, caller };
         match waiter.and_then(|waiter| self.claim(waiter)) {
             Some(Promise::Connection(connection)) => return self.lend(connection, purpose, token),
             Some(Promise::Room) => {
-                let born = self.birth();
-                self.opening.push(Opening { token, purpose, born });
+                let opened_in = self.next_opening();
+                self.opening.push(Opening { token, purpose, opened_in });
                 return Got::Reserved;
             }
             None => {}
@@ -177,31 +177,31 @@ impl Lists {
             return self.lend(connection, purpose, token);
         }
         if self.has_room() {
-            let born = self.birth();
-            self.opening.push(Opening { token, purpose, born });
+            let opened_in = self.next_opening();
+            self.opening.push(Opening { token, purpose, opened_in });
             return Got::Reserved;
         }
-        if let Some((name, closing)) = self.next_errand(token, caller) {
-            return Got::Errand(name, closing);
+        if let Some((name, closing)) = self.next_deferred_return(token, caller) {
+            return Got::FinishReturn(name, closing);
         }
         let place = self.queue.iter().position(|queued| Some(queued.number) == waiter && queued.for_room);
         let ahead = &self.queue[..place.unwrap_or(self.queue.len())];
         let ahead = ahead.iter().filter(|queued| queued.for_room).count();
-        let own = self.returning.iter().any(|returning| returning.coming == Some(caller));
-        let coming = self.coming() > ahead && self.occupied() <= self.maxconn && !own;
+        let own = self.returning.iter().any(|returning| returning.in_transit == Some(caller));
+        let in_transit = self.in_transit() > ahead && self.occupied() <= self.maxconn && !own;
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
         let busy = match () {
             () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,
-            () if coming || undecided => Busy::Coming,
+            () if in_transit || undecided => Busy::InTransit,
             () => Busy::Full,
         };
         self.wait((busy, busy == Busy::KeyOpening), (key, caller), waiter, willing)
     }
 
-    pub(super) fn coming(&self) -> usize {
+    pub(super) fn in_transit(&self) -> usize {
         let opening = self.opening.iter().filter(|opening| opening.purpose == Purpose::Rest).count();
         let checking = self.checking.iter().filter(|checking| checking.purpose == Purpose::Rest).count();
-        opening + checking + self.returning.iter().filter(|returning| returning.coming.is_some()).count()
+        opening + checking + self.returning.iter().filter(|returning| returning.in_transit.is_some()).count()
     }
 
     pub(super) fn lend(&mut self, connection: Connection, purpose: Purpose, token: Token) -> Got {
@@ -211,16 +211,16 @@ impl Lists {
             return Got::Lent(name);
         }
         let over = self.now >= connection.end;
-        let doubt = if over { Doubt::Over(connection.why) } else { Doubt::Unseen };
+        let check = if over { Check::Expired(connection.why) } else { Check::Required };
         self.checking.push(Checking { token, purpose, connection });
-        Got::Doubtful(name, doubt)
+        Got::Check(name, check)
     }
 
     pub(super) fn begin_loan(&mut self, connection: Connection, purpose: Purpose) {
         if let Purpose::Loan { key, caller } = purpose {
             let since = self.now;
             self.lent.push(Loan { key, caller, connection, since, opener: None, reported: false });
-            self.nudge(key);
+            self.wake_key_waiters(key);
         }
     }
 
@@ -232,8 +232,8 @@ impl Lists {
             () if self.closed => Err(Refusal::Closed),
             () if !self.has_room() => Err(Refusal::Exhausted),
             () => {
-                let born = self.birth();
-                self.opening.push(Opening { token, purpose: Purpose::Rest, born });
+                let opened_in = self.next_opening();
+                self.opening.push(Opening { token, purpose: Purpose::Rest, opened_in });
                 Ok(())
             }
         }
@@ -258,17 +258,17 @@ impl Lists {
             Purpose::Loan { .. } => None,
         };
         if let Some(refusal) = refusal {
-            self.stats.closed[Reason::Unplaced as usize] += 1;
+            self.stats.closed[CloseReason::Unplaced as usize] += 1;
             return Err(refusal);
         }
-        let Opening { purpose, born, .. } = self.opening.remove(at);
-        let end = self.now.after(self.policy.max_lifetime.jittered(&mut self.dice));
-        let drained = born <= self.drained;
-        let (end, why) = if drained { (Moment::START, Reason::Drained) } else { (end, Reason::Lifetime) };
+        let Opening { purpose, opened_in, .. } = self.opening.remove(at);
+        let end = self.now.after(self.policy.max_lifetime.jittered(&mut self.rng));
+        let drained = opened_in <= self.drained;
+        let (end, why) = if drained { (Moment::START, CloseReason::Drained) } else { (end, CloseReason::Lifetime) };
         let (since, fresh_until) = (self.now, Moment::START);
-        let connection = Connection { name, born, end, why, since, fresh_until, suspect: false };
+        let connection = Connection { name, opened_in, end, why, since, fresh_until, suspect: false };
         match purpose {
-            Purpose::Rest => self.lay_down(connection),
+            Purpose::Rest => self.become_idle(connection),
             Purpose::Loan { key, caller } => {
                 let opener = Some(token);
                 self.lent.push(Loan { key, caller, connection, since, opener, reported: false });
@@ -281,11 +281,11 @@ impl Lists {
     pub(super) fn finish(&mut self, token: Token) {
         if let Some(at) = self.opening.iter().position(|opening| opening.token == token) {
             let purpose = self.opening.remove(at).purpose;
-            self.disappoint(purpose.key());
+            self.key_gone(purpose.key());
         } else if let Some(loan) = self.lent.iter_mut().find(|loan| loan.opener == Some(token)) {
             loan.opener = None;
             let key = loan.key;
-            self.nudge(key);
+            self.wake_key_waiters(key);
         }
     }
 
@@ -302,8 +302,13 @@ impl Lists {
             // It was closed with the others.
             return None;
         }
-        self.returning.push(Returning { token: filed, connection, closing: Some(Reason::Unplaced), coming: None });
-        self.disappoint(key);
+        self.returning.push(Returning {
+            token: filed,
+            connection,
+            closing: Some(CloseReason::Unplaced),
+            in_transit: None,
+        });
+        self.key_gone(key);
         Some(name)
     }
 }

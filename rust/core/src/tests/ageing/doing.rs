@@ -1,25 +1,25 @@
-//! What may happen, done to the real pool and to the lists.
+//! What may happen, done to the real ledger and to the model.
 
-use super::duel::{Duel, Waiting, take};
-use super::lists::{Got, Job, KEEPER, Purpose, Token};
-use super::steps::{Check, Finish, verdict};
-use crate::tests::props::{Bell, Thing, no, refusal, seconds, settle};
-use crate::{CheckOut, Chore, Moment, Reason, Refusal, Reserve, Want};
+use super::duel::{Comparing, Duel, Waiting, take};
+use super::model::{Got, HOUSEKEEPER, Job, Purpose, Token};
+use super::steps::{Checked, Finish, verdict};
+use crate::tests::props::{TestWaker, Thing, compare, connect_error, refusal, resolve_key, seconds};
+use crate::{CheckOut, Chore, CloseReason, Moment, Refusal, Reserve, Unanswered, Want};
 
 impl<'w> Duel<'w> {
     // --- borrowing -------------------------------------------------------------------------------------------------
 
     pub(super) fn borrow(&mut self, key: Option<u32>, wait: bool) {
         let (token, caller) = (self.token(), u64::from(self.token()));
-        let idle = self.lists.idle.last();
-        let fast = key.is_none() && !self.lists.closed && idle.is_some_and(|idle| idle.is_fresh(self.lists.now));
-        let fast = fast && self.lists.policy.leak_after.is_forever();
+        let idle = self.model.idle.last();
+        let fast = key.is_none() && !self.model.closed && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
+        let fast = fast && self.model.policy.leak_after.is_forever();
         if key.is_none() {
-            let connection = self.world.pool.lend_idle(caller, self.world.now());
+            let connection = self.world.ledger.lend_idle(caller, self.world.now());
             assert_eq!(connection.is_some(), fast);
             if let Some(connection) = connection {
-                self.lists.stats.requests_num += 1;
-                let got = self.lists.ask(None, caller, None, None, token);
+                self.model.stats.requests_num += 1;
+                let got = self.model.ask(None, caller, None, None, token);
                 assert_eq!(got, Got::Lent(connection.name));
                 return;
             }
@@ -27,34 +27,67 @@ impl<'w> Duel<'w> {
         self.ask(key, caller, None, wait);
     }
 
-    /// Asks both, and keeps what comes of it.
+    /// Looks for a key. A caller that must compare keys does so later; any other borrows at once.
+    pub(super) fn pause(&mut self, key: u32, willing: bool) {
+        let caller = u64::from(self.token());
+        let want = self.world.ask(key, caller);
+        match self.world.ledger.loan(&want) {
+            Err(Unanswered::Compare(candidates)) => {
+                self.comparing.push(Comparing { key, caller, want, candidates, willing });
+            }
+            _ => drop(self.ask_for(want, Some(key), caller, None, willing)),
+        }
+    }
+
+    /// Lets a caller compare the candidates that it was given, whatever has become of them since, and borrow.
+    pub(super) fn resume(&mut self, nth: usize) {
+        let Some(Comparing { key, caller, mut want, candidates, willing }) = take(&mut self.comparing, nth) else {
+            return;
+        };
+        compare(&mut want, &candidates);
+        self.ask_for(want, Some(key), caller, None, willing);
+    }
+
     pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> Got {
+        let world = self.world;
+        let want = key.map_or_else(|| Want::Any(world.ledger.next_number(), caller), |key| world.ask(key, caller));
+        self.ask_for(want, key, caller, at, willing)
+    }
+
+    /// Asks both, and keeps what comes of it.
+    fn ask_for(
+        &mut self,
+        mut want: Want<Thing>,
+        key: Option<u32>,
+        caller: u64,
+        at: Option<usize>,
+        willing: bool,
+    ) -> Got {
         let world = self.world;
         let (token, number) = (self.token(), self.token());
         let known = at.map(|at| self.waiting[at].number);
-        let expected = self.lists.ask(key, caller, known, willing.then_some(number), token);
-        let mut want = key.map_or_else(|| Want::Any(world.pool.next_number(), caller), |key| world.ask(key, caller));
-        let bell = at.map_or_else(|| world.bell(), |at| self.waiting[at].bell.clone());
+        let expected = self.model.ask(key, caller, known, willing.then_some(number), token);
+        let waker = at.map_or_else(|| world.waker(), |at| self.waiting[at].waker.clone());
         let place = at.map(|at| &self.waiting[at].waiter);
-        let waker = || willing.then(|| bell.clone());
-        let answer = settle(&mut want, |want| world.pool.check_out(want, place, waker(), world.now()));
-        let got = self.note(token, (number, key, caller), &bell, answer);
+        let offered = || willing.then(|| waker.clone());
+        let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, place, offered(), world.now()));
+        let got = self.note(token, (number, key, caller), &waker, answer);
         assert_eq!(expected, got);
         got
     }
 
-    /// Keeps what came with an answer, and tells it in the lists' terms.
+    /// Keeps what came with an answer, and tells it in the model's terms.
     pub(super) fn note(
         &mut self,
         token: Token,
         (number, key, caller): (Token, Option<u32>, u64),
-        bell: &Bell,
-        answer: Result<CheckOut<'w, Thing, Bell>, Refusal>,
+        waker: &TestWaker,
+        answer: Result<CheckOut<'w, Thing, TestWaker>, Refusal>,
     ) -> Got {
         match answer {
             Ok(CheckOut::Lent(connection)) => Got::Lent(connection.name),
-            Ok(CheckOut::Doubtful(checking)) => {
-                let got = Got::Doubtful(checking.connection().name, checking.doubt());
+            Ok(CheckOut::Check(checking)) => {
+                let got = Got::Check(checking.connection().name, checking.kind());
                 self.checking.push((token, checking));
                 got
             }
@@ -62,15 +95,15 @@ impl<'w> Duel<'w> {
                 self.reservations.push((token, reservation));
                 Got::Reserved
             }
-            Ok(CheckOut::Errand(errand)) => {
-                let got = Got::Errand(errand.connection().name, errand.closing());
-                self.returning.push((token, errand));
+            Ok(CheckOut::FinishReturn(returning)) => {
+                let got = Got::FinishReturn(returning.connection().name, returning.closing());
+                self.returning.push((token, returning));
                 got
             }
             Ok(CheckOut::Busy(busy, joined)) => {
                 let got = Got::Busy(busy, joined.is_some());
-                let bell = bell.clone();
-                self.waiting.extend(joined.map(|waiter| Waiting { number, key, caller, waiter, bell }));
+                let waker = waker.clone();
+                self.waiting.extend(joined.map(|waiter| Waiting { number, key, caller, waiter, waker }));
                 got
             }
             Err(refusal) => Got::Refused(refusal),
@@ -87,13 +120,13 @@ impl<'w> Duel<'w> {
         let got = self.ask(key, caller, Some(at), true);
         let moved = self.waiting.len() > before;
         // A caller that opens or checks a connection does not ask for it again.
-        let works = matches!(got, Got::Reserved | Got::Doubtful(..));
+        let works = matches!(got, Got::Reserved | Got::Check(..));
         let waits = matches!(got, Got::Busy(..));
-        if moved || works || !waits && !self.lists.is_queued(number) {
-            // It has another place now, with the same bell, or needs none any more.
+        if moved || works || !waits && !self.model.is_queued(number) {
+            // It has another place now, with the same waker, or needs none any more.
             let old = self.waiting.remove(at);
             if let Some(new) = self.waiting.last().filter(|_| moved) {
-                self.lists.share_bell(number, new.number);
+                self.model.share_waker(number, new.number);
             }
             self.leave(old);
         }
@@ -101,7 +134,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn leave(&mut self, waiting: Waiting<'w>) {
         let token = self.token();
-        let expected = self.lists.leave(waiting.number, token);
+        let expected = self.model.leave(waiting.number, token);
         let surplus = waiting.waiter.leave();
         assert_eq!(surplus.as_ref().map(|surplus| surplus.connection().name), expected);
         self.returning.extend(surplus.map(|surplus| (token, surplus)));
@@ -111,29 +144,29 @@ impl<'w> Duel<'w> {
 
     pub(super) fn reserve(&mut self) {
         let token = self.token();
-        let expected = self.lists.reserve(token);
-        match self.world.pool.reserve(None, KEEPER) {
+        let expected = self.model.reserve(token);
+        match self.world.ledger.reserve(None, HOUSEKEEPER) {
             Ok(Reserve::New(reservation)) => {
                 assert_eq!(expected, Ok(()));
                 self.reservations.push((token, reservation));
             }
             Ok(Reserve::Pending(_)) => panic!("it has no key"),
-            Err(no) => assert_eq!(expected, Err(refusal(no))),
+            Err(unanswered) => assert_eq!(expected, Err(refusal(unanswered))),
         }
     }
 
     pub(super) fn open(&mut self, nth: usize, finish: bool) {
         let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
-        if self.lists.opening.iter().any(|opening| opening.token == token) {
+        if self.model.opening.iter().any(|opening| opening.token == token) {
             let name = self.token();
-            self.world.pool.note_connect(seconds(0.5), false);
-            self.lists.note_connect(seconds(0.5), false);
+            self.world.ledger.note_connect(seconds(0.5), false);
+            self.model.note_connect(seconds(0.5), false);
             let fulfilled = self.world.fulfil(&reservation, name);
-            assert_eq!(fulfilled, self.lists.fulfil(token, name));
+            assert_eq!(fulfilled, self.model.fulfil(token, name));
         }
         if finish {
             drop(reservation);
-            self.lists.finish(token);
+            self.model.finish(token);
         } else {
             self.reservations.push((token, reservation));
         }
@@ -143,15 +176,15 @@ impl<'w> Duel<'w> {
         let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
         if fail {
             let filed_token = self.token();
-            self.world.pool.note_connect(seconds(0.5), true);
-            self.lists.note_connect(seconds(0.5), true);
-            let filed = reservation.fail(no("no"));
-            let expected = self.lists.fail(token, filed_token);
+            self.world.ledger.note_connect(seconds(0.5), true);
+            self.model.note_connect(seconds(0.5), true);
+            let filed = reservation.fail(connect_error("no"));
+            let expected = self.model.fail(token, filed_token);
             assert_eq!(filed.as_ref().map(|filed| filed.connection().name), expected);
             self.returning.extend(filed.map(|filed| (filed_token, filed)));
         } else {
             drop(reservation);
-            self.lists.finish(token);
+            self.model.finish(token);
         }
     }
 
@@ -159,15 +192,15 @@ impl<'w> Duel<'w> {
 
     pub(super) fn give_back(&mut self, name: u32, close: bool, fast: bool) {
         if fast && !close {
-            let kept = self.world.keep(name);
-            assert_eq!(kept, self.lists.keep_clean(name));
+            let kept = self.world.take_back_clean(name);
+            assert_eq!(kept, self.model.take_back_clean(name));
             if kept {
                 return;
             }
         }
         let token = self.token();
-        let begun = self.world.pool.begin_return(Some(name as usize), None, close, self.world.now());
-        let expected = self.lists.begin_return(name, close, token);
+        let begun = self.world.ledger.begin_return(Some(name as usize), None, close, self.world.now());
+        let expected = self.model.begin_return(name, close, token);
         match begun.map_err(refusal) {
             Ok(returning) => {
                 assert_eq!(Ok((returning.closing(), returning.overdue())), expected);
@@ -182,88 +215,88 @@ impl<'w> Duel<'w> {
         match how {
             Finish::Keep if returning.closing().is_none() => {
                 let kept = returning.keep(self.world.now());
-                assert_eq!(kept, self.lists.keep(token));
+                assert_eq!(kept, self.model.keep(token));
                 if !kept {
                     self.returning.push((token, returning));
                 }
                 return;
             }
-            Finish::Leave => {
-                let given_back = returning.leave(self.world.now());
-                assert_eq!(given_back.is_none(), self.lists.leave_return(token));
+            Finish::Defer => {
+                let given_back = returning.defer(self.world.now());
+                assert_eq!(given_back.is_none(), self.model.defer_return(token));
                 self.returning.extend(given_back.map(|returning| (token, returning)));
                 return;
             }
-            Finish::Lose => {
-                returning.condemn(Reason::Lost);
-                self.lists.condemn_returning(token, Some(Reason::Lost));
+            Finish::FoundDead => {
+                returning.close_for(CloseReason::Lost);
+                self.model.close_returning_for(token, Some(CloseReason::Lost));
             }
             Finish::Keep | Finish::Drop => {}
         }
         drop(returning);
-        self.lists.discard(token);
+        self.model.discard(token);
     }
 
     pub(super) fn reclaim(&mut self, name: u32) {
         let slot = self.world.loan(name);
-        if self.world.pool.is_unkeyed(slot) {
-            assert_eq!(self.world.reclaim(slot).is_some(), !self.lists.closed);
-            self.lists.reclaim(name);
-            // Whoever calls it sees to the chores.
+        if self.world.ledger.is_unkeyed(slot) {
+            assert_eq!(self.world.reclaim(slot).is_some(), !self.model.closed);
+            self.model.reclaim(name);
+            // The caller does the chores.
             self.resting = None;
         }
     }
 
     // --- health ------------------------------------------------------------------------------------------------------
 
-    pub(super) fn check(&mut self, nth: usize, how: Check) {
+    pub(super) fn check(&mut self, nth: usize, how: Checked) {
         let Some((token, checking)) = take(&mut self.checking, nth) else { return };
-        let purpose = self.lists.checking.iter().find(|checking| checking.token == token).expect("it is there").purpose;
-        let doubt = checking.doubt();
+        let purpose = self.model.checking.iter().find(|checking| checking.token == token).expect("it is there").purpose;
+        let check = checking.kind();
         let (loan, now) = (purpose != Purpose::Rest, self.world.now());
         match how {
-            Check::Pass if doubt == crate::Doubt::Unseen => {
+            Checked::Pass if check == crate::Check::Required => {
                 let passed = if loan {
                     let passed = checking.lend(now);
-                    assert_eq!(passed, self.lists.passed(token));
+                    assert_eq!(passed, self.model.passed(token));
                     passed.is_ok()
                 } else {
                     let passed = checking.put_back(now);
-                    assert_eq!(passed, self.lists.put_back(token));
+                    assert_eq!(passed, self.model.put_back(token));
                     passed.is_ok()
                 };
                 if !passed {
                     self.checking.push((token, checking));
                 }
             }
-            Check::Next if loan => {
+            Checked::Next if loan => {
                 let another = self.token();
-                let expected = self.lists.next(token, verdict(doubt), another);
-                let answer = checking.next(verdict(doubt), now);
-                let bell = self.world.bell();
-                assert_eq!(expected, self.note(another, (0, None, 0), &bell, answer));
+                let expected = self.model.next(token, verdict(check), another);
+                let answer = checking.next(verdict(check), now);
+                let waker = self.world.waker();
+                assert_eq!(expected, self.note(another, (0, None, 0), &waker, answer));
             }
-            Check::Drop => {
+            Checked::Drop => {
                 drop(checking);
-                self.lists.drop_checked(token, Reason::Unclean);
+                self.model.drop_checked(token, CloseReason::Unclean);
             }
-            Check::Pass | Check::Next | Check::Discard => {
-                checking.discard(verdict(doubt));
-                self.lists.drop_checked(token, verdict(doubt));
+            Checked::Pass | Checked::Next | Checked::Discard => {
+                checking.discard(verdict(check));
+                self.model.drop_checked(token, verdict(check));
             }
         }
     }
 
     pub(super) fn check_idle(&mut self, nth: usize) {
-        let slots = self.world.pool.idle_slots();
+        let slots = self.world.ledger.idle_slots();
         if slots.is_empty() {
             return;
         }
         let (token, at) = (self.token(), nth % slots.len());
-        let name = self.lists.idle[at].name;
-        let checking = self.world.pool.begin_idle_check(slots[at], KEEPER, self.world.now());
-        let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.doubt()));
-        assert_eq!(shown, self.lists.begin_idle_check(name, token).map(|doubt| (name, doubt)));
+        let name = self.model.idle[at].name;
+        let checking = self.world.ledger.begin_idle_check(slots[at], HOUSEKEEPER, self.world.now());
+        let shown = checking.as_ref().map(|checking| (checking.connection().name, checking.kind()));
+        assert_eq!(shown, self.model.begin_idle_check(name, token).map(|check| (name, check)));
         self.checking.extend(checking.map(|checking| (token, checking)));
     }
 
@@ -275,17 +308,17 @@ impl<'w> Duel<'w> {
         self.world.pass_nanos(nanos.saturating_sub(u64::from(early)));
     }
 
-    pub(super) fn chore(&mut self, keeper: bool) {
+    pub(super) fn chore(&mut self, housekeeper: bool) {
         let token = self.token();
-        let expected = self.lists.job(token);
-        let job = match self.world.pool.chore(KEEPER, self.world.now()) {
+        let expected = self.model.job(token);
+        let job = match self.world.ledger.chore(HOUSEKEEPER, self.world.now()) {
             Chore::Return(returning) => {
                 let job = Job::Return(returning.connection().name, returning.closing());
                 self.returning.push((token, returning));
                 job
             }
             Chore::Report(report) => {
-                assert_eq!(Some(report.age), self.lists.report(report.borrower), "late, and not reported before");
+                assert_eq!(Some(report.age), self.model.report(report.borrower), "late, and not reported before");
                 Job::Report
             }
             Chore::Open(refill) => {
@@ -293,10 +326,10 @@ impl<'w> Duel<'w> {
                 Job::Open
             }
             Chore::Rest(until) => {
-                let due = self.lists.due(true);
+                let due = self.model.due(true);
                 assert!(self.world.now() < until && until <= due, "rest until {until:?}, but {due:?} is due");
-                if keeper {
-                    self.resting = Some((until, self.keeper.rung()));
+                if housekeeper {
+                    self.resting = Some((until, self.housekeeper.wakes()));
                 }
                 Job::Rest
             }
@@ -311,6 +344,6 @@ impl<'w> Duel<'w> {
         } else {
             drop(refill);
         }
-        self.lists.end_refill(failed);
+        self.model.end_refill(failed);
     }
 }

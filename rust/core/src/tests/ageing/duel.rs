@@ -1,30 +1,40 @@
-//! The real pool and the lists, side by side.
+//! The real ledger and the model, side by side.
 
-use super::lists::{KEEPER, Lists, Promise, Token};
+use super::model::{HOUSEKEEPER, Model, Promise, Token};
 use super::steps::Step;
-use crate::tests::props::{Bell, Thing, World};
-use crate::{Checking, Moment, Policy, Refill, Reservation, Returning, Waiter};
+use crate::tests::props::{TestWaker, Thing, World};
+use crate::{Candidates, Checking, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
 
 /// A waiter of the real pool, with what is needed to ask again.
 pub(super) struct Waiting<'w> {
     pub(super) number: Token,
     pub(super) key: Option<u32>,
     pub(super) caller: u64,
-    pub(super) waiter: Waiter<'w, Thing, Bell>,
-    pub(super) bell: Bell,
+    pub(super) waiter: Waiter<'w, Thing, TestWaker>,
+    pub(super) waker: TestWaker,
+}
+
+/// A caller that has been given candidates and has not compared them yet.
+pub(super) struct Comparing {
+    pub(super) key: u32,
+    pub(super) caller: u64,
+    pub(super) want: Want<Thing>,
+    pub(super) candidates: Candidates<Thing>,
+    pub(super) willing: bool,
 }
 
 /// Both pools, and everything that is in the making.
 pub(super) struct Duel<'w> {
     pub(super) world: &'w World,
-    pub(super) lists: Lists,
-    pub(super) reservations: Vec<(Token, Reservation<'w, Thing, Bell>)>,
-    pub(super) checking: Vec<(Token, Checking<'w, Thing, Bell>)>,
-    pub(super) returning: Vec<(Token, Returning<'w, Thing, Bell>)>,
+    pub(super) model: Model,
+    pub(super) reservations: Vec<(Token, Reservation<'w, Thing, TestWaker>)>,
+    pub(super) checking: Vec<(Token, Checking<'w, Thing, TestWaker>)>,
+    pub(super) returning: Vec<(Token, Returning<'w, Thing, TestWaker>)>,
     pub(super) waiting: Vec<Waiting<'w>>,
-    pub(super) refill: Option<Refill<'w, Thing, Bell>>,
-    pub(super) keeper: Bell,
-    /// Until when the keeper rests, and how often it had been called when it began to.
+    pub(super) comparing: Vec<Comparing>,
+    pub(super) refill: Option<Refill<'w, Thing, TestWaker>>,
+    pub(super) housekeeper: TestWaker,
+    /// Until when the housekeeper rests, and how often it had been called when it began to.
     pub(super) resting: Option<(Moment, usize)>,
     pub(super) last: Token,
 }
@@ -36,16 +46,17 @@ pub(super) fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
 
 impl<'w> Duel<'w> {
     pub(super) fn new(world: &'w World, minconn: usize, maxconn: usize, policy: Policy) -> Self {
-        world.pool.set_policy(policy);
+        world.ledger.set_policy(policy);
         Self {
             world,
-            lists: Lists::new(minconn, maxconn, policy, 1),
+            model: Model::new(minconn, maxconn, policy, 1),
             reservations: vec![],
             checking: vec![],
             returning: vec![],
             waiting: vec![],
+            comparing: vec![],
             refill: None,
-            keeper: world.keeper(),
+            housekeeper: world.housekeeper(),
             resting: None,
             last: 100,
         }
@@ -61,7 +72,7 @@ impl<'w> Duel<'w> {
     }
 
     pub(super) fn lent(&self, nth: usize) -> Option<u32> {
-        let lent = &self.lists.lent;
+        let lent = &self.model.lent;
         (!lent.is_empty()).then(|| lent[nth % lent.len()].connection.name)
     }
 
@@ -71,10 +82,12 @@ impl<'w> Duel<'w> {
             Step::Sleep { early } => self.sleep(early),
             _ => {}
         }
-        self.lists.now = self.world.now();
+        self.model.now = self.world.now();
         match *step {
             Step::Pass { .. } | Step::Sleep { .. } => {}
             Step::Borrow { key, wait } => self.borrow(key, wait),
+            Step::Pause { key, wait } => self.pause(key, wait),
+            Step::Resume { nth } => self.resume(nth),
             Step::Open { nth, finish } => self.open(nth, finish),
             Step::End { nth, fail } => self.end(nth, fail),
             Step::Reserve => self.reserve(),
@@ -92,11 +105,11 @@ impl<'w> Duel<'w> {
                     self.leave(waiting);
                 }
             }
-            Step::Chore { keeper } => self.chore(keeper),
+            Step::Chore { housekeeper } => self.chore(housekeeper),
             Step::Refill { failed } => self.end_refill(failed),
             Step::Annotate { nth } => {
                 if let Some(name) = self.lent(nth) {
-                    self.world.pool.annotate(self.world.loan(name), self.world.thing(7));
+                    self.world.ledger.annotate(self.world.loan(name), self.world.thing(7));
                 }
             }
             Step::Reclaim { nth } => {
@@ -104,14 +117,14 @@ impl<'w> Duel<'w> {
                     self.reclaim(name);
                 }
             }
-            Step::Condemn { nth, older } => {
+            Step::Invalidate { nth, older } => {
                 if let Some(name) = self.lent(nth) {
-                    self.world.pool.condemn(self.world.loan(name), older);
-                    self.lists.condemn(name, older);
+                    self.world.ledger.invalidate(self.world.loan(name), older);
+                    self.model.invalidate(name, older);
                 }
             }
             Step::TakeStats => {
-                assert_eq!(self.world.pool.take_stats(self.world.now()).0, self.lists.take_stats());
+                assert_eq!(self.world.ledger.take_stats(self.world.now()).0, self.model.take_stats());
             }
             Step::Drain
             | Step::SetMinconn(_)
@@ -123,43 +136,43 @@ impl<'w> Duel<'w> {
     }
 
     fn manage(&mut self, step: &Step) {
-        let tokens = self.tokens(self.lists.idle.len());
+        let tokens = self.tokens(self.model.idle.len());
         match *step {
             Step::Drain => {
-                let drained = self.world.pool.drain(KEEPER);
-                let expected = self.lists.drain(&tokens);
+                let drained = self.world.ledger.drain(HOUSEKEEPER);
+                let expected = self.model.drain(&tokens);
                 self.discarded(tokens, drained, &expected);
             }
             Step::SetMaxconn(maxconn) => {
-                let retired = self.world.pool.set_maxconn(maxconn);
-                let expected = self.lists.set_maxconn(maxconn, &tokens);
+                let retired = self.world.ledger.set_maxconn(maxconn);
+                let expected = self.model.set_maxconn(maxconn, &tokens);
                 self.discarded(tokens, retired, &expected);
             }
             Step::SetMinconn(minconn) => {
-                self.world.pool.set_minconn(minconn);
-                self.lists.minconn = minconn;
+                self.world.ledger.set_minconn(minconn);
+                self.model.minconn = minconn;
             }
             Step::Close => {
-                let given = self.world.pool.close().map(|given| given.iter().map(|given| given.name).collect());
-                assert_eq!(given, self.lists.close());
+                let given = self.world.ledger.close().map(|given| given.iter().map(|given| given.name).collect());
+                assert_eq!(given, self.model.close());
             }
             Step::SetClosed(closed) => {
-                self.world.pool.set_closed(closed);
-                self.lists.set_closed(closed);
+                self.world.ledger.set_closed(closed);
+                self.model.set_closed(closed);
             }
             _ => {
-                self.world.pool.reset();
-                self.lists.reset();
-                // Whoever makes it anew tells the keeper.
+                self.world.ledger.reset();
+                self.model.reset();
+                // The caller that makes the pool anew tells the housekeeper.
                 self.resting = None;
-                self.check_bells();
+                self.check_wakers();
                 // From before the reset: they do no harm now.
                 self.drop_all();
             }
         }
     }
 
-    fn discarded(&mut self, tokens: Vec<Token>, given: Vec<Returning<'w, Thing, Bell>>, expected: &[u32]) {
+    fn discarded(&mut self, tokens: Vec<Token>, given: Vec<Returning<'w, Thing, TestWaker>>, expected: &[u32]) {
         assert_eq!(given.iter().map(|given| given.connection().name).collect::<Vec<_>>(), expected);
         self.returning.extend(tokens.into_iter().zip(given));
     }
@@ -175,34 +188,34 @@ impl<'w> Duel<'w> {
     // --- what always holds -----------------------------------------------------------------------------------------------
 
     pub(super) fn agree(&self) {
-        let (lists, counts) = (&self.lists, self.world.pool.counts());
-        assert_eq!(self.world.idle(), lists.idle.iter().map(|idle| idle.name).collect::<Vec<_>>());
-        assert_eq!(self.world.lent(), lists.lent.iter().map(|loan| loan.connection.name).collect::<Vec<_>>());
-        let rooms = lists.promised.iter().filter(|(_, promise)| matches!(promise, Promise::Room)).count();
-        assert_eq!((counts.promised, counts.opening), (lists.promised.len() - rooms, lists.opening.len() + rooms));
-        assert_eq!((counts.checking, counts.returning), (lists.checking.len(), lists.returning.len()));
-        assert_eq!((counts.waiting, counts.closed), (lists.waiting(), lists.closed));
-        let free = !lists.idle.is_empty() || lists.occupied() < lists.maxconn;
-        assert!(lists.closed || !free || lists.waiting_for_room() == 0, "somebody waits while something is free");
-        assert_eq!(self.world.pool.stats(self.world.now()).0, lists.stats());
-        self.check_bells();
-        self.check_keeper();
+        let (model, counts) = (&self.model, self.world.ledger.counts());
+        assert_eq!(self.world.idle(), model.idle.iter().map(|idle| idle.name).collect::<Vec<_>>());
+        assert_eq!(self.world.lent(), model.lent.iter().map(|loan| loan.connection.name).collect::<Vec<_>>());
+        let rooms = model.promised.iter().filter(|(_, promise)| matches!(promise, Promise::Room)).count();
+        assert_eq!((counts.promised, counts.opening), (model.promised.len() - rooms, model.opening.len() + rooms));
+        assert_eq!((counts.checking, counts.returning), (model.checking.len(), model.returning.len()));
+        assert_eq!((counts.waiting, counts.closed), (model.waiting(), model.closed));
+        let free = !model.idle.is_empty() || model.occupied() < model.maxconn;
+        assert!(model.closed || !free || model.waiting_for_room() == 0, "a caller waits while a slot is free");
+        assert_eq!(self.world.ledger.stats(self.world.now()).0, model.stats());
+        self.check_wakers();
+        self.check_housekeeper();
     }
 
-    pub(super) fn check_bells(&self) {
-        for Waiting { number, bell, .. } in &self.waiting {
-            assert_eq!(bell.rung(), self.lists.rung.get(number).copied().unwrap_or(0), "of waiter {number}");
+    pub(super) fn check_wakers(&self) {
+        for Waiting { number, waker, .. } in &self.waiting {
+            assert_eq!(waker.wakes(), self.model.wakes.get(number).copied().unwrap_or(0), "of waiter {number}");
         }
     }
 
-    /// The keeper comes back before anything is due, or it has been called.
-    fn check_keeper(&self) {
-        if let Some((until, rung)) = self.resting
-            && self.lists.policy.kept
-            && self.keeper.rung() == rung
+    /// The housekeeper comes back before anything is due, or it has been called.
+    fn check_housekeeper(&self) {
+        if let Some((until, wakes)) = self.resting
+            && self.model.policy.has_housekeeper
+            && self.housekeeper.wakes() == wakes
         {
-            let due = self.lists.due(false);
-            assert!(until <= due, "the keeper rests until {until:?}, but {due:?} is due");
+            let due = self.model.due(false);
+            assert!(until <= due, "the housekeeper rests until {until:?}, but {due:?} is due");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! Returning, and what is trusted, on the lists.
+//! Returning, and what is trusted, on the model.
 
-use super::lists::{Checking, Connection, Got, KEEPER, Lists, Opening, Purpose, Returning, Token};
+use super::model::{Checking, Connection, Got, HOUSEKEEPER, Model, Opening, Purpose, Returning, Token};
 use crate::time::Span;
-use crate::{Doubt, Moment, Reason, Refusal};
+use crate::{Check, CloseReason, Moment, Refusal};
 
-impl Lists {
+impl Model {
     // --- returning -------------------------------------------------------------------------------------------------
 
-    pub(super) fn lay_down(&mut self, mut connection: Connection) {
+    pub(super) fn become_idle(&mut self, mut connection: Connection) {
         connection.since = self.now;
         self.trust(&mut connection);
         self.idle.push(connection);
@@ -19,7 +19,7 @@ impl Lists {
         connection.fresh_until = unseen.min(connection.end);
     }
 
-    pub(super) fn keep_clean(&mut self, name: u32) -> bool {
+    pub(super) fn take_back_clean(&mut self, name: u32) -> bool {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = &self.lent[at];
         let plain = loan.key.is_none() && loan.opener.is_none() && self.policy.leak_after == Span::FOREVER;
@@ -30,7 +30,7 @@ impl Lists {
         }
         let loan = self.lent.remove(at);
         self.stats.usage.add(self.now.since(loan.since));
-        self.lay_down(loan.connection);
+        self.become_idle(loan.connection);
         true
     }
 
@@ -40,7 +40,7 @@ impl Lists {
         name: u32,
         close: bool,
         token: Token,
-    ) -> Result<(Option<Reason>, Option<Span>), Refusal> {
+    ) -> Result<(Option<CloseReason>, Option<Span>), Refusal> {
         if self.closed {
             return Err(Refusal::Closed);
         }
@@ -48,10 +48,10 @@ impl Lists {
         let loan = self.lent.remove(at);
         let lent_for = self.now.since(loan.since);
         self.stats.usage.add(lent_for);
-        self.returning.push(Returning { token, connection: loan.connection, closing: None, coming: None });
-        self.disappoint(loan.key);
+        self.returning.push(Returning { token, connection: loan.connection, closing: None, in_transit: None });
+        self.key_gone(loan.key);
         let at = self.returning.len() - 1;
-        let closing = if close { Some(Reason::Requested) } else { self.useless(&self.returning[at].connection) };
+        let closing = if close { Some(CloseReason::Requested) } else { self.useless(&self.returning[at].connection) };
         self.returning[at].closing = closing;
         Ok((closing, loan.reported.then_some(lent_for)))
     }
@@ -66,44 +66,44 @@ impl Lists {
         let closing = self.useless(&returning.connection);
         if closing.is_none() {
             let connection = self.take_returning(token).connection;
-            self.lay_down(connection);
+            self.become_idle(connection);
             return true;
         }
-        self.condemn_returning(token, closing);
+        self.close_returning_for(token, closing);
         false
     }
 
-    pub(super) fn condemn_returning(&mut self, token: Token, closing: Option<Reason>) {
+    pub(super) fn close_returning_for(&mut self, token: Token, closing: Option<CloseReason>) {
         let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
         returning.closing = closing;
     }
 
     pub(super) fn discard(&mut self, token: Token) {
-        let reason = self.take_returning(token).closing.unwrap_or(Reason::Unclean);
+        let reason = self.take_returning(token).closing.unwrap_or(CloseReason::Unclean);
         self.count_closed(reason);
-        self.stats.returns_bad += u64::from(matches!(reason, Reason::Lost | Reason::Unclean));
+        self.stats.returns_bad += u64::from(matches!(reason, CloseReason::Lost | CloseReason::Unclean));
         self.serve();
-        if reason == Reason::Lost {
-            self.lose();
+        if reason == CloseReason::Lost {
+            self.found_dead();
         }
     }
 
-    pub(super) fn leave_return(&mut self, token: Token) -> bool {
+    pub(super) fn defer_return(&mut self, token: Token) -> bool {
         let late = Span::from_secs_f64(0.1);
-        let behind = self.errands.front().is_some_and(|&(_, left)| self.now >= left.after(late));
+        let behind = self.deferred_returns.front().is_some_and(|&(_, since)| self.now >= since.after(late));
         if self.closed || behind || self.waiting_for_room() > 0 {
             return false;
         }
         let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
-        returning.coming = Some(0);
-        self.errands.push_back((token, self.now));
+        returning.in_transit = Some(0);
+        self.deferred_returns.push_back((token, self.now));
         true
     }
 
-    pub(super) fn next_errand(&mut self, token: Token, caller: u64) -> Option<(u32, Option<Reason>)> {
-        let (left, _) = self.errands.pop_front()?;
+    pub(super) fn next_deferred_return(&mut self, token: Token, caller: u64) -> Option<(u32, Option<CloseReason>)> {
+        let (left, _) = self.deferred_returns.pop_front()?;
         let returning = self.returning.iter_mut().find(|returning| returning.token == left).expect("it was left");
-        (returning.token, returning.coming) = (token, Some(caller));
+        (returning.token, returning.in_transit) = (token, Some(caller));
         Some((returning.connection.name, returning.closing))
     }
 
@@ -112,9 +112,9 @@ impl Lists {
         let loan = self.lent.remove(at);
         if !self.closed {
             self.stats.reclaimed += 1;
-            self.count_closed(Reason::Reclaimed);
+            self.count_closed(CloseReason::Reclaimed);
             self.stats.usage.add(self.now.since(loan.since));
-            self.disappoint(loan.key);
+            self.key_gone(loan.key);
         }
     }
 
@@ -125,14 +125,14 @@ impl Lists {
         self.checking.remove(at)
     }
 
-    /// Why a connection whose check has ended well is to be closed all the same.
-    pub(super) fn still_over(&self, token: Token) -> Option<Reason> {
+    /// Why a connection that has passed its check must be closed all the same.
+    pub(super) fn still_over(&self, token: Token) -> Option<CloseReason> {
         let checking = self.checking.iter().find(|checking| checking.token == token).expect("it is looked at");
         let over = self.now >= checking.connection.end;
-        if self.closed { Some(Reason::WithPool) } else { over.then_some(checking.connection.why) }
+        if self.closed { Some(CloseReason::WithPool) } else { over.then_some(checking.connection.why) }
     }
 
-    pub(super) fn passed(&mut self, token: Token) -> Result<(), Reason> {
+    pub(super) fn passed(&mut self, token: Token) -> Result<(), CloseReason> {
         self.still_over(token).map_or(Ok(()), Err)?;
         let Checking { purpose, mut connection, .. } = self.take_checking(token);
         connection.suspect = false;
@@ -140,19 +140,19 @@ impl Lists {
         Ok(())
     }
 
-    pub(super) fn count_dead(&mut self, reason: Reason) {
+    pub(super) fn count_dead(&mut self, reason: CloseReason) {
         self.count_closed(reason);
-        if reason == Reason::Lost {
+        if reason == CloseReason::Lost {
             self.stats.checks_failed += 1;
-            self.lose();
+            self.found_dead();
         }
     }
 
-    pub(super) fn next(&mut self, token: Token, reason: Reason, another: Token) -> Got {
+    pub(super) fn next(&mut self, token: Token, reason: CloseReason, another: Token) -> Got {
         self.count_dead(reason);
         let purpose = self.take_checking(token).purpose;
         if self.closed {
-            self.disappoint(purpose.key());
+            self.key_gone(purpose.key());
             return Got::Refused(Refusal::Closed);
         }
         if let Some(connection) = self.idle.pop() {
@@ -160,27 +160,27 @@ impl Lists {
             self.serve();
             return got;
         }
-        let born = self.birth();
-        self.opening.push(Opening { token: another, purpose, born });
+        let opened_in = self.next_opening();
+        self.opening.push(Opening { token: another, purpose, opened_in });
         Got::Reserved
     }
 
-    pub(super) fn drop_checked(&mut self, token: Token, reason: Reason) {
+    pub(super) fn drop_checked(&mut self, token: Token, reason: CloseReason) {
         self.count_dead(reason);
         let key = self.take_checking(token).purpose.key();
-        self.disappoint(key);
+        self.key_gone(key);
     }
 
-    pub(super) fn begin_idle_check(&mut self, name: u32, token: Token) -> Option<Doubt> {
+    pub(super) fn begin_idle_check(&mut self, name: u32, token: Token) -> Option<Check> {
         let at = self.idle.iter().position(|idle| idle.name == name).filter(|_| !self.closed)?;
         let connection = self.idle.remove(at);
-        let doubt = if self.now >= connection.end { Doubt::Over(connection.why) } else { Doubt::Unseen };
+        let check = if self.now >= connection.end { Check::Expired(connection.why) } else { Check::Required };
         self.checking.push(Checking { token, purpose: Purpose::Rest, connection });
-        Some(doubt)
+        Some(check)
     }
 
-    pub(super) fn put_back(&mut self, token: Token) -> Result<(), Reason> {
-        let useless = self.still_over(token).or_else(|| (!self.has_use()).then_some(Reason::Surplus));
+    pub(super) fn put_back(&mut self, token: Token) -> Result<(), CloseReason> {
+        let useless = self.still_over(token).or_else(|| (!self.has_use()).then_some(CloseReason::Surplus));
         useless.map_or(Ok(()), Err)?;
         let mut connection = self.take_checking(token).connection;
         connection.suspect = false;
@@ -190,7 +190,7 @@ impl Lists {
         Ok(())
     }
 
-    pub(super) fn lose(&mut self) {
+    pub(super) fn found_dead(&mut self) {
         self.stats.connections_lost += 1;
         self.suspect_all();
     }
@@ -203,35 +203,36 @@ impl Lists {
         }
     }
 
-    pub(super) fn replace_all(&mut self, born: u64) {
-        self.drained = self.drained.max(born);
-        for connection in self.every_connection().filter(|connection| connection.born <= born) {
-            (connection.end, connection.fresh_until, connection.why) = (Moment::START, Moment::START, Reason::Drained);
+    pub(super) fn replace_all(&mut self, opened_in: u64) {
+        self.drained = self.drained.max(opened_in);
+        for connection in self.every_connection().filter(|connection| connection.opened_in <= opened_in) {
+            (connection.end, connection.fresh_until, connection.why) =
+                (Moment::START, Moment::START, CloseReason::Drained);
         }
     }
 
-    pub(super) fn condemn(&mut self, name: u32, older: bool) {
+    pub(super) fn invalidate(&mut self, name: u32, older: bool) {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         if older {
-            self.replace_all(self.lent[at].connection.born);
+            self.replace_all(self.lent[at].connection.opened_in);
         }
         let connection = &mut self.lent[at].connection;
-        (connection.end, connection.why) = (Moment::START, Reason::Lost);
+        (connection.end, connection.why) = (Moment::START, CloseReason::Lost);
     }
 
     pub(super) fn drain(&mut self, tokens: &[Token]) -> Vec<u32> {
         if self.closed {
             return vec![];
         }
-        self.replace_all(self.births);
+        self.replace_all(self.openings);
         let drained: Vec<_> = self.idle.drain(..).collect();
         let names = drained.iter().map(|connection| connection.name).collect();
-        let closing = Some(Reason::Drained);
+        let closing = Some(CloseReason::Drained);
         self.returning.extend(drained.into_iter().zip(tokens).map(|(connection, &token)| Returning {
             token,
             connection,
             closing,
-            coming: Some(KEEPER),
+            in_transit: Some(HOUSEKEEPER),
         }));
         names
     }

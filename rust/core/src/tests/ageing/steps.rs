@@ -6,70 +6,34 @@ use proptest::prelude::*;
 
 use super::super::lengths;
 use crate::time::Span;
-use crate::{Policy, Reason};
+use crate::{CloseReason, Policy};
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Pass {
-        millis: u64,
-    },
-    /// Until the moment that the keeper was told, or until just before it.
-    Sleep {
-        early: bool,
-    },
-    Borrow {
-        key: Option<u32>,
-        wait: bool,
-    },
-    /// The nth reservation is fulfilled, and then perhaps finished.
-    Open {
-        nth: usize,
-        finish: bool,
-    },
-    /// The nth reservation, spent or unspent, fails, or is dropped.
-    End {
-        nth: usize,
-        fail: bool,
-    },
+    Pass { millis: u64 },
+    // Until the moment that the housekeeper was told, or until just before it.
+    Sleep { early: bool },
+    Borrow { key: Option<u32>, wait: bool },
+    // A caller looks for a key, and stops where keys are to be compared.
+    Pause { key: u32, wait: bool },
+    // The nth caller that has stopped there compares, and borrows.
+    Resume { nth: usize },
+    // The nth reservation is fulfilled, and then perhaps finished.
+    Open { nth: usize, finish: bool },
+    // The nth reservation, spent or unspent, fails, or is dropped.
+    End { nth: usize, fail: bool },
     Reserve,
-    Return {
-        nth: usize,
-        close: bool,
-        fast: bool,
-    },
-    Finish {
-        nth: usize,
-        how: Finish,
-    },
-    Check {
-        nth: usize,
-        how: Check,
-    },
-    IdleCheck {
-        nth: usize,
-    },
-    Claim {
-        nth: usize,
-    },
-    Leave {
-        nth: usize,
-    },
-    Chore {
-        keeper: bool,
-    },
-    Refill {
-        failed: bool,
-    },
-    Annotate {
-        nth: usize,
-    },
-    Reclaim {
-        nth: usize,
-    },
-    Condemn {
-        nth: usize,
-        older: bool,
-    },
+    Return { nth: usize, close: bool, fast: bool },
+    Finish { nth: usize, how: Finish },
+    Check { nth: usize, how: Checked },
+    IdleCheck { nth: usize },
+    Claim { nth: usize },
+    Leave { nth: usize },
+    Chore { housekeeper: bool },
+    Refill { failed: bool },
+    Annotate { nth: usize },
+    Reclaim { nth: usize },
+    Invalidate { nth: usize, older: bool },
     Drain,
     TakeStats,
     SetMinconn(usize),
@@ -82,14 +46,14 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Finish {
     Keep,
-    Leave,
-    Lose,
+    Defer,
+    FoundDead,
     Drop,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Check {
-    /// It is well.
+pub(super) enum Checked {
+    /// The connection is healthy.
     Pass,
     /// It is dead, or over: on to the next one, or no further.
     Next,
@@ -105,11 +69,10 @@ fn step() -> impl Strategy<Value = Step> {
     let nth = || 0..4_usize;
     let key = prop_oneof![2 => Just(None), 2 => (0..4_u32).prop_map(Some)];
     let millis = prop::sample::select(vec![100, 100, 1000, 2000, 2000, 5000, 19_000]);
-    let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Leave), 1 => Just(Finish::Lose), 1 => Just(Finish::Drop)];
-    let check =
-        prop_oneof![4 => Just(Check::Pass), 3 => Just(Check::Next), 1 => Just(Check::Discard), 1 => Just(Check::Drop)];
+    let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Defer), 1 => Just(Finish::FoundDead), 1 => Just(Finish::Drop)];
+    let check = prop_oneof![4 => Just(Checked::Pass), 3 => Just(Checked::Next), 1 => Just(Checked::Discard), 1 => Just(Checked::Drop)];
     let rarely = prop_oneof![
-        (nth(), any::<bool>()).prop_map(|(nth, older)| Step::Condemn { nth, older }),
+        (nth(), any::<bool>()).prop_map(|(nth, older)| Step::Invalidate { nth, older }),
         nth().prop_map(|nth| Step::Annotate { nth }),
         nth().prop_map(|nth| Step::Reclaim { nth }),
         Just(Step::Drain),
@@ -123,6 +86,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => often(millis.prop_map(|millis| Step::Pass { millis })),
         2 => often(any::<bool>().prop_map(|early| Step::Sleep { early })),
         9 => often((key, any::<bool>()).prop_map(|(key, wait)| Step::Borrow { key, wait })),
+        3 => often((0..4_u32, any::<bool>()).prop_map(|(key, wait)| Step::Pause { key, wait })),
+        3 => often(nth().prop_map(|nth| Step::Resume { nth })),
         8 => often((nth(), prop::bool::weighted(0.8)).prop_map(|(nth, finish)| Step::Open { nth, finish })),
         2 => often((nth(), any::<bool>()).prop_map(|(nth, fail)| Step::End { nth, fail })),
         2 => often(Just(Step::Reserve)),
@@ -133,7 +98,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => often(nth().prop_map(|nth| Step::IdleCheck { nth })),
         4 => often(nth().prop_map(|nth| Step::Claim { nth })),
         2 => often(nth().prop_map(|nth| Step::Leave { nth })),
-        6 => often(prop::bool::weighted(0.8).prop_map(|keeper| Step::Chore { keeper })),
+        6 => often(prop::bool::weighted(0.8).prop_map(|housekeeper| Step::Chore { housekeeper })),
         2 => often(any::<bool>().prop_map(|failed| Step::Refill { failed })),
         4 => often(rarely),
     ]
@@ -155,20 +120,20 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop::bool::weighted(0.8),
     )
-        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, kept)| Policy {
+        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, has_housekeeper)| Policy {
             check_after,
             max_idle,
             max_lifetime,
             leak_after,
             max_waiting: NonZeroUsize::new(max_waiting),
-            kept,
+            has_housekeeper,
         })
 }
 
 /// What a check says of a connection that is not kept.
-pub(super) fn verdict(doubt: crate::Doubt) -> Reason {
-    match doubt {
-        crate::Doubt::Over(reason) => reason,
-        crate::Doubt::Unseen => Reason::Lost,
+pub(super) fn verdict(check: crate::Check) -> CloseReason {
+    match check {
+        crate::Check::Expired(reason) => reason,
+        crate::Check::Required => CloseReason::Lost,
     }
 }

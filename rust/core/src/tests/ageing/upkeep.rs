@@ -1,14 +1,14 @@
-//! Chores, limits and the end, on the lists.
+//! Chores, limits and the end, on the model.
 
-use super::lists::{Job, KEEPER, Lists, Loan, Promise, Refill, Returning, Token, nanos};
+use super::model::{HOUSEKEEPER, Job, Loan, Model, Promise, Refill, Returning, Token, nanos};
 use crate::time::Span;
-use crate::{Moment, Reason, Refusal, Stats};
+use crate::{CloseReason, Moment, Refusal, Stats};
 
-impl Lists {
+impl Model {
     // --- chores --------------------------------------------------------------------------------------------------------
 
     pub(super) fn job(&mut self, token: Token) -> Job {
-        if let Some((name, closing)) = self.next_errand(token, KEEPER) {
+        if let Some((name, closing)) = self.next_deferred_return(token, HOUSEKEEPER) {
             return Job::Return(name, closing);
         }
         if self.closed {
@@ -16,11 +16,11 @@ impl Lists {
         }
         let over = self.idle.iter().position(|idle| self.now >= idle.end);
         let outdated = over.map(|at| (at, self.idle[at].why));
-        let unused = self.idle_end().filter(|&(_, end)| self.now >= end).map(|(at, _)| (at, Reason::Idle));
+        let unused = self.idle_end().filter(|&(_, end)| self.now >= end).map(|(at, _)| (at, CloseReason::Idle));
         if let Some((at, reason)) = outdated.or(unused) {
             let connection = self.idle.remove(at);
             let (name, closing) = (connection.name, Some(reason));
-            self.returning.push(Returning { token, connection, closing, coming: Some(KEEPER) });
+            self.returning.push(Returning { token, connection, closing, in_transit: Some(HOUSEKEEPER) });
             return Job::Return(name, closing);
         }
         if self.late().next().is_some() {
@@ -60,11 +60,12 @@ impl Lists {
     }
 
     /// When there is something to do, if nothing happens before. What has been idle for too long since another one came
-    /// back may be closed later: nobody is told of that. A keeper that found nothing to do comes a second later, at most.
+    /// back may be closed later: the housekeeper is not woken for that. One that found nothing to do comes a second later, at
+    /// most.
     pub(super) fn due(&self, strictly: bool) -> Moment {
-        let errands = self.errands.front().map(|_| self.now);
+        let deferred_returns = self.deferred_returns.front().map(|_| self.now);
         if self.closed {
-            return errands.unwrap_or(Moment::NEVER);
+            return deferred_returns.unwrap_or(Moment::NEVER);
         }
         let ends = self.idle.iter().map(|idle| idle.end);
         let unreported = self.lent.iter().filter(|loan| !loan.reported);
@@ -73,7 +74,7 @@ impl Lists {
         let idle_end = self.idle_end().filter(|_| strictly).map(|(_, end)| end);
         let lull = self.now.after(Span::from_millis(1_000));
         let timed = ends.chain(reports).chain(refill).chain(idle_end).map(|due| due.max(lull));
-        timed.chain(errands).min().unwrap_or(Moment::NEVER)
+        timed.chain(deferred_returns).min().unwrap_or(Moment::NEVER)
     }
 
     pub(super) fn end_refill(&mut self, failed: bool) {
@@ -81,7 +82,7 @@ impl Lists {
         if failed {
             let pause = Span::from_secs_f64(self.refill.pause.as_secs_f64() * 2.0);
             self.refill.pause = pause.clamp(Span::from_secs_f64(0.25), Span::from_secs_f64(4.0));
-            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.dice));
+            self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
     }
 
@@ -93,17 +94,17 @@ impl Lists {
         let surplus = self.occupied().saturating_sub(maxconn + self.returning.len()).min(self.idle.len());
         let retired: Vec<_> = self.idle.drain(..surplus).collect();
         let names = retired.iter().map(|connection| connection.name).collect();
-        let closing = Some(if self.closed { Reason::WithPool } else { Reason::Surplus });
+        let closing = Some(if self.closed { CloseReason::WithPool } else { CloseReason::Surplus });
         if self.closed {
             // Counted already, and to be counted again.
-            let counted = &mut self.stats.closed[Reason::WithPool as usize];
+            let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
             *counted = counted.saturating_sub(surplus as u64);
         }
         self.returning.extend(retired.into_iter().zip(tokens).map(|(connection, &token)| Returning {
             token,
             connection,
             closing,
-            coming: None,
+            in_transit: None,
         }));
         self.serve();
         names
@@ -111,7 +112,7 @@ impl Lists {
 
     pub(super) fn dismiss(&mut self) {
         for waiter in std::mem::take(&mut self.queue) {
-            *self.rung.entry(waiter.number).or_default() += usize::from(waiter.armed);
+            *self.wakes.entry(waiter.number).or_default() += usize::from(waiter.armed);
         }
         let mut promised = std::mem::take(&mut self.promised);
         promised.sort_by_key(|&(waiter, _)| (self.turns[&waiter], waiter));
@@ -138,12 +139,12 @@ impl Lists {
         self.stats.usage.add(usage);
         self.set_closed(true);
         let mut given = vec![];
-        for (token, _) in std::mem::take(&mut self.errands) {
+        for (token, _) in std::mem::take(&mut self.deferred_returns) {
             given.push(self.take_returning(token).connection.name);
         }
         let lent = self.lent.iter().map(|loan| &loan.connection);
         given.extend(self.idle.iter().chain(lent).map(|connection| connection.name));
-        self.stats.closed[Reason::WithPool as usize] += given.len() as u64;
+        self.stats.closed[CloseReason::WithPool as usize] += given.len() as u64;
         Ok(given)
     }
 
@@ -154,7 +155,7 @@ impl Lists {
         self.opening.clear();
         self.checking.clear();
         self.returning.clear();
-        self.errands.clear();
+        self.deferred_returns.clear();
         self.closed = false;
         self.refill = Refill::default();
         self.stats = Stats::default();

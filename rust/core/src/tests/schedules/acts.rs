@@ -1,7 +1,7 @@
-//! What a thread does, in nine acts; a few of them at once; and the pool that they find.
+//! What a thread does, in nine acts; a few of them at once; and the pool in which they start.
 
 use super::caller::{Caller, Patience};
-use super::things::{Bell, Thing};
+use super::things::{Parker, Thing};
 use super::world::World;
 use crate::Reservation;
 
@@ -41,33 +41,18 @@ impl Act {
         Self::Fail,
     ];
 
-    /// Names one of it, for the claims.
-    pub(super) fn one(self) -> &'static str {
+    /// Names one act and several, for the claims.
+    pub(super) fn words(self) -> (&'static str, &'static str) {
         match self {
-            Self::CheckOut => "a checkout",
-            Self::Return => "a return",
-            Self::Timeout => "a timeout",
-            Self::Interrupt => "an interrupt",
-            Self::Close => "a close",
-            Self::SameKey => "a checkout by key",
-            Self::Resize => "a resize",
-            Self::Fulfil => "a connect",
-            Self::Fail => "a failed connect",
-        }
-    }
-
-    /// Names several of it.
-    pub(super) fn many(self) -> &'static str {
-        match self {
-            Self::CheckOut => "checkouts",
-            Self::Return => "returns",
-            Self::Timeout => "timeouts",
-            Self::Interrupt => "interrupts",
-            Self::Close => "closes",
-            Self::SameKey => "checkouts by one key",
-            Self::Resize => "resizes",
-            Self::Fulfil => "connects",
-            Self::Fail => "failed connects",
+            Self::CheckOut => ("a checkout", "checkouts"),
+            Self::Return => ("a return", "returns"),
+            Self::Timeout => ("a timeout", "timeouts"),
+            Self::Interrupt => ("an interrupt", "interrupts"),
+            Self::Close => ("a close", "closes"),
+            Self::SameKey => ("a checkout by key", "checkouts by one key"),
+            Self::Resize => ("a resize", "resizes"),
+            Self::Fulfil => ("a connect", "connects"),
+            Self::Fail => ("a failed connect", "failed connects"),
         }
     }
 
@@ -80,9 +65,9 @@ impl Act {
 /// What the threads find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
-    /// No room but what they have, one slot at least; what comes back is kept.
+    /// There is no room but theirs, one slot at least. The pool keeps what comes back.
     Kept,
-    /// No room but what they have, one slot at least; what comes back is kept only for those who wait.
+    /// There is no room but theirs, one slot at least. The pool keeps what comes back only for waiters.
     Bare,
     /// Room for one more, with a connection in it. A limit that is set is lowered here, and raised elsewhere.
     Roomy,
@@ -96,7 +81,7 @@ impl Start {
 enum Has<'w> {
     Nothing,
     Connection(u32),
-    Room(Reservation<'w, Thing, Bell>),
+    Room(Reservation<'w, Thing, Parker>),
 }
 
 /// Lets each act run in a thread of its own, once, in the schedule that the model checker has chosen.
@@ -108,7 +93,7 @@ pub(super) fn play(acts: &[Act], start: Start) {
         Start::Roomy => (1, slots.max(1) + 1),
     };
     let world = World::new(minconn, limit);
-    world.books.pages().careless = acts.contains(&Act::Interrupt);
+    world.model.state().careless = acts.contains(&Act::Interrupt);
     let target = if start == Start::Roomy { limit - 1 } else { limit + 1 };
     let mut key_is_free = start == Start::Kept && acts.contains(&Act::SameKey);
     let mut ready = Vec::new();

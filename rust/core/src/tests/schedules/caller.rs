@@ -1,9 +1,9 @@
 //! A caller of the pool, step by step, as the binding is one; and how its wait may end.
 
 use super::explorer::note;
-use super::things::{Bell, Thing};
+use super::things::{Parker, Thing};
 use super::world::{NOW, World};
-use crate::{Ask, Busy, CheckOut, ConnectError, No, Refusal, Reservation, UserKey, Waiter, Want};
+use crate::{Ask, Busy, CheckOut, ConnectError, Refusal, Reservation, Unanswered, UserKey, Waiter, Want};
 
 /// When a caller stops waiting. Whatever it says, that is at a moment of the model checker's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub(super) enum Patience {
 /// What the pool answered.
 enum Answer<'w> {
     Lent(u32),
-    Room(Reservation<'w, Thing, Bell>),
+    Room(Reservation<'w, Thing, Parker>),
     Wait,
     Closed,
 }
@@ -29,22 +29,22 @@ pub(super) struct Caller<'w> {
     world: &'w World,
     thread: usize,
     want: Want<Thing>,
-    bell: Bell,
-    place: Option<Waiter<'w, Thing, Bell>>,
+    parker: Parker,
+    place: Option<Waiter<'w, Thing, Parker>>,
 }
 
 impl<'w> Caller<'w> {
     /// Makes a caller that wants a connection of its own.
     pub(super) fn new(world: &'w World, thread: usize) -> Self {
-        let want = Want::Any(world.pool.next_number(), thread as u64);
-        Self { world, thread, want, bell: world.bell(thread), place: None }
+        let want = Want::Any(world.ledger.next_number(), thread as u64);
+        Self { world, thread, want, parker: world.parker(thread), place: None }
     }
 
     /// Makes a caller that wants the connection that is filed under the one key that there is.
     pub(super) fn by_key(world: &'w World, thread: usize) -> Self {
         let key = UserKey { hash: 7, address: (1 << 32) + thread, handle: world.thing(0) };
         let want = Want::Key(Ask::new(key, thread as u64));
-        Self { world, thread, want, bell: world.bell(thread), place: None }
+        Self { world, thread, want, parker: world.parker(thread), place: None }
     }
 
     pub(super) fn want(&self) -> &Want<Thing> {
@@ -79,16 +79,16 @@ impl<'w> Caller<'w> {
     }
 
     fn go_on(&mut self, answer: Answer<'w>, patience: Patience) -> Option<u32> {
-        let got = self.settle(answer, patience);
+        let got = self.until_served(answer, patience);
         // A waiter that was served is forgotten; one that was not gives up its place.
         if let Some(place) = self.place.take() {
-            self.world.books.pages().leave(self.thread);
+            self.world.model.state().leave(self.thread);
             self.give_up(place);
         }
         got
     }
 
-    fn settle(&mut self, mut answer: Answer<'w>, patience: Patience) -> Option<u32> {
+    fn until_served(&mut self, mut answer: Answer<'w>, patience: Patience) -> Option<u32> {
         let mut expired = false;
         loop {
             match answer {
@@ -96,7 +96,7 @@ impl<'w> Caller<'w> {
                 Answer::Room(room) if patience == Patience::Interrupt => {
                     note(self.thread, "is interrupted before it connects");
                     drop(room);
-                    self.world.books.pages().give_up_room(self.thread);
+                    self.world.model.state().give_up_room(self.thread);
                     self.world.look();
                     return None;
                 }
@@ -107,11 +107,11 @@ impl<'w> Caller<'w> {
                 Answer::Closed => return None,
                 Answer::Wait if expired => return None,
                 Answer::Wait => match patience {
-                    Patience::Endless => self.bell.wait(),
+                    Patience::Endless => self.parker.park(),
                     Patience::Timeout => expired = true,
                     Patience::Interrupt => {
                         note(self.thread, "is interrupted while it waits");
-                        self.world.books.pages().leave(self.thread);
+                        self.world.model.state().leave(self.thread);
                         drop(self.place.take());
                         self.world.look();
                         return None;
@@ -127,11 +127,11 @@ impl<'w> Caller<'w> {
         if self.keyed() {
             return None;
         }
-        let name = self.world.pool.lend_idle(self.thread as u64, NOW)?.name;
-        let mut pages = self.world.books.pages();
-        pages.served_at_once(self.thread);
-        pages.hold(self.thread, name, false);
-        drop(pages);
+        let name = self.world.ledger.lend_idle(self.thread as u64, NOW)?.name;
+        let mut state = self.world.model.state();
+        state.served_at_once(self.thread);
+        state.hold(self.thread, name, false);
+        drop(state);
         self.world.look();
         Some(name)
     }
@@ -139,27 +139,27 @@ impl<'w> Caller<'w> {
     fn ask(&mut self, willing: bool) -> Answer<'w> {
         let (world, thread, keyed) = (self.world, self.thread, self.keyed());
         let answer = loop {
-            let waker = willing.then(|| self.bell.clone());
-            match world.pool.check_out(&self.want, self.place.as_ref(), waker, NOW) {
-                Err(No::Compare(candidates)) => self.compare(&candidates),
+            let waker = willing.then(|| self.parker.clone());
+            match world.ledger.check_out(&self.want, self.place.as_ref(), waker, NOW) {
+                Err(Unanswered::Compare(candidates)) => self.compare(&candidates),
                 answer => break answer,
             }
         };
         let answer = match answer {
             Ok(CheckOut::Lent(connection)) => {
-                let mut pages = world.books.pages();
+                let mut state = world.model.state();
                 if self.place.is_none() && !keyed {
-                    pages.served_at_once(thread);
+                    state.served_at_once(thread);
                 }
-                pages.hold(thread, connection.name, keyed);
+                state.hold(thread, connection.name, keyed);
                 Answer::Lent(connection.name)
             }
             Ok(CheckOut::Reserved(room)) => {
-                let mut pages = world.books.pages();
+                let mut state = world.model.state();
                 if self.place.is_none() {
-                    pages.served_at_once(thread);
+                    state.served_at_once(thread);
                 }
-                pages.grant(thread, keyed);
+                state.grant(thread, keyed);
                 Answer::Room(room)
             }
             Ok(CheckOut::Busy(busy, joined)) => {
@@ -167,12 +167,12 @@ impl<'w> Caller<'w> {
                 self.joined(busy, joined);
                 Answer::Wait
             }
-            Err(No::Refused(Refusal::Closed)) => {
-                assert!(world.books.pages().closed, "an open pool says that it is closed");
+            Err(Unanswered::Refused(Refusal::Closed)) => {
+                assert!(world.model.state().closed, "an open pool says that it is closed");
                 Answer::Closed
             }
-            Err(No::Refused(refusal)) => panic!("{refusal}"),
-            Ok(CheckOut::Doubtful(_) | CheckOut::Errand(_)) | Err(No::Compare(_)) => {
+            Err(Unanswered::Refused(refusal)) => panic!("{refusal}"),
+            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_)) | Err(Unanswered::Compare(_)) => {
                 panic!("there is no such thing here")
             }
         };
@@ -180,10 +180,10 @@ impl<'w> Caller<'w> {
         answer
     }
 
-    fn joined(&mut self, busy: Busy, joined: Option<Waiter<'w, Thing, Bell>>) {
+    fn joined(&mut self, busy: Busy, joined: Option<Waiter<'w, Thing, Parker>>) {
         let Some(joined) = joined else { return };
         if busy != Busy::KeyOpening && !self.keyed() {
-            self.world.books.pages().join(self.thread);
+            self.world.model.state().join(self.thread);
         }
         self.world.look();
         if let Some(before) = self.place.replace(joined) {
@@ -197,7 +197,7 @@ impl<'w> Caller<'w> {
         ask.matched(&candidates.list[0]);
     }
 
-    fn give_up(&self, place: Waiter<'w, Thing, Bell>) {
+    fn give_up(&self, place: Waiter<'w, Thing, Parker>) {
         if let Some(surplus) = place.leave() {
             note(self.thread, "leaves and closes what it was promised");
             self.world.look();
@@ -206,17 +206,17 @@ impl<'w> Caller<'w> {
     }
 
     /// Puts a connection into the room that was reserved for it.
-    pub(super) fn fulfil(&mut self, room: Reservation<'w, Thing, Bell>, name: u32) -> Option<u32> {
+    pub(super) fn fulfil(&mut self, room: Reservation<'w, Thing, Parker>, name: u32) -> Option<u32> {
         let thing = self.world.thing(name);
-        let filled = self.world.pool.fulfil(room.slot(), name as usize, &thing, NOW);
+        let filled = self.world.ledger.fulfil(room.slot(), name as usize, &thing, NOW);
         match filled {
-            Ok(()) => self.world.books.pages().hold(self.thread, name, self.keyed()),
+            Ok(()) => self.world.model.state().hold(self.thread, name, self.keyed()),
             Err(refusal) => {
                 note(self.thread, "is refused, and closes its connection");
-                let mut pages = self.world.books.pages();
-                assert_eq!((refusal, pages.closed), (Refusal::Closed, true), "only a closed pool refuses a connection");
-                pages.disconnect(name);
-                pages.give_up_room(self.thread);
+                let mut state = self.world.model.state();
+                assert_eq!((refusal, state.closed), (Refusal::Closed, true), "only a closed pool refuses a connection");
+                state.disconnect(name);
+                state.give_up_room(self.thread);
             }
         }
         self.world.look();
@@ -226,10 +226,10 @@ impl<'w> Caller<'w> {
     }
 
     /// Gives up the room that was reserved, since the connect has failed.
-    pub(super) fn fail(&mut self, room: Reservation<'w, Thing, Bell>) {
+    pub(super) fn fail(&mut self, room: Reservation<'w, Thing, Parker>) {
         note(self.thread, "fails to connect");
         // It takes two steps, and others may have the key after the first.
-        self.world.books.pages().give_up_room(self.thread);
+        self.world.model.state().give_up_room(self.thread);
         let filed = room.fail(ConnectError { text: "no".to_owned(), at: NOW });
         assert!(filed.is_none(), "nothing was filed");
         self.world.look();
@@ -238,24 +238,24 @@ impl<'w> Caller<'w> {
     /// Does what putconn does.
     pub(super) fn give_back(&mut self, name: u32, close: bool) {
         let world = self.world;
-        if !close && !self.keyed() && world.pool.keep_clean(name as usize, NOW) {
+        if !close && !self.keyed() && world.ledger.take_back_clean(name as usize, NOW) {
             note(self.thread, "gives its connection back");
-            world.books.pages().give_back(name);
+            world.model.state().give_back(name);
             world.look();
             return;
         }
         let begun = loop {
             let filed = self.keyed().then_some(&self.want);
-            match world.pool.begin_return(Some(name as usize), filed, close, NOW) {
-                Err(No::Compare(candidates)) => self.compare(&candidates),
-                Err(No::Refused(refusal)) => break Err(refusal),
+            match world.ledger.begin_return(Some(name as usize), filed, close, NOW) {
+                Err(Unanswered::Compare(candidates)) => self.compare(&candidates),
+                Err(Unanswered::Refused(refusal)) => break Err(refusal),
                 Ok(returning) => break Ok(returning),
             }
         };
         match begun {
             Ok(mut returning) => {
                 note(self.thread, "begins to give its connection back");
-                world.books.pages().give_back(name);
+                world.model.state().give_back(name);
                 world.look();
                 if returning.closing().is_none() && returning.keep(NOW) {
                     note(self.thread, "has given its connection back");
@@ -269,12 +269,12 @@ impl<'w> Caller<'w> {
             }
             Err(refusal) => {
                 note(self.thread, "may not give its connection back");
-                let mut pages = world.books.pages();
+                let mut state = world.model.state();
                 // With one key, one of them gives it back, and the others are told that it is not theirs any more.
-                let expected = if pages.closed { refusal == Refusal::Closed } else { !pages.holds(self.thread) };
+                let expected = if state.closed { refusal == Refusal::Closed } else { !state.holds(self.thread) };
                 assert!(expected, "{refusal}");
-                if pages.closed {
-                    pages.give_back(name);
+                if state.closed {
+                    state.give_back(name);
                 }
             }
         }

@@ -6,7 +6,7 @@ use super::combinations::{combinations, prove};
 use super::explorer::{Explored, Profile, note};
 use super::world::World;
 
-/// How far three threads are explored. `PGPOOL_PROFILE=nightly` is for those who have minutes.
+/// How far three threads are explored. `PGPOOL_PROFILE=nightly` takes minutes.
 fn profile() -> Profile {
     match std::env::var("PGPOOL_PROFILE").as_deref() {
         Ok("nightly") => Profile::NIGHTLY,
@@ -52,7 +52,7 @@ fn claim(claim: &str, scenario: impl Fn() + Clone + Send + Sync + 'static) {
     println!("{claim}: {}", explored.told(profile));
 }
 
-/// Makes a pool that is full, with loans of these callers; nothing is kept but for those who wait.
+/// Makes a pool that keeps nothing except for waiters, to be filled.
 fn full(limit: usize) -> World {
     World::new(0, limit)
 }
@@ -94,21 +94,21 @@ fn two_callers_of_one_key_open_one_connection() {
                 let world = &world;
                 scope.spawn(move || {
                     assert_eq!(caller.borrow(Patience::Endless), Some(1));
-                    // Whoever comes second gives back, when both have had it.
-                    if world.books.pages().sharers() == 2 {
+                    // The second gives back, when both have had it.
+                    if world.model.state().sharers() == 2 {
                         caller.give_back(1, false);
                     }
                 });
             }
         });
-        assert_eq!(world.books.pages().opened(), 1);
+        assert_eq!(world.model.state().opened(), 1);
         world.end();
     });
 }
 
 #[test]
-fn waiters_are_served_in_their_order_whoever_gives_back() {
-    claim("waiters are served in their order, whoever gives back", || {
+fn waiters_are_served_in_their_order_whichever_caller_gives_back() {
+    claim("waiters are served in their order, whichever caller gives back", || {
         let world = full(2);
         let lenders = [1, 2].map(|thread| lender(&world, thread));
         let waiters = [3, 4].map(|thread| waiter(&world, thread));
@@ -128,11 +128,11 @@ fn waiters_are_served_in_their_order_whoever_gives_back() {
 }
 
 #[test]
-fn a_promise_to_one_who_leaves_goes_to_the_next() {
+fn a_promise_to_a_waiter_that_leaves_goes_to_the_next() {
     for (patience, how) in [(Patience::Timeout, "whose time is up"), (Patience::Interrupt, "who is interrupted")] {
         claim(&format!("a promise to one {how} goes to the next"), move || {
             let world = full(1);
-            world.books.pages().careless = true;
+            world.model.state().careless = true;
             let (mut caller, name) = lender(&world, 1);
             let (leaves, stays) = (waiter(&world, 2), waiter(&world, 3));
             shuttle::thread::scope(|scope| {
@@ -146,7 +146,7 @@ fn a_promise_to_one_who_leaves_goes_to_the_next() {
 }
 
 #[test]
-fn a_newcomer_never_overtakes_one_who_waits() {
+fn a_newcomer_never_overtakes_a_waiter() {
     claim("a newcomer never overtakes one who waits", || {
         let world = full(1);
         let (mut caller, name) = lender(&world, 1);
@@ -182,7 +182,7 @@ fn a_failed_connect_lets_the_first_waiter_try() {
 }
 
 #[test]
-fn who_waits_for_a_key_has_its_place_in_the_queue_when_the_connect_fails() {
+fn a_waiter_for_a_key_has_its_place_in_the_queue_when_the_connect_fails() {
     claim("who waits for a key has its place in the queue when the connect fails", || {
         let world = full(1);
         let mut fails = Caller::by_key(&world, 1);
@@ -195,7 +195,7 @@ fn who_waits_for_a_key_has_its_place_in_the_queue_when_the_connect_fails() {
             scope.spawn(move || be_served(first));
             scope.spawn(move || be_served(second));
         });
-        assert_eq!(world.books.pages().granted[1], 2, "it came before the other");
+        assert_eq!(world.model.state().granted[1], 2, "it came before the other");
         world.end();
     });
 }
@@ -221,8 +221,8 @@ fn an_interrupted_connect_gives_its_room_to_the_first_waiter() {
 }
 
 #[test]
-fn a_close_while_one_opens_leaves_nothing_open_and_nobody_waiting() {
-    claim("a close while one opens leaves nothing open and nobody waiting", || {
+fn a_close_during_a_connect_leaves_nothing_open_and_no_caller_waiting() {
+    claim("a close during a connect leaves nothing open and no caller waiting", || {
         let world = full(1);
         let mut opens = Caller::new(&world, 1);
         let room = world.reserve(1, opens.want());
@@ -263,7 +263,7 @@ fn a_lowered_limit_is_never_passed_again() {
 }
 
 #[test]
-fn a_raised_limit_serves_those_who_wait() {
+fn a_raised_limit_serves_the_waiters() {
     claim("a raised limit serves those who wait", || {
         let world = full(1);
         let (mut caller, name) = lender(&world, 1);
@@ -275,7 +275,7 @@ fn a_raised_limit_serves_those_who_wait() {
             }
             scope.spawn(move || world.resize(4, 3));
         });
-        // Nobody has given back: what they got is new.
+        // No caller has given back: what the waiters got is new.
         caller.give_back(name, false);
         drop(caller);
         world.end();

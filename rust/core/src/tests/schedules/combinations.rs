@@ -33,11 +33,12 @@ pub(super) fn prove(acts: &[Act], profile: Profile) -> Explored {
 fn claim(acts: &[Act]) -> String {
     let mut each = Vec::new();
     for act in Act::ALL {
+        let (one, many) = act.words();
         match acts.iter().filter(|&&other| other == act).count() {
             0 => {}
-            1 => each.push(act.one().to_owned()),
-            2 => each.push(format!("two {}", act.many())),
-            _ => each.push(format!("three {}", act.many())),
+            1 => each.push(one.to_owned()),
+            2 => each.push(format!("two {many}")),
+            _ => each.push(format!("three {many}")),
         }
     }
     let who = match each.split_last() {
@@ -47,9 +48,9 @@ fn claim(acts: &[Act]) -> String {
     };
     let has = |act| acts.contains(&act);
     let what = match (has(Act::Close), has(Act::Resize)) {
-        (true, _) => "leave nothing open and nobody waiting",
-        (false, true) => "keep to the limit, lose no slot and leave nobody waiting",
-        (false, false) => "lose no slot and leave nobody waiting",
+        (true, _) => "leave nothing open and no caller waiting",
+        (false, true) => "keep to the limit, lose no slot and leave no caller waiting",
+        (false, false) => "lose no slot and leave no caller waiting",
     };
     format!("{who} {what}")
 }

@@ -1,4 +1,4 @@
-//! Every schedule, one after the other: a depth-first search through all choices of who goes on.
+//! Every schedule, one after the other: a depth-first search through all choices of the thread that goes on.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -10,7 +10,7 @@ use shuttle::{Config, FailurePersistence, Runner};
 thread_local! {
     static ANYONE_NEXT: Cell<bool> = const { Cell::new(false) };
     static LOOKING: Cell<bool> = const { Cell::new(false) };
-    /// Who did what, in the schedule that runs now.
+    /// Which thread did what, in the schedule that runs now.
     static STEPS: RefCell<Vec<(usize, &'static str)>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -19,7 +19,7 @@ pub(crate) fn anyone_next() {
     ANYONE_NEXT.set(!LOOKING.get());
 }
 
-/// Looks at the pool between two steps: nobody else goes on meanwhile.
+/// Looks at the ledger between two steps: no other thread goes on meanwhile.
 pub(super) fn unobserved<T>(look: impl FnOnce() -> T) -> T {
     LOOKING.set(true);
     let seen = look();
@@ -114,9 +114,9 @@ struct DepthFirst {
     depth: usize,
     /// How many of those were preemptions.
     preempted: usize,
-    /// Who was chosen last.
+    /// The thread that was chosen last.
     last: Option<TaskId>,
-    /// Who is about to take the pool's mutex: a bit for each thread.
+    /// The threads that are about to take the ledger's mutex, a bit for each.
     at_the_mutex: u64,
     explored: Rc<RefCell<Explored>>,
 }
@@ -166,7 +166,7 @@ impl Scheduler for DepthFirst {
 }
 
 impl DepthFirst {
-    /// Chooses who takes the mutex next: at first whoever took it last, and in later schedules each of the others.
+    /// Chooses the thread that takes the mutex next: at first the one that took it last, and in later schedules each other.
     fn choose(&mut self, runnable: &[&Task]) -> TaskId {
         let first = runnable.iter().position(|task| Some(task.id()) == self.last);
         let spent = first.is_some() && self.preempted == self.preemptions;

@@ -6,9 +6,9 @@
 //! that interrupts a thread no more than so many times while it could have gone on. In each schedule, after each step and
 //! in the end:
 //!
-//! - nobody holds what somebody else holds, unless both asked for the same key, which is then opened once;
+//! - no two threads hold one connection, unless both asked for the same key, which is then opened once;
 //! - slots are never made more than the limit, as it is then, and the server never sees more connections than it was;
-//! - nobody waits while something is free, those who wait are served in their order, and all come to an end;
+//! - no thread waits while a slot is free, waiters are served in their order, and all threads come to an end;
 //! - what was opened is idle or was closed, once, and is so counted; a closed pool has nothing open, an open one lends
 //!   as many as its limit says;
 //! - no handle is dropped and no waker called while the mutex is held.
@@ -19,7 +19,7 @@
 //! counts, bounds and leaves out what does not matter here (see `explorer`), and needs fewer crates.
 //!
 //! What a thread does between two locks of the mutex, others can't see, but for a waiter that it wakes: that one goes on
-//! to its own next lock and stops there. So it is enough to choose, each time, who takes the mutex next.
+//! to its own next lock and stops there. So it is enough to choose, each time, the thread that takes the mutex next.
 //!
 //! ```text
 //! cargo test -p pgpool-core --features shuttle -- --nocapture                             a few seconds
@@ -27,10 +27,10 @@
 //! ```
 
 mod acts;
-mod books;
 mod caller;
 mod claims;
 mod combinations;
 pub(crate) mod explorer;
+mod model;
 mod things;
 mod world;

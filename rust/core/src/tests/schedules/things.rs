@@ -1,20 +1,20 @@
-//! What stands for connections, keys and waiters.
+//! What the tests use as connections, keys and waiters.
 
 use std::sync::{Arc, Weak};
 
 use shuttle::sync::{Condvar, Mutex};
 
-use super::books::Books;
-use crate::{Pool, Wake};
+use super::model::Model;
+use crate::{SharedLedger, Wake};
 
-pub(super) type TestPool = Pool<Thing, Bell>;
+pub(super) type TestLedger = SharedLedger<Thing, Parker>;
 
 /// A connection, or a key. When it is dropped, the pool's mutex must be free.
 pub(super) struct Thing {
     /// The connection's name; 0 for a key.
     pub(super) name: u32,
-    pub(super) books: Books,
-    pub(super) pool: Weak<TestPool>,
+    pub(super) model: Model,
+    pub(super) ledger: Weak<TestLedger>,
 }
 
 impl Drop for Thing {
@@ -22,54 +22,54 @@ impl Drop for Thing {
         if std::thread::panicking() {
             return;
         }
-        assert_unlocked(&self.pool, "a handle was dropped");
-        let mut pages = self.books.pages();
-        pages.handles -= 1;
+        assert_unlocked(&self.ledger, "a handle was dropped");
+        let mut state = self.model.state();
+        state.handles -= 1;
         if self.name > 0 {
-            pages.collected(self.name);
+            state.collected(self.name);
         }
     }
 }
 
 /// A waker, and what its thread waits on. When it rings, the pool's mutex must be free.
 #[derive(Clone)]
-pub(super) struct Bell {
+pub(super) struct Parker {
     pub(super) thread: usize,
-    pub(super) books: Books,
-    pub(super) pool: Weak<TestPool>,
-    pub(super) rung: Arc<(Mutex<bool>, Condvar)>,
+    pub(super) model: Model,
+    pub(super) ledger: Weak<TestLedger>,
+    pub(super) woken: Arc<(Mutex<bool>, Condvar)>,
 }
 
-impl Bell {
-    /// Waits until it has rung. One that never rings is a deadlock, which the model checker reports.
-    pub(super) fn wait(&self) {
-        let mut rung = self.rung.0.lock().expect("no thread panics with it");
-        while !*rung {
-            rung = self.rung.1.wait(rung).expect("no thread panics with it");
+impl Parker {
+    /// Waits until it has woken. One that never rings is a deadlock, which the model checker reports.
+    pub(super) fn park(&self) {
+        let mut woken = self.woken.0.lock().expect("no thread panics with it");
+        while !*woken {
+            woken = self.woken.1.wait(woken).expect("no thread panics with it");
         }
-        *rung = false;
+        *woken = false;
     }
 }
 
-impl Wake for Bell {
+impl Wake for Parker {
     fn wake(&self) {
-        assert_unlocked(&self.pool, "a waiter was woken");
-        self.books.pages().ring(self.thread);
-        *self.rung.0.lock().expect("no thread panics with it") = true;
-        self.rung.1.notify_one();
+        assert_unlocked(&self.ledger, "a waiter was woken");
+        self.model.state().woken(self.thread);
+        *self.woken.0.lock().expect("no thread panics with it") = true;
+        self.woken.1.notify_one();
     }
 }
 
-impl Drop for Bell {
+impl Drop for Parker {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            assert_unlocked(&self.pool, "a waker was dropped");
+            assert_unlocked(&self.ledger, "a waker was dropped");
         }
     }
 }
 
-fn assert_unlocked(pool: &Weak<TestPool>, what: &str) {
-    if let Some(pool) = pool.upgrade() {
-        assert!(pool.is_unlocked(), "{what} while the mutex was held");
+fn assert_unlocked(ledger: &Weak<TestLedger>, what: &str) {
+    if let Some(ledger) = ledger.upgrade() {
+        assert!(ledger.is_unlocked(), "{what} while the mutex was held");
     }
 }

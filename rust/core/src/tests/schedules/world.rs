@@ -2,45 +2,45 @@
 
 use std::sync::Arc;
 
-use super::books::Books;
 use super::explorer::{note, unobserved};
-use super::things::{Bell, TestPool, Thing};
+use super::model::Model;
+use super::things::{Parker, TestLedger, Thing};
 use crate::{CheckOut, Moment, Reservation, Reserve, Returning, Want};
 
 /// The time does not pass here.
 pub(super) const NOW: Moment = Moment::from_nanos(1_000_000);
 
 pub(super) struct World {
-    pub(super) pool: Arc<TestPool>,
-    pub(super) books: Books,
+    pub(super) ledger: Arc<TestLedger>,
+    pub(super) model: Model,
     minconn: usize,
 }
 
 impl World {
     pub(super) fn new(minconn: usize, maxconn: usize) -> Self {
-        let pool = Arc::new(TestPool::new(1));
-        drop(pool.resize(minconn, maxconn));
-        Self { pool, books: Books::new(maxconn), minconn }
+        let ledger = Arc::new(TestLedger::new(1));
+        drop(ledger.resize(minconn, maxconn));
+        Self { ledger, model: Model::new(maxconn), minconn }
     }
 
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
-        self.books.pages().handles += 1;
-        Arc::new(Thing { name, books: self.books.clone(), pool: Arc::downgrade(&self.pool) })
+        self.model.state().handles += 1;
+        Arc::new(Thing { name, model: self.model.clone(), ledger: Arc::downgrade(&self.ledger) })
     }
 
-    pub(super) fn bell(&self, thread: usize) -> Bell {
-        Bell { thread, books: self.books.clone(), pool: Arc::downgrade(&self.pool), rung: Arc::default() }
+    pub(super) fn parker(&self, thread: usize) -> Parker {
+        Parker { thread, model: self.model.clone(), ledger: Arc::downgrade(&self.ledger), woken: Arc::default() }
     }
 
     /// Opens a connection, as the server sees it.
     pub(super) fn connect(&self) -> u32 {
         let (name, mut open, highest, careless) = {
-            let mut pages = self.books.pages();
-            (pages.connect(), pages.open(), pages.highest, pages.careless)
+            let mut state = self.model.state();
+            (state.connect(), state.open(), state.highest, state.careless)
         };
         if careless {
-            // One that is dropped, not closed, is open until the last who has looked at it looks away.
-            open.retain(|&other| other == name || unobserved(|| self.pool.holds(other as usize)));
+            // A connection that is dropped, not closed, is open until its last handle is dropped.
+            open.retain(|&other| other == name || unobserved(|| self.ledger.holds(other as usize)));
         }
         assert!(open.len() <= highest, "{open:?} are open, and the limit never was above {highest}");
         name
@@ -48,41 +48,43 @@ impl World {
 
     /// Lays a connection into the pool, before the threads start.
     pub(super) fn open_idle(&self) {
-        let Ok(Reserve::New(room)) = self.pool.reserve(None, 0) else { panic!("there is room") };
+        let Ok(Reserve::New(room)) = self.ledger.reserve(None, 0) else { panic!("there is room") };
         let name = self.connect();
-        self.pool.fulfil(room.slot(), name as usize, &self.thing(name), NOW).expect("the pool is open");
+        self.ledger.fulfil(room.slot(), name as usize, &self.thing(name), NOW).expect("the pool is open");
         drop(room);
         self.look();
     }
 
     /// Takes room to open a connection for a thread, before the threads start.
-    pub(super) fn reserve(&self, thread: usize, want: &Want<Thing>) -> Reservation<'_, Thing, Bell> {
-        let Ok(CheckOut::Reserved(room)) = self.pool.check_out(want, None, None, NOW) else { panic!("there is room") };
-        self.books.pages().grant(thread, matches!(want, Want::Key(_)));
+    pub(super) fn reserve(&self, thread: usize, want: &Want<Thing>) -> Reservation<'_, Thing, Parker> {
+        let Ok(CheckOut::Reserved(room)) = self.ledger.check_out(want, None, None, NOW) else {
+            panic!("there is room")
+        };
+        self.model.state().grant(thread, matches!(want, Want::Key(_)));
         room
     }
 
     /// Closes the pool, and what it gives out to be closed.
     pub(super) fn close(&self, thread: usize) {
-        let closing = self.pool.close();
+        let closing = self.ledger.close();
         note(thread, "closes the pool");
-        let first = !std::mem::replace(&mut self.books.pages().closed, true);
+        let first = !std::mem::replace(&mut self.model.state().closed, true);
         assert_eq!(closing.is_ok(), first, "a pool is closed once");
         for connection in closing.into_iter().flatten() {
-            self.books.pages().disconnect(connection.name);
+            self.model.state().disconnect(connection.name);
         }
         self.look();
     }
 
     /// Sets the limit, and closes what is above it.
     pub(super) fn resize(&self, thread: usize, limit: usize) {
-        let surplus = self.pool.resize(self.minconn, limit);
+        let surplus = self.ledger.resize(self.minconn, limit);
         note(thread, if surplus.is_empty() { "sets the limit" } else { "sets the limit and closes a connection" });
         let closed = {
-            let mut pages = self.books.pages();
-            pages.limit = limit;
-            pages.highest = pages.highest.max(limit);
-            pages.closed
+            let mut state = self.model.state();
+            state.limit = limit;
+            state.highest = state.highest.max(limit);
+            state.closed
         };
         self.look();
         for surplus in surplus {
@@ -96,65 +98,69 @@ impl World {
     }
 
     /// Closes a connection that the pool has no use for, and frees its slot.
-    pub(super) fn discard(&self, returning: Returning<'_, Thing, Bell>) {
-        self.books.pages().disconnect(returning.connection().name);
+    pub(super) fn discard(&self, returning: Returning<'_, Thing, Parker>) {
+        self.model.state().disconnect(returning.connection().name);
         drop(returning);
         self.look();
     }
 
     /// Looks at the pool between two steps.
     pub(super) fn look(&self) {
-        let counts = unobserved(|| self.pool.counts());
-        let mut pages = self.books.pages();
-        assert_eq!(counts.closed, pages.closed);
-        assert_eq!((counts.maxconn, counts.minconn), (pages.limit, self.minconn));
-        if pages.closed {
+        let counts = unobserved(|| self.ledger.counts());
+        let mut state = self.model.state();
+        assert_eq!(counts.closed, state.closed);
+        assert_eq!((counts.maxconn, counts.minconn), (state.limit, self.minconn));
+        if state.closed {
             return;
         }
         let taken = counts.open() + counts.opening;
-        let before = std::mem::replace(&mut pages.taken, taken);
-        assert!(taken <= before.max(pages.limit), "{taken} slots are taken, were {before}: {counts:?}");
-        assert_eq!(counts.lent, pages.held(), "lent, and held: {counts:?}");
-        let free = counts.idle > 0 || taken < pages.limit;
-        assert!(!free || pages.waiting() == 0, "somebody waits while something is free: {counts:?}");
+        let before = std::mem::replace(&mut state.taken, taken);
+        assert!(taken <= before.max(state.limit), "{taken} slots are taken, were {before}: {counts:?}");
+        assert_eq!(counts.lent, state.held(), "lent, and held: {counts:?}");
+        let free = counts.idle > 0 || taken < state.limit;
+        assert!(!free || state.waiting() == 0, "a caller waits while a slot is free: {counts:?}");
     }
 
-    /// Looks at the pool when all threads are done: nobody waits, nothing is in the making, and it lends as much as it may.
+    /// Looks at the pool when all threads are done: no caller waits, no work is unfinished, and it lends as much as it may.
     pub(super) fn end(self) {
-        let counts = self.pool.counts();
+        let counts = self.ledger.counts();
         let busy = (counts.promised, counts.opening, counts.checking, counts.returning, counts.waiting);
         assert_eq!(busy, (0, 0, 0, 0, 0), "something is left: {counts:?}");
-        let stats = self.pool.stats(NOW).0;
+        let reported = self.ledger.stats(NOW).0;
         let (open, opened, held) = {
-            let pages = self.books.pages();
-            (pages.open().len(), pages.opened(), pages.held())
+            let state = self.model.state();
+            (state.open().len(), state.opened(), state.held())
         };
-        assert_eq!(held, 0, "somebody holds a connection that it gave back");
-        let closed: u64 = stats.closed.iter().sum();
-        assert_eq!(usize::try_from(closed).expect("few"), opened - open, "closed by the books, and counted: {stats:?}");
+        assert_eq!(held, 0, "a thread holds a connection that it gave back");
+        let closed: u64 = reported.closed.iter().sum();
+        assert_eq!(
+            usize::try_from(closed).expect("few"),
+            opened - open,
+            "closed by the model, and counted: {reported:?}"
+        );
         if counts.closed {
             assert_eq!(open, 0, "something is open in a closed pool");
         } else {
             assert_eq!((counts.idle, counts.lent), (open, 0), "what is open is idle: {counts:?}");
             self.lend_all();
         }
-        self.books.pages().careless = true;
-        let Self { pool, books, .. } = self;
-        drop(pool);
-        assert_eq!(books.pages().handles, 0, "a handle was lost");
+        self.model.state().careless = true;
+        let Self { ledger, model, .. } = self;
+        drop(ledger);
+        assert_eq!(model.state().handles, 0, "a handle was lost");
     }
 
     fn lend_all(&self) {
         let mut taken = 0;
         let mut room = Vec::new();
         loop {
-            match self.pool.check_out(&Want::Any(self.pool.next_number(), 1), None, None, NOW) {
+            match self.ledger.check_out(&Want::Any(self.ledger.next_number(), 1), None, None, NOW) {
                 Ok(CheckOut::Lent(_)) => taken += 1,
                 Ok(CheckOut::Reserved(reserved)) => room.push(reserved),
                 _ => break,
             }
         }
-        let (lent, limit) = (taken + room.len(), self.books.pages().limit);
+        let (lent, limit) = (taken + room.len(), self.model.state().limit);
         assert_eq!(lent, limit, "the pool lends {lent} connections, and its limit is {limit}");
     }
 }

@@ -1,9 +1,10 @@
-//! The books, as other people's code reads and edits them.
+//! What other people's code reads and edits: `_pool`, `_used` and the rest.
 
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{LoanKey, No, Want};
+use crate::key::LoanKey;
+use crate::question::{Unanswered, Want};
 use crate::slot::{SlotId, State};
 use crate::stats::{ConnectError, Counts};
 
@@ -26,7 +27,7 @@ impl<H, W> Ledger<H, W> {
         self.table.in_state(State::Lent).filter_map(loan).collect()
     }
 
-    /// Replaces the list of idle connections, if it still is what the editor saw.
+    /// Replaces the list of idle connections, if it still is what the caller saw.
     pub(crate) fn replace_idle(&mut self, seen: &[usize], mut wanted: Vec<(usize, Arc<H>)>) -> bool {
         if !self.idle.iter().map(|&index| self.table.get(index).address).eq(seen.iter().copied()) {
             self.after.handles.extend(wanted.drain(..).map(|(_, connection)| connection));
@@ -40,7 +41,7 @@ impl<H, W> Ledger<H, W> {
             } else {
                 let index = self.table.occupy(State::Idle);
                 self.attach(index, address, connection);
-                self.table.get_mut(index).lie_down(self.now, self.policy.check_after);
+                self.table.get_mut(index).mark_idle(self.now, self.policy.check_after);
                 index
             };
             self.idle.push(index);
@@ -52,9 +53,14 @@ impl<H, W> Ledger<H, W> {
         true
     }
 
-    /// Enters a loan that was made elsewhere, in an open pool or a closed one. It takes the place of one under the same
-    /// key, or fulfils the reservation that was made for it.
-    pub(crate) fn enter_loan(&mut self, want: &Want<H>, address: usize, connection: &Arc<H>) -> Result<(), No<H>> {
+    /// Inserts a loan that was made elsewhere, in an open pool or a closed one. It replaces one under the same key, or
+    /// fulfils the reservation that was made for it.
+    pub(crate) fn insert_loan(
+        &mut self,
+        want: &Want<H>,
+        address: usize,
+        connection: &Arc<H>,
+    ) -> Result<(), Unanswered<H>> {
         if let Some(index) = self.find(want)? {
             if self.table.get(index).state == State::Opening {
                 self.fill(index, address, connection);
@@ -67,12 +73,12 @@ impl<H, W> Ledger<H, W> {
         self.table.get_mut(index).since = self.now;
         self.note_due(self.now.after(self.policy.leak_after));
         self.file(index, want);
-        self.nudge(Some(want.mark()));
+        self.wake_key_waiters(Some(want.tag()));
         Ok(())
     }
 
     /// Finds the connection that is lent under a key.
-    pub(crate) fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+    pub(crate) fn loan(&self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
         let filed = self.find(want)?.map(|index| self.table.get(index));
         Ok(filed.filter(|slot| slot.state == State::Lent).and_then(|slot| slot.connection.clone()))
     }
@@ -82,8 +88,8 @@ impl<H, W> Ledger<H, W> {
         self.table.lent_at(address).and_then(|index| self.table.get(index).key.to_loan_key())
     }
 
-    /// Strikes a loan out of the books, and gives its connection.
-    pub(crate) fn strike_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, No<H>> {
+    /// Removes a loan, and gives its connection.
+    pub(crate) fn remove_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
         let filed = self.find(want)?;
         Ok(filed.filter(|&index| self.table.get(index).state == State::Lent).and_then(|index| {
             let connection = self.table.get(index).connection.clone();
@@ -93,11 +99,11 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Says whether a slot is as it was when this id was given out.
-    pub(crate) fn knows(&self, slot: SlotId) -> bool {
+    pub(crate) fn is_current(&self, slot: SlotId) -> bool {
         self.table.find(slot).is_some()
     }
 
-    /// Says whether the connection at `address` is in the books.
+    /// Says whether a slot holds the connection at `address`.
     pub(crate) fn holds(&self, address: usize) -> bool {
         self.table.holds(address)
     }

@@ -1,7 +1,7 @@
-//! Counting. Most events are counted where they happen; these are told.
+//! Requests and connects, counted as the binding tells of them. The ledger counts other events where they happen.
 
 use super::Ledger;
-use crate::error::Refusal;
+use crate::refusal::Refusal;
 use crate::slot::State;
 use crate::stats::Stats;
 use crate::time::Span;
@@ -25,7 +25,7 @@ impl<H, W> Ledger<H, W> {
         self.stats.requests_errors += u64::from(failed);
     }
 
-    /// Notes how long a connect took, and whether it failed. If it did, no connection is trusted any more.
+    /// Notes how long a connect took, and whether it failed. If it did, the ledger trusts no connection any more.
     pub(crate) fn note_connect(&mut self, took: Span, failed: bool) {
         self.stats.connections_num += 1;
         self.stats.connections_time.add(took);
@@ -50,7 +50,7 @@ impl<H, W> Ledger<H, W> {
         told
     }
 
-    /// Tells how long the connections that are lent now have been so, all together. Those of a closed pool are closed.
+    /// Tells how long the connections that are lent now have been lent, in all. Those of a closed pool are closed.
     pub(super) fn usage_of_loans(&self) -> Span {
         let mut usage = Span::ZERO;
         if !self.closed {

@@ -1,43 +1,43 @@
-//! What is known of the pool without asking it: who holds what, what is open, who waits.
+//! What the tests know of the pool without asking it: which threads hold what, what is open, which threads wait.
 //!
-//! A thread notes what came of a step before anyone else can take the mutex, so these books are exact at each moment.
+//! A thread notes what came of a step before another can take the mutex, so the model is exact at each moment.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::explorer::note;
 
-/// The books, shared by the threads of one schedule. What is noted here is no step: nobody else goes on meanwhile.
+/// The model, shared by the threads of one schedule. A note in it is no step: no other thread goes on meanwhile.
 #[derive(Clone)]
-pub(super) struct Books(Arc<Mutex<Pages>>);
+pub(super) struct Model(Arc<Mutex<State>>);
 
-pub(super) struct Pages {
+pub(super) struct State {
     pub(super) limit: usize,
     /// The highest limit there was.
     pub(super) highest: usize,
     pub(super) closed: bool,
-    /// How many slots were taken when somebody looked last.
+    /// How many slots were taken when a thread looked last.
     pub(super) taken: usize,
     /// Whether a connection may be closed by being dropped, as when its borrower is interrupted.
     pub(super) careless: bool,
     /// Each connection that was ever opened, and whether it is open.
     connections: BTreeMap<u32, bool>,
-    /// Who holds which connection.
+    /// Which thread holds which connection.
     holders: Vec<(usize, u32)>,
-    /// Who waits for room, in the order in which they came.
+    /// The threads that wait for room, in the order in which they came.
     queue: Vec<usize>,
-    /// Who opens the connection for the key that some ask for.
+    /// The thread that opens the connection for the one key.
     key_opener: Option<usize>,
     key_holders: Vec<usize>,
-    /// Who got room, in that order.
+    /// The threads that got room, in that order.
     pub(super) granted: Vec<usize>,
     /// Handles that have not been dropped.
     pub(super) handles: usize,
 }
 
-impl Books {
+impl Model {
     pub(super) fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(Pages {
+        Self(Arc::new(Mutex::new(State {
             limit,
             highest: limit,
             closed: false,
@@ -53,12 +53,12 @@ impl Books {
         })))
     }
 
-    pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("a test that panics has failed")
     }
 }
 
-impl Pages {
+impl State {
     // --- the server --------------------------------------------------------------------------------------------
 
     /// Opens a connection.
@@ -74,7 +74,7 @@ impl Pages {
         assert_eq!(open, Some(true), "connection {name} was closed twice");
     }
 
-    /// Notes that the last handle of a connection is gone, which closes it if nobody has.
+    /// Notes that the last handle of a connection is gone, which closes it unless a thread has.
     pub(super) fn collected(&mut self, name: u32) {
         if self.connections[&name] {
             assert!(self.careless, "connection {name} was dropped, not closed");
@@ -91,9 +91,9 @@ impl Pages {
         self.connections.len()
     }
 
-    // --- who holds what ----------------------------------------------------------------------------------------
+    // --- which threads hold what ----------------------------------------------------------------------------------------
 
-    /// Notes that a thread got a connection: nobody else has it, but for those who asked for the same key.
+    /// Notes that a thread got a connection: no other has it, except those that asked for the same key.
     pub(super) fn hold(&mut self, thread: usize, name: u32, by_key: bool) {
         note(thread, "gets a connection");
         for &(other, held) in &self.holders {
@@ -112,7 +112,7 @@ impl Pages {
         }
     }
 
-    /// Notes that a connection went back, whoever held it.
+    /// Notes that a connection went back, whichever threads held it.
     pub(super) fn give_back(&mut self, name: u32) {
         let gone = |&(thread, held): &(usize, u32)| (held == name).then_some(thread);
         let gone: Vec<_> = self.holders.iter().filter_map(gone).collect();
@@ -120,17 +120,17 @@ impl Pages {
         self.key_holders.retain(|thread| !gone.contains(thread));
     }
 
-    /// Says whether a thread holds a connection still, or somebody else with its key gave it back.
+    /// Says whether a thread still holds a connection: another with its key may have given it back.
     pub(super) fn holds(&self, thread: usize) -> bool {
         self.holders.iter().any(|&(holder, _)| holder == thread)
     }
 
-    /// Counts those who hold the connection of the key.
+    /// Counts the threads that hold the connection of the key.
     pub(super) fn sharers(&self) -> usize {
         self.key_holders.len()
     }
 
-    /// Counts the connections that somebody holds.
+    /// Counts the connections that threads hold.
     pub(super) fn held(&self) -> usize {
         let mut names: Vec<_> = self.holders.iter().map(|&(_, name)| name).collect();
         names.sort_unstable();
@@ -138,9 +138,9 @@ impl Pages {
         names.len()
     }
 
-    // --- who waits ---------------------------------------------------------------------------------------------
+    // --- waiting ---------------------------------------------------------------------------------------------
 
-    /// Notes that a thread got a connection or room that it had not waited for: nobody else waits for it.
+    /// Notes that a thread got a connection or room that it had not waited for: no other waits for it.
     pub(super) fn served_at_once(&self, thread: usize) {
         assert!(self.queue.is_empty(), "thread {thread} overtook {:?}, who wait", self.queue);
     }
@@ -173,7 +173,7 @@ impl Pages {
     }
 
     /// Notes that a thread was woken: since it is its turn, or since the pool was closed.
-    pub(super) fn ring(&mut self, thread: usize) {
+    pub(super) fn woken(&mut self, thread: usize) {
         if let Some(turn) = self.queue.iter().position(|&waiter| waiter == thread) {
             assert!(self.closed || turn == 0, "thread {thread} was served before {:?}", &self.queue[..turn]);
             self.queue.remove(turn);

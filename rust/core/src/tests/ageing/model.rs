@@ -1,22 +1,22 @@
-//! A pool with a clock as one would explain it to a child: a few lists.
+//! The naive model: a few lists and a clock.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::time::{Dice, Span};
-use crate::{Busy, Doubt, Moment, Policy, Reason, Refusal, Stats};
+use crate::time::{Rng, Span};
+use crate::{Busy, Check, CloseReason, Moment, Policy, Refusal, Stats};
 
-/// Who does the chores. All other callers have numbers of their own.
-pub(super) const KEEPER: u64 = 7;
+/// The caller that does the chores. All other callers have numbers of their own.
+pub(super) const HOUSEKEEPER: u64 = 7;
 
-/// Names what somebody holds: a guard of the real pool, and what stands for it here.
+/// Names a guard of the real ledger, and what stands for it here.
 pub(super) type Token = u32;
 
 pub(super) struct Connection {
     pub(super) name: u32,
-    pub(super) born: u64,
+    pub(super) opened_in: u64,
     /// When its time is over, and why.
     pub(super) end: Moment,
-    pub(super) why: Reason,
+    pub(super) why: CloseReason,
     /// Since when it has not been used.
     pub(super) since: Moment,
     pub(super) fresh_until: Moment,
@@ -48,7 +48,7 @@ impl Purpose {
 pub(super) struct Opening {
     pub(super) token: Token,
     pub(super) purpose: Purpose,
-    pub(super) born: u64,
+    pub(super) opened_in: u64,
 }
 
 pub(super) struct Loan {
@@ -56,7 +56,7 @@ pub(super) struct Loan {
     pub(super) caller: u64,
     pub(super) connection: Connection,
     pub(super) since: Moment,
-    /// Who opened it and has not finished with it.
+    /// The caller that opened it and has not finished with it.
     pub(super) opener: Option<Token>,
     pub(super) reported: bool,
 }
@@ -70,9 +70,9 @@ pub(super) struct Checking {
 pub(super) struct Returning {
     pub(super) token: Token,
     pub(super) connection: Connection,
-    pub(super) closing: Option<Reason>,
-    /// Who sees to it that its slot comes free, if others may wait for that.
-    pub(super) coming: Option<u64>,
+    pub(super) closing: Option<CloseReason>,
+    /// The caller that frees its slot, if other callers may wait for that.
+    pub(super) in_transit: Option<u64>,
 }
 
 pub(super) enum Promise {
@@ -104,9 +104,9 @@ pub(super) struct Refill {
 #[derive(Debug, PartialEq)]
 pub(super) enum Got {
     Lent(u32),
-    Doubtful(u32, Doubt),
+    Check(u32, Check),
     Reserved,
-    Errand(u32, Option<Reason>),
+    FinishReturn(u32, Option<CloseReason>),
     /// And whether there is a new place to wait in.
     Busy(Busy, bool),
     Refused(Refusal),
@@ -115,13 +115,13 @@ pub(super) enum Got {
 /// What is to be done next.
 #[derive(Debug, PartialEq)]
 pub(super) enum Job {
-    Return(u32, Option<Reason>),
+    Return(u32, Option<CloseReason>),
     Report,
     Open,
     Rest,
 }
 
-pub(super) struct Lists {
+pub(super) struct Model {
     pub(super) policy: Policy,
     pub(super) minconn: usize,
     pub(super) maxconn: usize,
@@ -134,19 +134,19 @@ pub(super) struct Lists {
     pub(super) returning: Vec<Returning>,
     pub(super) promised: Vec<(Token, Promise)>,
     pub(super) queue: Vec<Waiter>,
-    /// What each waiter wants, and who it is.
+    /// What each waiter wants, and which caller it is.
     pub(super) wishes: BTreeMap<Token, (Option<u32>, u64)>,
     /// The turn of each waiter, which it keeps in another place.
     pub(super) turns: BTreeMap<Token, Token>,
     /// How often each waiter has been woken.
-    pub(super) rung: BTreeMap<Token, usize>,
-    /// Returns that were left, and when.
-    pub(super) errands: VecDeque<(Token, Moment)>,
+    pub(super) wakes: BTreeMap<Token, usize>,
+    /// Returns that were deferred, and when.
+    pub(super) deferred_returns: VecDeque<(Token, Moment)>,
     pub(super) refill: Refill,
-    pub(super) births: u64,
+    pub(super) openings: u64,
     pub(super) drained: u64,
     /// Thrown in the same order as the real ones, and so they fall.
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
     /// The usage is that of the loans that have ended.
     pub(super) stats: Stats,
     /// How much usage has been taken.
@@ -157,7 +157,7 @@ pub(super) fn nanos(nanos: u64) -> Span {
     Moment::from_nanos(nanos).since(Moment::START)
 }
 
-impl Lists {
+impl Model {
     pub(super) fn new(minconn: usize, maxconn: usize, policy: Policy, seed: u64) -> Self {
         Self {
             policy,
@@ -174,12 +174,12 @@ impl Lists {
             queue: vec![],
             wishes: BTreeMap::new(),
             turns: BTreeMap::new(),
-            rung: BTreeMap::new(),
-            errands: VecDeque::new(),
+            wakes: BTreeMap::new(),
+            deferred_returns: VecDeque::new(),
             refill: Refill::default(),
-            births: 0,
+            openings: 0,
             drained: 0,
-            dice: Dice::new(seed),
+            rng: Rng::new(seed),
             stats: Stats::default(),
             usage_told: 0,
         }
@@ -198,10 +198,10 @@ impl Lists {
         self.queue.iter().any(|queued| queued.number == waiter)
     }
 
-    /// A waiter goes on waiting in another place, and listens to the same bell.
-    pub(super) fn share_bell(&mut self, from: Token, to: Token) {
-        let rung = self.rung.get(&from).copied().unwrap_or(0);
-        self.rung.insert(to, rung);
+    /// A waiter goes on waiting in another place, and listens to the same waker.
+    pub(super) fn share_waker(&mut self, from: Token, to: Token) {
+        let wakes = self.wakes.get(&from).copied().unwrap_or(0);
+        self.wakes.insert(to, wakes);
     }
 
     pub(super) fn waiting_for_room(&self) -> usize {
@@ -212,9 +212,9 @@ impl Lists {
         self.occupied() < self.maxconn
     }
 
-    pub(super) fn birth(&mut self) -> u64 {
-        self.births += 1;
-        self.births
+    pub(super) fn next_opening(&mut self) -> u64 {
+        self.openings += 1;
+        self.openings
     }
 
     pub(super) fn usage_of_loans(&self) -> u64 {
@@ -237,7 +237,7 @@ impl Lists {
         told
     }
 
-    pub(super) fn count_closed(&mut self, reason: Reason) {
+    pub(super) fn count_closed(&mut self, reason: CloseReason) {
         self.stats.closed[reason as usize] += 1;
     }
 
@@ -246,11 +246,11 @@ impl Lists {
         (spare || self.waiting_for_room() > 0) && self.occupied() <= self.maxconn
     }
 
-    pub(super) fn useless(&self, connection: &Connection) -> Option<Reason> {
+    pub(super) fn useless(&self, connection: &Connection) -> Option<CloseReason> {
         match () {
-            () if self.closed => Some(Reason::WithPool),
+            () if self.closed => Some(CloseReason::WithPool),
             () if self.now >= connection.end => Some(connection.why),
-            () => (!self.has_use()).then_some(Reason::Surplus),
+            () => (!self.has_use()).then_some(CloseReason::Surplus),
         }
     }
 

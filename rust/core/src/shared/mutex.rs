@@ -1,4 +1,4 @@
-//! The one file that names `parking_lot`, so that a model checker's mutex can stand in for it.
+//! The mutex. This file alone names `parking_lot`, so that a model checker's mutex can replace it.
 
 #[cfg(not(all(test, feature = "shuttle")))]
 pub(crate) use parking_lot::Mutex;
@@ -6,7 +6,7 @@ pub(crate) use parking_lot::Mutex;
 #[cfg(all(test, feature = "shuttle"))]
 pub(crate) use checked::Mutex;
 
-/// The mutex of the model checker, with the manners of `parking_lot`'s: no poison.
+/// The mutex of the model checker. As `parking_lot`'s, it is not poisoned.
 #[cfg(all(test, feature = "shuttle"))]
 mod checked {
     use shuttle::sync::{MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ mod checked {
             Self(shuttle::sync::Mutex::new(value))
         }
 
-        /// Before it is taken, any other thread that could run may run.
+        /// Takes the mutex. Before that, any other thread that could run may run.
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
             explorer::anyone_next();
             self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -2,10 +2,10 @@
 
 /// Why a connection was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// Its borrower asked for that.
+pub enum CloseReason {
+    /// Its borrower asked for it to be closed.
     Requested,
-    /// There was no use for it any more.
+    /// The pool had no use for it any more.
     Surplus,
     /// It had been idle for `max_idle`.
     Idle,
@@ -15,20 +15,20 @@ pub enum Reason {
     Drained,
     /// It was found dead.
     Lost,
-    /// It could not be made clean, or not be looked at.
+    /// It could not be made clean, or could not be checked.
     Unclean,
-    /// It came back closed.
+    /// Its borrower closed it.
     ByBorrower,
     /// Its borrower had forgotten it.
     Reclaimed,
     /// The pool was closed.
     WithPool,
-    /// It had been opened, and there was no place for it any more.
+    /// It was opened, and the pool had no place for it any more.
     Unplaced,
 }
 
-impl Reason {
-    /// All of them, in the order of [`crate::Stats::closed`].
+impl CloseReason {
+    /// All reasons, in the order of [`crate::Stats::closed`].
     pub const ALL: [Self; 11] = [
         Self::Requested,
         Self::Surplus,
@@ -43,13 +43,13 @@ impl Reason {
         Self::Unplaced,
     ];
 
-    /// Names it, as statistics do.
+    /// Names it as statistics do.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.words().0
     }
 
-    /// Says it, as the log does: "connection closed: ...".
+    /// Tells it as the log does: "connection closed: ...".
     #[must_use]
     pub fn text(self) -> &'static str {
         self.words().1

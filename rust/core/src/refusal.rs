@@ -1,23 +1,23 @@
-//! Why the ledger says no.
+//! Refusals.
 
 use std::fmt;
 
-/// A refusal. Nothing has changed in the ledger when one is given.
+/// Why the ledger refuses. Nothing has changed in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The pool is closed.
     Closed,
-    /// No room is left and the caller does not wait.
+    /// The pool is full and the caller does not wait.
     Exhausted,
     /// The connection, or the key, is not lent.
     Unkeyed,
     /// The connection is lent, but not under the key that was given with it.
     WrongKey,
-    /// A block was to be entered under a key that is lent, or has been given a connection that is lent to another.
+    /// A block was to be entered under a key that is lent, or was given a connection that is lent to another caller.
     Taken,
-    /// A block has ended later than its loan.
-    Over,
-    /// The key's connection is being opened by the very caller that asks for it, which would wait for itself.
+    /// The loan of a block ended before the block did.
+    LoanEnded,
+    /// The caller asks for a key that it is opening itself: it would wait for itself.
     Reentrant,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Refusal {
             Self::Unkeyed => "trying to put unkeyed connection",
             Self::WrongKey => "trying to put connection with a key, but it is lent under another key",
             Self::Taken => "trying to enter a block with a connection that is lent already: a block needs its own",
-            Self::Over => {
+            Self::LoanEnded => {
                 "the loan of this block has ended before the block: its connection was returned meanwhile, and is left alone"
             }
             Self::Reentrant => "trying to get a connection whose key this very call is opening",

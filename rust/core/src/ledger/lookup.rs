@@ -1,14 +1,15 @@
-//! Looking for a key. Where Python must compare, the search stops and gives out candidates.
+//! Looking a key up. Where Python must compare keys, the lookup stops and gives candidates.
 
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::{Ask, Candidate, Candidates, Key, No, Want};
+use crate::key::Key;
+use crate::question::{Ask, Candidate, Candidates, Unanswered, Want};
 use crate::slot::State;
 
 impl<H, W> Ledger<H, W> {
-    /// Finds the slot that is filed under what is wanted: lent, or on its way to be.
-    pub(super) fn find(&self, want: &Want<H>) -> Result<Option<u32>, No<H>> {
+    /// Finds the slot that is filed under what a caller wants: it is lent, or about to be.
+    pub(super) fn find(&self, want: &Want<H>) -> Result<Option<u32>, Unanswered<H>> {
         match want {
             Want::Any(..) => Ok(None),
             Want::Number(number, _) => Ok(self.numbered(*number)),
@@ -17,7 +18,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn numbered(&self, number: u64) -> Option<u32> {
-        // Most often it is fresh from `_getkey`, and there is no need to look.
+        // Most often it is fresh from `_getkey`, and no slot can have it.
         if number > self.last_filed {
             return None;
         }
@@ -28,7 +29,7 @@ impl<H, W> Ledger<H, W> {
             .find(filed)
     }
 
-    fn keyed(&self, ask: &Ask<H>) -> Result<Option<u32>, No<H>> {
+    fn keyed(&self, ask: &Ask<H>) -> Result<Option<u32>, Unanswered<H>> {
         let same_object =
             |&index: &u32| matches!(&self.table.get(index).key, Key::User(key) if key.address == ask.key.address);
         if let Some(index) = self.table.filed_under(ask.key.hash).find(same_object) {
@@ -43,6 +44,10 @@ impl<H, W> Ledger<H, W> {
             Key::Automatic(_) | Key::None => None,
         };
         let list: Vec<_> = self.table.filed_under(ask.key.hash).filter(unseen).filter_map(candidate).collect();
-        if list.is_empty() { Ok(None) } else { Err(No::Compare(Candidates { list, seen: self.table.generation() })) }
+        if list.is_empty() {
+            Ok(None)
+        } else {
+            Err(Unanswered::Compare(Candidates { list, seen: self.table.generation() }))
+        }
     }
 }

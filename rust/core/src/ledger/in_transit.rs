@@ -1,0 +1,44 @@
+//! Slots in transit: they will be free without a borrower doing anything. These are deferred returns, connections that the
+//! housekeeping opens or closes, and idle ones under a check. A caller that finds the pool full is not refused if more
+//! slots are in transit than there are waiters ahead: it waits for one, as it would have waited for psycopg2.pool's lock.
+
+use super::Ledger;
+use crate::question::Caller;
+use crate::slot::{Slot, State};
+
+impl<H, W> Ledger<H, W> {
+    /// Notes that a slot is in transit, and the caller that works on it.
+    pub(super) fn begin_transit(&mut self, index: u32, by: Caller) {
+        let slot = self.table.get_mut(index);
+        slot.borrower = by;
+        self.in_transit += usize::from(!std::mem::replace(&mut slot.in_transit, true));
+    }
+
+    /// Counts the slots in transit, for a caller that would wait for them. A caller that works on one of them must not wait:
+    /// not for itself, nor for another caller that waits for it.
+    pub(super) fn in_transit_for(&self, caller: Caller) -> usize {
+        if self.in_transit == 0 || self.table.occupied() > self.maxconn {
+            return 0;
+        }
+        let busy = [State::Opening, State::Checking, State::Returning].into_iter();
+        let mut in_transit = busy.flat_map(|state| self.table.in_state(state)).map(|index| self.table.get(index));
+        let own = in_transit.any(|slot| slot.in_transit && slot.borrower == caller);
+        if own { 0 } else { self.in_transit }
+    }
+
+    /// Says whether other callers work on a slot that may be lent or come free: they open it, check it, or have been promised
+    /// it. A caller that works on one itself must not wait for them, since they may wait for it.
+    pub(super) fn is_undecided(&self, caller: Caller) -> bool {
+        let busy = [State::Opening, State::Checking].into_iter().flat_map(|state| self.table.in_state(state));
+        let mut busy = busy.map(|index| self.table.get(index)).peekable();
+        let some = busy.peek().is_some() || self.table.count(State::Promised) > 0;
+        let own = |slot: &Slot<H>| slot.opener == Some(caller) || slot.in_transit && slot.borrower == caller;
+        some && !busy.any(own) && !self.queue.is_promised_to(caller)
+    }
+
+    /// Notes that a slot is not in transit any more, if it was.
+    pub(super) fn end_transit(&mut self, index: u32) {
+        let in_transit = std::mem::take(&mut self.table.get_mut(index).in_transit);
+        self.in_transit -= usize::from(in_transit);
+    }
+}

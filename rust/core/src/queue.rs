@@ -1,0 +1,193 @@
+//! The waiters, in the order in which the ledger serves them.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::key::KeyTag;
+use crate::question::Caller;
+use crate::slot::SlotId;
+
+/// Wakes a waiter, or the housekeeper.
+pub trait Wake {
+    /// Wakes the caller that gave this waker. A waiter is woken once at most, the housekeeper each time there is a chore.
+    /// It is never called while the ledger's mutex is held.
+    fn wake(&self);
+}
+
+/// Names a waiter, in the order of arrival. A waiter that begins to wait for something else keeps its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct WaiterId {
+    turn: u64,
+    serial: u64,
+}
+
+/// What a waiter waits for, which decides what wakes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitFor {
+    /// The pool is full. The waiter has a place in the queue, and the ledger promises it the next slot that is free.
+    Room,
+    /// Another caller is opening the waiter's key. The waiter has no place in the queue.
+    Key,
+    /// Another caller has been promised a slot for the waiter's key. The waiter has no place in the queue.
+    Promise,
+}
+
+/// What a waiter wants, and which caller it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) tag: KeyTag,
+    pub(crate) caller: Caller,
+}
+
+struct Entry<W> {
+    id: WaiterId,
+    wait_for: WaitFor,
+    wish: Wish,
+    /// Whether the waiter has waited for its key, now or before.
+    followed: bool,
+    /// Gone once the waiter has been woken. The waiter brings a new one when it goes back to waiting.
+    waker: Option<W>,
+}
+
+/// All waiters. One that has been promised a slot has left the queue; its promise is noted until it claims the slot.
+pub(crate) struct Queue<W> {
+    next: u64,
+    /// Ordered by id.
+    entries: VecDeque<Entry<W>>,
+    /// How many of them wait for room.
+    for_room: usize,
+    promises: HashMap<WaiterId, Promise>,
+}
+
+/// A slot that is held for a waiter until it claims the slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Promise {
+    pub(crate) slot: SlotId,
+    pub(crate) wish: Wish,
+}
+
+impl<W> Queue<W> {
+    pub(crate) fn new() -> Self {
+        Self { next: 0, entries: VecDeque::new(), for_room: 0, promises: HashMap::new() }
+    }
+
+    /// Counts the waiters that wait for room.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.for_room
+    }
+
+    /// Counts all waiters, whether they wait for room or for a key.
+    pub(crate) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds a waiter: at the end, or at the turn that it had if it has waited before.
+    pub(crate) fn join(&mut self, before: Option<WaiterId>, wait_for: WaitFor, wish: Wish, waker: W) -> WaiterId {
+        let followed = wait_for != WaitFor::Room || before.is_some_and(|before| self.has_followed(before));
+        self.for_room += usize::from(wait_for == WaitFor::Room);
+        let serial = self.next;
+        self.next += 1;
+        let id = WaiterId { turn: before.map_or(serial, |before| before.turn), serial };
+        let at = self.entries.partition_point(|entry| entry.id < id);
+        self.entries.insert(at, Entry { id, wait_for, wish, followed, waker: Some(waker) });
+        id
+    }
+
+    fn position(&self, id: WaiterId) -> Option<usize> {
+        self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
+    }
+
+    /// Says whether this waiter has a place in the queue.
+    pub(crate) fn has_place(&self, id: WaiterId) -> bool {
+        self.position(id).is_some_and(|at| self.entries[at].wait_for == WaitFor::Room)
+    }
+
+    /// Says whether this waiter has waited for its key, now or before.
+    pub(crate) fn has_followed(&self, id: WaiterId) -> bool {
+        self.position(id).is_some_and(|at| self.entries[at].followed)
+    }
+
+    /// Says whether a slot is promised to another caller that wants the same.
+    pub(crate) fn is_promised_to_another(&self, wish: Wish) -> bool {
+        self.promises.values().any(|other| other.wish.tag == wish.tag && other.wish.caller != wish.caller)
+    }
+
+    /// Says whether a slot is promised to this caller.
+    pub(crate) fn is_promised_to(&self, caller: Caller) -> bool {
+        self.promises.values().any(|promise| promise.wish.caller == caller)
+    }
+
+    /// Counts the waiters for room that come before this one; all of them, if it has no place.
+    pub(crate) fn ahead_of(&self, waiter: Option<WaiterId>) -> usize {
+        let ahead = |entry: &&Entry<W>| waiter.is_none_or(|id| entry.id < id) && entry.wait_for == WaitFor::Room;
+        self.entries.iter().filter(ahead).count()
+    }
+
+    /// Promises a slot to the first waiter for room, and gives its waker unless the waiter has been woken already.
+    pub(crate) fn promise(&mut self, slot: SlotId) -> Option<W> {
+        let at = self.entries.iter().position(|entry| entry.wait_for == WaitFor::Room)?;
+        let Entry { id, wish, waker, .. } = self.entries.remove(at)?;
+        self.for_room -= 1;
+        self.promises.insert(id, Promise { slot, wish });
+        waker
+    }
+
+    /// Takes what was promised to this waiter.
+    pub(crate) fn claim(&mut self, id: WaiterId) -> Option<Promise> {
+        self.promises.remove(&id)
+    }
+
+    /// Arms a woken waiter again. It keeps its place if it has one. False: the waiter is unknown.
+    pub(crate) fn rearm(&mut self, id: WaiterId, wait_for: WaitFor, waker: &mut Option<W>) -> bool {
+        let Some(at) = self.position(id) else { return false };
+        let entry = &mut self.entries[at];
+        if entry.wait_for != WaitFor::Room {
+            entry.wait_for = wait_for;
+        }
+        if entry.waker.is_none() {
+            entry.waker = waker.take();
+        }
+        true
+    }
+
+    /// Removes a waiter that has no promise, and gives its waker if it still has one.
+    pub(crate) fn remove(&mut self, id: WaiterId) -> Option<W> {
+        let at = self.position(id)?;
+        let entry = self.entries.remove(at)?;
+        self.for_room -= usize::from(entry.wait_for == WaitFor::Room);
+        entry.waker
+    }
+
+    /// Takes the wakers of all waiters that may want the same key. They keep their places.
+    pub(crate) fn take_key_wakers(&mut self, tag: KeyTag, to_wake: &mut Vec<W>) {
+        let interested = self.entries.iter_mut().filter(|entry| entry.wish.tag == tag);
+        to_wake.extend(interested.filter_map(|entry| entry.waker.take()));
+    }
+
+    /// Gives the waiters for a key that is gone their places in the queue.
+    pub(crate) fn promote_key_waiters(&mut self, tag: KeyTag) {
+        self.promote_where(tag, |wait_for| wait_for != WaitFor::Room);
+    }
+
+    /// Does the same for the waiters for a promise that was given up. Those whose key is being opened go on waiting for it.
+    pub(crate) fn promote_promise_waiters(&mut self, tag: KeyTag) {
+        self.promote_where(tag, |wait_for| wait_for == WaitFor::Promise);
+    }
+
+    fn promote_where(&mut self, tag: KeyTag, promotes: impl Fn(WaitFor) -> bool) {
+        let followers = self.entries.iter_mut().filter(|entry| promotes(entry.wait_for));
+        for entry in followers.filter(|entry| entry.wish.tag == tag) {
+            entry.wait_for = WaitFor::Room;
+            self.for_room += 1;
+        }
+    }
+
+    /// Removes all waiters, takes their wakers, and gives the slots that were promised and not claimed, in their order.
+    pub(crate) fn dismiss(&mut self, to_wake: &mut Vec<W>) -> Vec<SlotId> {
+        self.for_room = 0;
+        to_wake.extend(self.entries.drain(..).filter_map(|entry| entry.waker));
+        let mut promised: Vec<_> = self.promises.drain().collect();
+        promised.sort_unstable_by_key(|&(waiter, _)| waiter);
+        promised.into_iter().map(|(_, promise)| promise.slot).collect()
+    }
+}

@@ -1,0 +1,95 @@
+//! getconn, and the opening of connections.
+
+use std::sync::Arc;
+
+use super::{Checking, Reservation, Returning, SharedLedger, Waiter};
+use crate::ledger::{Busy, CheckOutDecision, Ledger, ReserveDecision};
+use crate::question::{Caller, Unanswered, Want};
+use crate::queue::{WaiterId, Wake};
+use crate::refusal::Refusal;
+use crate::slot::SlotId;
+use crate::time::Moment;
+
+/// The answer to a borrower.
+#[must_use]
+pub enum CheckOut<'l, H, W: Wake> {
+    /// The connection is lent.
+    Lent(Arc<H>),
+    /// The borrower must check this connection, or close it, before it can be lent.
+    Check(Checking<'l, H, W>),
+    /// There is room: the borrower opens a connection and fulfils this.
+    Reserved(Reservation<'l, H, W>),
+    /// The borrower finishes this deferred return, and asks again.
+    FinishReturn(Returning<'l, H, W>),
+    /// No connection can be lent yet. A waiter that comes with it replaces the one that the borrower brought, if any.
+    Busy(Busy, Option<Waiter<'l, H, W>>),
+}
+
+/// The answer to a caller that asks for a slot to open a connection in.
+#[must_use]
+pub enum Reserve<'l, H, W: Wake> {
+    /// A caller further up holds the reservation, and deals with a failure.
+    Pending(SlotId),
+    /// The reservation is the caller's own.
+    New(Reservation<'l, H, W>),
+}
+
+impl<H, W: Wake> SharedLedger<H, W> {
+    /// Gives out the next automatic number.
+    pub fn next_number(&self) -> u64 {
+        self.edit(Ledger::next_number)
+    }
+
+    /// Answers a borrower. It offers a waker if it is willing to wait, and brings its waiter if it has waited.
+    ///
+    /// Told that the pool is busy, a willing borrower waits until its waker is called, and asks again. The waiter that it
+    /// brings stays valid until it is dropped or [`Waiter::leave`]s, whatever the answer is.
+    ///
+    /// # Errors
+    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Reentrant`].
+    pub fn check_out(
+        &self,
+        want: &Want<H>,
+        waiter: Option<&Waiter<'_, H, W>>,
+        waker: Option<W>,
+        now: Moment,
+    ) -> Result<CheckOut<'_, H, W>, Unanswered<H>> {
+        let known = waiter.map(|waiter| waiter.id);
+        Ok(self.checked_out(self.edit_at(now, |ledger| ledger.check_out(want, known, waker))?, known))
+    }
+
+    pub(super) fn checked_out(&self, decision: CheckOutDecision<H>, known: Option<WaiterId>) -> CheckOut<'_, H, W> {
+        match decision {
+            CheckOutDecision::Lent(connection) => CheckOut::Lent(connection),
+            CheckOutDecision::Check(slot, connection, check) => {
+                CheckOut::Check(Checking { ledger: self, slot, connection, check })
+            }
+            CheckOutDecision::Reserved(slot) => CheckOut::Reserved(Reservation { ledger: self, slot }),
+            CheckOutDecision::FinishReturn(begun) => CheckOut::FinishReturn(self.returning(begun)),
+            CheckOutDecision::Busy(busy, id) => {
+                let joined = id.filter(|&id| known != Some(id));
+                CheckOut::Busy(busy, joined.map(|id| Waiter { ledger: self, id }))
+            }
+        }
+    }
+
+    /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
+    ///
+    /// # Errors
+    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
+    pub fn reserve(&self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve<'_, H, W>, Unanswered<H>> {
+        Ok(match self.edit(|ledger| ledger.reserve(want, caller))? {
+            ReserveDecision::Pending(slot) => Reserve::Pending(slot),
+            ReserveDecision::New(slot) => Reserve::New(Reservation { ledger: self, slot }),
+        })
+    }
+
+    /// Puts an opened connection into the slot that is reserved for it.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: there is no room any more, since
+    /// another caller has filled the slot, or maxconn was lowered. The caller closes the connection.
+    pub fn fulfil(&self, slot: SlotId, address: usize, connection: &Arc<H>, now: Moment) -> Result<(), Refusal> {
+        self.edit_at(now, |ledger| ledger.fulfil(slot, address, connection))
+    }
+}

@@ -1,0 +1,99 @@
+//! The ledger behind its mutex, shared between threads. Each file forwards to the rooms of the ledger of the same name.
+
+mod borrow;
+mod chores;
+mod give_back;
+mod guards;
+mod health;
+mod limits;
+mod loans;
+mod mutex;
+mod requests;
+mod views;
+
+use std::sync::{Arc, OnceLock};
+
+use self::mutex::Mutex;
+use crate::ledger::{After, Ledger};
+use crate::question::Caller;
+use crate::queue::Wake;
+use crate::time::Moment;
+
+pub use self::borrow::{CheckOut, Reserve};
+pub use self::chores::Chore;
+pub use self::guards::{Checking, Refill, Reservation, Returning, Waiter};
+
+/// A pool's ledger, shared between threads.
+///
+/// `H` is a handle: a connection or a key. `W` wakes a waiter. The ledger only keeps and moves them; it never looks
+/// into one.
+pub struct SharedLedger<H, W: Wake> {
+    /// Guards the ledger and nothing else. While it is held, the ledger edits plain data: it drops no handle, calls no
+    /// waker, and runs no code of the caller's. [`SharedLedger::edit`] and the two fast paths are all that lock it.
+    /// [`SharedLedger::try_visit`] looks in for the garbage collector.
+    ledger: Mutex<Ledger<H, W>>,
+    /// Woken each time there is a chore.
+    housekeeper: OnceLock<W>,
+}
+
+impl<H, W: Wake> SharedLedger<H, W> {
+    /// Makes a ledger that has room for nothing yet. The seed is for its random numbers.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { ledger: Mutex::new(Ledger::new(seed)), housekeeper: OnceLock::new() }
+    }
+
+    /// Tells the ledger the time, and edits it.
+    pub(crate) fn edit_at<R>(&self, now: Moment, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
+        self.edit(|ledger| {
+            // Two callers may have read the clock in one order and come here in the other.
+            ledger.now = ledger.now.max(now);
+            edit(ledger)
+        })
+    }
+
+    /// Edits the ledger under the mutex; then, without it, wakes the waiters whose turn has come and drops what was displaced.
+    pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
+        let mut ledger = self.ledger.lock();
+        let result = edit(&mut ledger);
+        let After { to_wake, handles, unused_wakers, chores } = std::mem::take(&mut ledger.after);
+        drop(ledger);
+        for waker in to_wake.iter().chain(self.housekeeper.get().filter(|_| chores)) {
+            waker.wake();
+        }
+        drop((to_wake, handles, unused_wakers));
+        result
+    }
+
+    /// Says whether no thread holds the mutex at this moment.
+    #[cfg(test)]
+    pub(crate) fn is_unlocked(&self) -> bool {
+        self.ledger.try_lock().is_some()
+    }
+
+    /// Lends the connection that came back last, under an automatic number.
+    ///
+    /// `None` decides nothing: go on with [`SharedLedger::next_number`] and [`SharedLedger::check_out`].
+    #[inline]
+    pub fn lend_idle(&self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
+        self.ledger.lock().lend_idle(borrower, now)
+    }
+
+    /// Takes back a lent connection that is open and in no transaction, by its address.
+    ///
+    /// `false` decides nothing: the connection is still lent; go on with [`SharedLedger::begin_return`].
+    #[inline]
+    #[must_use = "where it is false, the connection is still lent"]
+    pub fn take_back_clean(&self, address: usize, now: Moment) -> bool {
+        self.ledger.lock().take_back_clean(address, now)
+    }
+
+    /// Visits every handle for a garbage collector, unless another thread edits the ledger at this moment.
+    ///
+    /// This call alone runs the caller's code under the mutex: `visit` may do nothing but note the handle.
+    pub fn try_visit(&self, visit: impl FnMut(&H)) {
+        if let Some(ledger) = self.ledger.try_lock() {
+            ledger.for_each_handle(visit);
+        }
+    }
+}
