@@ -4,7 +4,7 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyFloat, PyInt, PyString};
 
-use crate::error::is_plain;
+use crate::error::is_exception;
 use crate::text::{repr_of, text_of};
 
 /// Parts of connection strings, and of what holds a password by name.
@@ -44,7 +44,7 @@ pub(crate) fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
 pub(crate) fn shown(given: &Bound<'_, PyAny>) -> PyResult<String> {
     let shown = match repr_of(given) {
         Ok(shown) => shown,
-        Err(error) if is_plain(given.py(), &error) => return Ok(kind_of(given)),
+        Err(error) if is_exception(given.py(), &error) => return Ok(kind_of(given)),
         Err(error) => return Err(error),
     };
     let number = given.is_exact_instance_of::<PyInt>() || given.is_exact_instance_of::<PyFloat>();

@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::caller::caller;
-use crate::error::{both, is_plain, is_shortage, weightier};
+use crate::error::{both, is_exception, is_shortage, weightier};
 use crate::python::imports;
 use crate::system::thread_ident;
 
@@ -107,13 +107,13 @@ where
 
 /// Keeps an error that strikes where none can be raised, a `KeyboardInterrupt` while a waiter is woken for instance, until the
 /// call of this caller ends. What no call can raise is printed, and so is an `Exception`, which is no concern of the caller.
-pub(crate) fn keep_back(py: Python<'_>, error: PyErr) {
-    let raised = !is_plain(py, &error);
+pub(crate) fn defer_interrupt(py: Python<'_>, error: PyErr) {
+    let raised = !is_exception(py, &error);
     keep(py, error, raised);
 }
 
-/// As [`keep_back`], for code of our own in Python, where an `Exception` is a job's time limit or the like.
-pub(crate) fn keep_any(py: Python<'_>, error: PyErr) {
+/// As [`defer_interrupt`], for code of our own in Python, where an `Exception` is a job's time limit or the like.
+pub(crate) fn defer_error(py: Python<'_>, error: PyErr) {
     keep(py, error, true);
 }
 
@@ -134,8 +134,8 @@ fn keep(py: Python<'_>, error: PyErr, raised: bool) {
 /// Takes an answer to a question that may fail without harm. What is stronger than an `Exception` is kept back.
 pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
     let ignore = |error| {
-        if !is_plain(py, &error) {
-            keep_back(py, error);
+        if !is_exception(py, &error) {
+            defer_interrupt(py, error);
         }
     };
     answer.map_err(ignore).ok()
@@ -146,14 +146,14 @@ pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
 pub(crate) fn answered_by_ours<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
     let ignore = |error| {
         if !is_shortage(py, &error) {
-            keep_any(py, error);
+            defer_error(py, error);
         }
     };
     answer.map_err(ignore).ok()
 }
 
 /// Says whether this caller is writing a line of a pool's log: then it logs nothing and waits for nothing.
-pub(crate) fn is_speaking(caller: Caller) -> bool {
+pub(crate) fn is_logging(caller: Caller) -> bool {
     CALLS.with_borrow(|all| all.get(&caller).is_some_and(|calls| calls.speaking))
 }
 

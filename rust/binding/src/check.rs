@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
 use crate::connection::{self, Look};
-use crate::error::{Error, is_said, new_error, weightier};
+use crate::error::{Error, is_database_error, new_error, weightier};
 use crate::handle::Handle;
 use crate::log::{CHECK_FAILED, CLOSE_FAILED, close_and_log, log_unclean, report};
 use crate::pool::AbstractPool;
@@ -56,14 +56,14 @@ fn hung_up() -> PyErr {
 
 /// Asks the pool's check about a connection, and says what the connection is then. A transaction that the check leaves open
 /// is rolled back.
-fn ask(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<Look> {
+fn ask(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     if connection::is_async(connection)? {
         return Ok(Look::Clean);
     }
-    let options = slf.get().options();
+    let options = pool.get().options();
     // The default looks at the socket and leaves nothing behind. Anything else may.
     let Some(check) = &options.check else { return check_socket(connection).map(|()| Look::Clean) };
-    check.bind(slf.py()).call1((connection,))?;
+    check.bind(pool.py()).call1((connection,))?;
     match connection::look_at(connection)? {
         Look::InTransaction(seen) => connection::make_clean(connection, seen),
         look => Ok(look),
@@ -72,40 +72,40 @@ fn ask(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult
 
 /// Finds out whether a connection that is held back is well. If not, it is closed, and the reason given.
 pub(crate) fn examine(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     checking: &Checking<'_, Handle, Waker>,
 ) -> PyResult<Option<CloseReason>> {
-    let py = slf.py();
+    let py = pool.py();
     let connection = checking.connection().object(py)?;
     if let Check::Expired(reason) = checking.kind() {
-        close_and_log(slf, &connection, reason)?;
+        close_and_log(pool, &connection, reason)?;
         return Ok(Some(reason));
     }
-    let (reason, failed) = match ask(slf, &connection) {
+    let (reason, failed) = match ask(pool, &connection) {
         Ok(Look::Clean) => return Ok(None),
         Ok(Look::InTransaction(left)) => (CloseReason::Unclean, Ok(left)),
         Ok(Look::Broken | Look::Closed(_)) => (CloseReason::Lost, Err(hung_up())),
         Err(error) => (CloseReason::Lost, Err(error)),
     };
     match (failed, connection::close(&connection)) {
-        (Ok(left), Ok(())) => log_unclean(slf, left),
-        (Ok(_), Err(error)) => report(slf, CLOSE_FAILED, error),
-        (Err(error), closed) => report(slf, CHECK_FAILED, weightier(py, error, closed.err())),
+        (Ok(left), Ok(())) => log_unclean(pool, left),
+        (Ok(_), Err(error)) => report(pool, CLOSE_FAILED, error),
+        (Err(error), closed) => report(pool, CHECK_FAILED, weightier(py, error, closed.err())),
     }?;
     Ok(Some(reason))
 }
 
 /// Lends a connection that was held back if it is well; closes it and asks for another one if it is not.
 pub(crate) fn lend<'p>(
-    slf: &'p Bound<'_, AbstractPool>,
+    pool: &'p Bound<'_, AbstractPool>,
     checking: Checking<'p, Handle, Waker>,
 ) -> Result<CheckOut<'p, Handle, Waker>, Error> {
-    let reason = match examine(slf, &checking)? {
+    let reason = match examine(pool, &checking)? {
         Some(reason) => reason,
         None => match checking.lend(now()) {
             Ok(()) => return Ok(CheckOut::Lent(checking.connection().clone())),
             Err(reason) => {
-                close_and_log(slf, &checking.connection().object(slf.py())?, reason)?;
+                close_and_log(pool, &checking.connection().object(pool.py())?, reason)?;
                 reason
             }
         },
@@ -114,11 +114,11 @@ pub(crate) fn lend<'p>(
 }
 
 /// Lays a connection that was idle and held back into the pool again if it is well, and closes it if it is not.
-pub(crate) fn put_back(slf: &Bound<'_, AbstractPool>, checking: Checking<'_, Handle, Waker>) -> PyResult<()> {
-    if let Some(reason) = examine(slf, &checking)? {
+pub(crate) fn put_back(pool: &Bound<'_, AbstractPool>, checking: Checking<'_, Handle, Waker>) -> PyResult<()> {
+    if let Some(reason) = examine(pool, &checking)? {
         checking.discard(reason);
     } else if let Err(reason) = checking.put_back(now()) {
-        close_and_log(slf, &checking.connection().object(slf.py())?, reason)?;
+        close_and_log(pool, &checking.connection().object(pool.py())?, reason)?;
         checking.discard(reason);
     }
     Ok(())
@@ -172,7 +172,7 @@ fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
             Ok(value) => reports |= value.is_some(),
             // No connection of psycopg2's, or one that has been closed.
             Err(error) if error.is_instance_of::<PyAttributeError>(py) || error.is_instance_of::<PyTypeError>(py) => {}
-            Err(error) if is_said(py, &error) => {}
+            Err(error) if is_database_error(py, &error) => {}
             Err(error) => return Err(error),
         }
     }

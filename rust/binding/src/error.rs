@@ -73,7 +73,7 @@ pub(crate) fn new_error(class: impl FnOnce(&'static Imports) -> &'static Py<PyAn
 /// Says whether an error is what a database says, or the network to it: `psycopg2.Error` or `OSError`. Only these are logged;
 /// all others, a job's time limit say, are raised by the call that they came in. A statement that was cancelled is one of the
 /// others: psycopg2's `wait_select` makes that of Ctrl-C.
-pub(crate) fn is_said(py: Python<'_>, error: &PyErr) -> bool {
+pub(crate) fn is_database_error(py: Python<'_>, error: &PyErr) -> bool {
     let is_a = |class: &Py<PyAny>| error.is_instance(py, class.bind(py));
     error.is_instance_of::<PyOSError>(py)
         || imports().is_ok_and(|imports| is_a(&imports.Error) && !is_a(&imports.QueryCanceledError))
@@ -88,7 +88,7 @@ pub(crate) fn is_pool_closed(py: Python<'_>, error: &PyErr) -> bool {
 /// `Exception` to what is none, and the second to the first. The other is its `__context__`, if it has none.
 pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {
     let Some(second) = second else { return first };
-    let weight = |error: &PyErr| if is_said(py, error) { 0 } else { 1 + u8::from(!is_plain(py, error)) };
+    let weight = |error: &PyErr| if is_database_error(py, error) { 0 } else { 1 + u8::from(!is_exception(py, error)) };
     let (raised, other) = if weight(&second) > weight(&first) { (second, first) } else { (first, second) };
     // No circle is made, of which not all of Python takes care.
     let mut chain = std::iter::successors(Some(other.clone_ref(py)), |error| error.context(py)).take(LONGEST_CHAIN);
@@ -124,6 +124,6 @@ pub(crate) fn is_shortage(py: Python<'_>, error: &PyErr) -> bool {
 }
 
 /// Says whether `error` is an `Exception`, and not a `KeyboardInterrupt`, a `GreenletExit` or the like.
-pub(crate) fn is_plain(py: Python<'_>, error: &PyErr) -> bool {
+pub(crate) fn is_exception(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyException>(py)
 }

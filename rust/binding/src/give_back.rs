@@ -9,9 +9,9 @@ use pyo3::types::PyCFunction;
 
 use crate::call::call;
 use crate::connection::{self, Closed, Look};
-use crate::error::{Error, both, every, is_plain, is_shortage, weightier};
+use crate::error::{Error, both, every, is_exception, is_shortage, weightier};
 use crate::handle::{Handle, address};
-use crate::keys::{settle_maybe, under};
+use crate::keys::{resolve_key_if_any, want_for};
 use crate::leaks;
 use crate::log::{CLOSE_FAILED, Event, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report};
 use crate::notes::{annotated, told};
@@ -22,79 +22,78 @@ use crate::wait::Waker;
 
 /// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
 pub(crate) fn give_back(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     connection: Option<&Bound<'_, PyAny>>,
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<(), Error> {
-    Ok(call(slf.py(), || match begin(slf, connection, key, close)? {
-        Some(returning) => take_back(slf, returning),
+    Ok(call(pool.py(), || match begin(pool, connection, key, close)? {
+        Some(returning) => take_back(pool, returning),
         // It was lent in the process that this one was forked from.
         None => Ok(()),
     })?)
 }
 
 /// As [`give_back`], for one loan, and only if it has not come back since.
-pub(crate) fn give_back_loan(slf: &Bound<'_, AbstractPool>, loan: SlotId, close: bool) -> Result<(), Error> {
-    Ok(call(slf.py(), || take_back(slf, slf.get().ledger().begin_return_of(loan, close, now())?))?)
+pub(crate) fn give_back_loan(pool: &Bound<'_, AbstractPool>, loan: SlotId, close: bool) -> Result<(), Error> {
+    Ok(call(pool.py(), || take_back(pool, pool.get().ledger().begin_return_of(loan, close, now())?))?)
 }
 
 pub(crate) fn take_back(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     mut returning: Returning<'_, Handle, Waker>,
 ) -> Result<(), Error> {
-    let options = slf.get().options();
+    let options = pool.get().options();
     if options.reclaim {
-        let object = returning.connection().object(slf.py())?;
+        let object = returning.connection().object(pool.py())?;
         returning.replace_handle(Arc::new(Handle::Object(object.unbind())));
     }
     let overdue = returning.overdue();
-    match options.background.then(|| is_slow(slf, &returning)).transpose() {
-        Ok(Some(true)) => returning.defer(now()).map_or(Ok(()), |returning| finish(slf, returning))?,
-        Ok(Some(false) | None) => finish(slf, returning)?,
-        Err(error) => close_after(slf, returning, RETURN_FAILED, error)?,
+    match options.background.then(|| is_slow(pool, &returning)).transpose() {
+        Ok(Some(true)) => returning.defer(now()).map_or(Ok(()), |returning| finish(pool, returning))?,
+        Ok(Some(false) | None) => finish(pool, returning)?,
+        Err(error) => close_after(pool, returning, RETURN_FAILED, error)?,
     }
     if let Some(lent_for) = overdue {
-        leaks::log_late(slf, lent_for.as_secs_f64())?;
+        leaks::log_late(pool, lent_for.as_secs_f64())?;
     }
     Ok(())
 }
 
 /// Gives the pool's `putconn`, and says whether it does no more than [`give_back`]: neither it nor its hook is overridden.
-pub(crate) fn putconn_of<'py>(slf: &Bound<'py, AbstractPool>) -> (PyResult<Bound<'py, PyAny>>, bool) {
-    let putconn = slf.getattr(name!(slf.py(), putconn));
+pub(crate) fn putconn_of<'py>(pool: &Bound<'py, AbstractPool>) -> (PyResult<Bound<'py, PyAny>>, bool) {
+    let putconn = pool.getattr(name!(pool.py(), putconn));
     let overridden = putconn.as_ref().is_ok_and(|putconn| !putconn.is_instance_of::<PyCFunction>());
-    (putconn, !(overridden || slf.get().hooks().putconn))
+    (putconn, !(overridden || pool.get().hooks().putconn))
 }
 
 /// Says whether what is left to do for a return takes the network.
-fn is_slow(slf: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Waker>) -> PyResult<bool> {
+fn is_slow(pool: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Waker>) -> PyResult<bool> {
     if returning.closing().is_some() {
         return Ok(true);
     }
-    Ok(match connection::look_at(&returning.connection().object(slf.py())?)? {
-        Look::Clean => slf.get().options().reset.is_some(),
+    Ok(match connection::look_at(&returning.connection().object(pool.py())?)? {
+        Look::Clean => pool.get().options().reset.is_some(),
         Look::InTransaction(_) => true,
         Look::Broken | Look::Closed(_) => false,
     })
 }
 
 /// Finishes a return: makes the connection clean and lays it into the pool, or closes it.
-pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle, Waker>) -> Result<(), Error> {
-    let py = slf.py();
+pub(crate) fn finish(pool: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle, Waker>) -> Result<(), Error> {
+    let py = pool.py();
     let connection = returning.connection().object(py)?;
     if let Some(reason) = returning.closing() {
         // Its end may be the first sign of one that others share.
-        let looked =
-            if reason == CloseReason::Surplus { condemn_if_broken(&mut returning, &connection) } else { Ok(()) };
-        let discarded = discard(slf, returning);
-        let looked = looked.or_else(|error| report(slf, RETURN_FAILED, error));
+        let looked = if reason == CloseReason::Surplus { note_if_broken(&mut returning, &connection) } else { Ok(()) };
+        let discarded = discard(pool, returning);
+        let looked = looked.or_else(|error| report(pool, RETURN_FAILED, error));
         return Ok(both(py, looked, discarded)?);
     }
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
         // No connection, most likely.
-        Err(error) => return Ok(close_after(slf, returning, RETURN_FAILED, error)?),
+        Err(error) => return Ok(close_after(pool, returning, RETURN_FAILED, error)?),
     };
     let cleaned = match look {
         Look::InTransaction(seen) => {
@@ -103,35 +102,35 @@ pub(crate) fn finish(slf: &Bound<'_, AbstractPool>, mut returning: Returning<'_,
         look => Ok(look),
     };
     let done = cleaned.and_then(|look| match look {
-        Look::Clean => reset(slf, &connection).map(|()| look).map_err(|error| (RESET_FAILED, error)),
+        Look::Clean => reset(pool, &connection).map(|()| look).map_err(|error| (RESET_FAILED, error)),
         look => Ok(look),
     });
     match done {
         Ok(Look::Clean) if returning.keep(now()) => Ok(()),
-        Ok(Look::Clean) => Ok(discard(slf, returning)?),
-        Ok(Look::InTransaction(left)) => Ok(match close_whatever_it_says(slf, returning) {
-            Some(error) => report(slf, CLOSE_FAILED, error),
-            None => log_unclean(slf, left),
+        Ok(Look::Clean) => Ok(discard(pool, returning)?),
+        Ok(Look::InTransaction(left)) => Ok(match close_and_free(pool, returning) {
+            Some(error) => report(pool, CLOSE_FAILED, error),
+            None => log_unclean(pool, left),
         }?),
         Ok(Look::Broken) => {
             returning.close_for(CloseReason::Lost);
-            Ok(discard(slf, returning)?)
+            Ok(discard(pool, returning)?)
         }
         Ok(Look::Closed(how)) => {
             let reason = if how == Closed::Broken { CloseReason::Lost } else { CloseReason::ByBorrower };
             returning.close_for(reason);
             drop(returning);
-            Ok(log_closed(slf, reason)?)
+            Ok(log_closed(pool, reason)?)
         }
         Err((failed, error)) => {
-            let error = weightier(py, error, condemn_if_broken(&mut returning, &connection).err());
-            Ok(close_after(slf, returning, failed, error)?)
+            let error = weightier(py, error, note_if_broken(&mut returning, &connection).err());
+            Ok(close_after(pool, returning, failed, error)?)
         }
     }
 }
 
 /// Notes that a connection has failed, as far as psycopg2 knows.
-fn condemn_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+fn note_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Look::Broken | Look::Closed(Closed::Broken) = connection::look_at(connection)? {
         returning.close_for(CloseReason::Lost);
     }
@@ -139,104 +138,103 @@ fn condemn_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &
 }
 
 /// Calls `reset`, if there is one, which must leave the connection open and in no transaction.
-fn reset(slf: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    let options = slf.get().options();
+fn reset(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    let options = pool.get().options();
     let Some(reset) = &options.reset else { return Ok(()) };
     if connection::is_async(connection)? {
         return Ok(());
     }
-    connection::leave_clean(connection, reset.bind(slf.py()), "reset")
+    connection::leave_clean(connection, reset.bind(pool.py()), "reset")
 }
 
 /// Takes the connection out of its borrower's hands. Nothing is left to be done for one that the parent of this process
 /// has lent.
 fn begin<'p>(
-    slf: &'p Bound<'_, AbstractPool>,
+    pool: &'p Bound<'_, AbstractPool>,
     connection: Option<&Bound<'_, PyAny>>,
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<Option<Returning<'p, Handle, Waker>>, Error> {
-    let (py, pool) = (slf.py(), slf.get());
-    told(slf, pool.ensure_open())?;
-    let ledger = pool.ledger();
+    told(pool, pool.get().ensure_open())?;
+    let (py, ledger) = (pool.py(), pool.get().ledger());
     let place = connection.map(address);
-    let filed = key.map(under).transpose().map_err(Error::from);
+    let filed = key.map(want_for).transpose().map_err(Error::from);
     let begun = filed.and_then(|mut filed| {
-        settle_maybe(py, &mut filed, |filed| ledger.begin_return(place, filed, close, now())).map(Some)
+        resolve_key_if_any(py, &mut filed, |filed| ledger.begin_return(place, filed, close, now())).map(Some)
     });
     match begun {
-        Err(Error::Refused(Refusal::WrongKey | Refusal::Unkeyed)) if is_inherited(slf, place, key)? => Ok(None),
+        Err(Error::Refused(Refusal::WrongKey | Refusal::Unkeyed)) if is_inherited(pool, place, key)? => Ok(None),
         // Nothing is wrong with the key: the interpreter could not compare it now, or not without an interrupt. The caller
         // will not come back, and the connection is named.
         Err(Error::Raised(error)) if key.is_some() && place.is_some() && is_no_answer(py, &error) => {
-            let returning = settle_maybe(py, &mut None, |_| ledger.begin_return(place, None, true, now()));
-            let second = returning.ok().and_then(|returning| close_whatever_it_says(slf, returning));
+            let returning = resolve_key_if_any(py, &mut None, |_| ledger.begin_return(place, None, true, now()));
+            let second = returning.ok().and_then(|returning| close_and_free(pool, returning));
             Err(weightier(py, error, second).into())
         }
         begun => begun.map_err(|error| {
             let only_key = connection.is_none() && key.is_some();
             let unkeyed = matches!(error, Error::Refused(Refusal::Unkeyed));
             let error = if only_key && unkeyed { Error::NotLent } else { error };
-            annotated(slf, error, Duration::ZERO, Some((connection, key.is_some())))
+            annotated(pool, error, Duration::ZERO, Some((connection, key.is_some())))
         }),
     }
 }
 
 /// Says whether the interpreter itself stopped what it was to do for us: by an interrupt, or as it had no stack or memory.
 fn is_no_answer(py: Python<'_>, error: &PyErr) -> bool {
-    !is_plain(py, error) || is_shortage(py, error)
+    !is_exception(py, error) || is_shortage(py, error)
 }
 
 /// Says whether this was lent in the process that we were forked from; from now on it is not any more.
 fn is_inherited(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     place: Option<usize>,
     key: Option<&Bound<'_, PyAny>>,
 ) -> Result<bool, Error> {
-    let ledger = slf.get().ledger();
+    let ledger = pool.get().ledger();
     if !ledger.has_inherited() {
         return Ok(false);
     }
-    let mut filed = key.map(under).transpose()?;
-    settle_maybe(slf.py(), &mut filed, |filed| ledger.forget_inherited(place, filed))
+    let mut filed = key.map(want_for).transpose()?;
+    resolve_key_if_any(pool.py(), &mut filed, |filed| ledger.forget_inherited(place, filed))
 }
 
 /// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
-pub(crate) fn discard(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
+pub(crate) fn discard(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
     let reason = returning.closing().unwrap_or(CloseReason::Unclean);
-    match close_whatever_it_says(slf, returning) {
-        Some(error) => report(slf, CLOSE_FAILED, error),
-        None => log_closed(slf, reason),
+    match close_and_free(pool, returning) {
+        Some(error) => report(pool, CLOSE_FAILED, error),
+        None => log_closed(pool, reason),
     }
 }
 
 /// Does the same to several: to all of them, whatever is raised.
 pub(crate) fn discard_all<'p>(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     all: impl IntoIterator<Item = Returning<'p, Handle, Waker>>,
 ) -> PyResult<()> {
-    every(slf.py(), all.into_iter().map(|returning| discard(slf, returning)))
+    every(pool.py(), all.into_iter().map(|returning| discard(pool, returning)))
 }
 
 /// Closes a connection, frees its slot, and gives the error of the first, if any.
-fn close_whatever_it_says(slf: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
+fn close_and_free(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
     // In the child of a fork that came meanwhile, the ledger is emptied now, and the connection is the parent's.
-    slf.get().ledger();
+    pool.get().ledger();
     if !returning.lasts() {
         return None;
     }
-    let closed = returning.connection().object(slf.py()).and_then(|connection| connection::close(&connection));
+    let closed = returning.connection().object(pool.py()).and_then(|connection| connection::close(&connection));
     drop(returning);
     closed.err()
 }
 
 /// Closes a connection after an error, frees its slot, and logs what the database has said.
 fn close_after(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     returning: Returning<'_, Handle, Waker>,
     event: Event,
     error: PyErr,
 ) -> PyResult<()> {
-    let second = close_whatever_it_says(slf, returning);
-    report(slf, event, weightier(slf.py(), error, second))
+    let second = close_and_free(pool, returning);
+    report(pool, event, weightier(pool.py(), error, second))
 }

@@ -21,7 +21,7 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
 }
 
 /// Files under `key`, hashing it. An unhashable key is a `TypeError`.
-pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
+pub(crate) fn want_for(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     let py = key.py();
     if key.get_type().is(automatic_key(py)?) {
         return Ok(Want::Number(key.extract()?, caller(py)?));
@@ -31,7 +31,7 @@ pub(crate) fn under(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
 }
 
 /// Gives the key as Python code is to see it.
-pub(crate) fn to_key<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Bound<'py, PyAny>> {
+pub(crate) fn key_of<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Bound<'py, PyAny>> {
     match want {
         Want::Any(number, _) | Want::Number(number, _) => number_to_key(py, *number),
         Want::Key(ask) => ask.key().handle.object(py),
@@ -47,7 +47,7 @@ pub(crate) fn loan_key<'py>(py: Python<'py>, key: &LoanKey<Handle>) -> PyResult<
 }
 
 /// Asks the ledger until it has an answer, comparing keys in between as it wants them compared.
-pub(crate) fn settle<T>(
+pub(crate) fn resolve_key<T>(
     py: Python<'_>,
     want: &mut Want<Handle>,
     mut ask: impl FnMut(&Want<Handle>) -> Result<T, Unanswered<Handle>>,
@@ -61,16 +61,16 @@ pub(crate) fn settle<T>(
     }
 }
 
-/// As [`settle`], for a question in which there may be no key.
-pub(crate) fn settle_maybe<T>(
+/// As [`resolve_key`], for a question in which there may be no key.
+pub(crate) fn resolve_key_if_any<T>(
     py: Python<'_>,
     want: &mut Option<Want<Handle>>,
     mut ask: impl FnMut(Option<&Want<Handle>>) -> Result<T, Unanswered<Handle>>,
 ) -> Result<T, Error> {
     match want {
-        Some(want) => settle(py, want, |want| ask(Some(want))),
+        Some(want) => resolve_key(py, want, |want| ask(Some(want))),
         // Without a key there is nothing to compare, so any will do.
-        None => settle(py, &mut Want::Any(0, 0), |_| ask(None)),
+        None => resolve_key(py, &mut Want::Any(0, 0), |_| ask(None)),
     }
 }
 

@@ -21,18 +21,18 @@ use crate::wait::poke_quietly;
 const FRAMES: usize = 10;
 
 /// Does to a new loan what the options ask for.
-pub(crate) fn begin(slf: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> PyResult<()> {
-    let options = slf.get().options();
+pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    let options = pool.get().options();
     if options.record {
-        let note = record(slf.py())?.into_any().unbind();
-        slf.get().ledger().annotate(loan, Arc::new(Handle::Object(note)));
+        let note = record(pool.py())?.into_any().unbind();
+        pool.get().ledger().annotate(loan, Arc::new(Handle::Object(note)));
     }
-    if options.reclaim && is_whole(connection)? && slf.get().ledger().is_unkeyed(loan) {
-        let forgotten = Forgotten { pool: PyWeakrefReference::new(slf)?.unbind(), slot: loan };
-        match PyWeakrefReference::new_with(connection, Bound::new(slf.py(), forgotten)?) {
-            Ok(weak) => slf.get().ledger().replace_handle(loan, Arc::new(Handle::Weak(weak.into_any().unbind()))),
+    if options.reclaim && is_whole(connection)? && pool.get().ledger().is_unkeyed(loan) {
+        let forgotten = Forgotten { pool: PyWeakrefReference::new(pool)?.unbind(), slot: loan };
+        match PyWeakrefReference::new_with(connection, Bound::new(pool.py(), forgotten)?) {
+            Ok(weak) => pool.get().ledger().replace_handle(loan, Arc::new(Handle::Weak(weak.into_any().unbind()))),
             // What cannot be referred to weakly stays with the pool.
-            Err(error) if error.is_instance_of::<PyTypeError>(slf.py()) => {}
+            Err(error) if error.is_instance_of::<PyTypeError>(pool.py()) => {}
             Err(error) => return Err(error),
         }
     }
@@ -67,11 +67,11 @@ fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
 }
 
 /// Describes a loan in a line of a log, and the lines of its stack.
-pub(crate) fn describe_loan(slf: &Bound<'_, AbstractPool>, loan: &LoanReport<Handle>) -> PyResult<String> {
-    let py = slf.py();
+pub(crate) fn describe_loan(pool: &Bound<'_, AbstractPool>, loan: &LoanReport<Handle>) -> PyResult<String> {
+    let py = pool.py();
     let text = text_of(&imports()?.describe_loan.bind(py).call1((loan_info(py, loan)?,))?)?;
     // A key, or a line of source, may show one of the pool's secrets.
-    Ok(masked(slf, text).unwrap_or_default())
+    Ok(masked(pool, text).unwrap_or_default())
 }
 
 /// Shows a loan to Python.
@@ -82,22 +82,22 @@ fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<
 }
 
 /// Lists what is lent now, the oldest first.
-pub(crate) fn loans<'py>(slf: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    let loans = edit(slf.py(), || slf.get().ledger().loans(now()))?;
-    loans.iter().map(|(loan, _)| loan_info(slf.py(), loan)).collect()
+pub(crate) fn loans<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let loans = edit(pool.py(), || pool.get().ledger().loans(now()))?;
+    loans.iter().map(|(loan, _)| loan_info(pool.py(), loan)).collect()
 }
 
 /// Says in the log that a loan which had been reported has come back.
-pub(crate) fn log_late(slf: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<()> {
-    log(slf, LATE, || (seconds,))
+pub(crate) fn log_late(pool: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<()> {
+    log(pool, LATE, || (seconds,))
 }
 
 /// Says in the log which loans were forgotten.
-pub(crate) fn log_forgotten(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    if !slf.get().options().reclaim {
+pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    if !pool.get().options().reclaim {
         return Ok(());
     }
-    slf.get().ledger().take_forgotten().into_iter().try_for_each(|known| log(slf, RECLAIMED, || (known,)))
+    pool.get().ledger().take_forgotten().into_iter().try_for_each(|known| log(pool, RECLAIMED, || (known,)))
 }
 
 /// What is called when a lent connection is gone, and nobody has returned it.

@@ -9,7 +9,7 @@ use pyo3::types::PyWeakrefReference;
 use crate::call::call;
 use crate::caller::is_native;
 use crate::connection;
-use crate::error::{Error, every, is_said, weightier};
+use crate::error::{Error, every, is_database_error, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
 use crate::handle::Handle;
 use crate::leaks::log_forgotten;
@@ -21,34 +21,34 @@ use crate::python::{imports, name};
 use crate::wait::{Waker, poke};
 
 /// Empties the ledger, sets options and limits, and opens minconn connections; closes them again if one fails.
-pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usize, options: Checked) -> PyResult<()> {
-    let py = slf.py();
-    let this = slf.get();
-    let pool = this.ledger();
+pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usize, options: Checked) -> PyResult<()> {
+    let py = pool.py();
+    let this = pool.get();
+    let ledger = this.ledger();
     let (policy, open_workers) = (options.policy(), options.open_workers);
     this.set_timeout(options.timeout);
     this.set_options(options.into_options(py)?);
     let started = call(py, || {
-        pool.reset();
-        pool.set_policy(Policy { has_housekeeper: false, ..policy });
-        drop(pool.resize(minconn, maxconn));
-        this.set_flags(find_flags(slf)?);
+        ledger.reset();
+        ledger.set_policy(Policy { has_housekeeper: false, ..policy });
+        drop(ledger.resize(minconn, maxconn));
+        this.set_flags(find_flags(pool)?);
         if open_workers > 1 {
-            imports()?.open_in_parallel.bind(py).call1((slf, minconn, open_workers))?;
+            imports()?.open_in_parallel.bind(py).call1((pool, minconn, open_workers))?;
         } else {
-            (0..minconn).try_for_each(|_| slf.call_method0(name!(py, connect_hook)).map(drop))?;
+            (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))?;
         }
-        pool.set_policy(policy);
-        pool.set_housekeeper(Waker::Keeper(PyWeakrefReference::new(slf)?.unbind()));
-        if policy.has_housekeeper { poke(slf) } else { Ok(()) }
+        ledger.set_policy(policy);
+        ledger.set_housekeeper(Waker::Housekeeper(PyWeakrefReference::new(pool)?.unbind()));
+        if policy.has_housekeeper { poke(pool) } else { Ok(()) }
     });
     started.map_err(|error| {
         let closed = call(py, || {
             // Closed first, so that no call that comes in meanwhile opens another one.
-            let connections = pool.close().unwrap_or_default();
+            let connections = ledger.close().unwrap_or_default();
             let close = |connection: &Arc<Handle>| connection::close(&connection.object(py)?);
             let closed = every(py, connections.iter().map(close));
-            pool.reset();
+            ledger.reset();
             closed
         });
         weightier(py, error, closed.err())
@@ -56,17 +56,17 @@ pub(crate) fn start(slf: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usiz
 }
 
 /// Finds out what keeps the calls of a pool from the fast path.
-pub(crate) fn find_flags(slf: &Bound<'_, AbstractPool>) -> PyResult<u64> {
-    let class = slf.get_type();
-    let attributes = slf.getattr("__dict__")?;
+pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
+    let class = pool.get_type();
+    let attributes = pool.getattr("__dict__")?;
     let mut bits = 0;
     for (bit, name) in HOOKS.into_iter().enumerate() {
         if attributes.contains(name)? || !is_original(bit, &class.getattr(name)?) {
             bits |= 1 << bit;
         }
     }
-    let options = slf.get().options();
-    if options.record || options.reclaim || !is_get_ident_native(slf.py())? {
+    let options = pool.get().options();
+    if options.record || options.reclaim || !is_get_ident_native(pool.py())? {
         bits |= flags::LOANS;
     }
     if options.record || options.reclaim || options.reset.is_some() {
@@ -81,21 +81,21 @@ fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
 }
 
 /// Closes every connection, and the pool.
-pub(crate) fn close(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    call(slf.py(), || close_all(slf))
+pub(crate) fn close(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    call(pool.py(), || close_all(pool))
 }
 
-fn close_all(slf: &Bound<'_, AbstractPool>) -> Result<(), Error> {
-    let py = slf.py();
-    let connections = told(slf, slf.get().ledger().close())?;
+fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
+    let py = pool.py();
+    let connections = told(pool, pool.get().ledger().close())?;
     // All of them, whatever is raised. psycopg2.pool, too, is silent about what the database says of it.
     let ends = connections.iter().map(|connection| match close_last(py, connection) {
-        Err(error) if is_said(py, &error) => Ok(()),
+        Err(error) if is_database_error(py, &error) => Ok(()),
         closed => closed,
     });
     every(py, ends)?;
-    log_forgotten(slf)?;
-    log(slf, POOL_CLOSED, || (connections.len(),))?;
+    log_forgotten(pool)?;
+    log(pool, POOL_CLOSED, || (connections.len(),))?;
     Ok(())
 }
 

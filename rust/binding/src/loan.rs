@@ -10,16 +10,16 @@ use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 use crate::caller::caller;
 use crate::check::learn;
 use crate::connection::{self, ReturningConnection};
-use crate::error::{Error, both, is_plain, is_said};
+use crate::error::{Error, both, is_database_error, is_exception};
 use crate::give_back::{give_back_loan, putconn_of};
 use crate::handle::address;
-use crate::keys::{settle_maybe, under};
+use crate::keys::{resolve_key_if_any, want_for};
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
 use crate::notes::told;
 use crate::pool::AbstractPool;
 use crate::python::{by_name, imports, name};
 use crate::system;
-use crate::wait::Given;
+use crate::wait::TimeoutArg;
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`; and it
 /// goes back, too, if the block is not left: since CPython 3.14 an interrupt can come between `__enter__` and the body.
@@ -45,10 +45,10 @@ struct Lent {
 }
 
 impl Loan {
-    pub(crate) fn new(pool: Py<AbstractPool>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> Self {
+    pub(crate) fn new(pool: Py<AbstractPool>, key: Option<Py<PyAny>>, timeout: TimeoutArg<'_>) -> Self {
         let timeout = match timeout {
-            Given::Nothing => None,
-            Given::This(_, timeout) => Some(timeout.unbind()),
+            TimeoutArg::Missing => None,
+            TimeoutArg::Given(_, timeout) => Some(timeout.unbind()),
         };
         Self { pool: Some(pool), key, timeout, entered: false, lent: None }
     }
@@ -87,10 +87,12 @@ impl Loan {
 /// Refuses a key that is lent. Where it cannot be hashed or compared, `getconn` says so, or knows better.
 fn look(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<u64, Error> {
     let (py, ledger) = (pool.py(), pool.get().ledger());
-    let looked = key.map(under).transpose().map_err(Error::from);
-    let looked = looked.and_then(|mut want| settle_maybe(py, &mut want, |want| ledger.begin_block(want)));
+    let looked = key.map(want_for).transpose().map_err(Error::from);
+    let looked = looked.and_then(|mut want| resolve_key_if_any(py, &mut want, |want| ledger.begin_block(want)));
     match looked {
-        Err(Error::Raised(error)) if is_plain(py, &error) => settle_maybe(py, &mut None, |_| ledger.begin_block(None)),
+        Err(Error::Raised(error)) if is_exception(py, &error) => {
+            resolve_key_if_any(py, &mut None, |_| ledger.begin_block(None))
+        }
         looked => looked,
     }
 }
@@ -119,7 +121,7 @@ impl Lent {
     /// Ends the loan in the child of a fork, where nothing is to be done but to forget it.
     fn forget(&self, pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
         let (py, place) = (pool.py(), address(self.connection.bind(pool.py())));
-        settle_maybe(py, &mut None, |_| pool.get().ledger().forget_inherited(Some(place), None))?;
+        resolve_key_if_any(py, &mut None, |_| pool.get().ledger().forget_inherited(Some(place), None))?;
         Ok(())
     }
 
@@ -162,8 +164,9 @@ impl Lent {
             return both(py, ended, returned);
         }
         // The block's own exception is raised; putconn has dealt with a failed rollback.
-        let unsaid =
-            |outcome: PyResult<()>| outcome.or_else(|error| if is_said(py, &error) { Ok(()) } else { Err(error) });
+        let unsaid = |outcome: PyResult<()>| {
+            outcome.or_else(|error| if is_database_error(py, &error) { Ok(()) } else { Err(error) })
+        };
         let returned = returned.or_else(|error| report(pool, RETURN_FAILED, error));
         both(py, both(py, unsaid(ended), unsaid(learnt)), returned)
     }

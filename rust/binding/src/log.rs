@@ -4,10 +4,10 @@ use pgpool_core::{CloseReason, ConnectNews, SharedLedger};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use crate::call::{Line, answered, answered_by_ours, call, is_speaking, say, speaking};
+use crate::call::{Line, answered, answered_by_ours, call, is_logging, say, speaking};
 use crate::caller::caller;
 use crate::connection::{self, Accounts};
-use crate::error::is_said;
+use crate::error::is_database_error;
 use crate::handle::Handle;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
@@ -66,16 +66,16 @@ events! {
 }
 
 /// Logs a line on `pgpool_rs.<pool name>`. Its arguments are made only if the line is wanted.
-pub(crate) fn log<'py, A>(slf: &Bound<'py, AbstractPool>, event: Event, args: impl FnOnce() -> A) -> PyResult<()>
+pub(crate) fn log<'py, A>(pool: &Bound<'py, AbstractPool>, event: Event, args: impl FnOnce() -> A) -> PyResult<()>
 where
     A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
 {
-    log_with_reason(slf, event, None, args)
+    log_with_reason(pool, event, None, args)
 }
 
 /// As [`log`], with the `reason` that programs may look at.
 fn log_with_reason<'py, A>(
-    slf: &Bound<'py, AbstractPool>,
+    pool: &Bound<'py, AbstractPool>,
     event: Event,
     reason: Option<&str>,
     args: impl FnOnce() -> A,
@@ -83,9 +83,9 @@ fn log_with_reason<'py, A>(
 where
     A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
 {
-    let (py, options) = (slf.py(), slf.get().options());
+    let (py, options) = (pool.py(), pool.get().options());
     let caller = caller(py)?;
-    if is_speaking(caller) {
+    if is_logging(caller) {
         return Ok(());
     }
     let name = PyString::from_bytes(py, options.name.as_bytes())?;
@@ -113,21 +113,21 @@ pub(crate) fn speak(write: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 /// Says in the log that a connection was closed because it stayed in a transaction.
-pub(crate) fn log_unclean(slf: &Bound<'_, AbstractPool>, accounts: Accounts) -> PyResult<()> {
+pub(crate) fn log_unclean(pool: &Bound<'_, AbstractPool>, accounts: Accounts) -> PyResult<()> {
     let event = Event { level: Level::Warning, ..CLOSED };
     let reason = CloseReason::Unclean;
-    log_with_reason(slf, event, Some(reason.name()), || (format!("{}: {accounts}", reason.text()),))
+    log_with_reason(pool, event, Some(reason.name()), || (format!("{}: {accounts}", reason.text()),))
 }
 
 /// Says in the log why a connection was closed.
-pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: CloseReason) -> PyResult<()> {
+pub(crate) fn log_closed(pool: &Bound<'_, AbstractPool>, reason: CloseReason) -> PyResult<()> {
     let event = match reason {
         CloseReason::Lost => Event { level: Level::Warning, name: "lost", ..CLOSED },
         CloseReason::Unclean | CloseReason::Reclaimed => Event { level: Level::Warning, ..CLOSED },
         CloseReason::Drained => Event { level: Level::Info, ..CLOSED },
         _ => CLOSED,
     };
-    log_with_reason(slf, event, Some(reason.name()), || (reason.text(),))
+    log_with_reason(pool, event, Some(reason.name()), || (reason.text(),))
 }
 
 /// Says in the log how a connect has ended: not of each that fails where many do.
@@ -135,49 +135,49 @@ pub(crate) fn log_closed(slf: &Bound<'_, AbstractPool>, reason: CloseReason) -> 
 /// `ledger` is the one that the connect began with: in the child of a fork that came meanwhile, it begins anew only when the
 /// connection has its place.
 pub(crate) fn log_connect(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     ledger: &SharedLedger<Handle, Waker>,
     error: Option<(&PyErr, &str)>,
 ) -> PyResult<()> {
     let Some(news) = ledger.connect_news(error.is_some(), now()) else { return Ok(()) };
-    let py = slf.py();
+    let py = pool.py();
     let (reason, text) = error.map_or_else(Default::default, |(error, text)| (class_name(py, error), text));
     match news {
-        ConnectNews::Failed { times: 1, .. } => log_with_reason(slf, CONNECT_FAILED, Some(&reason), || (text,)),
+        ConnectNews::Failed { times: 1, .. } => log_with_reason(pool, CONNECT_FAILED, Some(&reason), || (text,)),
         ConnectNews::Failed { times, period } => {
-            log_with_reason(slf, CONNECTS_FAILED, Some(&reason), || (times, period.as_secs_f64(), text))
+            log_with_reason(pool, CONNECTS_FAILED, Some(&reason), || (times, period.as_secs_f64(), text))
         }
-        ConnectNews::Recovered { lasted } => log(slf, CONNECTED_AGAIN, || (lasted.as_secs_f64(),)),
+        ConnectNews::Recovered { lasted } => log(pool, CONNECTED_AGAIN, || (lasted.as_secs_f64(),)),
     }
 }
 
 /// Closes a connection and says so in the log. What the database says of it is logged, too.
 pub(crate) fn close_and_log(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     connection: &Bound<'_, PyAny>,
     reason: CloseReason,
 ) -> PyResult<()> {
     match connection::close(connection) {
-        Ok(()) => log_closed(slf, reason),
-        Err(error) => report(slf, CLOSE_FAILED, error),
+        Ok(()) => log_closed(pool, reason),
+        Err(error) => report(pool, CLOSE_FAILED, error),
     }
 }
 
 /// Says in the log what went wrong, if the database said so; any other error is given back as it is.
-pub(crate) fn report(slf: &Bound<'_, AbstractPool>, event: Event, error: PyErr) -> PyResult<()> {
-    if !is_said(slf.py(), &error) {
+pub(crate) fn report(pool: &Bound<'_, AbstractPool>, event: Event, error: PyErr) -> PyResult<()> {
+    if !is_database_error(pool.py(), &error) {
         return Err(error);
     }
-    let class = class_name(slf.py(), &error);
-    call(slf.py(), || log_with_reason(slf, event, Some(&class), || (describe_masked(slf, &error),)))
+    let class = class_name(pool.py(), &error);
+    call(pool.py(), || log_with_reason(pool, event, Some(&class), || (describe_masked(pool, &error),)))
 }
 
 /// Says in the log what went wrong, and where, for those errors that no caller hears of.
-pub(crate) fn report_place(slf: &Bound<'_, AbstractPool>, event: Event, error: &PyErr) -> PyResult<()> {
-    let class = class_name(slf.py(), error);
-    log_with_reason(slf, event, Some(&class), || {
-        let place = answered(slf.py(), place(slf.py(), error)).flatten().unwrap_or_default();
-        (format!("{}{place}", describe_masked(slf, error)),)
+pub(crate) fn report_place(pool: &Bound<'_, AbstractPool>, event: Event, error: &PyErr) -> PyResult<()> {
+    let class = class_name(pool.py(), error);
+    log_with_reason(pool, event, Some(&class), || {
+        let place = answered(pool.py(), place(pool.py(), error)).flatten().unwrap_or_default();
+        (format!("{}{place}", describe_masked(pool, error)),)
     })
 }
 
@@ -197,14 +197,14 @@ fn place(py: Python<'_>, error: &PyErr) -> PyResult<Option<String>> {
 }
 
 /// Describes an error without the secrets that the pool connects with.
-fn describe_masked(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
-    masked(slf, describe(slf.py(), error)).unwrap_or_else(|| class_name(slf.py(), error))
+fn describe_masked(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
+    masked(pool, describe(pool.py(), error)).unwrap_or_else(|| class_name(pool.py(), error))
 }
 
 /// Takes the secrets that the pool connects with out of a text. What cannot be masked is not to be shown.
-pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<String> {
-    let py = slf.py();
-    let (args, kwargs) = (slf.getattr(name!(py, args)), slf.getattr(name!(py, kwargs)));
+pub(crate) fn masked(pool: &Bound<'_, AbstractPool>, text: String) -> Option<String> {
+    let py = pool.py();
+    let (args, kwargs) = (pool.getattr(name!(py, args)), pool.getattr(name!(py, kwargs)));
     let (args, kwargs) = (answered(py, args)?, answered(py, kwargs)?);
     let mask = || text_of(&imports()?.mask.bind(py).call1((text, args, kwargs))?);
     answered_by_ours(py, mask())
@@ -212,11 +212,11 @@ pub(crate) fn masked(slf: &Bound<'_, AbstractPool>, text: String) -> Option<Stri
 
 /// Describes an error of a connect, for those who wait. Only what libpq says of a host that it has found is repeated: any
 /// other text may quote the connection string. That of a wrong one may have made a host of a password, so it is masked too.
-pub(crate) fn describe_public(slf: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
-    let py = slf.py();
+pub(crate) fn describe_public(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
+    let py = pool.py();
     let operational = imports().is_ok_and(|imports| error.is_instance(py, imports.OperationalError.bind(py)));
     let public = operational && describe(py, error).contains(": connection to server ");
-    if public { describe_masked(slf, error) } else { class_name(py, error) }
+    if public { describe_masked(pool, error) } else { class_name(py, error) }
 }
 
 /// Names an error's class and gives its text, which may hold anything.

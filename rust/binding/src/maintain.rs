@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
 
-use crate::call::{call, edit, is_speaking};
+use crate::call::{call, edit, is_logging};
 use crate::caller::caller;
 use crate::check;
-use crate::error::{Error, is_plain, is_said};
+use crate::error::{Error, is_database_error, is_exception};
 use crate::give_back::{discard_all, finish};
 use crate::handle::address;
 use crate::leaks::{describe_loan, log_forgotten};
@@ -20,28 +20,28 @@ use crate::python::{by_name, imports, name};
 use crate::system::{float, now};
 
 /// Does all that is to be done now, for a caller, and tells when there will be something again.
-pub(crate) fn maintain(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
-    do_chores(slf, &|_, done| done)
+pub(crate) fn maintain(pool: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+    do_chores(pool, &|_, done| done)
 }
 
 /// Does the same for the housekeeping thread, which has no caller: an `Exception` is logged, and the work goes on.
-pub(crate) fn maintain_alone(slf: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
-    do_chores(slf, &|event, done| match done {
-        Err(error) if is_plain(slf.py(), &error) => report_place(slf, event, &error),
+pub(crate) fn maintain_alone(pool: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
+    do_chores(pool, &|event, done| match done {
+        Err(error) if is_exception(pool.py(), &error) => report_place(pool, event, &error),
         done => done,
     })
 }
 
 /// Is given how a chore ended that ran other people's code; what it returns is raised.
-type Hear<'a> = &'a dyn Fn(Event, PyResult<()>) -> PyResult<()>;
+type OnError<'a> = &'a dyn Fn(Event, PyResult<()>) -> PyResult<()>;
 
-fn do_chores(slf: &Bound<'_, AbstractPool>, hear: Hear<'_>) -> PyResult<Moment> {
-    let caller = caller(slf.py())?;
-    call(slf.py(), || log_forgotten(slf))?;
+fn do_chores(pool: &Bound<'_, AbstractPool>, on_error: OnError<'_>) -> PyResult<Moment> {
+    let caller = caller(pool.py())?;
+    call(pool.py(), || log_forgotten(pool))?;
     let mut opened = 0;
     loop {
         // Each chore is a call of its own: nothing is held between two of them.
-        if let Some(rest) = call(slf.py(), || do_chore(slf, caller, &mut opened, hear))? {
+        if let Some(rest) = call(pool.py(), || do_chore(pool, caller, &mut opened, on_error))? {
             return Ok(rest);
         }
     }
@@ -49,34 +49,34 @@ fn do_chores(slf: &Bound<'_, AbstractPool>, hear: Hear<'_>) -> PyResult<Moment> 
 
 /// Does what is to be done next; where that is nothing, tells until when.
 fn do_chore(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     caller: Caller,
     opened: &mut usize,
-    hear: Hear<'_>,
+    on_error: OnError<'_>,
 ) -> PyResult<Option<Moment>> {
-    let pool = slf.get().ledger();
-    match pool.chore(caller, now()) {
-        Chore::Return(returning) => hear(RETURN_FAILED, finish(slf, returning).map_err(PyErr::from))?,
+    let ledger = pool.get().ledger();
+    match ledger.chore(caller, now()) {
+        Chore::Return(returning) => on_error(RETURN_FAILED, finish(pool, returning).map_err(PyErr::from))?,
         Chore::Report(loan) => {
-            let text = describe_loan(slf, &loan)?;
-            log(slf, LEAK, || (text,))?;
+            let text = describe_loan(pool, &loan)?;
+            log(pool, LEAK, || (text,))?;
         }
         // Where lifetimes are shorter than connects take, there is no end to this.
-        Chore::Open(refill) if *opened > pool.counts().minconn => refill.fail(now()),
+        Chore::Open(refill) if *opened > ledger.counts().minconn => refill.fail(now()),
         Chore::Open(refill) => {
             *opened += 1;
-            match slf.call_method0(name!(slf.py(), connect_hook)) {
-                Ok(connection) if pool.holds(address(&connection)) => {
+            match pool.call_method0(name!(pool.py(), connect_hook)) {
+                Ok(connection) if ledger.holds(address(&connection)) => {
                     drop(refill);
-                    log(slf, RESTORED, || ())?;
+                    log(pool, RESTORED, || ())?;
                 }
                 // An override that opens nothing, or nothing that stays.
                 Ok(_) => refill.fail(now()),
                 Err(error) => {
                     refill.fail(now());
                     // What the database said was logged by the connect.
-                    if !is_said(slf.py(), &error) {
-                        hear(OPEN_FAILED, Err(error))?;
+                    if !is_database_error(pool.py(), &error) {
+                        on_error(OPEN_FAILED, Err(error))?;
                     }
                 }
             }
@@ -87,18 +87,18 @@ fn do_chore(
 }
 
 /// Does one round by hand: without a pause, though the last connect has failed.
-pub(crate) fn maintain_now(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    edit(slf.py(), || slf.get().ledger().hurry_refill())?;
-    maintain(slf).map(drop)
+pub(crate) fn maintain_now(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    edit(pool.py(), || pool.get().ledger().hurry_refill())?;
+    maintain(pool).map(drop)
 }
 
 /// Opens what is missing, and waits for what another caller is just opening.
-fn refill(slf: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
-    let pool = slf.get().ledger();
-    maintain_now(slf)?;
-    while pool.is_refilled_by_another(caller) && !is_speaking(caller) {
-        sleep(slf.py(), MOMENT)?;
-        maintain(slf)?;
+fn refill(pool: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
+    let ledger = pool.get().ledger();
+    maintain_now(pool)?;
+    while ledger.is_refilled_by_another(caller) && !is_logging(caller) {
+        sleep(pool.py(), MOMENT)?;
+        maintain(pool)?;
     }
     Ok(())
 }
@@ -111,40 +111,40 @@ fn sleep(py: Python<'_>, pause: Duration) -> PyResult<()> {
 }
 
 /// Checks all idle connections, and replaces those that are missing after that.
-pub(crate) fn check_all(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let (py, pool) = (slf.py(), slf.get().ledger());
+pub(crate) fn check_all(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let (py, ledger) = (pool.py(), pool.get().ledger());
     let caller = caller(py)?;
-    for slot in edit(py, || pool.idle_slots())? {
-        call(py, || match pool.begin_idle_check(slot, caller, now()) {
-            Some(checking) => check::put_back(slf, checking),
+    for slot in edit(py, || ledger.idle_slots())? {
+        call(py, || match ledger.begin_idle_check(slot, caller, now()) {
+            Some(checking) => check::put_back(pool, checking),
             None => Ok(()),
         })?;
     }
-    refill(slf, caller)
+    refill(pool, caller)
 }
 
 /// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
-pub(crate) fn drain(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let caller = caller(slf.py())?;
-    call(slf.py(), || discard_all(slf, slf.get().ledger().drain(caller)))?;
-    refill(slf, caller)
+pub(crate) fn drain(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let caller = caller(pool.py())?;
+    call(pool.py(), || discard_all(pool, pool.get().ledger().drain(caller)))?;
+    refill(pool, caller)
 }
 
 /// Waits until `minconn` connections are open, and one at least, opening those that are missing. Where none may be, there is
 /// nothing to wait for.
-pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
-    let py = slf.py();
-    let pool = slf.get().ledger();
-    edit(py, || pool.hurry_refill())?;
-    let deadline = if is_speaking(caller(py)?) { Some(asked) } else { deadline };
+pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
+    let py = pool.py();
+    let ledger = pool.get().ledger();
+    edit(py, || ledger.hurry_refill())?;
+    let deadline = if is_logging(caller(py)?) { Some(asked) } else { deadline };
     loop {
-        let due = maintain(slf)?;
-        told(slf, slf.get().ensure_open())?;
-        let mut counts = pool.counts();
+        let due = maintain(pool)?;
+        told(pool, pool.get().ensure_open())?;
+        let mut counts = ledger.counts();
         // A pool that keeps none open has to find out whether one could be.
         if counts.minconn == 0 && counts.maxconn > 0 && counts.open() + counts.opening == 0 {
-            open_one(slf)?;
-            counts = pool.counts();
+            open_one(pool)?;
+            counts = ledger.counts();
         }
         // What is being returned may be on its way out.
         let refuses = counts.maxconn == 0;
@@ -156,10 +156,10 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
         if refuses || left.is_some_and(|left| left.is_zero()) {
             let waited = asked.elapsed().as_secs_f64();
             let why =
-                if refuses { "; with maxconn=0 every request is refused".into() } else { last_connect_error(slf) };
+                if refuses { "; with maxconn=0 every request is refused".into() } else { last_connect_error(pool) };
             return Err(Error::TimedOut(format!(
                 "connection pool not filled: waited {waited:.2} s in {} for {target} connections, {} are open{why}",
-                slf.get().shown_name(py),
+                pool.get().shown_name(py),
                 counts.open(),
             )));
         }
@@ -171,9 +171,9 @@ pub(crate) fn wait(slf: &Bound<'_, AbstractPool>, deadline: Option<Instant>, ask
 }
 
 /// Opens a connection that lies idle. A connect that fails has been logged.
-fn open_one(slf: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    let opened = slf.call_method0(name!(slf.py(), connect_hook)).map(drop);
-    opened.or_else(|error| if is_said(slf.py(), &error) { Ok(()) } else { Err(error) })
+fn open_one(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let opened = pool.call_method0(name!(pool.py(), connect_hook)).map(drop);
+    opened.or_else(|error| if is_database_error(pool.py(), &error) { Ok(()) } else { Err(error) })
 }
 
 /// Call `act` with the lock held, unless somebody holds it; return whether it was called.

@@ -25,7 +25,7 @@ use crate::python::{by_name, name};
 use crate::stats::to_dict;
 use crate::system::now;
 use crate::text::{repr_of, text_of};
-use crate::wait::{Given, Timeout};
+use crate::wait::{Timeout, TimeoutArg};
 
 /// A flag that is tested for truth, as psycopg2.pool does.
 #[derive(Clone, Copy)]
@@ -108,8 +108,8 @@ impl AbstractPool {
 
     /// Lend a connection, as `getconn` does.
     #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
-    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
-    fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: TimeoutArg<'_>) -> PyResult<Py<PyAny>> {
         borrow(slf, key, timeout_of(slf, &timeout)?)
     }
 
@@ -133,8 +133,8 @@ impl AbstractPool {
 
     /// Lend a connection for a `with` block, which commits at its end, or rolls back if it raises, and returns the
     /// connection in any case. Key, timeout and errors are those of `getconn`.
-    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
-    fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: Given<'_>) -> PyResult<Loan> {
+    #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: TimeoutArg<'_>) -> PyResult<Loan> {
         timeout_of(slf, &timeout)?;
         Ok(Loan::new(slf.clone().unbind(), key, timeout))
     }
@@ -316,15 +316,15 @@ impl ThreadedPool {
     /// :raises PoolExhausted: every connection is lent, and `timeout` is 0.
     /// :raises PoolTimeout: no connection came free in time.
     /// :raises psycopg2.Error: a connection could not be opened.
-    #[pyo3(signature = (key=None, *, timeout=Given::Nothing), text_signature = "($self, key=None, *, timeout=...)")]
-    fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: Given<'_>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
+    fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: TimeoutArg<'_>) -> PyResult<Py<PyAny>> {
         let pool = slf.as_super();
         if !pool.get().hooks().getconn {
             return borrow(pool, key, timeout_of(pool, &timeout)?);
         }
         let kwargs = match timeout {
-            Given::Nothing => None,
-            Given::This(_, timeout) => Some(by_name(name!(slf.py(), timeout), timeout)?),
+            TimeoutArg::Missing => None,
+            TimeoutArg::Given(_, timeout) => Some(by_name(name!(slf.py(), timeout), timeout)?),
         };
         Ok(slf.call_method(name!(slf.py(), getconn_hook), (key,), kwargs.as_ref())?.unbind())
     }

@@ -15,14 +15,14 @@ use crate::system::{float, int, now};
 pub(crate) type Returned<'a, 'py> = (Option<&'a Bound<'py, PyAny>>, bool);
 
 /// Tells a refusal of a call that gave nothing back and did not wait what is known of the pool.
-pub(crate) fn told<T>(slf: &Bound<'_, AbstractPool>, done: Result<T, impl Into<Error>>) -> Result<T, Error> {
-    done.map_err(|error| annotated(slf, error.into(), Duration::ZERO, None))
+pub(crate) fn told<T>(pool: &Bound<'_, AbstractPool>, done: Result<T, impl Into<Error>>) -> Result<T, Error> {
+    done.map_err(|error| annotated(pool, error.into(), Duration::ZERO, None))
 }
 
 /// Tells a refusal what is known of the pool. An error of anybody else stays as it is.
 #[cold]
 pub(crate) fn annotated(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     error: Error,
     waited: Duration,
     returned: Option<Returned<'_, '_>>,
@@ -31,20 +31,20 @@ pub(crate) fn annotated(
         return error;
     }
     let refusal = PyErr::from(error);
-    match annotate(slf, &refusal, waited, returned) {
-        Err(error) if !is_shortage(slf.py(), &error) => weightier(slf.py(), refusal, Some(error)).into(),
+    match annotate(pool, &refusal, waited, returned) {
+        Err(error) if !is_shortage(pool.py(), &error) => weightier(pool.py(), refusal, Some(error)).into(),
         _ => refusal.into(),
     }
 }
 
 fn annotate(
-    slf: &Bound<'_, AbstractPool>,
+    pool: &Bound<'_, AbstractPool>,
     refusal: &PyErr,
     waited: Duration,
     returned: Option<Returned<'_, '_>>,
 ) -> PyResult<()> {
-    let py = slf.py();
-    let ledger = slf.get().ledger();
+    let py = pool.py();
+    let ledger = pool.get().ledger();
     let counts = ledger.counts();
     let oldest = ledger.oldest_loan(now());
     let age = oldest.as_ref().map(|(age, _)| float(py, age.as_secs_f64())).transpose()?;
@@ -59,13 +59,13 @@ fn annotate(
     let number = |number: usize| int(py, number as u64);
     let told = (
         refusal.value(py),
-        PyString::from_bytes(py, slf.get().name().as_bytes())?,
+        PyString::from_bytes(py, pool.get().name().as_bytes())?,
         number(counts.in_use())?,
         number(counts.maxconn)?,
         number(counts.opening)?,
         number(counts.waiting)?,
         float(py, waited.as_secs_f64())?,
-        slf.is_instance_of::<ThreadedPool>(),
+        pool.is_instance_of::<ThreadedPool>(),
         age,
         borrower,
         returned.and_then(|(given, _)| given),

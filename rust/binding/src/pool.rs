@@ -13,12 +13,12 @@ use pyo3::types::PyString;
 use crate::blocks::Blocks;
 use crate::call::answered_by_ours;
 use crate::fast_path::flags::{self, Hooks};
-use crate::fast_path::probe::Plain;
+use crate::fast_path::probe::StatusProbe;
 use crate::handle::Handle;
 use crate::options::Options;
 use crate::system::process;
 use crate::text::repr_of;
-use crate::wait::{Given, Timeout, Waker};
+use crate::wait::{Timeout, TimeoutArg, Waker};
 
 /// What both public classes have in common: the ledger, and the methods that psycopg2.pool's base class has.
 #[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
@@ -32,7 +32,7 @@ pub(crate) struct AbstractPool {
     /// How long a borrower waits unless it says otherwise, as the bits of its seconds.
     timeout: AtomicU64,
     /// The type of this pool's connections, once it has been found to be a plain one.
-    plain: OnceLock<Plain>,
+    plain: OnceLock<StatusProbe>,
     blocks: Blocks,
 }
 
@@ -130,7 +130,7 @@ impl AbstractPool {
 
     #[cold]
     fn find_out(&self, connection: &Bound<'_, PyAny>) -> bool {
-        let Some(plain) = Plain::find(connection) else { return false };
+        let Some(plain) = StatusProbe::find(connection) else { return false };
         let clean = plain.is_clean(connection) == Some(true);
         // A pool with connections of several types has one that is faster than the others.
         let _ = self.plain.set(plain);
@@ -165,14 +165,14 @@ impl AbstractPool {
 }
 
 /// Says how long this call waits. Only a threaded pool waits at all.
-pub(crate) fn timeout_of(slf: &Bound<'_, AbstractPool>, given: &Given<'_>) -> PyResult<Timeout> {
-    let &Given::This(timeout, _) = given else {
-        return Ok(Timeout(f64::from_bits(slf.get().timeout.load(Ordering::Relaxed))));
+pub(crate) fn timeout_of(pool: &Bound<'_, AbstractPool>, given: &TimeoutArg<'_>) -> PyResult<Timeout> {
+    let &TimeoutArg::Given(timeout, _) = given else {
+        return Ok(Timeout(f64::from_bits(pool.get().timeout.load(Ordering::Relaxed))));
     };
-    if slf.is_instance_of::<ThreadedPool>() {
+    if pool.is_instance_of::<ThreadedPool>() {
         return Ok(timeout);
     }
-    let class = slf.get_type().name()?;
+    let class = pool.get_type().name()?;
     Err(PyTypeError::new_err(format!(
         "{class} takes no timeout: it serves one thread, which would wait for itself; use ThreadedConnectionPool"
     )))

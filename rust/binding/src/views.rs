@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use crate::call::{call, edit};
 use crate::handle::{Handle, address};
-use crate::keys::{loan_key, settle, under};
+use crate::keys::{loan_key, resolve_key, want_for};
 use crate::pool::AbstractPool;
 use crate::system::now;
 
@@ -59,8 +59,8 @@ pub(crate) fn loan<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let mut want = under(key)?;
-    let found = call(pool.py(), || settle(pool.py(), &mut want, |want| pool.get().ledger().loan(want)))?;
+    let mut want = want_for(key)?;
+    let found = call(pool.py(), || resolve_key(pool.py(), &mut want, |want| pool.get().ledger().loan(want)))?;
     found.map_or(Ok(None), |connection| connection.living(pool.py()))
 }
 
@@ -89,9 +89,9 @@ pub(crate) fn enter_loan(
 ) -> PyResult<()> {
     let handle = Arc::new(Handle::Object(connection.clone().unbind()));
     let place = address(connection);
-    let mut want = under(key)?;
+    let mut want = want_for(key)?;
     let enter = |want: &_| pool.get().ledger().insert_loan(want, place, &handle, now());
-    call(pool.py(), || settle(pool.py(), &mut want, enter))
+    call(pool.py(), || resolve_key(pool.py(), &mut want, enter))
 }
 
 /// Strike a loan out of the books; return its connection, or None if nothing is lent under `key`.
@@ -100,7 +100,7 @@ pub(crate) fn strike_loan<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: &Bound<'py, PyAny>,
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let mut want = under(key)?;
-    let struck = call(pool.py(), || settle(pool.py(), &mut want, |want| pool.get().ledger().remove_loan(want)))?;
+    let mut want = want_for(key)?;
+    let struck = call(pool.py(), || resolve_key(pool.py(), &mut want, |want| pool.get().ledger().remove_loan(want)))?;
     struck.map_or(Ok(None), |connection| connection.living(pool.py()))
 }

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyString, PyWeakrefReference};
 
 use crate::arguments::shown;
-use crate::call::{keep_any, keep_back};
+use crate::call::{defer_error, defer_interrupt};
 use crate::error::is_shortage;
 use crate::python::{imports, name};
 use crate::system::float;
@@ -64,29 +64,29 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
 }
 
 /// A `timeout=` argument.
-pub(crate) enum Given<'py> {
+pub(crate) enum TimeoutArg<'py> {
     /// `...`, the default: the pool's own.
-    Nothing,
+    Missing,
     /// What it means, and the object itself, to be passed on to a hook that is overridden.
-    This(Timeout, Bound<'py, PyAny>),
+    Given(Timeout, Bound<'py, PyAny>),
 }
 
-impl<'py> FromPyObject<'_, 'py> for Given<'py> {
+impl<'py> FromPyObject<'_, 'py> for TimeoutArg<'py> {
     type Error = PyErr;
 
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         if given.is_instance_of::<PyEllipsis>() {
-            return Ok(Self::Nothing);
+            return Ok(Self::Missing);
         }
-        Ok(Self::This(given.extract()?, given.to_owned()))
+        Ok(Self::Given(given.extract()?, given.to_owned()))
     }
 }
 
 /// A Python lock that a waiter sleeps on until somebody releases it.
-pub(crate) struct Bell<'py>(Bound<'py, PyAny>);
+pub(crate) struct Parker<'py>(Bound<'py, PyAny>);
 
-impl<'py> Bell<'py> {
-    /// Makes a bell from `threading.Lock`, looked up now, so that it is green under gevent.
+impl<'py> Parker<'py> {
+    /// Makes a parker from `threading.Lock`, looked up now, so that it is green under gevent.
     pub(crate) fn new(py: Python<'py>) -> PyResult<Self> {
         let lock = imports()?.threading.bind(py).call_method0(name!(py, lock_class))?;
         lock.call_method0(name!(py, acquire))?;
@@ -95,10 +95,10 @@ impl<'py> Bell<'py> {
 
     /// Makes the waker that the ledger keeps.
     pub(crate) fn waker(&self) -> Waker {
-        Waker::Bell(self.0.clone().unbind())
+        Waker::Waiter(self.0.clone().unbind())
     }
 
-    /// Waits for the bell until `deadline`; `false` if it did not ring. Signal handlers run meanwhile.
+    /// Waits for the parker until `deadline`; `false` if it did not ring. Signal handlers run meanwhile.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> PyResult<bool> {
         let py = self.0.py();
         let acquire = name!(py, acquire);
@@ -111,10 +111,10 @@ impl<'py> Bell<'py> {
 
 /// Wakes somebody.
 pub(crate) enum Waker {
-    /// The one who waits at this [`Bell`].
-    Bell(Py<PyAny>),
+    /// The one who waits at this [`Parker`].
+    Waiter(Py<PyAny>),
     /// The housekeeping, for the pool that this is a weak reference to.
-    Keeper(Py<PyWeakrefReference>),
+    Housekeeper(Py<PyWeakrefReference>),
 }
 
 impl Wake for Waker {
@@ -122,8 +122,8 @@ impl Wake for Waker {
         // Nobody is left to wake where the interpreter is gone.
         Python::try_attach(|py| {
             let (woken, keep): (_, fn(Python<'_>, PyErr)) = match self {
-                Self::Bell(lock) => (lock.call_method0(py, name!(py, release)).map(drop), keep_back),
-                Self::Keeper(pool) => (pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool)), keep_any),
+                Self::Waiter(lock) => (lock.call_method0(py, name!(py, release)).map(drop), defer_interrupt),
+                Self::Housekeeper(pool) => (pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool)), defer_error),
             };
             if let Err(error) = woken {
                 keep(py, error);

@@ -20,12 +20,12 @@ pub(crate) const READY: i32 = 1;
 
 /// A type of connections that are asked here: psycopg2's own, or a subclass that has no other idea of when a connection is
 /// closed or clean.
-pub(crate) struct Plain {
+pub(crate) struct StatusProbe {
     class: Py<PyType>,
     inside: &'static Inside,
 }
 
-impl Plain {
+impl StatusProbe {
     /// Finds out whether the type of a connection is one of these. Where a metaclass raises, it is none.
     pub(crate) fn find(connection: &Bound<'_, PyAny>) -> Option<Self> {
         let (py, class) = (connection.py(), connection.get_type());
