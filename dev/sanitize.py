@@ -27,12 +27,12 @@ EXTENSION = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 # greenlet copies stacks away and back, which the sanitizer's record of the stack does not follow. These tests get a
 # build in which it watches the heap alone.
-GREENLETS = ["tests/green/test_gevent.py", "tests/green/test_greenlets.py", "tests/housekeeping/test_gevent.py"]
+GREENLETS = ["green/test_gevent.py", "green/test_greenlets.py", "housekeeping/test_gevent.py"]
 # The first is too slow for hypothesis. The others measure memory, and the sanitizer holds freed memory back.
 LEFT_OUT = [
-    "tests/compat/test_differential.py",
-    "tests/threads/test_references.py",
-    "tests/threads/test_references_pool.py",
+    "compat/test_differential.py",
+    "threads/test_references.py",
+    "threads/test_references_pool.py",
 ]
 PATIENCE = ["-o", "timeout=600", "-o", "faulthandler_timeout=700"]
 
