@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from broken_pools import MISTAKES, Mistake
+
 from pgpool_rs import SimpleConnectionPool
 from pgpool_rs.testing import BrokenInvariant, FakeServer, PoolMachine
 from pgpool_rs.testing.machine import judge

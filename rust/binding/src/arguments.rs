@@ -1,4 +1,4 @@
-//! What is given to the pool, as a message may show it: never a connection string that was given in the wrong place.
+//! Reading and showing what a caller gave. A message never shows a connection string that was given in the wrong place.
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -7,13 +7,13 @@ use pyo3::types::{PyFloat, PyInt, PyString};
 use crate::error::is_exception;
 use crate::text::{repr_of, text_of};
 
-/// Parts of connection strings, and of what holds a password by name.
+/// A text with one of these parts may be a connection string, or hold a password.
 const SUSPICIOUS: [&str; 4] = ["://", "=", "@", "passw"];
-/// How many characters are shown at most.
+/// A message shows at most so many characters.
 const LONGEST: usize = 40;
 
-/// Read a number of connections, as `int()` does. What that refuses is a `TypeError` or a `ValueError` that names the parameter
-/// and not the value, which may be a connection string.
+/// Read a number of connections, as `int()` does. Where `int()` raises a `TypeError` or `ValueError`, raise one that names the
+/// parameter and not the value, which may be a connection string.
 #[pyfunction]
 pub(crate) fn whole<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let py = value.py();
@@ -35,11 +35,11 @@ pub(crate) fn size(name: &str, value: &Bound<'_, PyAny>) -> PyResult<usize> {
     if number.lt(0)? {
         return Err(PyValueError::new_err(format!("{name} must be 0 or more, not {number}")));
     }
-    // More than can be counted is as good as no limit.
+    // A number that is too large to count means no limit.
     Ok(number.extract().unwrap_or(usize::MAX))
 }
 
-/// Show what was given for an option. Of anything that may be a connection string, only the type is shown.
+/// Show the value of an option. Of a value that may be a connection string, show only the type.
 #[pyfunction]
 pub(crate) fn shown(given: &Bound<'_, PyAny>) -> PyResult<String> {
     let shown = match repr_of(given) {
@@ -52,10 +52,10 @@ pub(crate) fn shown(given: &Bound<'_, PyAny>) -> PyResult<String> {
     Ok(if number || short { shown } else { kind_of(given) })
 }
 
-/// Name the type of what was given: it may be a secret in a wrong place.
+/// Name the type of a value, which may be a secret in the wrong place.
 #[pyfunction]
 pub(crate) fn kind<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyString>> {
-    // Made here: PyO3 panics where there is no memory for what it makes of a returned text.
+    // PyO3 would make the text after the return, and panic if there is no memory for it.
     PyString::from_bytes(given.py(), kind_of(given).as_bytes())
 }
 

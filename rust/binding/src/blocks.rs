@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pgpool_core::SlotId;
 
-/// The loans of the blocks that are entered now and have such a connection, and whether `close()` was called in them.
+/// The loans of the blocks that are entered now and have such a connection. The flag says whether the body called `close()`.
 #[derive(Default)]
 pub(crate) struct Blocks(Mutex<Vec<(SlotId, bool)>>);
 
@@ -18,7 +18,7 @@ impl Blocks {
         self.edit(|blocks| blocks.iter_mut().filter(|block| block.0 == loan).for_each(|block| block.1 = true));
     }
 
-    /// Says whether `close()` was called; if it was, the block has a right to find its loan over.
+    /// Removes the loan. Says whether the body called `close()`, which has ended the loan: then the block ends without an error.
     pub(crate) fn leave(&self, loan: SlotId) -> bool {
         self.edit(|blocks| {
             let place = blocks.iter().position(|block| block.0 == loan);

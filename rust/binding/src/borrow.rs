@@ -22,7 +22,7 @@ use crate::python::name;
 use crate::system::now;
 use crate::wait::{Parker, Timeout, Waker};
 
-/// How often a caller that will not wait for room looks whether some is still coming for it.
+/// A caller with timeout 0 waits for room that is in transit. It looks this often whether the room still is.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// Lends a connection: an idle one, a new one, or, where the pool is full and `timeout` allows, one to come.
@@ -42,7 +42,7 @@ struct NewLoan<'py> {
 }
 
 impl NewLoan<'_> {
-    /// Names the loan. Another caller's loan of the same key is no concern of this one.
+    /// Names the loan. Another caller may have a loan under the same key; this call leaves it alone.
     fn loan(&self, pool: &Bound<'_, AbstractPool>) -> Option<SlotId> {
         pool.get().ledger().loan_since(address(&self.connection), self.borrower, self.since)
     }
@@ -86,7 +86,7 @@ fn lend<'py>(
     }
 }
 
-/// Finds a connection, and tells how its place among those who wait was given up. Notes when it began to wait, if it had to.
+/// Finds a connection, and says how the caller gave up its place in the queue. Notes when the caller began to wait.
 fn seek<'py>(
     pool: &Bound<'py, AbstractPool>,
     want: &mut Want<Handle>,
@@ -102,7 +102,7 @@ fn seek<'py>(
     }
 }
 
-/// Finds a connection, taking the place in the queue for it that it needs.
+/// Finds a connection. Takes a place in the queue if the caller has to wait.
 fn seek_from<'py, 'p>(
     place: &mut Place<'py, 'p>,
     pool: &'p Bound<'py, AbstractPool>,
@@ -138,11 +138,11 @@ fn seek_from<'py, 'p>(
             (Busy::Crowded, _) => return Err(crowded(pool)),
             _ if is_logging(caller) => return Err(Refusal::Exhausted.into()),
             (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
-            // Not a wait for room: the connection is on its way, and whoever brings it has no time limit either.
+            // The caller does not wait for room, but for a connection that another caller is opening without a time limit.
             (Busy::KeyOpening, Timeout::ZERO) => None,
-            // The same, as long as it is.
+            // The same, as long as the room is in transit.
             (Busy::InTransit, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
-            // With no room at all, there is nothing to wait for.
+            // A pool with maxconn=0 never has room.
             _ if expired || ledger.counts().maxconn == 0 && busy == Busy::Full => {
                 return Err(timed_out(pool, busy, asked));
             }
@@ -150,7 +150,7 @@ fn seek_from<'py, 'p>(
         };
         match &parker {
             None => {
-                // Nothing is held yet, and the wait may be long.
+                // The wait may be long, and this call holds nothing yet: write its lines now.
                 speak(py, caller)?;
                 parker = Some(Parker::new(py)?);
             }
@@ -162,8 +162,8 @@ fn seek_from<'py, 'p>(
     }
 }
 
-/// Finds out what to file the loan under, as psycopg2.pool does: a closed pool comes before a bad key, and an
-/// automatic key is used up even if the call then fails.
+/// Finds the key for the loan, as psycopg2.pool does: it refuses a closed pool before a bad key, and uses up an automatic key
+/// even if the call then fails.
 fn file(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<Want<Handle>, Error> {
     Ok(match key {
         Some(key) => want_for(key)?,
@@ -172,7 +172,7 @@ fn file(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Resul
     })
 }
 
-/// Opens a connection through `self._connect`, which a subclass may have overridden, and which does the filing.
+/// Opens a connection through `self._connect`, which a subclass may override. `_connect` files the connection.
 fn open<'py>(
     pool: &Bound<'py, AbstractPool>,
     want: &Want<Handle>,
@@ -182,7 +182,7 @@ fn open<'py>(
     let connection = match pool.call_method1(name!(py, connect_hook), (key_of(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
-            // What the hook had filed before it failed is closed.
+            // Close the connection that the hook had filed before it failed.
             let filed = reservation.fail(connect_error(pool, &error));
             let discarded = filed.and_then(|filed| discard(pool, filed).err());
             return Err(weightier(py, error, discarded).into());
@@ -192,7 +192,7 @@ fn open<'py>(
         close_and_log(pool, &connection, CloseReason::WithPool)?;
         return Err(refusal.into());
     }
-    // What the hook has not filed gives its room back as the reservation goes; it is the borrower's all the same.
+    // If the hook has not filed the connection, the reservation gives its room back. The borrower gets the connection all the same.
     Ok(connection)
 }
 
@@ -221,14 +221,14 @@ fn timed_out(pool: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Erro
     let (lent, opening, waiting) = (counts.in_use(), counts.opening, counts.waiting);
     let _ = write!(text, " (lent {lent}, opening {opening}, waiting {waiting}) in {name}");
     text.push_str(&last_connect_error(pool));
-    // Not a warning: under load that would be one for each request, and the caller is told.
+    // Not a warning: under load there would be one for each request, and the caller gets the exception.
     match log(pool, TIMED_OUT, || (text.clone(),)) {
         Ok(()) => Error::TimedOut(text),
         Err(error) => error.into(),
     }
 }
 
-/// A borrower's place among those who wait, given up properly however the wait ends.
+/// A caller's place in the queue. The caller gives it up however the wait ends.
 struct Place<'py, 'p> {
     pool: &'p Bound<'py, AbstractPool>,
     waiter: Option<Waiter<'p, Handle, Waker>>,

@@ -1,9 +1,9 @@
-//! Calls of a pool, from beginning to end: when its lines are written, and when an interrupt is raised.
+//! The end of a call: it writes the call's log lines and raises a deferred interrupt.
 //!
-//! During a call slots are reserved and connections are held. So a line of the log is kept until the outermost call of its
-//! caller ends, and is written then. An interrupt that strikes where none can be raised, while a waiter is woken for instance,
-//! is kept until the call that it struck ends. Both are filed under the caller, a thread or a greenlet, since several greenlets
-//! of one thread may be within a call at the same time.
+//! During a call, slots are reserved and connections are held. So a log line waits until the outermost call of its caller ends. An
+//! interrupt may strike where nothing can be raised, for instance while a waiter is woken. It is deferred until the call that it
+//! struck ends. Both are kept under the caller, a thread or a greenlet, since several greenlets of one thread may be within a call
+//! at the same time.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::error::{both, is_exception, is_shortage, weightier};
 use crate::python::imports;
 use crate::system::thread_ident;
 
-/// A line of a log, as `logging` is to write it.
+/// The arguments of a log line.
 pub(crate) struct Line {
     pub(crate) level: u8,
     pub(crate) template: &'static str,
@@ -35,16 +35,16 @@ impl Line {
     }
 }
 
-/// What one caller is at.
+/// The calls of one caller.
 #[derive(Default)]
 struct Calls {
-    /// How many calls it is within, one within the other.
+    /// How many calls the caller is within, one within the other.
     depth: usize,
-    /// Whether it is writing lines. Pool calls that a handler makes meanwhile log nothing and wait for nothing.
+    /// Whether the caller is writing lines. Pool calls that a log handler makes meanwhile log nothing and wait for nothing.
     speaking: bool,
-    /// What is written when the outermost call ends.
+    /// Lines to write when the outermost call ends.
     lines: Vec<Line>,
-    /// What is raised when the innermost call ends.
+    /// The interrupt to raise when the innermost call ends.
     interrupt: Option<PyErr>,
 }
 
@@ -52,7 +52,7 @@ thread_local! {
     static CALLS: RefCell<BTreeMap<Caller, Calls>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Changes what is filed under a caller. `change` runs no Python code and drops no object: it gives back what it displaces.
+/// Changes what is kept under a caller. `change` runs no Python code and drops no object: it returns what it displaces.
 fn file<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     CALLS.with_borrow_mut(|all| {
         let calls = all.entry(caller).or_default();
@@ -64,8 +64,8 @@ fn file<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     })
 }
 
-/// Runs a call of a pool. At its end an interrupt that struck meanwhile is raised; of several errors, the weightiest. At the end of the outermost call of this
-/// caller, its lines are written.
+/// Runs a call of a pool. Its end raises a deferred interrupt; of several errors, the weightiest. The end of the caller's outermost
+/// call writes the lines.
 pub(crate) fn call<T, E>(py: Python<'_>, body: impl FnOnce() -> Result<T, E>) -> PyResult<T>
 where
     PyErr: From<E>,
@@ -73,12 +73,12 @@ where
     call_or_undo(py, body, |_| Ok(()))
 }
 
-/// Runs an edit of the ledger as a call of its own, which raises an interrupt that strikes meanwhile.
+/// Runs an edit of the ledger as a call of its own, which raises an interrupt that strikes during the edit.
 pub(crate) fn edit<T>(py: Python<'_>, edit: impl FnOnce() -> T) -> PyResult<T> {
     call(py, || PyResult::Ok(edit()))
 }
 
-/// As [`call`]. If the body succeeds and the end raises, `undo` takes what the body has given; of two errors the weightier is raised.
+/// As [`call`]. If the body succeeds and the end raises, `undo` takes the body's value. Of two errors the weightier is raised.
 pub(crate) fn call_or_undo<T, E>(
     py: Python<'_>,
     body: impl FnOnce() -> Result<T, E>,
@@ -87,7 +87,7 @@ pub(crate) fn call_or_undo<T, E>(
 where
     PyErr: From<E>,
 {
-    // A connection must come back even where nothing can tell its caller.
+    // A connection must come back even if the caller cannot be told.
     let (caller, struck) = caller(py).map_or_else(|error| (thread_ident(), Some(error)), |caller| (caller, None));
     file(caller, |calls| calls.depth += 1);
     let done = body().map_err(PyErr::from);
@@ -105,14 +105,14 @@ where
     }
 }
 
-/// Keeps an error that strikes where none can be raised, a `KeyboardInterrupt` while a waiter is woken for instance, until the
-/// call of this caller ends. What no call can raise is printed, and so is an `Exception`, which is no concern of the caller.
+/// Defers an interrupt that strikes where nothing can be raised until the call of this caller ends. Outside of any call it is
+/// printed. An `Exception` is printed, too: it does not concern the caller.
 pub(crate) fn defer_interrupt(py: Python<'_>, error: PyErr) {
     let raised = !is_exception(py, &error);
     keep(py, error, raised);
 }
 
-/// As [`defer_interrupt`], for code of our own in Python, where an `Exception` is a job's time limit or the like.
+/// As [`defer_interrupt`], for our own Python code, in which even an `Exception` concerns the caller: it is a job's time limit.
 pub(crate) fn defer_error(py: Python<'_>, error: PyErr) {
     keep(py, error, true);
 }
@@ -131,7 +131,7 @@ fn keep(py: Python<'_>, error: PyErr, raised: bool) {
     drop(file(caller, |calls| calls.interrupt.replace(kept)));
 }
 
-/// Takes an answer to a question that may fail without harm. What is stronger than an `Exception` is kept back.
+/// Takes the answer of a question that may fail without harm. Defers an error that is no `Exception`.
 pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
     let ignore = |error| {
         if !is_exception(py, &error) {
@@ -141,8 +141,8 @@ pub(crate) fn answered<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
     answer.map_err(ignore).ok()
 }
 
-/// As [`answered`], for code of our own in Python, which fails only where it has no stack or no memory: whatever else is raised in
-/// it, a job's time limit say, is kept back.
+/// As [`answered`], for our own Python code, which fails only for want of stack or memory. Defers any other error, for instance a
+/// job's time limit.
 pub(crate) fn answered_by_ours<T>(py: Python<'_>, answer: PyResult<T>) -> Option<T> {
     let ignore = |error| {
         if !is_shortage(py, &error) {
@@ -152,7 +152,7 @@ pub(crate) fn answered_by_ours<T>(py: Python<'_>, answer: PyResult<T>) -> Option
     answer.map_err(ignore).ok()
 }
 
-/// Says whether this caller is writing a line of a pool's log: then it logs nothing and waits for nothing.
+/// Says whether this caller is writing a log line of a pool. Then its pool calls log nothing and wait for nothing.
 pub(crate) fn is_logging(caller: Caller) -> bool {
     CALLS.with_borrow(|all| all.get(&caller).is_some_and(|calls| calls.speaking))
 }
@@ -169,14 +169,14 @@ pub(crate) fn say(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
     write(py, caller, at_once.as_slice())
 }
 
-/// Writes what has been kept so far, in the midst of a call that holds nothing just now: before a wait, for instance.
+/// Writes the lines that wait, in the middle of a call that holds nothing: before a wait, for instance.
 pub(crate) fn speak(py: Python<'_>, caller: Caller) -> PyResult<()> {
     let outermost = |calls: &mut Calls| if calls.depth == 1 { std::mem::take(&mut calls.lines) } else { Vec::new() };
     let lines = file(caller, outermost);
     write(py, caller, &lines)
 }
 
-/// Writes lines, all of them, and raises the first error of a handler.
+/// Writes all of the lines, and then raises the first error of a handler.
 fn write(py: Python<'_>, caller: Caller, lines: &[Line]) -> PyResult<()> {
     if lines.is_empty() {
         return Ok(());
@@ -184,7 +184,7 @@ fn write(py: Python<'_>, caller: Caller, lines: &[Line]) -> PyResult<()> {
     speaking(caller, || lines.iter().map(|line| line.write(py)).fold(Ok(()), Result::and))
 }
 
-/// Runs what writes to the log.
+/// Runs `write`, which writes to the log.
 pub(crate) fn speaking<T>(caller: Caller, write: impl FnOnce() -> T) -> T {
     file(caller, |calls| calls.speaking = true);
     let written = write();

@@ -1,4 +1,4 @@
-//! The caller of the pool: a thread, or a greenlet.
+//! Which thread or greenlet calls the pool.
 
 use pgpool_core::Caller;
 use pyo3::prelude::*;
@@ -8,14 +8,14 @@ use pyo3::types::PyCFunction;
 use crate::python::{imports, name};
 use crate::system::thread_ident;
 
-/// Tells who is calling. Looked up now: gevent puts another function in its place, which tells greenlets apart.
+/// Gives the ident of the caller. Looks `threading.get_ident` up now: gevent replaces it by one that tells greenlets apart.
 pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
     let get_ident = imports()?.threading.bind(py).getattr(name!(py, get_ident))?;
-    // Not called where the answer is known: an integer takes memory, and a way back must not fail for want of it.
+    // CPython's own is not called: it makes an integer, and a return must not fail for want of memory.
     if is_native(&get_ident)? { Ok(thread_ident()) } else { get_ident.call0()?.extract() }
 }
 
-/// Says whether this is CPython's own `threading.get_ident`. gevent and eventlet put theirs in its place.
+/// Says whether this is CPython's own `threading.get_ident`. gevent and eventlet replace it.
 pub(crate) fn is_native(get_ident: &Bound<'_, PyAny>) -> PyResult<bool> {
     static NATIVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = get_ident.py();

@@ -16,7 +16,7 @@ use crate::wait::Waker;
 
 /// Look whether the server has hung up, without a query and without waiting; the default of `check=`.
 ///
-/// Costs two system calls at most. What has come in meanwhile is read by the driver: a notification is kept in
+/// It makes two system calls at most. If the server has sent something, the driver reads it: a notification goes into
 /// `conn.notifies`. An object that has no file descriptor passes.
 ///
 /// :raises psycopg2.Error: the connection is closed, or the server has closed it.
@@ -27,7 +27,7 @@ pub(crate) fn check_socket(conn: &Bound<'_, PyAny>) -> PyResult<()> {
         match look_at_socket(descriptor) {
             Socket::Quiet => return Ok(()),
             Socket::HungUp => return Err(hung_up()),
-            // The driver may need two reads to see the end that comes behind a last message.
+            // The driver may need two reads to see that the server has closed the connection after a last message.
             Socket::Readable => drop(conn.call_method0(name!(conn.py(), poll))?),
         }
     }
@@ -46,7 +46,7 @@ fn descriptor(conn: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
         Err(error) if error.is_instance_of::<PyAttributeError>(py) => return Ok(None),
         fileno => fileno?.call0()?,
     };
-    // Exactly an integer: a mock gives anything.
+    // A mock may give anything.
     fileno.cast_exact::<PyInt>().ok().map(|number| number.extract()).transpose()
 }
 
@@ -54,14 +54,13 @@ fn hung_up() -> PyErr {
     new_error(|imports| &imports.OperationalError, "the server has closed the connection")
 }
 
-/// Asks the pool's check about a connection, and says what the connection is then. A transaction that the check leaves open
-/// is rolled back.
+/// Calls the pool's check on a connection and looks at the connection afterwards. Rolls back a transaction that the check leaves.
 fn ask(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     if connection::is_async(connection)? {
         return Ok(Look::Clean);
     }
     let options = pool.get().options();
-    // The default looks at the socket and leaves nothing behind. Anything else may.
+    // The default check looks at the socket and leaves no transaction. A user's check may.
     let Some(check) = &options.check else { return check_socket(connection).map(|()| Look::Clean) };
     check.bind(pool.py()).call1((connection,))?;
     match connection::look_at(connection)? {
@@ -70,7 +69,7 @@ fn ask(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResul
     }
 }
 
-/// Finds out whether a connection that is held back is well. If not, it is closed, and the reason given.
+/// Finds out whether a connection under check is healthy. If not, closes it and gives the reason.
 pub(crate) fn examine(
     pool: &Bound<'_, AbstractPool>,
     checking: &Checking<'_, Handle, Waker>,
@@ -95,7 +94,7 @@ pub(crate) fn examine(
     Ok(Some(reason))
 }
 
-/// Lends a connection that was held back if it is well; closes it and asks for another one if it is not.
+/// Lends a connection under check if it is healthy. If not, closes it and asks for another one.
 pub(crate) fn lend<'p>(
     pool: &'p Bound<'_, AbstractPool>,
     checking: Checking<'p, Handle, Waker>,
@@ -113,7 +112,7 @@ pub(crate) fn lend<'p>(
     Ok(checking.next(reason, now())?)
 }
 
-/// Lays a connection that was idle and held back into the pool again if it is well, and closes it if it is not.
+/// Puts a connection under check back into the pool if it is healthy. If not, closes it.
 pub(crate) fn put_back(pool: &Bound<'_, AbstractPool>, checking: Checking<'_, Handle, Waker>) -> PyResult<()> {
     if let Some(reason) = examine(pool, &checking)? {
         checking.discard(reason);
@@ -124,14 +123,14 @@ pub(crate) fn put_back(pool: &Bound<'_, AbstractPool>, checking: Checking<'_, Ha
     Ok(())
 }
 
-/// Learns from an error that ended a `connection()` block whether its connection, and others, are of any use still.
+/// Learns from the error that ended a `connection()` block whether its connection, and older ones, can still be used.
 ///
-/// The server says that it ends this session (57P01, 57P02) or lets nobody in now (57P03), the connection has failed (08*),
-/// or it takes no writes (25006), as a primary that has been demoted: then those that are older lead there, too.
+/// The server says that it ends this session (57P01, 57P02) or accepts no connections now (57P03), the connection has failed (08*),
+/// or the server takes no writes (25006), as a primary that has been demoted: then older connections lead to it, too.
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
 ///
-/// A code alone is no proof: a function on the server may raise each of them, and a borrower may make a transaction read
-/// only. A connection that is broken is found so when it is returned, whatever its last error was.
+/// The code alone does not prove it: a function on the server may raise each of these codes, and a borrower may make a transaction
+/// read only. The return finds a broken connection in any case.
 pub(crate) fn learn(
     pool: &Bound<'_, AbstractPool>,
     loan: SlotId,
@@ -151,16 +150,16 @@ pub(crate) fn learn(
     Ok(())
 }
 
-/// Says whether the server ends the session with this error. What has no severity that is told in every language alike (an
-/// error that no server has sent, or one of a server before version 9.6) is judged by its code alone.
+/// Says whether the server ends the session with this error. An error without `severity_nonlocalized` is judged by its code alone:
+/// no server has sent it, or one before version 9.6.
 fn ends_the_session(error: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = error.py();
     let severity = error.getattr(name!(py, diag))?.getattr(name!(py, severity))?.extract::<Option<String>>()?;
     Ok(severity.is_none_or(|severity| ["FATAL", "PANIC"].contains(&severity.as_str())))
 }
 
-/// Says whether the server has reported, without being asked, that it takes no writes. One that reports nothing of it, as
-/// before version 14, may be such a server.
+/// Says whether the server has reported that it takes no writes. A server before version 14 reports neither parameter, and may be
+/// such a server.
 fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = connection.py();
     let mut reports = false;
@@ -170,7 +169,7 @@ fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
         match reported.and_then(|reported| reported.extract::<Option<String>>()) {
             Ok(Some(value)) if value == "on" => return Ok(true),
             Ok(value) => reports |= value.is_some(),
-            // No connection of psycopg2's, or one that has been closed.
+            // Not a psycopg2 connection, or a closed one.
             Err(error) if error.is_instance_of::<PyAttributeError>(py) || error.is_instance_of::<PyTypeError>(py) => {}
             Err(error) if is_database_error(py, &error) => {}
             Err(error) => return Err(error),

@@ -1,7 +1,7 @@
-//! Everything that is ever asked of a connection, each in one place.
+//! All that the pool asks of a connection.
 //!
-//! Items need not be psycopg2 connections: proxies of tracing libraries, wrappers and mocks are lent too. Nothing
-//! but what stands here is needed of one.
+//! A connection need not be psycopg2's: the pool lends proxies of tracing libraries, wrappers and mocks too. It needs of them
+//! only what this module asks.
 
 use std::fmt;
 
@@ -23,11 +23,11 @@ const UNKNOWN: i32 = 4;
 
 /// psycopg2's own account, `connection.status`, in a transaction that it has begun.
 const BEGIN: i32 = 2;
-/// It is in a two-phase transaction that the server has been told to keep.
+/// psycopg2's own account: in a two-phase transaction that is prepared on the server.
 const PREPARED: i32 = 5;
 
-/// Opens a connection as psycopg2.pool does: with the pool's live arguments, by `psycopg2.connect`, looked up now, unless
-/// there is a function to be used `instead`.
+/// Opens a connection as psycopg2.pool does: with the pool's live arguments, by `psycopg2.connect`, which a program may replace and
+/// which is looked up now, or by `instead`.
 pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>) -> PyResult<Bound<'py, PyAny>> {
     let py = pool.py();
     let connect = match instead {
@@ -41,37 +41,37 @@ pub(crate) fn connect<'py>(pool: &Bound<'py, PyAny>, instead: Option<&Py<PyAny>>
     connect.call(args, Some(&kwargs))
 }
 
-/// What a closer look at a returned connection shows.
+/// The state of a connection.
 pub(crate) enum Look {
     /// Open, and in no transaction by either account.
     Clean,
-    /// Open, and in a transaction by one account at least, failed or not; a statement may still be running.
+    /// Open, and in a transaction by one account at least, which may have failed. A statement may still run.
     InTransaction(Accounts),
-    /// Not of any use.
+    /// Open, as far as psycopg2 knows, but libpq calls it bad.
     Broken,
-    /// Closed: by somebody, or because it had failed.
+    /// Closed.
     Closed(Closed),
 }
 
 /// How a connection came to be closed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Closed {
-    /// Somebody called `close()`.
+    /// `close()` was called.
     Properly,
     /// psycopg2 found it broken.
     Broken,
 }
 
-/// What `closed` says of a connection that psycopg2 found broken.
+/// The value of `closed` of a connection that psycopg2 found broken.
 /// <https://www.psycopg.org/docs/connection.html#connection.closed>
 const CLOSED_BROKEN: u8 = 2;
 
-/// What is said of a connection's transaction. What is no psycopg2 connection may say nothing, or nothing that means a thing.
+/// Both accounts of a connection's transaction. A proxy or a mock may have none.
 #[derive(Clone, Copy)]
 pub(crate) struct Accounts {
     libpq: Option<i32>,
     psycopg2: Option<i32>,
-    /// A two-phase transaction was begun: until it ends, psycopg2 refuses `commit()` and `rollback()`.
+    /// A two-phase transaction has begun. Until it ends, psycopg2 refuses `commit()` and `rollback()`.
     two_phase: bool,
 }
 
@@ -82,7 +82,7 @@ impl Accounts {
         self.libpq.is_none_or(|status| status == IDLE) && !psycopg2_is_in_one && !self.two_phase
     }
 
-    /// Says whether the transaction may not be rolled back, or not by us: a prepared one is its coordinator's to end.
+    /// Says whether the pool must not roll the transaction back: the coordinator of a two-phase transaction ends it.
     fn is_two_phase(self) -> bool {
         self.two_phase || self.psycopg2 == Some(PREPARED)
     }
@@ -107,7 +107,7 @@ impl fmt::Display for Accounts {
     }
 }
 
-/// Looks at a connection, asking what psycopg2.pool asks, in its order, and then for psycopg2's own account.
+/// Looks at a connection: asks what psycopg2.pool asks, in its order, and then for psycopg2's own account.
 pub(crate) fn look_at(connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     let py = connection.py();
     let closed = connection.getattr(name!(py, closed))?;
@@ -127,14 +127,14 @@ pub(crate) fn look_at(connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     Ok(if idle && accounts.are_clean() { Look::Clean } else { Look::InTransaction(accounts) })
 }
 
-/// Asks for psycopg2's own account. What has none, or what is exactly no integer, as a mock's, says nothing.
+/// Asks for psycopg2's own account. A mock's status, which is no integer, does not count.
 fn psycopg2_status(connection: &Bound<'_, PyAny>) -> PyResult<Option<i32>> {
     let status = connection.getattr_opt(name!(connection.py(), status))?;
     Ok(status.and_then(|status| status.cast_exact::<PyInt>().ok()?.extract().ok()))
 }
 
-/// Rolls back what a connection was seen in, and looks again: a rollback may have no effect. psycopg2.pool would keep what
-/// says nothing that means a thing, and so do we.
+/// Rolls back the transaction, and looks again, as a rollback may have no effect. Keeps an object without accounts, as
+/// psycopg2.pool does.
 pub(crate) fn make_clean(connection: &Bound<'_, PyAny>, seen: Accounts) -> PyResult<Look> {
     if seen.is_two_phase() {
         return Ok(Look::InTransaction(seen));
@@ -146,7 +146,7 @@ pub(crate) fn make_clean(connection: &Bound<'_, PyAny>, seen: Accounts) -> PyRes
     })
 }
 
-/// Calls a user's function with a connection, which it must leave open and in no transaction.
+/// Calls a user's function, which must leave the connection open and in no transaction.
 pub(crate) fn leave_clean(connection: &Bound<'_, PyAny>, function: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
     function.call1((connection,))?;
     let left = match look_at(connection)? {
@@ -182,9 +182,9 @@ fn end_in_sql(connection: &Bound<'_, PyAny>, statement: &str) -> PyResult<()> {
     }
     let py = connection.py();
     let Some(cursor) = plain_cursor(connection)? else { return Ok(()) };
-    // Out of autocommit psycopg2 would send BEGIN first, which a failed transaction refuses.
+    // Without autocommit psycopg2 would send BEGIN first, which a failed transaction refuses.
     let autocommit = name!(py, autocommit);
-    // That of a replication connection cannot be read, and is on.
+    // A replication connection's autocommit is on, and cannot be read.
     let off = connection.getattr_opt(autocommit)?.map(|on| on.is_truthy()).transpose()? == Some(false);
     if off {
         connection.setattr(autocommit, true)?;
@@ -194,7 +194,7 @@ fn end_in_sql(connection: &Bound<'_, PyAny>, statement: &str) -> PyResult<()> {
     both(py, executed, restored)
 }
 
-/// Makes a cursor that does nothing but what it is told, if there can be one. A connection's `cursor()` may be a subclass's.
+/// Makes a plain cursor. A subclass may override `cursor()`.
 fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = connection.py();
     let imports = imports()?;
@@ -204,8 +204,8 @@ fn plain_cursor<'py>(connection: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'p
     connection.getattr_opt(name!(py, cursor))?.map(|cursor| cursor.call0()).transpose()
 }
 
-/// Gives a connection class a `close()` that returns. It adds no field to an object, so it can be inherited together with
-/// any other class.
+/// A base for connection classes whose `close()` returns the connection. It adds no field to an object, so a class can inherit it
+/// together with any other class.
 #[pyclass(subclass, frozen, name = "Returning", module = "pgpool_rs._core")]
 pub(crate) struct ReturningConnection;
 
@@ -216,7 +216,7 @@ pub(crate) fn close_for_good(connection: &Bound<'_, PyAny>) -> PyResult<()> {
     next.call_method0(name!(py, close)).map(drop)
 }
 
-/// Closes it, though `close()` may return it.
+/// Closes a connection, also one whose `close()` returns it.
 pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
     if connection.is_instance_of::<ReturningConnection>() {
         return close_for_good(connection);
@@ -224,22 +224,21 @@ pub(crate) fn close(connection: &Bound<'_, PyAny>) -> PyResult<()> {
     connection.call_method0(name!(connection.py(), close)).map(drop)
 }
 
-/// Says whether somebody has called `close()` on a connection that was well. One that does not tell is open.
+/// Says whether `close()` was called on a connection that was healthy. An object without `closed` is open.
 pub(crate) fn is_closed_properly(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = connection.py();
     match connection.getattr_opt(name!(py, closed))? {
-        // An integer: a mock's attribute is as true as it is meaningless.
+        // A mock's attribute is true, but no integer.
         Some(closed) => Ok(closed.is_instance_of::<PyInt>() && closed.eq(1)?),
         None => Ok(false),
     }
 }
 
-/// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back. A connection that
-/// knows nothing of it is none.
+/// Says whether this is one of psycopg2's asynchronous connections, which neither commit nor roll back.
 pub(crate) fn is_async(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = connection.py();
     let flag = connection.getattr_opt(name!(py, async_))?;
-    // Exactly an integer: a mock's attribute is as true as it is meaningless.
+    // A mock's attribute is true, but no integer.
     Ok(flag
         .is_some_and(|flag| flag.cast_exact::<PyInt>().is_ok_and(|flag| flag.extract().is_ok_and(|on: i32| on != 0))))
 }

@@ -11,11 +11,11 @@ use crate::python::{Imports, imports};
 pub(crate) enum Error {
     /// The ledger refused.
     Refused(Refusal),
-    /// What is lent under a key was to come back, and nothing is.
+    /// `putconn` got only a key, under which nothing is lent.
     NotLent,
-    /// As many wait as may.
+    /// `max_waiting` callers are already waiting.
     Crowded(String),
-    /// A waiter's time is over; the text says how long it waited and what it saw.
+    /// A waiter's timeout is over. The text says how long it waited and what it saw.
     TimedOut(String),
     /// Python code that we called raised.
     Raised(PyErr),
@@ -57,9 +57,9 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Makes an exception of one of the classes that we know.
+/// Makes an exception of one of the imported classes.
 ///
-/// It is made here and now: `PyO3` would make the text later, and panic where there is no memory for it.
+/// `PyO3`'s own way makes the text later, and panics if there is no memory for it.
 pub(crate) fn new_error(class: impl FnOnce(&'static Imports) -> &'static Py<PyAny>, text: &str) -> PyErr {
     Python::attach(|py| {
         let made = imports().and_then(|imports| {
@@ -70,9 +70,9 @@ pub(crate) fn new_error(class: impl FnOnce(&'static Imports) -> &'static Py<PyAn
     })
 }
 
-/// Says whether an error is what a database says, or the network to it: `psycopg2.Error` or `OSError`. Only these are logged;
-/// all others, a job's time limit say, are raised by the call that they came in. A statement that was cancelled is one of the
-/// others: psycopg2's `wait_select` makes that of Ctrl-C.
+/// Says whether an error comes from the database, or from the network to it: `psycopg2.Error` or `OSError`. The pool logs only
+/// these. The call raises all others, for instance a job's time limit. A cancelled statement is one of the others: psycopg2's
+/// `wait_select` makes one of Ctrl-C.
 pub(crate) fn is_database_error(py: Python<'_>, error: &PyErr) -> bool {
     let is_a = |class: &Py<PyAny>| error.is_instance(py, class.bind(py));
     error.is_instance_of::<PyOSError>(py)
@@ -84,13 +84,13 @@ pub(crate) fn is_pool_closed(py: Python<'_>, error: &PyErr) -> bool {
     imports().is_ok_and(|imports| error.is_instance(py, imports.PoolClosed.bind(py)))
 }
 
-/// Gives the one of two errors that is to be raised, if there are two: what a database says gives way to all others, an
-/// `Exception` to what is none, and the second to the first. The other is its `__context__`, if it has none.
+/// Chooses the one of two errors to raise. Any other error outweighs a database's, an interrupt outweighs an `Exception`, and of
+/// equals the first is chosen. The other one becomes its `__context__`, if it has none.
 pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {
     let Some(second) = second else { return first };
     let weight = |error: &PyErr| if is_database_error(py, error) { 0 } else { 1 + u8::from(!is_exception(py, error)) };
     let (raised, other) = if weight(&second) > weight(&first) { (second, first) } else { (first, second) };
-    // No circle is made, of which not all of Python takes care.
+    // Make no circle of contexts: not all of Python expects one.
     let mut chain = std::iter::successors(Some(other.clone_ref(py)), |error| error.context(py)).take(LONGEST_CHAIN);
     if raised.context(py).is_none() && chain.all(|error| !error.value(py).is(raised.value(py))) {
         raised.set_context(py, Some(other));
@@ -98,7 +98,7 @@ pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> 
     raised
 }
 
-/// How many errors one behind the other are looked through.
+/// How many contexts are looked through at most.
 const LONGEST_CHAIN: usize = 100;
 
 /// Gives the error of two outcomes; where both are errors, the [`weightier`].
@@ -109,7 +109,7 @@ pub(crate) fn both(py: Python<'_>, first: PyResult<()>, second: PyResult<()>) ->
     }
 }
 
-/// Waits for all of these outcomes, and gives the error of any, as [`both`] does.
+/// Takes all of these outcomes, and gives the weightiest error.
 pub(crate) fn every(py: Python<'_>, outcomes: impl Iterator<Item = PyResult<()>>) -> PyResult<()> {
     let mut done = Ok(());
     for outcome in outcomes {
@@ -118,7 +118,7 @@ pub(crate) fn every(py: Python<'_>, outcomes: impl Iterator<Item = PyResult<()>>
     done
 }
 
-/// Says whether the interpreter had no stack or no memory for what it was asked.
+/// Says whether the interpreter had no stack or no memory left.
 pub(crate) fn is_shortage(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyRecursionError>(py) || error.is_instance_of::<PyMemoryError>(py)
 }

@@ -20,7 +20,7 @@ use crate::python::name;
 use crate::system::now;
 use crate::wait::Waker;
 
-/// Takes a connection back: into the pool if it is well and there is a use for it, or else out of the world.
+/// Takes a connection back into the pool if it is healthy and needed. Otherwise closes it.
 pub(crate) fn give_back(
     pool: &Bound<'_, AbstractPool>,
     connection: Option<&Bound<'_, PyAny>>,
@@ -29,12 +29,12 @@ pub(crate) fn give_back(
 ) -> Result<(), Error> {
     Ok(call(pool.py(), || match begin(pool, connection, key, close)? {
         Some(returning) => take_back(pool, returning),
-        // It was lent in the process that this one was forked from.
+        // The parent process lent it.
         None => Ok(()),
     })?)
 }
 
-/// As [`give_back`], for one loan, and only if it has not come back since.
+/// As [`give_back`], for one loan, if it has not ended.
 pub(crate) fn give_back_loan(pool: &Bound<'_, AbstractPool>, loan: SlotId, close: bool) -> Result<(), Error> {
     Ok(call(pool.py(), || take_back(pool, pool.get().ledger().begin_return_of(loan, close, now())?))?)
 }
@@ -60,14 +60,14 @@ pub(crate) fn take_back(
     Ok(())
 }
 
-/// Gives the pool's `putconn`, and says whether it does no more than [`give_back`]: neither it nor its hook is overridden.
+/// Gives the pool's `putconn`, and says whether neither it nor its hook is overridden, so that it does what [`give_back`] does.
 pub(crate) fn putconn_of<'py>(pool: &Bound<'py, AbstractPool>) -> (PyResult<Bound<'py, PyAny>>, bool) {
     let putconn = pool.getattr(name!(pool.py(), putconn));
     let overridden = putconn.as_ref().is_ok_and(|putconn| !putconn.is_instance_of::<PyCFunction>());
     (putconn, !(overridden || pool.get().hooks().putconn))
 }
 
-/// Says whether what is left to do for a return takes the network.
+/// Says whether the rest of a return uses the network.
 fn is_slow(pool: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Waker>) -> PyResult<bool> {
     if returning.closing().is_some() {
         return Ok(true);
@@ -79,12 +79,12 @@ fn is_slow(pool: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Wak
     })
 }
 
-/// Finishes a return: makes the connection clean and lays it into the pool, or closes it.
+/// Finishes a return: makes the connection clean and puts it into the pool, or closes it.
 pub(crate) fn finish(pool: &Bound<'_, AbstractPool>, mut returning: Returning<'_, Handle, Waker>) -> Result<(), Error> {
     let py = pool.py();
     let connection = returning.connection().object(py)?;
     if let Some(reason) = returning.closing() {
-        // Its end may be the first sign of one that others share.
+        // It may be broken, and the first sign that the server is gone.
         let looked = if reason == CloseReason::Surplus { note_if_broken(&mut returning, &connection) } else { Ok(()) };
         let discarded = discard(pool, returning);
         let looked = looked.or_else(|error| report(pool, RETURN_FAILED, error));
@@ -92,7 +92,7 @@ pub(crate) fn finish(pool: &Bound<'_, AbstractPool>, mut returning: Returning<'_
     }
     let look = match connection::look_at(&connection) {
         Ok(look) => look,
-        // No connection, most likely.
+        // The object is most likely no connection.
         Err(error) => return Ok(close_after(pool, returning, RETURN_FAILED, error)?),
     };
     let cleaned = match look {
@@ -129,7 +129,7 @@ pub(crate) fn finish(pool: &Bound<'_, AbstractPool>, mut returning: Returning<'_
     }
 }
 
-/// Notes that a connection has failed, as far as psycopg2 knows.
+/// Notes the reason if psycopg2 knows that the connection has failed.
 fn note_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     if let Look::Broken | Look::Closed(Closed::Broken) = connection::look_at(connection)? {
         returning.close_for(CloseReason::Lost);
@@ -137,7 +137,7 @@ fn note_if_broken(returning: &mut Returning<'_, Handle, Waker>, connection: &Bou
     Ok(())
 }
 
-/// Calls `reset`, if there is one, which must leave the connection open and in no transaction.
+/// Calls `reset`, if it is given. It must leave the connection open and in no transaction.
 fn reset(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let options = pool.get().options();
     let Some(reset) = &options.reset else { return Ok(()) };
@@ -147,8 +147,7 @@ fn reset(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyRes
     connection::leave_clean(connection, reset.bind(pool.py()), "reset")
 }
 
-/// Takes the connection out of its borrower's hands. Nothing is left to be done for one that the parent of this process
-/// has lent.
+/// Begins the return of a connection. Gives nothing for one that the parent process lent: there is nothing to do.
 fn begin<'p>(
     pool: &'p Bound<'_, AbstractPool>,
     connection: Option<&Bound<'_, PyAny>>,
@@ -164,8 +163,8 @@ fn begin<'p>(
     });
     match begun {
         Err(Error::Refused(Refusal::WrongKey | Refusal::Unkeyed)) if is_inherited(pool, place, key)? => Ok(None),
-        // Nothing is wrong with the key: the interpreter could not compare it now, or not without an interrupt. The caller
-        // will not come back, and the connection is named.
+        // The interpreter could not compare the key now, or an interrupt struck. The caller will not call again, and it has given
+        // the connection: free its slot.
         Err(Error::Raised(error)) if key.is_some() && place.is_some() && is_no_answer(py, &error) => {
             let returning = resolve_key_if_any(py, &mut None, |_| ledger.begin_return(place, None, true, now()));
             let second = returning.ok().and_then(|returning| close_and_free(pool, returning));
@@ -180,12 +179,12 @@ fn begin<'p>(
     }
 }
 
-/// Says whether the interpreter itself stopped what it was to do for us: by an interrupt, or as it had no stack or memory.
+/// Says whether the interpreter itself stopped: by an interrupt, or for want of stack or memory.
 fn is_no_answer(py: Python<'_>, error: &PyErr) -> bool {
     !is_exception(py, error) || is_shortage(py, error)
 }
 
-/// Says whether this was lent in the process that we were forked from; from now on it is not any more.
+/// Says whether the parent process lent this connection, and forgets it.
 fn is_inherited(
     pool: &Bound<'_, AbstractPool>,
     place: Option<usize>,
@@ -199,7 +198,7 @@ fn is_inherited(
     resolve_key_if_any(pool.py(), &mut filed, |filed| ledger.forget_inherited(place, filed))
 }
 
-/// Closes a connection that nobody has a use for. Its slot is free once that is done, however it ends.
+/// Closes a connection. Its slot is free once `close()` has ended, even by an error.
 pub(crate) fn discard(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> PyResult<()> {
     let reason = returning.closing().unwrap_or(CloseReason::Unclean);
     match close_and_free(pool, returning) {
@@ -208,7 +207,7 @@ pub(crate) fn discard(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, H
     }
 }
 
-/// Does the same to several: to all of them, whatever is raised.
+/// Closes several connections: all of them, even if some `close()` raises.
 pub(crate) fn discard_all<'p>(
     pool: &Bound<'_, AbstractPool>,
     all: impl IntoIterator<Item = Returning<'p, Handle, Waker>>,
@@ -216,9 +215,9 @@ pub(crate) fn discard_all<'p>(
     every(pool.py(), all.into_iter().map(|returning| discard(pool, returning)))
 }
 
-/// Closes a connection, frees its slot, and gives the error of the first, if any.
+/// Closes a connection, frees its slot, and gives the error of `close()`.
 fn close_and_free(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, Handle, Waker>) -> Option<PyErr> {
-    // In the child of a fork that came meanwhile, the ledger is emptied now, and the connection is the parent's.
+    // In the child of a fork that came meanwhile, this empties the ledger, and the connection is the parent's.
     pool.get().ledger();
     if !returning.lasts() {
         return None;
@@ -228,7 +227,7 @@ fn close_and_free(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, Handl
     closed.err()
 }
 
-/// Closes a connection after an error, frees its slot, and logs what the database has said.
+/// Closes a connection after an error, frees its slot, and logs a database's error.
 fn close_after(
     pool: &Bound<'_, AbstractPool>,
     returning: Returning<'_, Handle, Waker>,

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 pub(crate) enum Handle {
     /// The object itself.
     Object(Py<PyAny>),
-    /// A weak reference to a lent connection, which lives only as long as its borrower wants it.
+    /// A weak reference to a lent connection, which lives only as long as its borrower holds it.
     Weak(Py<PyAny>),
 }
 
@@ -18,7 +18,7 @@ impl Handle {
         self.living(py)?.ok_or_else(gone)
     }
 
-    /// Gives the object if there still is one.
+    /// Gives the object if it still lives.
     pub(crate) fn living<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         match self {
             Self::Object(object) => Ok(Some(object.bind(py).clone())),
@@ -26,7 +26,7 @@ impl Handle {
         }
     }
 
-    /// What a garbage collector has to know of.
+    /// The object that a garbage collector must visit.
     pub(crate) fn held(&self) -> &Py<PyAny> {
         match self {
             Self::Object(object) | Self::Weak(object) => object,
@@ -34,7 +34,7 @@ impl Handle {
     }
 }
 
-/// Where an object lives: what `id()` gives.
+/// The address of an object, which is its `id()`.
 pub(crate) fn address(object: &Bound<'_, PyAny>) -> usize {
     object.as_ptr().addr()
 }

@@ -1,4 +1,4 @@
-//! Keys: what a loan is filed under. Hashing and comparing run Python code, so they happen here, with no lock held.
+//! The keys of loans. Hashing and comparing run Python code, so they happen here, with no lock held.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::handle::{Handle, address};
 use crate::python::imports;
 
-/// The type of automatic keys: a subclass of int, so that a user's equal integer is told apart.
+/// The type of automatic keys: a subclass of int, so that it differs from a user's equal integer.
 fn automatic_key(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     Ok(imports()?.AutomaticKey.bind(py))
 }
@@ -20,7 +20,7 @@ pub(crate) fn number_to_key(py: Python<'_>, number: u64) -> PyResult<Bound<'_, P
     automatic_key(py)?.call1((number,))
 }
 
-/// Files under `key`, hashing it. An unhashable key is a `TypeError`.
+/// Hashes a key for a question to the ledger. An unhashable key raises a `TypeError`.
 pub(crate) fn want_for(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     let py = key.py();
     if key.get_type().is(automatic_key(py)?) {
@@ -30,7 +30,7 @@ pub(crate) fn want_for(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     Ok(Want::Key(Ask::new(UserKey { hash: key.hash()?, address: address(key), handle }, caller(py)?)))
 }
 
-/// Gives the key as Python code is to see it.
+/// Gives the key as Python code sees it.
 pub(crate) fn key_of<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Bound<'py, PyAny>> {
     match want {
         Want::Any(number, _) | Want::Number(number, _) => number_to_key(py, *number),
@@ -38,7 +38,7 @@ pub(crate) fn key_of<'py>(py: Python<'py>, want: &Want<Handle>) -> PyResult<Boun
     }
 }
 
-/// Gives the key of a loan as Python code is to see it.
+/// Gives the key of a loan as Python code sees it.
 pub(crate) fn loan_key<'py>(py: Python<'py>, key: &LoanKey<Handle>) -> PyResult<Bound<'py, PyAny>> {
     match key {
         LoanKey::Automatic(number) => number_to_key(py, *number),
@@ -46,7 +46,7 @@ pub(crate) fn loan_key<'py>(py: Python<'py>, key: &LoanKey<Handle>) -> PyResult<
     }
 }
 
-/// Asks the ledger until it has an answer, comparing keys in between as it wants them compared.
+/// Asks the ledger until it answers. Between two questions it compares the keys that the ledger gives out.
 pub(crate) fn resolve_key<T>(
     py: Python<'_>,
     want: &mut Want<Handle>,
@@ -61,7 +61,7 @@ pub(crate) fn resolve_key<T>(
     }
 }
 
-/// As [`resolve_key`], for a question in which there may be no key.
+/// As [`resolve_key`], for a question that may have no key.
 pub(crate) fn resolve_key_if_any<T>(
     py: Python<'_>,
     want: &mut Option<Want<Handle>>,
@@ -69,12 +69,12 @@ pub(crate) fn resolve_key_if_any<T>(
 ) -> Result<T, Error> {
     match want {
         Some(want) => resolve_key(py, want, |want| ask(Some(want))),
-        // Without a key there is nothing to compare, so any will do.
+        // Without a key the ledger gives out nothing to compare.
         None => resolve_key(py, &mut Want::Any(0, 0), |_| ask(None)),
     }
 }
 
-/// Compares the candidates with our key, as a dict would, and notes the outcome.
+/// Compares the candidates with the key, as a dict does, and notes the outcome.
 fn compare(py: Python<'_>, want: &mut Want<Handle>, candidates: &Candidates<Handle>) -> PyResult<()> {
     let Want::Key(ask) = want else { return Ok(()) };
     let ours = ask.key().handle.object(py)?;

@@ -1,4 +1,4 @@
-//! Keeping an eye on loans: where each was made, what is out now, and what its borrower has forgotten.
+//! Loans that leak: where each loan was made, which are out now, and which connections their borrowers have forgotten.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::wait::poke_quietly;
 /// How many frames of a borrower's stack are recorded, from the innermost out.
 const FRAMES: usize = 10;
 
-/// Does to a new loan what the options ask for.
+/// Records the stack of a new loan, and watches its connection, if the options ask for it.
 pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let options = pool.get().options();
     if options.record {
@@ -31,7 +31,7 @@ pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &B
         let forgotten = Forgotten { pool: PyWeakrefReference::new(pool)?.unbind(), slot: loan };
         match PyWeakrefReference::new_with(connection, Bound::new(pool.py(), forgotten)?) {
             Ok(weak) => pool.get().ledger().replace_handle(loan, Arc::new(Handle::Weak(weak.into_any().unbind()))),
-            // What cannot be referred to weakly stays with the pool.
+            // The pool keeps an object that takes no weak reference.
             Err(error) if error.is_instance_of::<PyTypeError>(pool.py()) => {}
             Err(error) => return Err(error),
         }
@@ -39,8 +39,8 @@ pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &B
     Ok(())
 }
 
-/// Says whether whatever uses the connection, a cursor too, holds this very object. That is so of psycopg2's own connections.
-/// A proxy may be forgotten while the connection in it is in use.
+/// Says whether all that uses the connection, a cursor too, holds this very object, as with psycopg2's own connections. A borrower
+/// may forget a proxy while its cursor uses the connection in it.
 fn is_whole(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = connection.py();
     let class = connection.get_type();
@@ -48,13 +48,12 @@ fn is_whole(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(class.is_subclass(psycopg2s)? || class.hasattr(name!(py, pgpool_whole))?)
 }
 
-/// Makes now what is made once.
+/// Makes what is made once, before there are threads.
 pub(crate) fn prepare(py: Python<'_>) {
     py.get_type::<Forgotten>();
 }
 
-/// Records the stack: each frame's code and where it stands in it. Its lines are looked up when somebody asks, and its
-/// variables are not kept alive.
+/// Records the stack: each frame's code and its offset there. Lines are looked up when they are shown. No variable is kept alive.
 fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     let innermost = imports()?.get_frame.bind(py).call0()?.cast_into::<PyFrame>().ok();
     let mut frames = Vec::with_capacity(2 * FRAMES);
@@ -62,19 +61,19 @@ fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
         frames.push(frame.code().into_any());
         frames.push(frame.getattr(name!(py, f_lasti))?);
     }
-    // Where there is no memory for a frame, CPython gives none, and sets an error.
+    // If there is no memory for a frame, CPython gives none and sets an error.
     PyErr::take(py).map_or_else(|| PyTuple::new(py, frames), Err)
 }
 
-/// Describes a loan in a line of a log, and the lines of its stack.
+/// Describes a loan and its stack, for the log.
 pub(crate) fn describe_loan(pool: &Bound<'_, AbstractPool>, loan: &LoanReport<Handle>) -> PyResult<String> {
     let py = pool.py();
     let text = text_of(&imports()?.describe_loan.bind(py).call1((loan_info(py, loan)?,))?)?;
-    // A key, or a line of source, may show one of the pool's secrets.
+    // A key or a line of source may show a secret of the pool.
     Ok(masked(pool, text).unwrap_or_default())
 }
 
-/// Shows a loan to Python.
+/// Makes the `LoanInfo` of a loan.
 fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<'py, PyAny>> {
     let note = loan.note.as_ref().map(|note| note.object(py)).transpose()?;
     let fields = (loan_key(py, &loan.key)?, float(py, loan.age.as_secs_f64())?, int(py, loan.borrower)?, note);
@@ -87,12 +86,12 @@ pub(crate) fn loans<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<
     loans.iter().map(|(loan, _)| loan_info(pool.py(), loan)).collect()
 }
 
-/// Says in the log that a loan which had been reported has come back.
+/// Logs that a reported loan has come back.
 pub(crate) fn log_late(pool: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<()> {
     log(pool, LATE, || (seconds,))
 }
 
-/// Says in the log which loans were forgotten.
+/// Logs the loans that their borrowers forgot.
 pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     if !pool.get().options().reclaim {
         return Ok(());
@@ -100,7 +99,7 @@ pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     pool.get().ledger().take_forgotten().into_iter().try_for_each(|known| log(pool, RECLAIMED, || (known,)))
 }
 
-/// What is called when a lent connection is gone, and nobody has returned it.
+/// The callback of the weak reference to a lent connection: its borrower has forgotten it.
 #[pyclass(frozen, module = "pgpool_rs._core")]
 struct Forgotten {
     pool: Py<PyWeakrefReference>,
@@ -117,9 +116,9 @@ impl Forgotten {
         let Some(loan) = ledger.loan_report(self.slot, now()) else { return Ok(()) };
         let (known, failed) =
             describe_loan(&pool, &loan).map_or_else(|error| (None, Err(error)), |text| (Some(text), Ok(())));
-        // The connection is closed only after this, so a log that takes its time is for another call.
+        // The connection closes only after this callback, so another call writes the line: a log handler may be slow.
         let freed = edit(py, || ledger.reclaim(self.slot, known, now()));
-        // No thread is started in the midst of anything.
+        // The collector may call this anywhere, so it starts no thread.
         let poked = if let Ok(false) = freed { Ok(()) } else { poke_quietly(&pool) };
         failed.and(freed).map(drop).and(poked)
     }

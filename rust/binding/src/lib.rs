@@ -1,4 +1,4 @@
-//! The Python face of `pgpool-core`: signatures, conversions, and the few things we ever ask of a connection.
+//! The extension `_core`: it gives `pgpool-core` to Python, and acts on connections as the ledger decides.
 //!
 //! Each module imports only from floors above its own.
 //!
@@ -104,12 +104,12 @@ mod _core {
     #[pymodule_export]
     use super::views::{count_lent, enter_loan, idle, key_of, lent, loan, replace_idle, strike_loan};
 
-    /// Read what the package has imported for us, and make now what is made once: see the module `python`.
+    /// Read the imports of `pgpool_rs._for_rust`, and make what is made once: see the module `python`.
     #[pyfunction]
     fn prepare(module: &Bound<'_, PyAny>) -> PyResult<()> {
         super::python::read_imports(module)?;
         let py = module.py();
-        // PyO3 keeps these names in the same way, each from the first use on.
+        // PyO3 makes these names on their first use.
         let class = py.get_type::<pyo3::exceptions::PyException>();
         drop((class.name()?, class.qualname()?, class.module()?));
         super::fast_path::probe::prepare(py);

@@ -44,7 +44,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
     });
     started.map_err(|error| {
         let closed = call(py, || {
-            // Closed first, so that no call that comes in meanwhile opens another one.
+            // Close the pool first, so that no other call opens a connection meanwhile.
             let connections = ledger.close().unwrap_or_default();
             let close = |connection: &Arc<Handle>| connection::close(&connection.object(py)?);
             let closed = every(py, connections.iter().map(close));
@@ -55,7 +55,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
     })
 }
 
-/// Finds out what keeps the calls of a pool from the fast path.
+/// Finds the flags that keep the calls of a pool from the fast path.
 pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
     let class = pool.get_type();
     let attributes = pool.getattr("__dict__")?;
@@ -75,7 +75,7 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
     Ok(bits)
 }
 
-/// Says whether `threading.get_ident` is CPython's own. gevent and eventlet put theirs in its place.
+/// Says whether `threading.get_ident` is CPython's own. gevent and eventlet replace it.
 fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
     is_native(&imports()?.threading.bind(py).getattr(name!(py, get_ident))?)
 }
@@ -88,7 +88,7 @@ pub(crate) fn close(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
 fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = pool.py();
     let connections = told(pool, pool.get().ledger().close())?;
-    // All of them, whatever is raised. psycopg2.pool, too, is silent about what the database says of it.
+    // Close all of them, even if some `close()` raises. Ignore a database's errors, as psycopg2.pool does.
     let ends = connections.iter().map(|connection| match close_last(py, connection) {
         Err(error) if is_database_error(py, &error) => Ok(()),
         closed => closed,
@@ -99,8 +99,8 @@ fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Closes a connection as its pool closes. One that its borrower has forgotten is closed already; what cannot be closed, as no
-/// connection at all, is let go.
+/// Closes a connection when its pool closes. A connection that its borrower has forgotten is closed already. An object without
+/// `close()` is dropped.
 fn close_last(py: Python<'_>, connection: &Handle) -> PyResult<()> {
     match connection.living(py)? {
         Some(connection) if connection.hasattr(name!(py, close))? => connection::close(&connection),

@@ -1,5 +1,5 @@
-//! `with pool.connection() as conn`. Written here rather than in Python, where a `KeyboardInterrupt` can strike between
-//! the call that lends a connection and the line that guards it.
+//! `with pool.connection() as conn`. It is written in Rust: in Python, a `KeyboardInterrupt` can strike between the call that
+//! lends a connection and the line that guards it.
 
 use pgpool_core::{Refusal, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
@@ -21,14 +21,14 @@ use crate::python::{by_name, imports, name};
 use crate::system;
 use crate::wait::TimeoutArg;
 
-/// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`; and it
-/// goes back, too, if the block is not left: since CPython 3.14 an interrupt can come between `__enter__` and the body.
+/// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`. It goes back,
+/// too, if the block never ends: since CPython 3.14 an interrupt can strike between `__enter__` and the body.
 #[pyclass(module = "pgpool_rs._core")]
 pub(crate) struct Loan {
     pool: Option<Py<AbstractPool>>,
     key: Option<Py<PyAny>>,
     timeout: Option<Py<PyAny>>,
-    /// Set before the pool is asked, so that nobody enters a second time meanwhile.
+    /// Set before `getconn` is called, so that a second `__enter__` is refused meanwhile.
     entered: bool,
     lent: Option<Lent>,
 }
@@ -36,11 +36,11 @@ pub(crate) struct Loan {
 /// What a block has borrowed.
 struct Lent {
     connection: Py<PyAny>,
-    /// The loan; nothing, for an object that the ledger does not know, as a proxy that a subclass lends.
+    /// The loan. `None` for an object that the ledger does not know: a subclass may lend a proxy.
     slot: Option<SlotId>,
     /// The process that it was lent in.
     process: u64,
-    /// Leads nowhere once the garbage collector has begun to take the pool apart.
+    /// Weak, so that it is dead once the garbage collector takes the pool apart.
     pool: Py<PyWeakrefReference>,
 }
 
@@ -58,8 +58,7 @@ impl Loan {
         Ok(self.pool.as_ref().ok_or_else(gone)?.bind(py).clone())
     }
 
-    /// Calls the pool's `getconn` with what was given to `connection`, and nothing else; sees to it that the loan is a new
-    /// one, and this block's alone.
+    /// Calls the pool's `getconn` with the arguments of `connection()`, and makes sure that the loan is new and this block's alone.
     fn borrow(slf: &Bound<'_, Self>) -> Result<Lent, Error> {
         let py = slf.py();
         // No borrow of `slf` is held while Python code runs.
@@ -78,13 +77,13 @@ impl Loan {
         if let Some(slot) = slot.filter(|_| connection.is_instance_of::<ReturningConnection>()) {
             pool.get().blocks().enter(slot);
         }
-        // What the ledger of a forked child does not know is the parent's, if the fork came in `getconn`.
+        // If a fork came during `getconn`, the connection is the parent's, and the child's ledger does not know it.
         let process = if slot.is_some() { system::process() } else { before };
         Ok(Lent { connection: connection.unbind(), slot, process, pool: weak })
     }
 }
 
-/// Refuses a key that is lent. Where it cannot be hashed or compared, `getconn` says so, or knows better.
+/// Refuses a key that is lent. If the key cannot be hashed or compared, leaves the error to `getconn`.
 fn look(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<u64, Error> {
     let (py, ledger) = (pool.py(), pool.get().ledger());
     let looked = key.map(want_for).transpose().map_err(Error::from);
@@ -98,27 +97,27 @@ fn look(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Resul
 }
 
 impl Lent {
-    /// Says whether a fork has come since, after which the connection is the parent's, who goes on using it.
+    /// Says whether a fork has come since: then the connection is the parent's, which goes on using it.
     fn is_inherited(&self) -> bool {
         self.process != system::process()
     }
 
-    /// Says whether the loan has ended since.
+    /// Says whether the loan has ended.
     fn is_over(&self, pool: &Bound<'_, AbstractPool>) -> bool {
         self.slot.is_some_and(|slot| !pool.get().ledger().is_lent(slot))
     }
 
-    /// Refuses if the loan has ended since.
+    /// Refuses if the loan has ended.
     fn check(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
         if self.is_over(pool) { told(pool, Err(Refusal::LoanEnded)) } else { Ok(()) }
     }
 
-    /// Notes that the block is no more; says whether `close()` was called in it, where that returns the connection.
+    /// Removes the block from the pool's list. Says whether its body called `close()`, if that returns the connection.
     fn leave(&self, pool: &Bound<'_, AbstractPool>) -> bool {
         self.slot.is_some_and(|slot| pool.get().blocks().leave(slot))
     }
 
-    /// Ends the loan in the child of a fork, where nothing is to be done but to forget it.
+    /// Forgets the loan in the child of a fork: the parent returns the connection.
     fn forget(&self, pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
         let (py, place) = (pool.py(), address(self.connection.bind(pool.py())));
         resolve_key_if_any(py, &mut None, |_| pool.get().ledger().forget_inherited(Some(place), None))?;
@@ -147,7 +146,7 @@ impl Lent {
         }
         let py = pool.py();
         if let Err(error) = self.check(pool) {
-            // The block's own exception is the one that is raised.
+            // The block's own exception is raised.
             let error = PyErr::from(error);
             return if failed.is_some() { report(pool, BLOCK_OVER, error) } else { Err(error) };
         }
@@ -171,10 +170,10 @@ impl Lent {
         both(py, both(py, unsaid(ended), unsaid(learnt)), returned)
     }
 
-    /// Returns the connection of a block that was entered and not left: nobody can leave it any more. It is called in the
-    /// midst of anything, by the garbage collector too, so it raises nothing.
+    /// Returns the connection of a block that was entered and never ends. The garbage collector may call it anywhere, so it raises
+    /// nothing.
     fn abandon(self) {
-        // Nobody has a use for the connection where the interpreter is gone.
+        // At the end of the interpreter there is nothing to return.
         Python::try_attach(|py| {
             let raised = PyErr::take(py);
             let pool = self.pool.bind(py).upgrade().and_then(|pool| pool.cast_into::<AbstractPool>().ok());
@@ -191,7 +190,7 @@ impl Lent {
     }
 }
 
-/// Ends the transaction of a block. One whose connection the block has closed is over.
+/// Ends the transaction of a block, unless the block has closed the connection.
 fn end_transaction(connection: &Bound<'_, PyAny>, failed: bool) -> PyResult<()> {
     if connection::is_async(connection)? || connection::is_closed_properly(connection)? {
         return Ok(());
@@ -234,7 +233,7 @@ impl Loan {
         ended
     }
 
-    /// Says what to do with a loan that is taken for its connection.
+    /// Says how to use a loan, where a program takes it for its connection.
     fn __getattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
         let connection = imports()?.connection.bind(py);
@@ -250,7 +249,7 @@ impl Loan {
     }
 
     fn __clear__(&mut self) {
-        // Taken out before they are dropped: what a drop runs must find this loan empty.
+        // Take them out before dropping them: code that a drop runs must find this loan empty.
         if let Some(lent) = self.lent.take() {
             lent.abandon();
         }

@@ -1,4 +1,4 @@
-//! What a pool says of itself in the log.
+//! The lines of the log.
 
 use pgpool_core::{CloseReason, ConnectNews, SharedLedger};
 use pyo3::prelude::*;
@@ -15,14 +15,14 @@ use crate::system::now;
 use crate::text::text_of;
 use crate::wait::Waker;
 
-/// How loud a line is; numbers of the module `logging`.
+/// The level of a line, as the module `logging` numbers it.
 #[derive(Clone, Copy)]
 pub(crate) enum Level {
     /// The ordinary life of a connection.
     Debug = 10,
-    /// What an operator did, or will be glad of.
+    /// An operator's action, or good news.
     Info = 20,
-    /// What somebody should look into.
+    /// An operator should look into it.
     Warning = 30,
 }
 
@@ -30,9 +30,9 @@ pub(crate) enum Level {
 #[derive(Clone, Copy)]
 pub(crate) struct Event {
     level: Level,
-    /// One word, for programs.
+    /// The record's attribute `event`, for programs.
     name: &'static str,
-    /// The text, the same for all lines of this kind, into which `logging` puts their arguments.
+    /// The text, the same for all lines of this kind. `logging` puts the arguments in.
     template: &'static str,
 }
 
@@ -65,7 +65,7 @@ events! {
     POOL_CLOSED = Info, "pool_closed", "pool closed, with %d connections";
 }
 
-/// Logs a line on `pgpool_rs.<pool name>`. Its arguments are made only if the line is wanted.
+/// Logs a line on `pgpool_rs.<pool name>`. Makes its arguments only if a logger wants the line.
 pub(crate) fn log<'py, A>(pool: &Bound<'py, AbstractPool>, event: Event, args: impl FnOnce() -> A) -> PyResult<()>
 where
     A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
@@ -73,7 +73,7 @@ where
     log_with_reason(pool, event, None, args)
 }
 
-/// As [`log`], with the `reason` that programs may look at.
+/// As [`log`], with the record's attribute `reason`, for programs.
 fn log_with_reason<'py, A>(
     pool: &Bound<'py, AbstractPool>,
     event: Event,
@@ -105,21 +105,21 @@ where
     say(py, caller, line)
 }
 
-/// Call what writes a line to a log. Pool calls that a handler makes meanwhile log nothing and wait for nothing.
+/// Call `write`, which writes a line to a log. Pool calls that a handler makes meanwhile log nothing and wait for nothing.
 #[pyfunction]
 pub(crate) fn speak(write: &Bound<'_, PyAny>) -> PyResult<()> {
     let caller = caller(write.py())?;
     speaking(caller, || write.call0()).map(drop)
 }
 
-/// Says in the log that a connection was closed because it stayed in a transaction.
+/// Logs that a connection was closed because it stayed in a transaction.
 pub(crate) fn log_unclean(pool: &Bound<'_, AbstractPool>, accounts: Accounts) -> PyResult<()> {
     let event = Event { level: Level::Warning, ..CLOSED };
     let reason = CloseReason::Unclean;
     log_with_reason(pool, event, Some(reason.name()), || (format!("{}: {accounts}", reason.text()),))
 }
 
-/// Says in the log why a connection was closed.
+/// Logs why a connection was closed.
 pub(crate) fn log_closed(pool: &Bound<'_, AbstractPool>, reason: CloseReason) -> PyResult<()> {
     let event = match reason {
         CloseReason::Lost => Event { level: Level::Warning, name: "lost", ..CLOSED },
@@ -130,10 +130,10 @@ pub(crate) fn log_closed(pool: &Bound<'_, AbstractPool>, reason: CloseReason) ->
     log_with_reason(pool, event, Some(reason.name()), || (reason.text(),))
 }
 
-/// Says in the log how a connect has ended: not of each that fails where many do.
+/// Logs how a connect has ended. Where many fail, it does not log each.
 ///
-/// `ledger` is the one that the connect began with: in the child of a fork that came meanwhile, it begins anew only when the
-/// connection has its place.
+/// `ledger` is the one that the connect began with. If a fork came meanwhile, the child's ledger begins anew only when the
+/// connection has its slot.
 pub(crate) fn log_connect(
     pool: &Bound<'_, AbstractPool>,
     ledger: &SharedLedger<Handle, Waker>,
@@ -151,7 +151,7 @@ pub(crate) fn log_connect(
     }
 }
 
-/// Closes a connection and says so in the log. What the database says of it is logged, too.
+/// Closes a connection and logs that, and a database's error too.
 pub(crate) fn close_and_log(
     pool: &Bound<'_, AbstractPool>,
     connection: &Bound<'_, PyAny>,
@@ -163,7 +163,7 @@ pub(crate) fn close_and_log(
     }
 }
 
-/// Says in the log what went wrong, if the database said so; any other error is given back as it is.
+/// Logs a database's error. Gives any other error back.
 pub(crate) fn report(pool: &Bound<'_, AbstractPool>, event: Event, error: PyErr) -> PyResult<()> {
     if !is_database_error(pool.py(), &error) {
         return Err(error);
@@ -172,7 +172,7 @@ pub(crate) fn report(pool: &Bound<'_, AbstractPool>, event: Event, error: PyErr)
     call(pool.py(), || log_with_reason(pool, event, Some(&class), || (describe_masked(pool, &error),)))
 }
 
-/// Says in the log what went wrong, and where, for those errors that no caller hears of.
+/// Logs an error that no caller gets, with the place where it was raised.
 pub(crate) fn report_place(pool: &Bound<'_, AbstractPool>, event: Event, error: &PyErr) -> PyResult<()> {
     let class = class_name(pool.py(), error);
     log_with_reason(pool, event, Some(&class), || {
@@ -181,7 +181,7 @@ pub(crate) fn report_place(pool: &Bound<'_, AbstractPool>, event: Event, error: 
     })
 }
 
-/// Tells where an error was raised, if that was in Python, as the end of a line.
+/// Names the place in Python where an error was raised, as the end of a line.
 fn place(py: Python<'_>, error: &PyErr) -> PyResult<Option<String>> {
     let Some(mut traceback) = error.traceback(py).map(Bound::into_any) else { return Ok(None) };
     loop {
@@ -201,7 +201,7 @@ fn describe_masked(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
     masked(pool, describe(pool.py(), error)).unwrap_or_else(|| class_name(pool.py(), error))
 }
 
-/// Takes the secrets that the pool connects with out of a text. What cannot be masked is not to be shown.
+/// Masks the secrets of the pool's connection arguments in a text. A text that cannot be masked is not shown.
 pub(crate) fn masked(pool: &Bound<'_, AbstractPool>, text: String) -> Option<String> {
     let py = pool.py();
     let (args, kwargs) = (pool.getattr(name!(py, args)), pool.getattr(name!(py, kwargs)));
@@ -210,8 +210,8 @@ pub(crate) fn masked(pool: &Bound<'_, AbstractPool>, text: String) -> Option<Str
     answered_by_ours(py, mask())
 }
 
-/// Describes an error of a connect, for those who wait. Only what libpq says of a host that it has found is repeated: any
-/// other text may quote the connection string. That of a wrong one may have made a host of a password, so it is masked too.
+/// Describes the error of a connect, for waiters. Repeats only what libpq says of a host that it has found: any other text may
+/// quote the connection string. A wrong connection string may turn a password into a host, so this text is masked too.
 pub(crate) fn describe_public(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
     let py = pool.py();
     let operational = imports().is_ok_and(|imports| error.is_instance(py, imports.OperationalError.bind(py)));
@@ -219,7 +219,7 @@ pub(crate) fn describe_public(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> 
     if public { describe_masked(pool, error) } else { class_name(py, error) }
 }
 
-/// Names an error's class and gives its text, which may hold anything.
+/// Names an error's class and gives its text, which may hold a secret.
 fn describe(py: Python<'_>, error: &PyErr) -> String {
     let text = answered(py, error.value(py).str().and_then(|text| text_of(&text))).unwrap_or_default();
     format!("{}: {}", class_name(py, error), text.trim())

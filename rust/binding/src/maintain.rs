@@ -1,4 +1,4 @@
-//! Housekeeping, step by step: what the ledger says is to be done that no caller waits for.
+//! Housekeeping, step by step: the chores of the ledger, for which no caller waits.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,12 @@ use crate::pool::AbstractPool;
 use crate::python::{by_name, imports, name};
 use crate::system::{float, now};
 
-/// Does all that is to be done now, for a caller, and tells when there will be something again.
+/// Does all chores that are due, for a caller, and says when the next one will be.
 pub(crate) fn maintain(pool: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
     do_chores(pool, &|_, done| done)
 }
 
-/// Does the same for the housekeeping thread, which has no caller: an `Exception` is logged, and the work goes on.
+/// Does the same for the housekeeper, which has no caller: it logs an `Exception` and goes on.
 pub(crate) fn maintain_alone(pool: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
     do_chores(pool, &|event, done| match done {
         Err(error) if is_exception(pool.py(), &error) => report_place(pool, event, &error),
@@ -32,7 +32,7 @@ pub(crate) fn maintain_alone(pool: &Bound<'_, AbstractPool>) -> PyResult<Moment>
     })
 }
 
-/// Is given how a chore ended that ran other people's code; what it returns is raised.
+/// Takes the outcome of a chore that ran a user's code, and returns what is to be raised.
 type OnError<'a> = &'a dyn Fn(Event, PyResult<()>) -> PyResult<()>;
 
 fn do_chores(pool: &Bound<'_, AbstractPool>, on_error: OnError<'_>) -> PyResult<Moment> {
@@ -40,14 +40,14 @@ fn do_chores(pool: &Bound<'_, AbstractPool>, on_error: OnError<'_>) -> PyResult<
     call(pool.py(), || log_forgotten(pool))?;
     let mut opened = 0;
     loop {
-        // Each chore is a call of its own: nothing is held between two of them.
+        // Each chore is a call of its own, so that nothing is held between two of them.
         if let Some(rest) = call(pool.py(), || do_chore(pool, caller, &mut opened, on_error))? {
             return Ok(rest);
         }
     }
 }
 
-/// Does what is to be done next; where that is nothing, tells until when.
+/// Does the next chore. If none is due, says when the next one will be.
 fn do_chore(
     pool: &Bound<'_, AbstractPool>,
     caller: Caller,
@@ -61,7 +61,7 @@ fn do_chore(
             let text = describe_loan(pool, &loan)?;
             log(pool, LEAK, || (text,))?;
         }
-        // Where lifetimes are shorter than connects take, there is no end to this.
+        // Stop: where a lifetime is shorter than a connect, there would be no end.
         Chore::Open(refill) if *opened > ledger.counts().minconn => refill.fail(now()),
         Chore::Open(refill) => {
             *opened += 1;
@@ -70,11 +70,11 @@ fn do_chore(
                     drop(refill);
                     log(pool, RESTORED, || ())?;
                 }
-                // An override that opens nothing, or nothing that stays.
+                // An override of `_connect` has opened nothing, or nothing that stays.
                 Ok(_) => refill.fail(now()),
                 Err(error) => {
                     refill.fail(now());
-                    // What the database said was logged by the connect.
+                    // The connect has logged a database's error.
                     if !is_database_error(pool.py(), &error) {
                         on_error(OPEN_FAILED, Err(error))?;
                     }
@@ -86,13 +86,13 @@ fn do_chore(
     Ok(None)
 }
 
-/// Does one round by hand: without a pause, though the last connect has failed.
+/// Does one round for a caller. Does not pause after a failed connect.
 pub(crate) fn maintain_now(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     edit(pool.py(), || pool.get().ledger().hurry_refill())?;
     maintain(pool).map(drop)
 }
 
-/// Opens what is missing, and waits for what another caller is just opening.
+/// Opens missing connections, and waits for those that another caller is opening.
 fn refill(pool: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
     let ledger = pool.get().ledger();
     maintain_now(pool)?;
@@ -103,14 +103,14 @@ fn refill(pool: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
     Ok(())
 }
 
-/// How long we wait, at least, before we look again.
+/// The pause before the next look.
 const MOMENT: Duration = Duration::from_millis(1);
 
 fn sleep(py: Python<'_>, pause: Duration) -> PyResult<()> {
     imports()?.time.bind(py).call_method1(name!(py, sleep), (float(py, pause.as_secs_f64())?,)).map(drop)
 }
 
-/// Checks all idle connections, and replaces those that are missing after that.
+/// Checks all idle connections, and opens those that are missing then.
 pub(crate) fn check_all(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let (py, ledger) = (pool.py(), pool.get().ledger());
     let caller = caller(py)?;
@@ -123,15 +123,14 @@ pub(crate) fn check_all(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     refill(pool, caller)
 }
 
-/// Closes all idle connections and opens new ones in their place; those that are lent follow as they come back.
+/// Closes all idle connections and opens new ones. Lent ones are closed as they come back.
 pub(crate) fn drain(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let caller = caller(pool.py())?;
     call(pool.py(), || discard_all(pool, pool.get().ledger().drain(caller)))?;
     refill(pool, caller)
 }
 
-/// Waits until `minconn` connections are open, and one at least, opening those that are missing. Where none may be, there is
-/// nothing to wait for.
+/// Waits until `minconn` connections are open, and one at least. Opens those that are missing. With maxconn=0, refuses at once.
 pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, asked: Instant) -> Result<(), Error> {
     let py = pool.py();
     let ledger = pool.get().ledger();
@@ -141,12 +140,12 @@ pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, as
         let due = maintain(pool)?;
         told(pool, pool.get().ensure_open())?;
         let mut counts = ledger.counts();
-        // A pool that keeps none open has to find out whether one could be.
+        // With minconn=0, open one to find out whether the server can be reached.
         if counts.minconn == 0 && counts.maxconn > 0 && counts.open() + counts.opening == 0 {
             open_one(pool)?;
             counts = ledger.counts();
         }
-        // What is being returned may be on its way out.
+        // A connection that is being returned may be closed.
         let refuses = counts.maxconn == 0;
         let target = counts.minconn.min(counts.maxconn).max(1);
         if !refuses && counts.open() - counts.returning >= target {
@@ -163,22 +162,22 @@ pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, as
                 counts.open(),
             )));
         }
-        // Somebody else may be opening the one that is missing.
+        // Another caller may be opening the missing one.
         let pause = Duration::from_secs_f64(due.since(now()).as_secs_f64().clamp(0.001, 0.05));
         let pause = left.map_or(pause, |left| left.min(pause));
         sleep(py, pause)?;
     }
 }
 
-/// Opens a connection that lies idle. A connect that fails has been logged.
+/// Opens an idle connection. The connect has logged a database's error.
 fn open_one(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let opened = pool.call_method0(name!(pool.py(), connect_hook)).map(drop);
     opened.or_else(|error| if is_database_error(pool.py(), &error) { Ok(()) } else { Err(error) })
 }
 
-/// Call `act` with the lock held, unless somebody holds it; return whether it was called.
+/// Call `act` with the lock held, if the lock is free; return whether it was called.
 ///
-/// Here and not in Python, where an interrupt can strike between the call that takes a lock and the line that guards it.
+/// It is written in Rust: in Python, an interrupt can strike between the call that takes a lock and the line that guards it.
 #[pyfunction]
 pub(crate) fn if_free(lock: &Bound<'_, PyAny>, act: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = lock.py();

@@ -39,7 +39,7 @@ impl<'py> FromPyObject<'_, 'py> for Truth {
     }
 }
 
-/// A flag, to be tested for truth or passed on to a hook as it is; False, if it was not given.
+/// A flag, which is tested for truth, or passed on to a hook as it is. It is False if the caller did not give it.
 pub(crate) struct Flag<'py>(pub(crate) Option<Bound<'py, PyAny>>);
 
 impl Flag<'_> {
@@ -64,7 +64,7 @@ impl AbstractPool {
         Self::new()
     }
 
-    /// Empties the ledger, sets the limits and opens minconn connections; closes them again if one fails.
+    /// Empty the ledger, set the limits and open minconn connections; close them again if one fails.
     fn _pgpool_start(
         slf: &Bound<'_, Self>,
         minconn: &Bound<'_, PyAny>,
@@ -74,14 +74,13 @@ impl AbstractPool {
         start(slf, size("minconn", minconn)?, size("maxconn", maxconn)?, options)
     }
 
-    /// Finds out which of the hooks that stand on the fast path are overridden.
+    /// Find out which hooks are overridden, so that calls leave the fast path for them.
     fn _pgpool_find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().set_flags(find_flags(slf)?);
         Ok(())
     }
 
-    /// Do all the housekeeping that is due, and tell in how many seconds there may be something again; None: not before
-    /// something happens.
+    /// Do all chores that are due, and tell in how many seconds the next one may be. None: not before the next poke.
     fn _pgpool_maintain(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
         let due = maintain::maintain_alone(slf)?;
         Ok((due < Moment::NEVER).then(|| due.since(now()).as_secs_f64()))
@@ -94,8 +93,8 @@ impl AbstractPool {
 
     // --- psycopg2.pool's own methods -------------------------------------------------------------------------
 
-    /// Open a connection and file it under `key`, or lay it into the pool where there is none. A hook: override it to
-    /// open connections in another way.
+    /// Open a connection and file it under `key`, or put it into the pool if there is no key. A hook: override it to open
+    /// connections in another way.
     #[pyo3(signature = (key=None))]
     fn _connect<'py>(slf: &Bound<'py, Self>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
         connect(slf, key)
@@ -131,18 +130,18 @@ impl AbstractPool {
 
     // --- ours ------------------------------------------------------------------------------------------------
 
-    /// Lend a connection for a `with` block, which commits at its end, or rolls back if it raises, and returns the
-    /// connection in any case. Key, timeout and errors are those of `getconn`.
+    /// Lend a connection for a `with` block. The block's end commits, or rolls back if the block raised, and returns the connection
+    /// in any case. Key, timeout and errors are those of `getconn`.
     #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
     fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: TimeoutArg<'_>) -> PyResult<Loan> {
         timeout_of(slf, &timeout)?;
         Ok(Loan::new(slf.clone().unbind(), key, timeout))
     }
 
-    /// Set both limits, as assigning `minconn` and `maxconn` does. Idle connections above `maxconn` are closed now, others as
-    /// they come back.
+    /// Set both limits, as assigning `minconn` and `maxconn` does. The pool closes idle connections above `maxconn` now, and lent
+    /// ones as they come back.
     ///
-    /// :param minconn: how many idle connections are kept, and how many open ones the housekeeping sees to.
+    /// :param minconn: how many idle connections the pool keeps, and how many open ones the housekeeping restores.
     /// :param maxconn: how many connections there are at most.
     /// :raises ValueError: a size is negative, or `minconn` is greater than `maxconn`.
     fn resize(slf: &Bound<'_, Self>, minconn: &Bound<'_, PyAny>, maxconn: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -154,14 +153,14 @@ impl AbstractPool {
         call(slf.py(), || discard_all(slf, slf.get().ledger().resize(least, most)))
     }
 
-    /// Replace every connection: idle ones now, others as they come back. New ones are opened up to `minconn`, here and
-    /// now; a connect that fails is logged, not raised.
+    /// Replace every connection: close idle ones now and lent ones as they come back, and open new ones up to `minconn` now. A
+    /// connect that fails is logged, not raised.
     fn drain(slf: &Bound<'_, Self>) -> PyResult<()> {
         maintain::drain(slf)
     }
 
-    /// Check every idle connection now, close those that are dead, and open new ones up to `minconn`; a connect that fails
-    /// is logged, not raised.
+    /// Check every idle connection now, close those that are dead, and open new ones up to `minconn`. A connect that fails is
+    /// logged, not raised.
     ///
     /// :raises PoolClosed: the pool is closed.
     fn check(slf: &Bound<'_, Self>) -> PyResult<()> {
@@ -169,10 +168,10 @@ impl AbstractPool {
         maintain::check_all(slf)
     }
 
-    /// Do one round of housekeeping: what the housekeeping thread does by itself where an option asks for it.
+    /// Do one round of housekeeping, which the housekeeping thread does by itself if an option asks for it.
     ///
-    /// Connections that are too old, or have been idle for too long, are closed; loans that last too long are reported;
-    /// what is missing of `minconn` is opened. A connect that fails is logged, not raised.
+    /// It closes connections that are too old or have been idle for too long, reports loans that last too long, and opens
+    /// connections that are missing of `minconn`. A connect that fails is logged, not raised.
     fn maintain(slf: &Bound<'_, Self>) -> PyResult<()> {
         maintain::maintain_now(slf)
     }
@@ -190,19 +189,19 @@ impl AbstractPool {
         Ok(waited.map_err(|error| annotated(slf, error, asked.elapsed(), None))?)
     }
 
-    /// List what is lent now, the oldest loan first: `key`, `age` in seconds, `thread` (under gevent, the greenlet) as
-    /// `threading.get_ident` tells it, and the `stack` that borrowed it if `leak_after` is set.
+    /// List the loans of this moment, the oldest first: `key`, `age` in seconds, `thread` (under gevent, the greenlet) as
+    /// `threading.get_ident` tells it, and the `stack` of the borrower if `leak_after` is set.
     fn loans<'py>(slf: &Bound<'py, Self>) -> PyResult<Vec<Bound<'py, PyAny>>> {
         leaks::loans(slf)
     }
 
-    /// Tell what there is, and what has happened since the pool was made or `pop_stats` was called, in this process: numbers
-    /// by name, of which those in `_ms` are milliseconds. docs/options.md says what each means.
+    /// Give the numbers of this moment, and counts since the pool was made or `pop_stats` was called in this process. Those in
+    /// `_ms` are milliseconds. docs/options.md says what each means.
     fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, edit(py, || self.ledger().stats(now()))?)
     }
 
-    /// As `get_stats`; what happens is counted from zero from now on.
+    /// Give what `get_stats` gives, and count from zero from now on.
     fn pop_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, edit(py, || self.ledger().take_stats(now()))?)
     }
@@ -229,7 +228,7 @@ impl AbstractPool {
             text_of(class.module()?.as_any())?,
             text_of(class.qualname()?.as_any())?,
             repr_of(PyString::from_bytes(slf.py(), slf.get().name().as_bytes())?.as_any())?,
-            // closeall has closed them, and they stay in the books.
+            // closeall has closed them, and they stay in `_pool`.
             if counts.closed { 0 } else { counts.idle },
             counts.in_use(),
             counts.opening,
@@ -242,7 +241,7 @@ impl AbstractPool {
 
     // --- attributes that are plain ones in psycopg2.pool -----------------------------------------------------
 
-    /// How many idle connections are kept, and how many open ones the housekeeping sees to.
+    /// How many idle connections the pool keeps, and how many open ones the housekeeping restores.
     #[getter]
     fn minconn(&self, py: Python<'_>) -> PyResult<usize> {
         edit(py, || self.ledger().counts().minconn)
@@ -309,7 +308,7 @@ impl ThreadedPool {
 
     /// Lend a connection; return it with `putconn`.
     ///
-    /// :param key: what to lend it under; the same key gets the same connection until it is returned.
+    /// :param key: the key to lend it under. The same key gets the same connection until it is returned.
     /// :param timeout: how many seconds to wait where every connection is lent. 0 refuses at once, None waits for ever;
     ///     left out, it is the pool's own.
     /// :raises PoolClosed: the pool is closed, or was closed meanwhile.
@@ -329,10 +328,10 @@ impl ThreadedPool {
         Ok(slf.call_method(name!(slf.py(), getconn_hook), (key,), kwargs.as_ref())?.unbind())
     }
 
-    /// Take a connection back. One in a transaction is rolled back; one that is broken, or not needed, is closed.
+    /// Take a connection back. The pool rolls back its transaction, and closes it if it is broken or not needed.
     ///
     /// :param conn: the connection; or None, to return what is lent under `key`.
-    /// :param key: what it was lent under; it need not be given.
+    /// :param key: the key that it was lent under, which may be left out.
     /// :param close: close it in any case.
     /// :raises PoolClosed: the pool is closed, and so is the connection.
     /// :raises PoolError: it is not lent, or not under this key. Nothing has changed.
@@ -355,7 +354,7 @@ impl ThreadedPool {
         slf.call_method1(name!(py, putconn_hook), (conn, key, close)).map(drop)
     }
 
-    /// Close every connection, lent ones too, under their borrowers, and refuse everything from then on.
+    /// Close every connection, lent ones too, and refuse every call from then on.
     ///
     /// :raises PoolClosed: the pool is closed already.
     fn closeall(slf: &Bound<'_, Self>) -> PyResult<()> {

@@ -1,4 +1,4 @@
-//! What a refusal says beyond psycopg2.pool's words: see `pgpool_rs._notes`.
+//! Notes and attributes that a refusal has beyond psycopg2.pool's text: see `pgpool_rs._notes`.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use crate::pool::{AbstractPool, ThreadedPool};
 use crate::python::imports;
 use crate::system::{float, int, now};
 
-/// What `putconn` got: the object, and whether a key came with it.
+/// What `putconn` got: the object, and whether the caller gave a key.
 pub(crate) type Returned<'a, 'py> = (Option<&'a Bound<'py, PyAny>>, bool);
 
-/// Tells a refusal of a call that gave nothing back and did not wait what is known of the pool.
+/// Adds the notes to a refusal of a call that did not wait and returned nothing.
 pub(crate) fn told<T>(pool: &Bound<'_, AbstractPool>, done: Result<T, impl Into<Error>>) -> Result<T, Error> {
     done.map_err(|error| annotated(pool, error.into(), Duration::ZERO, None))
 }
 
-/// Tells a refusal what is known of the pool. An error of anybody else stays as it is.
+/// Adds the notes to a refusal. Leaves an error of other code as it is.
 #[cold]
 pub(crate) fn annotated(
     pool: &Bound<'_, AbstractPool>,
@@ -55,7 +55,7 @@ fn annotate(
         let lent = place.is_some_and(|place| ledger.key_of(place).is_some());
         u64::from(keyed) | u64::from(idle) << 1 | u64::from(lent) << 2
     });
-    // Each is made by itself: PyO3 panics where there is no memory for what it makes.
+    // Make each by itself: PyO3's own conversion panics if there is no memory.
     let number = |number: usize| int(py, number as u64);
     let told = (
         refusal.value(py),

@@ -1,4 +1,4 @@
-//! Opening a connection, and filing it or laying it into the pool: what `_connect` does.
+//! `_connect`, step by step: it opens a connection, and files it under a key or puts it into the pool.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,14 +19,14 @@ use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::wait::Waker;
 
-/// Does what `_connect` does: opens a connection and files it under `key`, or lays it into the pool without one.
+/// Opens a connection and files it under `key`, or puts it into the pool if there is no key.
 pub(crate) fn connect<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let undo = |connection: Bound<'_, PyAny>| match key {
         Some(_) => Ok(give_back(pool, Some(&connection), None, true)?),
-        // It is idle.
+        // It is idle in the pool.
         None => Ok(()),
     };
     call_or_undo(pool.py(), || connect_and_file(pool, key), undo)
@@ -67,7 +67,7 @@ fn connect_and_file<'py>(
     Ok(connection)
 }
 
-/// Opens a connection and prepares it for use. One that cannot be prepared is closed.
+/// Opens a connection and calls `configure`. Closes the connection if that fails.
 fn establish<'py>(
     pool: &Bound<'py, AbstractPool>,
     ledger: &SharedLedger<Handle, Waker>,
@@ -85,12 +85,12 @@ fn establish<'py>(
     }
 }
 
-/// Says why a connect failed, for those who wait.
+/// Describes why a connect failed, for waiters.
 pub(crate) fn connect_error(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> ConnectError {
     ConnectError { text: describe_public(pool, error), at: now() }
 }
 
-/// Tells why the last connect that failed did so, as the end of a sentence.
+/// Says why the last failed connect failed, as the end of a sentence.
 pub(crate) fn last_connect_error(pool: &Bound<'_, AbstractPool>) -> String {
     pool.get().ledger().connect_error().map_or_else(String::new, |error| {
         let ConnectError { text, at } = &*error;

@@ -9,18 +9,18 @@ use pyo3::prelude::*;
 use crate::python::imports;
 use crate::text::text_of;
 
-/// What the binding itself needs of the options. The ledger has the others, as its [`Policy`].
+/// The options that the binding itself needs. The ledger has the others, as its [`Policy`].
 #[derive(Default)]
 pub(crate) struct Options {
     pub(crate) name: String,
     pub(crate) connect: Option<Py<PyAny>>,
     pub(crate) configure: Option<Py<PyAny>>,
-    /// What is asked in place of [`crate::check::check_socket`].
+    /// The user's check, in place of [`crate::check::check_socket`].
     pub(crate) check: Option<Py<PyAny>>,
     pub(crate) reset: Option<Py<PyAny>>,
-    /// Whether slow returns are left to the housekeeping.
+    /// Whether the housekeeping finishes slow returns.
     pub(crate) background: bool,
-    /// Whether it is noted where a connection was borrowed.
+    /// Whether each loan records the stack of its borrower.
     pub(crate) record: bool,
     /// Whether a forgotten connection gives its slot back.
     pub(crate) reclaim: bool,

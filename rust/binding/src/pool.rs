@@ -1,4 +1,4 @@
-//! The class that `AbstractConnectionPool` inherits.
+//! The state of a pool, and the classes that the public ones inherit. Their methods are in `methods`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,25 +20,25 @@ use crate::system::process;
 use crate::text::repr_of;
 use crate::wait::{Timeout, TimeoutArg, Waker};
 
-/// What both public classes have in common: the ledger, and the methods that psycopg2.pool's base class has.
+/// The state that both public classes have in common.
 #[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
 pub(crate) struct AbstractPool {
-    /// To be reached through [`AbstractPool::ledger`], which knows of forks.
+    /// Reach it through [`AbstractPool::ledger`], which notices forks.
     ledger: SharedLedger<Handle, Waker>,
     options: RwLock<Arc<Options>>,
-    /// The process that the ledger was used in last, and, as the bits below it, what keeps calls from the fast path:
-    /// [`flags`]. One number, so that the fast path looks at both at once.
+    /// The process that the ledger was used in last, and in the bits below it the [`flags`]. They are one number, so that the fast
+    /// path looks at both at once.
     state: AtomicU64,
-    /// How long a borrower waits unless it says otherwise, as the bits of its seconds.
+    /// The pool's own timeout, as the bits of its seconds.
     timeout: AtomicU64,
-    /// The type of this pool's connections, once it has been found to be a plain one.
+    /// The first type of this pool's connections that can be read inside.
     plain: OnceLock<StatusProbe>,
     blocks: Blocks,
 }
 
 impl AbstractPool {
     pub(crate) fn new() -> Self {
-        // Until `_pgpool_find_hooks` has looked, any of them may be overridden.
+        // Until `_pgpool_find_hooks` has looked, any hook may be overridden.
         Self {
             ledger: SharedLedger::new(RandomState::new().hash_one(0)),
             options: RwLock::default(),
@@ -49,7 +49,7 @@ impl AbstractPool {
         }
     }
 
-    /// Gives the ledger. In a forked child it begins anew: what it knew are the parent's connections.
+    /// Gives the ledger. In a forked child it begins anew: the connections that it knew are the parent's.
     pub(crate) fn ledger(&self) -> &SharedLedger<Handle, Waker> {
         let process = process();
         if self.state.load(Ordering::Relaxed) & !flags::ALL != process {
@@ -66,7 +66,7 @@ impl AbstractPool {
         &self.blocks
     }
 
-    /// Gives the ledger if none of these flags is set, and we are in the process that it was used in last.
+    /// Gives the ledger if none of these flags is set and this is the process that the ledger was used in last.
     #[inline]
     pub(crate) fn ledger_unless(&self, flags: u64) -> Option<&SharedLedger<Handle, Waker>> {
         (self.state.load(Ordering::Relaxed) & (!flags::ALL | flags) == process()).then_some(&self.ledger)
@@ -82,12 +82,12 @@ impl AbstractPool {
         }
     }
 
-    /// Says whether something is to be done to each new loan.
+    /// Says whether an option needs each new loan.
     pub(crate) fn watches(&self) -> bool {
         self.state.load(Ordering::Relaxed) & flags::LOANS != 0
     }
 
-    /// Gives the options as they are now.
+    /// Gives the options of this moment.
     pub(crate) fn options(&self) -> Arc<Options> {
         Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -97,7 +97,7 @@ impl AbstractPool {
         self.options().name.clone()
     }
 
-    /// Names the pool in a text of ours.
+    /// Names the pool for a message.
     pub(crate) fn shown_name(&self, py: Python<'_>) -> String {
         let shown = PyString::from_bytes(py, self.name().as_bytes()).and_then(|name| repr_of(name.as_any()));
         answered_by_ours(py, shown).map_or_else(|| "this pool".to_owned(), |name| format!("pool {name}"))
@@ -119,7 +119,7 @@ impl AbstractPool {
         drop(displaced);
     }
 
-    /// Says whether a connection is open, and in no transaction by either account. `false` decides nothing: look closer.
+    /// Says whether a connection is open, and in no transaction by either account. `false` may also mean that it is not known.
     #[inline]
     pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> bool {
         match self.plain.get().and_then(|plain| plain.is_clean(connection)) {
@@ -132,7 +132,7 @@ impl AbstractPool {
     fn find_out(&self, connection: &Bound<'_, PyAny>) -> bool {
         let Some(plain) = StatusProbe::find(connection) else { return false };
         let clean = plain.is_clean(connection) == Some(true);
-        // A pool with connections of several types has one that is faster than the others.
+        // Of several types of connections in one pool, only the first is fast.
         let _ = self.plain.set(plain);
         clean
     }
@@ -153,7 +153,7 @@ impl AbstractPool {
         result
     }
 
-    /// Lets go of all that is held.
+    /// Drops all handles.
     pub(crate) fn clear(&self) {
         self.set_options(Options::default());
         self.ledger.reset();

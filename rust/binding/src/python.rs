@@ -1,7 +1,7 @@
-//! The one door to Python: all that is looked up there, and the names of attributes.
+//! The one door to Python: all that Rust looks up there, and the names of attributes.
 //!
-//! Both are made once, before there are threads, and not where they are first used: another thread may fork in the middle of
-//! a first use, and the child would wait for it for ever. Neither `pyo3::intern!` nor an import inside a call is used.
+//! Both are made once, before there are threads, and not where they are first used: another thread may fork in the middle of a
+//! first use, and the child would wait for it for ever. So this crate uses neither `pyo3::intern!` nor an import inside a call.
 
 use std::sync::{PoisonError, RwLock};
 
@@ -12,7 +12,7 @@ use pyo3::types::{PyDict, PyString, PyType};
 
 macro_rules! imports {
     ($($name:ident,)*) => {
-        /// What the module `pgpool_rs._for_rust` has imported for us, under its names.
+        /// The names of the module `pgpool_rs._for_rust`.
         #[expect(non_snake_case, reason = "classes have the names that Python gives them")]
         pub(crate) struct Imports {
             $(pub(crate) $name: Py<PyAny>,)*
@@ -62,8 +62,8 @@ pub(crate) fn imports() -> PyResult<&'static Imports> {
     IMPORTS.read().unwrap_or_else(PoisonError::into_inner).ok_or_else(missing)
 }
 
-/// Reads the imports. A program may import the package anew: then the new ones take the place of the old ones, which a call in
-/// another thread may still use, so that they are never freed.
+/// Reads the imports. If a program imports the package anew, the new imports replace the old ones. A call in another thread may
+/// still use those, so they are never freed.
 pub(crate) fn read_imports(module: &Bound<'_, PyAny>) -> PyResult<()> {
     let imports = Box::leak(Box::new(Imports::read(module)?));
     *IMPORTS.write().unwrap_or_else(PoisonError::into_inner) = Some(imports);
@@ -129,7 +129,7 @@ names! {
     transaction_status = "transaction_status",
 }
 
-/// Gives the names; the first call, while the module is initialised, makes them.
+/// Gives the names. The first call makes them, while the module is initialised.
 pub(crate) fn names(py: Python<'_>) -> &Names {
     static NAMES: PyOnceLock<Names> = PyOnceLock::new();
     NAMES.get_or_init(py, || Names::new(py))
@@ -144,9 +144,9 @@ macro_rules! name {
 }
 pub(crate) use name;
 
-/// Have a class stay the same where its module is imported anew: return the one that was made first; a decorator.
+/// Return the class that was made first under this name; a decorator. A class stays the same if a program imports its module anew.
 ///
-/// A class whose bases are others now, since their modules were imported anew too, takes the place of the first one.
+/// If the bases have changed, since their modules were imported anew too, the new class replaces the first one.
 #[pyfunction]
 pub(crate) fn once<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyType>> {
     static FIRST: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
@@ -162,7 +162,7 @@ pub(crate) fn once<'py>(class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyTyp
     Ok(class.clone())
 }
 
-/// Makes the dict of one argument that is given by name. `PyO3`'s own way panics where there is no memory for it.
+/// Makes the dict of one keyword argument. `PyO3`'s own way panics if there is no memory for it.
 pub(crate) fn by_name<'py>(name: &Bound<'py, PyString>, value: impl IntoPyObject<'py>) -> PyResult<Bound<'py, PyDict>> {
     let dict = name.py().get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
     dict.set_item(name, value)?;

@@ -1,7 +1,7 @@
 //! `close_returns=True`: a lent connection's `close()` gives it back to its pool.
 //!
-//! Written here rather than in Python, where `close()` would need more of the stack than `getconn`: after a recursion that
-//! went too deep, its first line would not be reached.
+//! It is written in Rust: in Python, `close()` would need more of the stack than `getconn`, and would fail after a recursion that
+//! went too deep.
 
 use pgpool_core::Refusal;
 use pyo3::prelude::*;
@@ -34,7 +34,7 @@ impl Home {
 
 #[pymethods]
 impl ReturningConnection {
-    /// That of a connection that no pool has opened.
+    /// No pool has opened this connection.
     #[classattr]
     fn _pgpool_home() -> Option<()> {
         None
@@ -46,7 +46,7 @@ impl ReturningConnection {
         let home = slf.getattr(name!(py, pgpool_home))?;
         let Ok(home) = home.cast::<Home>() else { return close_for_good(slf) };
         if home.get().process != process() {
-            // It is the parent's.
+            // The connection is the parent's.
             return Ok(());
         }
         let pool = home.get().pool.bind(py).upgrade().and_then(|pool| pool.cast_into::<AbstractPool>().ok());
@@ -66,7 +66,7 @@ fn return_to(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> P
         return match ledger.begin_return_of(loan, false, now()) {
             Ok(returning) => Ok(take_back(pool, returning)?),
             Err(Refusal::Closed) => close_for_good(connection),
-            // Another thread was faster.
+            // Another thread has ended the loan.
             Err(_) => Ok(()),
         };
     }

@@ -5,7 +5,7 @@ use pgpool_core::{CloseReason, Counts, Stats};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-/// Shows the numbers as a dict.
+/// Gives the numbers as a dict.
 pub(crate) fn to_dict(py: Python<'_>, (stats, counts): (Stats, Counts)) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
     let (size, available) = if counts.closed { (0, 0) } else { (counts.open() + counts.opening, counts.idle) };

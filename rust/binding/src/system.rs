@@ -1,5 +1,4 @@
-//! What is asked of the operating system: the time, which process this is, who is running, and whether a socket is
-//! still connected.
+//! All that the extension asks of the operating system: the time, the process, the thread, and whether a socket is connected.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +7,7 @@ use pgpool_core::{Caller, Moment, Span};
 use pyo3::exceptions::{PyImportError, PyValueError};
 use pyo3::prelude::*;
 
-/// How far the clock has been put forward by a test, in nanoseconds.
+/// How far a test has put the clock forward, in nanoseconds.
 static AHEAD: AtomicU64 = AtomicU64::new(0);
 
 /// Reads the clock that all ages are measured with. It takes a few nanoseconds and is exact to a few milliseconds.
@@ -55,16 +54,16 @@ pub(crate) fn advance_clock(seconds: f64) -> PyResult<()> {
 /// Numbers this process among its ancestors, in steps of [`PROCESS_STEP`].
 static PROCESS: AtomicU64 = AtomicU64::new(0);
 
-/// What is below it is free for other uses.
+/// The bits below it are free for other uses.
 pub(crate) const PROCESS_STEP: u64 = 1 << 8;
 
-/// Tells in which process we are: another number than in the process that this one was forked from.
+/// Gives the number of this process, which differs from that of its parent.
 #[inline]
 pub(crate) fn process() -> u64 {
     PROCESS.load(Ordering::Relaxed)
 }
 
-/// Has forks noticed from now on: all of them, those too that run no hooks of Python's, as uWSGI's.
+/// Notices all forks from now on, also those that run no hooks of Python, as uWSGI's.
 pub(crate) fn notice_forks() {
     extern "C" fn in_child() {
         PROCESS.fetch_add(PROCESS_STEP, Ordering::Relaxed);
@@ -78,7 +77,7 @@ pub(crate) fn notice_forks() {
     });
 }
 
-/// Tells which thread this is, as `threading.get_ident` does where nobody has replaced it.
+/// Gives the ident of this thread, as CPython's own `threading.get_ident` does.
 #[inline]
 pub(crate) fn thread_ident() -> Caller {
     #[cfg(target_os = "linux")]
@@ -89,19 +88,19 @@ pub(crate) fn thread_ident() -> Caller {
     return Caller::from(unsafe { pyo3::ffi::PyThread_get_thread_ident() });
 }
 
-/// Makes a float. `PyO3`'s own way panics where there is no memory for it.
+/// Makes a float. `PyO3`'s own way panics if there is no memory for it.
 pub(crate) fn float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: it is called attached, and gives a new reference, or null with an error set.
     unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyFloat_FromDouble(value)) }
 }
 
-/// Makes an integer. `PyO3`'s own way panics where there is no memory for it.
+/// Makes an integer. `PyO3`'s own way panics if there is no memory for it.
 pub(crate) fn int(py: Python<'_>, value: u64) -> PyResult<Bound<'_, PyAny>> {
     // SAFETY: as above.
     unsafe { Bound::from_owned_ptr_or_err(py, pyo3::ffi::PyLong_FromUnsignedLongLong(value)) }
 }
 
-/// Refuses every interpreter but the main one: what is kept in static variables would be shared with it.
+/// Refuses every interpreter but the main one, with which it would share the static variables.
 pub(crate) fn refuse_subinterpreters() -> PyResult<()> {
     // SAFETY: it is called attached, so there is a current interpreter.
     let number = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
@@ -114,12 +113,12 @@ pub(crate) fn refuse_subinterpreters() -> PyResult<()> {
     ))
 }
 
-/// What can be seen of a socket without reading from it.
+/// The state of a socket, seen without reading from it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Socket {
-    /// Nothing has come.
+    /// Nothing has arrived.
     Quiet,
-    /// Something is waiting to be read.
+    /// There is something to read.
     Readable,
     /// The other side has closed, or the connection has failed.
     HungUp,

@@ -1,4 +1,4 @@
-//! What the live views `_pool`, `_used` and `_rused` are made of. Other people's code reads them and writes into them.
+//! The functions behind the live views `_pool`, `_used` and `_rused`, which programs read and write.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<
     let py = pool.py();
     let mut shown = Vec::new();
     for (key, connection) in edit(py, || pool.get().ledger().lent())? {
-        // One that its borrower has forgotten is on its way out of the books.
+        // A connection that its borrower has forgotten is about to be removed.
         if let Some(connection) = connection.living(py)? {
             shown.push((loan_key(py, &key)?, connection));
         }
@@ -73,14 +73,14 @@ pub(crate) fn key_of<'py>(
     let py = pool.py();
     let key = match ident.extract() {
         Ok(ident) => edit(py, || pool.get().ledger().key_of(ident))?,
-        // What is no address is no connection's.
+        // It is no address.
         Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyOverflowError>(py) => None,
         Err(error) => return Err(error),
     };
     key.map(|key| Ok((loan_key(py, &key)?,))).transpose()
 }
 
-/// Enter a loan that was made elsewhere, in the place of one under the same key.
+/// Enter a loan that a program made elsewhere. It replaces one under the same key.
 #[pyfunction]
 pub(crate) fn enter_loan(
     pool: &Bound<'_, AbstractPool>,
@@ -94,7 +94,7 @@ pub(crate) fn enter_loan(
     call(pool.py(), || resolve_key(pool.py(), &mut want, enter))
 }
 
-/// Strike a loan out of the books; return its connection, or None if nothing is lent under `key`.
+/// Remove a loan; return its connection, or None if nothing is lent under `key`.
 #[pyfunction]
 pub(crate) fn strike_loan<'py>(
     pool: &Bound<'py, AbstractPool>,

@@ -13,17 +13,17 @@ use crate::error::is_shortage;
 use crate::python::{imports, name};
 use crate::system::float;
 
-/// How many seconds a borrower waits for room. With 0 it does not; infinity is for ever.
+/// How many seconds a caller waits for room. With 0 it does not wait; infinity means for ever.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Timeout(pub(crate) f64);
 
 impl Timeout {
-    /// Refuses at once.
+    /// The pool refuses at once.
     pub(crate) const ZERO: Self = Self(0.0);
 
-    /// Gives the end of a wait that begins at `start`; `None` where it does not end by itself.
+    /// Gives the end of a wait that begins at `start`. `None` if it has no end.
     pub(crate) fn deadline(self, start: Instant) -> Option<Instant> {
-        // A time that is beyond Duration or Instant is longer than anybody will wait.
+        // A time beyond Duration or Instant has no end, in practice.
         start.checked_add(Duration::try_from_secs_f64(self.0).ok()?)
     }
 }
@@ -44,7 +44,7 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
         }
         let seconds: f64 = match given.extract() {
             Ok(seconds) => seconds,
-            // An integer beyond all floats.
+            // An integer that no float can hold.
             Err(error) if error.is_instance_of::<PyOverflowError>(given.py()) => {
                 if given.gt(0)? {
                     f64::INFINITY
@@ -67,7 +67,7 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
 pub(crate) enum TimeoutArg<'py> {
     /// `...`, the default: the pool's own.
     Missing,
-    /// What it means, and the object itself, to be passed on to a hook that is overridden.
+    /// Its meaning, and the object itself, for a hook that is overridden.
     Given(Timeout, Bound<'py, PyAny>),
 }
 
@@ -82,11 +82,11 @@ impl<'py> FromPyObject<'_, 'py> for TimeoutArg<'py> {
     }
 }
 
-/// A Python lock that a waiter sleeps on until somebody releases it.
+/// A Python lock on which a waiter sleeps until another caller releases it.
 pub(crate) struct Parker<'py>(Bound<'py, PyAny>);
 
 impl<'py> Parker<'py> {
-    /// Makes a parker from `threading.Lock`, looked up now, so that it is green under gevent.
+    /// Makes a parker from `threading.Lock`, which is looked up now: gevent replaces it with a green one.
     pub(crate) fn new(py: Python<'py>) -> PyResult<Self> {
         let lock = imports()?.threading.bind(py).call_method0(name!(py, lock_class))?;
         lock.call_method0(name!(py, acquire))?;
@@ -98,7 +98,7 @@ impl<'py> Parker<'py> {
         Waker::Waiter(self.0.clone().unbind())
     }
 
-    /// Waits for the parker until `deadline`; `false` if it did not ring. Signal handlers run meanwhile.
+    /// Sleeps until the waker wakes it, or until `deadline`: then gives `false`. Signal handlers run meanwhile.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> PyResult<bool> {
         let py = self.0.py();
         let acquire = name!(py, acquire);
@@ -109,17 +109,17 @@ impl<'py> Parker<'py> {
     }
 }
 
-/// Wakes somebody.
+/// Wakes a waiter or the housekeeper.
 pub(crate) enum Waker {
-    /// The one who waits at this [`Parker`].
+    /// The waiter that sleeps on the lock of this [`Parker`].
     Waiter(Py<PyAny>),
-    /// The housekeeping, for the pool that this is a weak reference to.
+    /// The housekeeper, for the pool behind this weak reference.
     Housekeeper(Py<PyWeakrefReference>),
 }
 
 impl Wake for Waker {
     fn wake(&self) {
-        // Nobody is left to wake where the interpreter is gone.
+        // At the end of the interpreter there is nothing to wake.
         Python::try_attach(|py| {
             let (woken, keep): (_, fn(Python<'_>, PyErr)) = match self {
                 Self::Waiter(lock) => (lock.call_method0(py, name!(py, release)).map(drop), defer_interrupt),
@@ -132,13 +132,13 @@ impl Wake for Waker {
     }
 }
 
-/// Tells the housekeeping that there is something to do for a pool; starts its thread if there is none. Where there is no stack
-/// or no memory for that, the next poke tells.
+/// Tells the housekeeper that there is something to do for a pool, and starts its thread if there is none. Without stack or memory
+/// for that it does nothing: the next poke tells.
 pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
     told_or_later(pool, name!(pool.py(), poke))
 }
 
-/// As [`poke`], at any moment, in the midst of anything: it starts no thread and waits for no lock.
+/// As [`poke`], for a moment at which no thread may start and no lock be waited for.
 pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
     told_or_later(pool, name!(pool.py(), poke_quietly))
 }

@@ -1,10 +1,10 @@
-//! The fast path: what a web worker does ten thousand times a second, and nothing else.
+//! The fast path: `pool.getconn()` with an idle connection, and `pool.putconn(conn)` with a clean one.
 //!
-//! `pool.getconn()` with an idle connection and `pool.putconn(conn)` with a clean one are answered here, on the C API itself. The
-//! pair takes little more than half the time that it takes through generated wrappers, which unpack arguments that they were not
-//! given. All other calls fall back to `methods`, which would answer these two as well.
+//! It answers these two calls on the C API itself. The pair takes little more than half the time that it takes through generated
+//! wrappers, which unpack arguments that the caller did not give. All other calls fall back to `methods`, which would answer these
+//! two as well.
 //!
-//! No Python runs here: psycopg2's connections are asked by the C function, and read where CPython itself reads them.
+//! No Python runs here: `probe` calls psycopg2's C function, and reads a connection's members where CPython reads them.
 
 pub(crate) mod flags;
 pub(crate) mod probe;
@@ -70,7 +70,7 @@ fn put_before(
         ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
         ml_doc: doc.into_raw(),
     }));
-    // Where the package is imported anew, the new class falls back to the same method.
+    // If a program imports the package anew, the new class falls back to the same method.
     let _ = METHODS[method].set(py, behind.unbind());
     // SAFETY: `definition` and what it points to are leaked and outlive the descriptor; `entry` has the type that its
     // flags announce; the class is a type object. The descriptor checks that `self` is an instance of the class.
@@ -102,8 +102,8 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls it for `METHOD`, attached, with what `Call::new` asks for.
     let call = unsafe { Call::new(METHOD, slf, args, count, names) };
-    // CPython takes one level of its stack more to call putconn by keyword than to call getconn. So a stack that putconn
-    // would not fit on is too deep already.
+    // CPython needs one more level of its stack to call putconn by keyword than to call getconn. So getconn refuses a stack on
+    // which putconn would not fit.
     if !Call::has_a_level_left(call.py) {
         return std::ptr::null_mut();
     }
@@ -112,7 +112,7 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
         && let Some(ledger) = pool.get().ledger_unless(const { getconn_flags(METHOD) })
         && let Some(connection) = ledger.lend_idle(thread_ident(), now())
     {
-        // An idle connection is held as itself.
+        // The handle of an idle connection is the object itself.
         return connection.held().clone_ref(call.py).into_ptr();
     }
     call.fall_back()
@@ -162,7 +162,7 @@ impl<'py> Call<'py> {
         count: ffi::Py_ssize_t,
         names: *mut ffi::PyObject,
     ) -> Self {
-        // SAFETY: the caller's to promise.
+        // SAFETY: the caller promises it.
         Self { py: unsafe { Python::assume_attached() }, method, slf, args, count, names }
     }
 
@@ -172,7 +172,7 @@ impl<'py> Call<'py> {
         unsafe { Borrowed::from_ptr(self.py, self.slf).cast_unchecked() }
     }
 
-    /// Says whether the interpreter's stack has room for one call more; where it has none, an error is set.
+    /// Says whether the interpreter's stack has room for one more call. If it has none, an error is set.
     #[inline]
     fn has_a_level_left(_attached: Python<'_>) -> bool {
         // SAFETY: the thread is attached. A level that was entered is left.
@@ -205,12 +205,12 @@ impl<'py> Call<'py> {
     /// Gives all arguments, those by name last.
     fn arguments(&self) -> &[*mut ffi::PyObject] {
         let all = self.count.unsigned_abs() + self.names().map_or(0, |names| names.len());
-        // There may be no vector at all where there is nothing in it.
+        // Without arguments the vector may be null.
         // SAFETY: as `new` was promised, there are so many.
         if all == 0 { &[] } else { unsafe { std::slice::from_raw_parts(self.args, all) } }
     }
 
-    /// Lays the arguments of putconn out in the order of its parameters. `None` for a connection or a key is as good as nothing.
+    /// Puts the arguments of putconn into the order of its parameters. `None` for a connection or a key counts as not given.
     fn fit(&self) -> Option<[Option<Borrowed<'_, 'py, PyAny>>; 3]> {
         let mut fitted = [None; 3];
         for (nth, &argument) in self.arguments().iter().enumerate() {
@@ -231,12 +231,12 @@ impl<'py> Call<'py> {
         Some([connection, key, close])
     }
 
-    /// Does what the method does, without a call in between: where the stack was deep enough for getconn, it is for putconn.
-    /// What does not fit the parameters falls back, to be refused.
+    /// Does what the method does, without a call in between: a stack that had room for getconn has room for putconn. Arguments that
+    /// do not fit the parameters fall back to the method, which refuses them.
     #[cold]
     fn take_back(&self) -> *mut ffi::PyObject {
         let Some([connection, key, close]) = self.fit() else { return self.fall_back() };
-        // `_putconn` cannot do without a connection, which may be None.
+        // `_putconn` needs the argument, which may be None.
         if self.method == ABSTRACT_PUTCONN && self.arguments().is_empty() {
             return self.fall_back();
         }

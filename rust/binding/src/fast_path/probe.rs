@@ -1,4 +1,4 @@
-//! psycopg2's connections, from within: both accounts of a transaction, read where CPython itself reads them.
+//! Both accounts of a psycopg2 connection's transaction, read inside the object where CPython itself reads them.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
@@ -18,15 +18,14 @@ pub(crate) const IDLE: i32 = 0;
 /// <https://www.psycopg.org/docs/extensions.html#connection-status-constants>
 pub(crate) const READY: i32 = 1;
 
-/// A type of connections that are asked here: psycopg2's own, or a subclass that has no other idea of when a connection is
-/// closed or clean.
+/// A type of connections that can be read inside: psycopg2's own, or a subclass that overrides nothing of what is read.
 pub(crate) struct StatusProbe {
     class: Py<PyType>,
     inside: &'static Inside,
 }
 
 impl StatusProbe {
-    /// Finds out whether the type of a connection is one of these. Where a metaclass raises, it is none.
+    /// Finds out whether the type of a connection is one of these. A type whose metaclass raises is none.
     pub(crate) fn find(connection: &Bound<'_, PyAny>) -> Option<Self> {
         let (py, class) = (connection.py(), connection.get_type());
         let inside = inside(py).filter(|inside| inside.is_of(connection))?;
@@ -38,7 +37,7 @@ impl StatusProbe {
         Some(Self { class: class.unbind(), inside })
     }
 
-    /// Says whether a connection is open, and in no transaction by either account; nothing, if it is of another type.
+    /// Says whether a connection is open, and in no transaction by either account. Gives `None` for another type.
     #[inline]
     pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> Option<bool> {
         // SAFETY: the class was found to be psycopg2's, or a subclass of it.
@@ -50,20 +49,19 @@ impl StatusProbe {
     }
 }
 
-/// Says whether psycopg2 has begun a two-phase transaction, which no attribute of a connection tells. What is no connection of
-/// psycopg2's has none that could be seen.
+/// Says whether psycopg2 has begun a two-phase transaction, which no attribute shows. A proxy's cannot be seen.
 pub(crate) fn has_begun_two_phase(connection: &Bound<'_, PyAny>) -> bool {
-    // SAFETY: it is asked of psycopg2's connections only.
+    // SAFETY: `is_of` says that it is a psycopg2 connection.
     inside(connection.py())
         .is_some_and(|inside| inside.is_of(connection) && unsafe { inside.has_begun_two_phase(connection) })
 }
 
-/// Where psycopg2's connections keep what they know of a transaction, found out once from the descriptors of their type.
+/// Where psycopg2's connections keep their accounts. It is found out once, from the descriptors of their type.
 struct Inside {
     class: Py<PyType>,
     /// `get_transaction_status`, libpq's account.
     ask_libpq: ffi::PyCFunction,
-    /// What that gives where there is no transaction: CPython has one object for each small integer.
+    /// What that returns in no transaction: CPython has one object for each small integer.
     idle: Py<PyAny>,
     /// The offset of `status`, psycopg2's own account: an `int`.
     status: usize,
@@ -72,13 +70,13 @@ struct Inside {
     two_phase: usize,
 }
 
-/// Gives it, unless psycopg2 is made otherwise than it is known to be.
+/// Gives `Inside`, if this psycopg2 is laid out as expected.
 fn inside(py: Python<'_>) -> Option<&'static Inside> {
     static INSIDE: PyOnceLock<Option<Inside>> = PyOnceLock::new();
     INSIDE.get_or_init(py, || Inside::find(py).ok().flatten()).as_ref()
 }
 
-/// Finds out now what is found out once.
+/// Fills what is found out once, before there are threads.
 pub(crate) fn prepare(py: Python<'_>) {
     inside(py);
 }
