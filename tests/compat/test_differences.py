@@ -172,12 +172,17 @@ def test_a_constructor_that_fails_half_way_closes_what_it_had_opened(
     assert server.open == 0
 
 
-def test_a_constructor_whose_cleaning_up_fails_still_raises_the_first_error(our_class: Any, server: FakeServer) -> None:
-    server.fail("connect", None, None, DOWN)
-    server.fail("close", ValueError("odd"))
-    with pytest.raises(psycopg2.OperationalError) as raised:
+@pytest.mark.parametrize(("error", "is_raised"), [(OSError, False), (ValueError, True), (KeyboardInterrupt, True)])
+def test_a_constructor_whose_cleaning_up_fails_raises_the_weightier_error(
+    our_class: Any, server: FakeServer, error: type[BaseException], *, is_raised: bool
+) -> None:
+    errors = [psycopg2.OperationalError("down"), error("odd")]
+    server.fail("connect", None, None, errors[0])
+    server.fail("close", errors[1])
+    with pytest.raises((psycopg2.OperationalError, error)) as raised:
         our_class(3, 3)
-    assert raised.value is DOWN
+    assert raised.value is errors[is_raised]
+    assert raised.value.__context__ is errors[not is_raised]
     assert server.open == 0
 
 

@@ -86,14 +86,16 @@ def test_where_one_fails_no_more_are_begun(server: FakeServer, our_class: Any) -
     assert len(server.arguments) == 1
 
 
-@pytest.mark.parametrize("error", [psycopg2.OperationalError("x"), KeyboardInterrupt()])
-def test_an_error_of_a_close_is_not_the_one_to_be_heard(
-    server: FakeServer, our_class: Any, error: BaseException
+@pytest.mark.parametrize(("error", "is_raised"), [(psycopg2.OperationalError("x"), False), (KeyboardInterrupt(), True)])
+def test_of_the_errors_of_a_connect_and_of_a_close_the_weightier_is_raised(
+    server: FakeServer, our_class: Any, error: BaseException, *, is_raised: bool
 ) -> None:
-    server.fail("connect", None, None, ValueError("first"))
+    first = ValueError("first")
+    server.fail("connect", None, None, first)
     server.fail("close", error)
-    with pytest.raises(ValueError, match="first"):
+    with pytest.raises((ValueError, KeyboardInterrupt)) as raised:
         our_class(3, 3, open_workers=2)
+    assert raised.value is (error if is_raised else first)
     assert server.open == 0
 
 

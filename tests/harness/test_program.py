@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from broken_pools import MISTAKES, Mistake
 
 from pgpool_rs import SimpleConnectionPool
 from pgpool_rs.testing import BrokenInvariant, FakeServer, PoolMachine
 from pgpool_rs.testing.machine import judge
 from pgpool_rs.testing.machine.program import written
 from pgpool_rs.testing.machine.shrink import shrink
+from tests.lib.broken_pools import MISTAKES, Mistake
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 PROMISES: dict[str, Any] = {"maxconn": 2, "max_lifetime": 600, "max_idle": 60, "check": True, "parallel": True}
 # Of invariants that are broken at once, and not only if they stay broken for long.
 SHOWN = (
@@ -37,7 +37,7 @@ def run(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a program as a file of its own."""
     file = folder / "pasted.py"
     file.write_text(program)
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, file], cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
     )
