@@ -13,8 +13,8 @@ import psycopg2.pool
 import pytest
 
 import pgpool_rs.pool
-from pgpool_rs import _housekeeping
-from pgpool_rs._housekeeping import Housekeeper
+from pgpool_rs import _housekeeper
+from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import FakeServer
 
 # So that their assertions, too, say what was compared.
@@ -94,14 +94,14 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.fixture
-def keeper() -> Iterator[Housekeeper]:
+def housekeeper() -> Iterator[Housekeeper]:
     """Give a housekeeper that no real pool knows."""
-    keeper = Housekeeper()
-    yield keeper
-    keeper.end()
+    housekeeper = Housekeeper()
+    yield housekeeper
+    housekeeper.end()
 
 
 @pytest.fixture
 def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a pool that failed be tried again soon."""
-    monkeypatch.setattr(_housekeeping, "PAUSE", 0.03)
+    monkeypatch.setattr(_housekeeper, "PAUSE", 0.03)

@@ -12,9 +12,8 @@ import psycopg2
 from psycopg2 import Error, OperationalError, ProgrammingError
 from psycopg2.extensions import QueryCanceledError, connection, cursor
 
-from pgpool_rs._books import AutomaticKey
 from pgpool_rs._core import check_socket
-from pgpool_rs._housekeeping import housekeeper
+from pgpool_rs._housekeeper import housekeeper
 from pgpool_rs._loans import describe as describe_loan
 from pgpool_rs._loans import make as make_loan
 from pgpool_rs._log import is_heard
@@ -22,6 +21,7 @@ from pgpool_rs._log import write as write_line
 from pgpool_rs._notes import annotate
 from pgpool_rs._opening import in_parallel as open_in_parallel
 from pgpool_rs._secrets import mask
+from pgpool_rs._views import AutomaticKey
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 
 __all__ = [

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pgpool_rs import _values
+from pgpool_rs import _validate
 from pgpool_rs._core import check_socket
 from pgpool_rs.health import discard_all
 
@@ -40,7 +40,7 @@ class Options:
     close_returns: bool
 
     @property
-    def kept(self) -> bool:
+    def has_housekeeper(self) -> bool:
         """Tell whether the pool needs the housekeeping thread."""
         return (
             self.background
@@ -76,21 +76,21 @@ class Options:
             value, unless that may be a connection string.
         """
         return cls(
-            timeout=_values.seconds("timeout", timeout, none="to wait for ever"),
-            max_waiting=_values.count("max_waiting", max_waiting, least=0, note=" (no bound)"),
-            check=_values.callback("check", check),
-            check_after=_values.seconds("check_after", check_after),
-            max_idle=_values.seconds("max_idle", max_idle, none="to keep idle connections for ever"),
-            max_lifetime=_values.seconds("max_lifetime", max_lifetime, none="for no limit", zero=False),
-            configure=_values.callback("configure", configure),
-            reset=_values.callback("reset", reset, discard=discard_all),
+            timeout=_validate.seconds("timeout", timeout, none="to wait for ever"),
+            max_waiting=_validate.count("max_waiting", max_waiting, least=0, note=" (no bound)"),
+            check=_validate.callback("check", check),
+            check_after=_validate.seconds("check_after", check_after),
+            max_idle=_validate.seconds("max_idle", max_idle, none="to keep idle connections for ever"),
+            max_lifetime=_validate.seconds("max_lifetime", max_lifetime, none="for no limit", zero=False),
+            configure=_validate.callback("configure", configure),
+            reset=_validate.callback("reset", reset, discard=discard_all),
             # Whoever takes it for the connection string shall not find the password in a log.
-            connect=_values.callback("connect", connect, secret=True),
-            open_workers=_values.count("open_workers", open_workers, least=1),
-            background=_values.flag("background", background),
-            leak_after=_values.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
-            reclaim=_values.flag("reclaim", reclaim),
-            close_returns=_values.flag("close_returns", close_returns),
+            connect=_validate.callback("connect", connect, secret=True),
+            open_workers=_validate.count("open_workers", open_workers, least=1),
+            background=_validate.flag("background", background),
+            leak_after=_validate.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
+            reclaim=_validate.flag("reclaim", reclaim),
+            close_returns=_validate.flag("close_returns", close_returns),
             # Last, so that a pool that is refused takes no number.
-            name=f"pool-{next(_numbers)}" if name is None else _values.text("name", name),
+            name=f"pool-{next(_numbers)}" if name is None else _validate.text("name", name),
         )

@@ -7,14 +7,14 @@ from typing import Any, Final
 
 _pools: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
 # Whoever wants the next pools to stay alive adds a dict here, into which each is put, and takes it out again.
-keepers: Final[list[dict[int, Any]]] = []
+holders: Final[list[dict[int, Any]]] = []
 
 
 def add(pool: Any) -> None:
     """Add a pool that has been made."""
     _pools[id(pool)] = pool
-    for keeper in tuple(keepers):
-        keeper[id(pool)] = pool
+    for holder in tuple(holders):
+        holder[id(pool)] = pool
 
 
 def pools() -> list[Any]:

@@ -13,7 +13,7 @@ import psycopg2
 from psycopg2 import extensions
 from psycopg2._psycopg import ReplicationConnection
 
-from pgpool_rs import _values
+from pgpool_rs import _validate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +47,7 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
     :raises TypeError: `timeout` is not a number.
     :raises ValueError: `timeout` is 0 or less.
     """
-    limit = _values.seconds("timeout", timeout, none="for no limit", zero=False)
+    limit = _validate.seconds("timeout", timeout, none="for no limit", zero=False)
     _refuse_in_transaction(conn, "check_query")
     watchdog = _Watchdog(conn)
     failure: Exception | None = None

@@ -14,13 +14,13 @@ import psycopg2
 from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
 
 from pgpool_rs import _core, _for_rust, _keywords, _returning
-from pgpool_rs._books import Books
 from pgpool_rs._core import check_socket
-from pgpool_rs._locks import renewed_by_fork
+from pgpool_rs._fork import renewed_by_fork
 from pgpool_rs._options import Options
 from pgpool_rs._pools import add
 from pgpool_rs._psycopg2_pool import original as _psycopg2_pool
 from pgpool_rs._secrets import mask_name
+from pgpool_rs._views import Views
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from _typeshed import ConvertibleToInt
     from typing_extensions import Self
 
-    from pgpool_rs._books import Idle, Rused, Used
+    from pgpool_rs._views import Idle, Rused, Used
 
 __all__ = [
     "AbstractConnectionPool",
@@ -162,7 +162,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             options = dataclasses.replace(options, connect=_returning.Connect(self, connect))
         if name is not None:
             options = dataclasses.replace(options, name=mask_name(name, args, kwargs))
-        self.__dict__.pop("_pgpool_books", None)
+        self.__dict__.pop("_pgpool_views", None)
         self._args = args
         self._kwargs = kwargs
         AbstractConnectionPool._pgpool_start(self, minconn, maxconn, options)
@@ -184,42 +184,42 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
     @property
     def _pool(self) -> Idle:
         """The idle connections, as a live list; the next to be lent stands last."""
-        return _books(self).idle
+        return _views(self).idle
 
     @_pool.setter
     def _pool(self, connections: Iterable[Any]) -> None:
-        _books(self).idle[:] = connections
+        _views(self).idle[:] = connections
 
     @property
     def _used(self) -> Used:
         """The lent connections by key, as a live dict."""
-        return _books(self).used
+        return _views(self).used
 
     @_used.setter
     def _used(self, loans: Mapping[Any, Any]) -> None:
-        _books(self).used.clear()
-        _books(self).used.update(loans)
+        _views(self).used.clear()
+        _views(self).used.update(loans)
 
     @property
     def _rused(self) -> Rused:
         """The keys of the lent connections by `id(connection)`, as a live dict."""
-        return _books(self).rused
+        return _views(self).rused
 
     @_rused.setter
     def _rused(self, keys: Mapping[int, Any]) -> None:
-        _books(self).rused.clear()
-        _books(self).rused.update(keys)
+        _views(self).rused.clear()
+        _views(self).rused.update(keys)
 
 
 # The names of the options.
 _OPTIONS = tuple(option.name for option in dataclasses.fields(Options))
 
 
-def _books(pool: AbstractConnectionPool) -> Books:
+def _views(pool: AbstractConnectionPool) -> Views:
     try:
-        return pool.__dict__["_pgpool_books"]  # type: ignore[no-any-return]
+        return pool.__dict__["_pgpool_views"]  # type: ignore[no-any-return]
     except KeyError:
-        return pool.__dict__.setdefault("_pgpool_books", Books(pool))  # type: ignore[no-any-return]
+        return pool.__dict__.setdefault("_pgpool_views", Views(pool))  # type: ignore[no-any-return]
 
 
 def _connects_by_psycopg2(pool: AbstractConnectionPool) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 
 import pgpool_rs
-from pgpool_rs import _housekeeping
+from pgpool_rs import _housekeeper
 from tests.callbacks.probe import Odd, Probe, SiteServer, last
 from tests.lib.log import listening
 from tests.lib.pools import assert_balanced, assert_sound
@@ -100,13 +100,13 @@ class Scene:
 
     def leave_no_housekeeping(self) -> None:
         """Let no housekeeping thread come, until the pool is to be looked at."""
-        _housekeeping.housekeeper._ended = True
+        _housekeeper.housekeeper._ended = True
         self.stack.callback(self.let_the_housekeeping_come)
 
     @staticmethod
     def let_the_housekeeping_come() -> None:
         """Undo that."""
-        _housekeeping.housekeeper._ended = False
+        _housekeeper.housekeeper._ended = False
 
     # --- borrowing, with notes of who has what ---
 

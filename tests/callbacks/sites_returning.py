@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 
-from pgpool_rs import _housekeeping
+from pgpool_rs import _housekeeper
 from pgpool_rs.testing import INTRANS
 from tests.callbacks.probe import Odd, last
 from tests.callbacks.scene import Round, Scene
@@ -249,7 +249,7 @@ def _(scene: Scene) -> Round:
 @site("rollback", "the housekeeping thread", LOGGED, LOGGED, ENDED)
 def _(scene: Scene) -> Round:
     # How long a pool that has failed is left alone.
-    scene.replace(_housekeeping, "PAUSE", 0.01)
+    scene.replace(_housekeeper, "PAUSE", 0.01)
     scene.open(1, background=True)
     scene.on("rollback")
 

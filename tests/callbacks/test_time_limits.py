@@ -16,9 +16,9 @@ import psycopg2
 import pytest
 
 import pgpool_rs
-from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeping
+from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
-from pgpool_rs._housekeeping import Housekeeper
+from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.log import listening
 from tests.lib.pools import assert_sound
@@ -142,19 +142,19 @@ def test_a_time_limit_at_any_instruction_of_ours_is_raised_in_the_call_that_it_s
     with listening("struck", 30) as log:
         striker, raised = Striker(), True
         while raised:
-            keeper = Housekeeper()
-            monkeypatch.setattr(_housekeeping.housekeeper, "poke", id)
+            housekeeper = Housekeeper()
+            monkeypatch.setattr(_housekeeper.housekeeper, "poke", id)
             options: dict[str, Any] = {"max_idle": 60} if scene is poke else {"leak_after": 100}
             pool: Any = ThreadedConnectionPool(0, 1, "host=h", password=SECRET, name="struck", **options)
             act, raised = scene(pool, server), False
             if scene is poke:
-                monkeypatch.setattr(_housekeeping.housekeeper, "poke", keeper.poke)
+                monkeypatch.setattr(_housekeeper.housekeeper, "poke", housekeeper.poke)
             with striking(striker), suppress(psycopg2.Error, ZeroDivisionError):
                 try:
                     act()
                 except TimeLimit:
                     raised = True
-            keeper.end()
+            housekeeper.end()
             assert raised == bool(striker.where), striker.where
             server.calm()
             for key in list(pool._used):

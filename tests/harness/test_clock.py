@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_rs import ThreadedConnectionPool, _housekeeping
+from pgpool_rs import ThreadedConnectionPool, _housekeeper
 from pgpool_rs.testing import Clock, FakeServer
 from tests.lib.programs import run_program
 from tests.lib.waits import Task, waiting_task
@@ -174,9 +174,9 @@ def test_many_threads_may_put_it_forward_at_once(server: FakeServer) -> None:
 
 
 def test_the_housekeeping_goes_by_the_real_time(server: FakeServer) -> None:
-    begin = _housekeeping.clock()
+    begin = _housekeeper.clock()
     server.clock.advance(DAY)
-    assert _housekeeping.clock() - begin < DAY
+    assert _housekeeper.clock() - begin < DAY
 
 
 def test_a_wait_is_not_shortened(server: FakeServer) -> None:

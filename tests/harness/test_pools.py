@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
-from pgpool_rs._pools import keepers, pools
+from pgpool_rs._pools import holders, pools
 from pgpool_rs.testing import FakeServer
 from tests.lib.programs import run_forking_program
 
@@ -50,14 +50,14 @@ def test_a_pool_that_could_not_be_made_is_not_listed(server: FakeServer) -> None
 
 
 def test_a_keeper_keeps_the_pools_alive_that_are_made_from_then_on(server: FakeServer) -> None:
-    keeper: dict[int, Any] = {}
-    keepers.append(keeper)
+    holder: dict[int, Any] = {}
+    holders.append(holder)
     try:
         kept = weakref.ref(LikeAll(0, 1))
         assert kept() is not None
     finally:
-        keepers.pop()
-    keeper.clear()
+        holders.pop()
+    holder.clear()
     assert kept() is None
 
 

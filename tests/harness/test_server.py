@@ -19,7 +19,7 @@ import pytest
 from psycopg2 import extensions
 
 import pgpool_rs
-from pgpool_rs import ThreadedConnectionPool, _housekeeping, check_query, check_socket
+from pgpool_rs import ThreadedConnectionPool, _housekeeper, check_query, check_socket
 from pgpool_rs.health import discard_all
 from pgpool_rs.testing import (
     ACTIVE,
@@ -494,8 +494,8 @@ def test_servers_may_be_installed_within_each_other() -> None:
 def test_a_pool_from_before_has_its_housekeeping_from_where_it_had_it() -> None:
     with FakeServer().installed() as outer:
         pool = ThreadedConnectionPool(1, 2, max_idle=60)
-        _housekeeping.housekeeper.poke(pool)
-        wait_until(lambda: bool(_housekeeping.housekeeper._house().visits), "the thread")
+        _housekeeper.housekeeper.poke(pool)
+        wait_until(lambda: bool(_housekeeper.housekeeper._house().visits), "the thread")
         never_poked = ThreadedConnectionPool(1, 2)
         with FakeServer().installed() as inner:
             with outer.hold("connect") as gate:
@@ -503,11 +503,11 @@ def test_a_pool_from_before_has_its_housekeeping_from_where_it_had_it() -> None:
                 gate.wait_for()
                 psycopg2.connect()  # in this thread, while the other is at work for the pool
             wait_until(lambda: outer.opened == 3, "the refill")
-            _housekeeping.housekeeper.poke(never_poked)
+            _housekeeper.housekeeper.poke(never_poked)
             assert (inner.opened, pool.closed) == (1, False)
             without_housekeeping = ThreadedConnectionPool(0, 1)
         assert not without_housekeeping.closed
-        assert (never_poked.closed, _housekeeping.housekeeper.current_pool()) == (False, None)
+        assert (never_poked.closed, _housekeeper.housekeeper.current_pool()) == (False, None)
         pool.putconn(pool.getconn(), close=True)
         wait_until(lambda: outer.opened == 4, "the refill")
     assert pool.closed, "nothing is opened for it where its server stands no more"

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import QueryCanceledError
 
-from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, _housekeeping
+from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, UNKNOWN, FakeServer, Gate
 from tests.lib.callbacks import Killed
@@ -25,7 +25,7 @@ DOWN = psycopg2.OperationalError("down")
 @pytest.fixture(autouse=True)
 def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the thread go on soon after a failure."""
-    monkeypatch.setattr(_housekeeping, "PAUSE", 0.01)
+    monkeypatch.setattr(_housekeeper, "PAUSE", 0.01)
 
 
 def dirty(pool: Any, key: object = None) -> Any:

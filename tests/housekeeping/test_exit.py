@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pgpool_rs._housekeeping import House, Housekeeper
+from pgpool_rs._housekeeper import House, Housekeeper
 from pgpool_rs.testing import PATIENCE, Gate
 from tests.lib.housekeepers import AT_THE_END, IMPATIENCE, PROLOGUE, StubPool, house_of, thread_of
 from tests.lib.programs import run_program
@@ -21,7 +21,7 @@ def test_the_end_of_a_process_waits_a_moment_only_for_a_pool_that_is_busy() -> N
 pool = Pool(does=lambda: time.sleep(600))
 poke_and_wait(pool)
 begin = time.monotonic()
-_housekeeping.housekeeper.end()
+_housekeeper.housekeeper.end()
 print(0.1 < time.monotonic() - begin < 100)
 """)
     assert output == "True\n"
@@ -29,11 +29,11 @@ print(0.1 < time.monotonic() - begin < 100)
 
 def test_a_sleeping_thread_has_ended_when_the_process_ends() -> None:
     output = run_program(f"""{PROLOGUE}
-_housekeeping.FAREWELL = 90.0
+_housekeeper.JOIN_TIMEOUT = 90.0
 pool = Pool(600)
 poke_and_wait(pool)
 [thread] = [thread for thread in threading.enumerate() if thread.name == "pgpool_rs housekeeping"]
-_housekeeping.housekeeper.end()
+_housekeeper.housekeeper.end()
 print(thread.is_alive())
 """)
     assert output == "False\n"
@@ -47,12 +47,12 @@ import atexit
 def look_back():
     assert threading.active_count() == 1
     calls = pool.calls
-    _housekeeping.housekeeper.poke(pool)
+    _housekeeper.housekeeper.poke(pool)
     assert threading.active_count() == 1
     assert pool.calls == calls
     print("well")
 {PROLOGUE}
-_housekeeping.FAREWELL = 90.0
+_housekeeper.JOIN_TIMEOUT = 90.0
 pool = Pool(600)
 poke_and_wait(pool)
 """)
@@ -72,7 +72,7 @@ threading.Thread.start = lambda thread: (print("started"), start(thread))
 class Late:
     def __init__(self):
         self.myself = self
-        self.pokes = (_housekeeping.housekeeper.poke, _housekeeping.housekeeper.poke_quietly)
+        self.pokes = (_housekeeper.housekeeper.poke, _housekeeper.housekeeper.poke_quietly)
 
     def __del__(self, pool=pool, begun=begun, write=os.write, sleep=time.sleep):
         for poke in self.pokes:
@@ -83,45 +83,47 @@ class Late:
 # Some die while modules are being taken apart, some before and some after.
 sys.late = Late()
 sys.modules["late"] = Late()
-_housekeeping.late = Late()
+_housekeeper.late = Late()
 late = Late()
 atexit.register(Late.__del__, late)
-atexit.unregister(_housekeeping.housekeeper.end)
-atexit.register(_housekeeping.housekeeper.end)
+atexit.unregister(_housekeeper.housekeeper.end)
+atexit.register(_housekeeper.housekeeper.end)
 """)
     assert set(output.splitlines()) == {"well"}
     assert len(output.splitlines()) >= 4
 
 
-def test_once_the_end_has_come_no_other_pool_is_called_on(keeper: Housekeeper) -> None:
+def test_once_the_end_has_come_no_other_pool_is_called_on(housekeeper: Housekeeper) -> None:
     gate = Gate()
     pools = [StubPool(does=gate.pass_through) for _ in range(3)]
     for pool in pools:
-        keeper.poke_quietly(pool)
-    keeper.poke(pools[0])
+        housekeeper.poke_quietly(pool)
+    housekeeper.poke(pools[0])
     gate.wait_for(1)
-    thread = thread_of(keeper)
-    keeper.end()
+    thread = thread_of(housekeeper)
+    housekeeper.end()
     gate.release()
     thread.join(PATIENCE)
     assert sum(len(pool.calls) for pool in pools) == 1
 
 
-def test_a_poke_that_the_end_overtakes_starts_no_thread(keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch) -> None:
-    note = keeper._note
+def test_a_poke_that_the_end_overtakes_starts_no_thread(
+    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = housekeeper._note
 
     def note_and_end(pool: StubPool) -> House:
         house = note(pool)
-        keeper.end()
+        housekeeper.end()
         return house
 
-    monkeypatch.setattr(keeper, "_note", note_and_end)
-    Task(keeper.poke, StubPool()).result()
-    assert house_of(keeper).thread is None
+    monkeypatch.setattr(housekeeper, "_note", note_and_end)
+    Task(housekeeper.poke, StubPool()).result()
+    assert house_of(housekeeper).thread is None
 
 
 def test_a_thread_that_is_ended_as_the_process_ends_has_no_successor(
-    keeper: Housekeeper, caplog: pytest.LogCaptureFixture
+    housekeeper: Housekeeper, caplog: pytest.LogCaptureFixture
 ) -> None:
     gate = Gate()
 
@@ -130,18 +132,18 @@ def test_a_thread_that_is_ended_as_the_process_ends_has_no_successor(
         raise SystemExit
 
     pool = StubPool(does=hold_then_exit)
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     gate.wait_for(1)
-    thread = thread_of(keeper)
-    Task(keeper.end).result()
+    thread = thread_of(housekeeper)
+    Task(housekeeper.end).result()
     gate.release()
     thread.join(PATIENCE)
     assert not thread.is_alive()
-    assert house_of(keeper).thread is None
+    assert house_of(housekeeper).thread is None
     assert caplog.records == []
 
 
-def test_a_failure_after_the_end_is_not_logged(keeper: Housekeeper, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_after_the_end_is_not_logged(housekeeper: Housekeeper, caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
 
     def hold_then_fail() -> None:
@@ -149,10 +151,10 @@ def test_a_failure_after_the_end_is_not_logged(keeper: Housekeeper, caplog: pyte
         raise ValueError
 
     pool = StubPool(does=hold_then_fail)
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     gate.wait_for(1)
-    thread = thread_of(keeper)
-    keeper.end()
+    thread = thread_of(housekeeper)
+    housekeeper.end()
     gate.release()
     thread.join(PATIENCE)
     assert caplog.records == []

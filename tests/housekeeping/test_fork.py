@@ -46,10 +46,10 @@ poke_and_wait(pool)
 
 def work():
     assert threading.active_count() == 1
-    _housekeeping.housekeeper.poke_quietly(pool)
+    _housekeeper.housekeeper.poke_quietly(pool)
     assert threading.active_count() == 1
     number = pool.calls
-    _housekeeping.housekeeper.poke(Pool())
+    _housekeeper.housekeeper.poke(Pool())
     until(lambda: pool.calls > number)
     assert threading.active_count() == 2
 
@@ -70,10 +70,10 @@ def held_start(thread):
 
 pool = Pool(0.01)
 threading.Thread.start = held_start
-poker = threading.Thread(target=_housekeeping.housekeeper.poke, args=(pool,))
+poker = threading.Thread(target=_housekeeper.housekeeper.poke, args=(pool,))
 poker.start()
 assert inside.wait(90)
-assert _housekeeping.housekeeper._houses[os.getpid()].starting.locked()
+assert _housekeeper.housekeeper._houses[os.getpid()].starting.locked()
 
 def work():
     threading.Thread.start = start
@@ -111,7 +111,7 @@ ended = False
 def poke_on():
     while not ended:
         for pool in pools:
-            _housekeeping.housekeeper.poke(pool)
+            _housekeeper.housekeeper.poke(pool)
 
 pokers = [threading.Thread(target=poke_on) for _ in range(3)]
 for poker in pokers:

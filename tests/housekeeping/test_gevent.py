@@ -17,7 +17,7 @@ import gevent
 
 @pytest.mark.parametrize("imported", ["before", "after"])
 def test_under_gevent_it_is_a_greenlet(imported: str) -> None:
-    early = "from pgpool_rs import _housekeeping\n" if imported == "before" else ""
+    early = "from pgpool_rs import _housekeeper\n" if imported == "before" else ""
     run_program(f"""{early}{GEVENT}{PROLOGUE}
 ticks = 0
 
@@ -51,9 +51,9 @@ for _ in range(20):
 def test_under_gevent_a_pool_that_always_pokes_or_has_something_to_do_lets_others_run() -> None:
     run_program(f"""{GEVENT}{PROLOGUE}
 pools = [Pool(0) for _ in range(3)]
-pools[0].does = lambda: _housekeeping.housekeeper.poke(pools[0])
+pools[0].does = lambda: _housekeeper.housekeeper.poke(pools[0])
 for pool in pools:
-    _housekeeping.housekeeper.poke(pool)
+    _housekeeper.housekeeper.poke(pool)
 until(lambda: all(pool.calls > 5 for pool in pools))
 """)
 
@@ -64,10 +64,10 @@ import gc
 import logging
 
 logging.disable()
-_housekeeping.PAUSE = 0.02
+_housekeeper.PAUSE = 0.02
 
 def house():
-    return _housekeeping.housekeeper._houses[os.getpid()]
+    return _housekeeper.housekeeper._houses[os.getpid()]
 
 def greenlets():
     return [it for it in gc.get_objects() if isinstance(it, gevent.Greenlet) and not it.dead]
@@ -125,6 +125,6 @@ pool = Pool()
 poke_and_wait(pool)
 for _ in range(50):
     number = pool.calls
-    gevent.get_hub().threadpool.apply(_housekeeping.housekeeper.poke, (pool,))
+    gevent.get_hub().threadpool.apply(_housekeeper.housekeeper.poke, (pool,))
     until(lambda: pool.calls > number)
 """)

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgpool_rs import PoolClosed, PoolError, PoolTimeout, _housekeeping
+from pgpool_rs import PoolClosed, PoolError, PoolTimeout, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import FakeServer
 from tests.lib.log import listening
@@ -153,10 +153,10 @@ def test_the_thread_opens_again_once_the_server_is_back(server: FakeServer, our_
         pool.putconn(connection)
     wait_until(lambda: len(server.calls("connect")) == 3, "the first try")
     advance_clock(1)
-    _housekeeping.housekeeper.poke(pool)
+    _housekeeper.housekeeper.poke(pool)
     wait_until(lambda: len(server.calls("connect")) == 4, "the second try")
     advance_clock(1)
-    _housekeeping.housekeeper.poke(pool)
+    _housekeeper.housekeeper.poke(pool)
     wait_until(lambda: counts(pool)["idle"] == 2, "the server's return")
     assert_sound(pool, server)
 

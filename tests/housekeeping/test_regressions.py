@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgpool_rs import ThreadedConnectionPool, _housekeeping, check_query
+from pgpool_rs import ThreadedConnectionPool, _housekeeper, check_query
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.pools import assert_sound, wait_for_quiet
 
@@ -19,14 +19,14 @@ def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowe
     pool = our_class(1, 1, background=True)
     connection = pool.getconn()
     connection.status = INTRANS
-    poke = _housekeeping.housekeeper.poke
+    poke = _housekeeper.housekeeper.poke
 
     def interrupted(poked: Any) -> None:
-        monkeypatch.setattr(_housekeeping.housekeeper, "poke", poke)
+        monkeypatch.setattr(_housekeeper.housekeeper, "poke", poke)
         poke(poked)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", interrupted)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pool.putconn(connection)
     wait_for_quiet(pool)

@@ -12,8 +12,8 @@ from contextvars import ContextVar
 
 import pytest
 
-from pgpool_rs import _housekeeping
-from pgpool_rs._housekeeping import House, Housekeeper
+from pgpool_rs import _housekeeper
+from pgpool_rs._housekeeper import House, Housekeeper
 from pgpool_rs.testing import PATIENCE
 from tests.lib.housekeepers import LATER, StubPool, house_of, raises, raises_once, thread_of
 from tests.lib.waits import Task, wait_until
@@ -21,9 +21,9 @@ from tests.lib.waits import Task, wait_until
 # The start
 
 
-def test_a_pool_that_pokes_is_maintained_in_a_daemon_thread_with_our_name(keeper: Housekeeper) -> None:
+def test_a_pool_that_pokes_is_maintained_in_a_daemon_thread_with_our_name(housekeeper: Housekeeper) -> None:
     pool = StubPool()
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
     [thread] = pool.threads
     assert thread.name == "pgpool_rs housekeeping"
@@ -31,18 +31,18 @@ def test_a_pool_that_pokes_is_maintained_in_a_daemon_thread_with_our_name(keeper
     assert thread is not threading.current_thread()
 
 
-def test_no_thread_is_there_before_the_first_poke(keeper: Housekeeper) -> None:
+def test_no_thread_is_there_before_the_first_poke(housekeeper: Housekeeper) -> None:
     pool = StubPool()
     before = threading.active_count()
-    keeper.poke_quietly(pool)
+    housekeeper.poke_quietly(pool)
     assert threading.active_count() == before
-    assert house_of(keeper).thread is None
+    assert house_of(housekeeper).thread is None
 
 
-def test_all_pools_share_one_thread(keeper: Housekeeper) -> None:
+def test_all_pools_share_one_thread(housekeeper: Housekeeper) -> None:
     pools = [StubPool() for _ in range(20)]
     for pool in pools:
-        keeper.poke(pool)
+        housekeeper.poke(pool)
     for pool in pools:
         pool.wait_for_calls(1)
     assert len(set.union(*(pool.threads for pool in pools))) == 1
@@ -58,34 +58,34 @@ def test_threads_that_poke_first_all_at_once_start_one_thread(monkeypatch: pytes
             time.sleep(0.01)
         start(thread)
 
-    def poke_together(barrier: threading.Barrier, keeper: Housekeeper, pool: StubPool) -> None:
+    def poke_together(barrier: threading.Barrier, housekeeper: Housekeeper, pool: StubPool) -> None:
         barrier.wait(PATIENCE)
-        keeper.poke(pool)
+        housekeeper.poke(pool)
 
     monkeypatch.setattr(threading.Thread, "start", slow_start)
     for _ in range(10):
         started.clear()
-        keeper = Housekeeper()
+        housekeeper = Housekeeper()
         pools = [StubPool() for _ in range(8)]
         barrier = threading.Barrier(len(pools))
-        for task in [Task(poke_together, barrier, keeper, pool) for pool in pools]:
+        for task in [Task(poke_together, barrier, housekeeper, pool) for pool in pools]:
             task.result()
         for pool in pools:
             pool.wait_for_calls(1)
-        keeper.end()
+        housekeeper.end()
         assert len(started) == 1
 
 
-def test_a_poke_that_sees_no_thread_just_before_another_starts_it_starts_no_second(keeper: Housekeeper) -> None:
+def test_a_poke_that_sees_no_thread_just_before_another_starts_it_starts_no_second(housekeeper: Housekeeper) -> None:
     pool = StubPool()
-    keeper.poke_quietly(pool)
-    house = house_of(keeper)
+    housekeeper.poke_quietly(pool)
+    house = house_of(housekeeper)
     lock = house.starting
 
     class Slow:
         def acquire(self, *, blocking: bool) -> bool:
             house.starting = lock
-            keeper.poke(pool)  # comes and goes after this one has looked, and before it has the lock
+            housekeeper.poke(pool)  # comes and goes after this one has looked, and before it has the lock
             return lock.acquire(blocking=blocking)
 
         def release(self) -> None:
@@ -93,12 +93,12 @@ def test_a_poke_that_sees_no_thread_just_before_another_starts_it_starts_no_seco
 
     house.starting = Slow()  # type: ignore[assignment]
     threads = threading.active_count()
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
     assert threading.active_count() == threads + 1
 
 
-def test_threads_that_are_the_first_in_a_process_to_poke_share_one_thread(keeper: Housekeeper) -> None:
+def test_threads_that_are_the_first_in_a_process_to_poke_share_one_thread(housekeeper: Housekeeper) -> None:
     barrier = threading.Barrier(2)
 
     class Houses(dict[int, House]):
@@ -108,9 +108,9 @@ def test_threads_that_are_the_first_in_a_process_to_poke_share_one_thread(keeper
                 barrier.wait(PATIENCE)
             return house
 
-    keeper._houses = Houses()
+    housekeeper._houses = Houses()
     pools = [StubPool(), StubPool()]
-    for task in [Task(keeper.poke, pool) for pool in pools]:
+    for task in [Task(housekeeper.poke, pool) for pool in pools]:
         task.result()
     for pool in pools:
         pool.wait_for_calls(1)
@@ -118,20 +118,20 @@ def test_threads_that_are_the_first_in_a_process_to_poke_share_one_thread(keeper
 
 
 def test_a_poke_where_no_thread_can_be_started_does_nothing_and_the_next_tries_again(
-    keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = StubPool()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lambda _: raises(RuntimeError("can't start new thread"))())
-        keeper.poke(pool)
-        keeper.poke(pool)
+        housekeeper.poke(pool)
+        housekeeper.poke(pool)
     assert pool.calls == []
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
 
 
 def test_a_time_limit_that_strikes_once_the_thread_has_begun_is_raised_as_it_is(
-    keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class TimeLimit(Exception):
         """What a job queue raises from a signal handler."""
@@ -141,20 +141,20 @@ def test_a_time_limit_that_strikes_once_the_thread_has_begun_is_raised_as_it_is(
     def start_and_be_struck(function: object, *args: object) -> None:
         start_new(function, *args)
         # As soon as the thread has begun, it is in limbo no more.
-        wait_until(lambda: house_of(keeper).thread not in threading._limbo, "the thread")  # type: ignore[attr-defined]
+        wait_until(lambda: house_of(housekeeper).thread not in threading._limbo, "the thread")  # type: ignore[attr-defined]
         raise TimeLimit
 
     pool = StubPool()
     with monkeypatch.context() as patch:
         patch.setattr(threading, "_start_new_thread", start_and_be_struck)
         with pytest.raises(TimeLimit):
-            keeper.poke(pool)
-    keeper.poke(pool)
+            housekeeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
 
 
 def test_the_thread_does_not_inherit_the_context_of_who_poked_first(
-    keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request: ContextVar[str] = ContextVar("request", default="none")
     seen: list[str] = []
@@ -167,7 +167,7 @@ def test_the_thread_does_not_inherit_the_context_of_who_poked_first(
     monkeypatch.setattr(threading.Thread, "start", look_and_start)
     token = request.set("of the first poker")
     pool = StubPool(does=lambda: seen.append(request.get()))
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
     wait_until(lambda: len(seen) == 2, "the context")
     request.reset(token)
@@ -180,32 +180,35 @@ def test_the_thread_does_not_inherit_the_context_of_who_poked_first(
 @pytest.mark.usefixtures("short_pause")
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_a_thread_that_a_pool_ends_has_a_successor(
-    keeper: Housekeeper, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], error: type[BaseException]
+    housekeeper: Housekeeper,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    error: type[BaseException],
 ) -> None:
     bad, good = StubPool(answer=0.01, does=raises_once(error("password=hunter2"))), StubPool(answer=0.01)
-    keeper.poke(bad)
+    housekeeper.poke(bad)
     bad.wait_for_calls(1)
     bad.wait_for_calls(3)  # with no other poke
     assert len(bad.threads) == 2
-    keeper.poke(good)
+    housekeeper.poke(good)
     good.wait_for_calls(2)
-    assert good.threads == {thread_of(keeper)}
+    assert good.threads == {thread_of(housekeeper)}
     [record] = caplog.records
     assert re.fullmatch(
-        rf"the housekeeping thread was ended by {error.__name__} \(.*keepers\.py:\d+ in do\); another takes its place",
+        rf"the housekeeping thread was ended by {error.__name__} \(.*housekeepers\.py:\d+ in do\); another takes its place",
         record.getMessage(),
     )
     assert "hunter2" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.usefixtures("short_pause")
-def test_the_successor_goes_on_with_the_pools_of_the_thread_that_was_ended(keeper: Housekeeper) -> None:
+def test_the_successor_goes_on_with_the_pools_of_the_thread_that_was_ended(housekeeper: Housekeeper) -> None:
     others = [StubPool(answer=0.01) for _ in range(5)]
     for pool in others:
-        keeper.poke(pool)
+        housekeeper.poke(pool)
         pool.wait_for_calls(1)
     bad = StubPool(does=raises_once(SystemExit()))
-    keeper.poke(bad)
+    housekeeper.poke(bad)
     bad.wait_for_calls(2)
     numbers = [len(pool.calls) for pool in others]
     for pool, number in zip(others, numbers, strict=True):
@@ -214,9 +217,9 @@ def test_the_successor_goes_on_with_the_pools_of_the_thread_that_was_ended(keepe
 
 
 def test_a_successor_is_started_though_the_starter_has_not_finished(
-    keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_housekeeping, "PAUSE", 0.0)
+    monkeypatch.setattr(_housekeeper, "PAUSE", 0.0)
     pool = StubPool(does=raises_once(SystemExit()))
     start = threading.Thread.start
     first: list[threading.Thread] = []
@@ -228,42 +231,42 @@ def test_a_successor_is_started_though_the_starter_has_not_finished(
             thread.join(PATIENCE)
 
     monkeypatch.setattr(threading.Thread, "start", start_and_tarry)
-    keeper.poke_quietly(pool)
-    keeper.poke(pool)
+    housekeeper.poke_quietly(pool)
+    housekeeper.poke(pool)
     assert not first[0].is_alive()
     pool.wait_for_calls(2)
-    assert thread_of(keeper) is not first[0]
+    assert thread_of(housekeeper) is not first[0]
 
 
 @pytest.mark.parametrize("answer", [None, 0.01])
 def test_a_thread_that_an_asynchronous_exception_ends_has_a_successor(
-    keeper: Housekeeper, answer: float | None
+    housekeeper: Housekeeper, answer: float | None
 ) -> None:
     pool = StubPool(answer)
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
     for _ in range(20):
-        thread = thread_of(keeper)
+        thread = thread_of(housekeeper)
         assert thread.ident is not None
         end = ctypes.pythonapi.PyThreadState_SetAsyncExc
         assert end(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit)) == 1
-        keeper.poke_quietly(pool)  # which wakes it, and would start nothing
+        housekeeper.poke_quietly(pool)  # which wakes it, and would start nothing
         thread.join(PATIENCE)
         assert not thread.is_alive()
         number = len(pool.calls)
-        keeper.poke_quietly(pool)
+        housekeeper.poke_quietly(pool)
         pool.wait_for_calls(number + 1)
-        assert thread_of(keeper) is not thread
+        assert thread_of(housekeeper) is not thread
 
 
-def test_a_thread_found_dead_is_replaced_by_the_next_poke(keeper: Housekeeper) -> None:
+def test_a_thread_found_dead_is_replaced_by_the_next_poke(housekeeper: Housekeeper) -> None:
     pool = StubPool()
-    keeper.poke_quietly(pool)
+    housekeeper.poke_quietly(pool)
     # As if it had ended before it could do anything about it.
-    house_of(keeper).thread = dead = threading.Thread(target=lambda: None)
+    house_of(housekeeper).thread = dead = threading.Thread(target=lambda: None)
     dead.start()
     dead.join(PATIENCE)
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
 
 
@@ -282,15 +285,15 @@ def assert_dies(pool: list[StubPool]) -> None:
 
 
 @pytest.mark.parametrize("answer", [None, LATER, 0.0])
-def test_the_thread_keeps_no_pool_alive(keeper: Housekeeper, answer: float | None) -> None:
+def test_the_thread_keeps_no_pool_alive(housekeeper: Housekeeper, answer: float | None) -> None:
     pool = [StubPool(answer)]
-    keeper.poke(pool[0])
+    housekeeper.poke(pool[0])
     pool[0].wait_for_calls(1)
     assert_dies(pool)
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
-def test_a_failure_keeps_no_pool_alive(keeper: Housekeeper, error: type[BaseException]) -> None:
+def test_a_failure_keeps_no_pool_alive(housekeeper: Housekeeper, error: type[BaseException]) -> None:
     kept = error("kept, with its traceback and all the frames")
 
     class Failing(StubPool):
@@ -300,37 +303,39 @@ def test_a_failure_keeps_no_pool_alive(keeper: Housekeeper, error: type[BaseExce
             raise kept
 
     pool: list[StubPool] = [Failing()]
-    keeper.poke(pool[0])
+    housekeeper.poke(pool[0])
     pool[0].wait_for_calls(1)
     assert_dies(pool)
     assert kept.__traceback__ is not None
 
 
-def test_dead_pools_are_forgotten(keeper: Housekeeper, caplog: pytest.LogCaptureFixture) -> None:
+def test_dead_pools_are_forgotten(housekeeper: Housekeeper, caplog: pytest.LogCaptureFixture) -> None:
     survivor = StubPool()
     for _ in range(50):
         pool = StubPool(LATER)
-        keeper.poke(pool)
+        housekeeper.poke(pool)
         pool.wait_for_calls(1)
         del pool
     for _ in range(50):
-        keeper.poke_quietly(StubPool())  # dead before it can be called on
-    keeper.poke(survivor)
+        housekeeper.poke_quietly(StubPool())  # dead before it can be called on
+    housekeeper.poke(survivor)
     survivor.wait_for_calls(1)
-    house = house_of(keeper)
+    house = house_of(housekeeper)
     wait_until(lambda: len(house.visits) == 1, "the end of the entries")
     assert house.pokes == {}
     assert caplog.records == []
 
 
-def test_a_new_pool_at_a_dead_pools_address_is_a_new_pool(keeper: Housekeeper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_housekeeping, "PAUSE", LATER)
+def test_a_new_pool_at_a_dead_pools_address_is_a_new_pool(
+    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_housekeeper, "PAUSE", LATER)
     pool = StubPool(does=raises(ValueError()))
-    keeper.poke(pool)
+    housekeeper.poke(pool)
     pool.wait_for_calls(1)
-    wait_until(lambda: house_of(keeper).visits[id(pool)].barred > 0)
+    wait_until(lambda: house_of(housekeeper).visits[id(pool)].not_before > 0)
     # As if this stood where another has stood, which had failed.
     successor = StubPool()
-    house_of(keeper).visits[id(successor)] = house_of(keeper).visits.pop(id(pool))
-    keeper.poke(successor)
+    house_of(housekeeper).visits[id(successor)] = house_of(housekeeper).visits.pop(id(pool))
+    housekeeper.poke(successor)
     successor.wait_for_calls(1)

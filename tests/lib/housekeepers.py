@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pgpool_rs._housekeeping import House, Housekeeper
+from pgpool_rs._housekeeper import House, Housekeeper
 from tests.lib.waits import wait_until
 
 # Longer than any test may take: what is due after this is not due.
@@ -60,20 +60,20 @@ def raises_once(error: BaseException) -> Callable[[], object]:
     return do
 
 
-def house_of(keeper: Housekeeper) -> House:
-    return keeper._houses[os.getpid()]
+def house_of(housekeeper: Housekeeper) -> House:
+    return housekeeper._houses[os.getpid()]
 
 
-def thread_of(keeper: Housekeeper) -> threading.Thread:
-    thread = house_of(keeper).thread
+def thread_of(housekeeper: Housekeeper) -> threading.Thread:
+    thread = house_of(housekeeper).thread
     assert thread is not None
     return thread
 
 
-def assert_asleep(keeper: Housekeeper) -> None:
+def assert_asleep(housekeeper: Housekeeper) -> None:
     """Assert that the thread comes to rest: that it does no more rounds of its own accord."""
     rounds: list[House] = []
-    make_round = keeper._make_round
+    make_round = housekeeper._make_round
 
     def note_round(house: House) -> None:
         rounds.append(house)
@@ -82,10 +82,10 @@ def assert_asleep(keeper: Housekeeper) -> None:
     def quiet() -> bool:
         before = len(rounds)
         time.sleep(0.15)
-        return len(rounds) == before and not house_of(keeper).pokes
+        return len(rounds) == before and not house_of(housekeeper).pokes
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keeper, "_make_round", note_round)
+        patch.setattr(housekeeper, "_make_round", note_round)
         wait_until(quiet, "rest")
 
 
@@ -96,7 +96,7 @@ import sys
 import threading
 import time
 
-from pgpool_rs import _housekeeping
+from pgpool_rs import _housekeeper
 from tests.lib.waits import wait_until as until
 
 class Pool:
@@ -113,7 +113,7 @@ class Pool:
 
 def poke_and_wait(pool):
     number = pool.calls
-    _housekeeping.housekeeper.poke(pool)
+    _housekeeper.housekeeper.poke(pool)
     until(lambda: pool.calls > number)
 """
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pgpool_rs import LoanInfo, ThreadedConnectionPool, _housekeeping
+from pgpool_rs import LoanInfo, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
-from pgpool_rs._housekeeping import Housekeeper
+from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.log import listening
 from tests.lib.pools import assert_sound, closes, wait_for_quiet
@@ -22,7 +22,7 @@ from tests.lib.waits import Task, wait_until, waiting_task
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the housekeeping to the tests: the thread does the same, at another time."""
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda _: None)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", lambda _: None)
 
 
 def here() -> int:
@@ -229,7 +229,7 @@ def test_the_thread_reports_by_itself(server: FakeServer, our_class: Any) -> Non
     pool = our_class(1, 1, leak_after=0.03, name="leaky")
     with listening("leaky", level=30) as log:
         connection = pool.getconn()
-        Housekeeper.poke(_housekeeping.housekeeper, pool)
+        Housekeeper.poke(_housekeeper.housekeeper, pool)
         log.wait_for(1)
         pool.putconn(connection)
         assert len(log.texts) == 2

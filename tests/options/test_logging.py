@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool, _housekeeping
+from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, PATIENCE, FakeServer
 from tests.lib.callbacks import Callback, Killed
@@ -322,7 +322,7 @@ SCENES = {
 def test_each_line_has_its_level(server: FakeServer, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = SCENES[name]
     # The thread would log the same, at another time.
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda _: None)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", lambda _: None)
     pool = scene.pool()
     with listening(NAME) as log:
         scene.act(pool, server)
@@ -357,7 +357,7 @@ def test_the_error_of_a_block_goes_before_that_of_its_return(server: FakeServer,
 @pytest.fixture(autouse=True)
 def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the housekeeping go on soon after a failure."""
-    monkeypatch.setattr(_housekeeping, "PAUSE", 0.01)
+    monkeypatch.setattr(_housekeeper, "PAUSE", 0.01)
 
 
 ERRORS = [ValueError("log"), KeyboardInterrupt("log"), SystemExit("log"), Killed("log")]
@@ -426,7 +426,7 @@ def test_a_line_whose_handler_raises_in_the_thread_stops_nothing(server: FakeSer
             wait_for_quiet(pool)
         log.error = None
         server.calm()
-        _housekeeping.housekeeper.poke(pool)
+        _housekeeper.housekeeper.poke(pool)
         wait_until(lambda: counts(pool)["idle"] == 1, "the thread")
     assert_sound(pool, server)
 
@@ -604,7 +604,7 @@ def test_another_thread_is_served_as_ever_while_a_handler_runs(server: FakeServe
 def test_each_line_has_a_constant_template_and_fields_for_programs(
     server: FakeServer, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda _: None)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", lambda _: None)
     runs: list[list[logging.LogRecord]] = []
     for _ in range(2):
         records: list[logging.LogRecord] = []

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgpool_rs import ThreadedConnectionPool, _housekeeping
+from pgpool_rs import ThreadedConnectionPool, _housekeeper
 from pgpool_rs.testing import ACTIVE, IDLE, INERROR, INTRANS, BareFakeConnection, FakeServer
 from tests.lib.callbacks import FAILURES, LEFTOVERS, STRONG_FAILURES, Callback, gated
 from tests.lib.log import listening
@@ -23,7 +23,7 @@ SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}
 @pytest.fixture(autouse=True)
 def _short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the thread go on soon after a failure."""
-    monkeypatch.setattr(_housekeeping, "PAUSE", 0.01)
+    monkeypatch.setattr(_housekeeper, "PAUSE", 0.01)
 
 
 @pytest.fixture

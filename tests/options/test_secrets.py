@@ -14,7 +14,7 @@ from urllib.parse import quote
 import psycopg2
 import pytest
 
-from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, TooManyRequests, _housekeeping
+from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, TooManyRequests, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs._options import Options
 from pgpool_rs.testing import INTRANS, FakeServer
@@ -124,7 +124,7 @@ def make(
 ) -> Callable[..., Any]:
     """Give what makes a pool that connects with the password. All is logged."""
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(_housekeeping, "PAUSE", 0.01)
+    monkeypatch.setattr(_housekeeper, "PAUSE", 0.01)
     args, kwargs = given
     return lambda least, most, **options: ThreadedConnectionPool(least, most, *args, name="shop", **options, **kwargs)
 
@@ -334,7 +334,7 @@ def test_a_housekeeping_that_fails(
     given = make(0, 1)
     pool: Any = Pool(1, 1, *given._args, name="shop", max_idle=5, **given._kwargs)
     Pool.fails = True
-    _housekeeping.housekeeper.poke(pool)
+    _housekeeper.housekeeper.poke(pool)
     wait_until(lambda: bool(lines(caplog, "housekeeping of shop failed with ")))
     everything_said(pool, caplog)
 

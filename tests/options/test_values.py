@@ -268,7 +268,7 @@ def test_an_unknown_option_is_a_type_error() -> None:
     ],
 )
 def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
-    assert Options.checked(**given).kept is True
+    assert Options.checked(**given).has_housekeeper is True
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
     ],
 )
 def test_these_options_need_no_housekeeping(given: dict[str, Any]) -> None:
-    assert Options.checked(**given).kept is False
+    assert Options.checked(**given).has_housekeeper is False
 
 
 def test_the_page_of_options_has_each_option_with_its_default() -> None:

@@ -128,7 +128,7 @@ def test_a_time_limit_in_a_callback_is_raised_in_the_call_that_it_struck(
 def test_a_time_limit_while_another_borrowers_return_is_finished_is_raised_in_getconn(
     server: FakeServer, our_class: Any, strike: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pgpool_rs._housekeeping.housekeeper.poke", lambda _: None)
+    monkeypatch.setattr("pgpool_rs._housekeeper.housekeeper.poke", lambda _: None)
     pool = our_class(1, 1, background=True)
     use(pool)
     server.on("rollback", strike)

@@ -79,7 +79,7 @@ for _ in range(3):
     package = again("pgpool_rs")
     pool = full(package)
     lent = next(iter(pool._used.values()))
-    assert type(next(iter(pool._used))) is first._books.AutomaticKey
+    assert type(next(iter(pool._used))) is first._views.AutomaticKey
     pool.putconn(lent)
     # The fast path counts no request that finds nothing idle; an overridden hook is called in any case.
     pool.getconn()

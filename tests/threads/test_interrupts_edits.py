@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeping
+from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeper
 from pgpool_rs.testing import FakeServer
 from tests.lib.waits import Task, wait_for_waiters
 
@@ -113,7 +113,7 @@ def test_an_interrupt_is_raised_by_the_edit_that_wakes_the_housekeeping(
         struck.append(poked)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", poke)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", poke)
     raised = False
     try:
         EDIT = POKING[edit]  # noqa: N806
@@ -194,7 +194,7 @@ def test_a_time_limit_that_strikes_while_the_housekeeping_is_poked_is_raised_by_
         raise TimeLimit
 
     pool = ThreadedConnectionPool(0, 2, max_idle=60)
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", strike)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", strike)
     with pytest.raises(TimeLimit):
         pool.minconn = 1
     assert pool.minconn == 1

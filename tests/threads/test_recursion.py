@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_rs import _housekeeping
+from pgpool_rs import _housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.waits import counts
 
@@ -116,7 +116,7 @@ def test_a_poke_that_has_no_stack_fails_no_call_and_the_next_one_tells(
     our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pokes: list[object] = []
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", lambda pool: pokes.append(pool))  # noqa: PLW0108  (a frame of Python)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", lambda pool: pokes.append(pool))  # noqa: PLW0108  (a frame of Python)
     pool = our_class(0, 1, max_lifetime=60)
     refused: list[int] = []
     unheard: list[int] = []

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from pgpool_rs import _core, _loans
-from pgpool_rs._pools import keepers, pools
+from pgpool_rs._pools import holders, pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ class Watch:
     def __init__(self) -> None:
         """Begin."""
         self.pools: dict[int, AbstractConnectionPool] = {}
-        keepers.append(self.pools)
+        holders.append(self.pools)
         self.pools.update((id(pool), pool) for pool in pools())
         self._known: dict[Place, Lent] = {}
         self._known = self.lent()
@@ -91,7 +91,7 @@ class Watch:
                 left = self.lent()
             return _describe(sorted(left.values(), key=lambda lent: -lent.loan.age)) if left else ""
         finally:
-            keepers[:] = [keeper for keeper in keepers if keeper is not self.pools]
+            holders[:] = [holder for holder in holders if holder is not self.pools]
             self.pools.clear()
 
     def _is_known(self, lent: Lent) -> bool:

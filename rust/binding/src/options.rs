@@ -44,7 +44,7 @@ pub(crate) struct Checked {
     background: bool,
     leak_after: f64,
     reclaim: bool,
-    kept: bool,
+    has_housekeeper: bool,
 }
 
 impl Checked {
@@ -55,7 +55,7 @@ impl Checked {
             max_lifetime: Span::from_secs_f64(self.max_lifetime),
             leak_after: Span::from_secs_f64(self.leak_after),
             max_waiting: NonZeroUsize::new(self.max_waiting),
-            has_housekeeper: self.kept,
+            has_housekeeper: self.has_housekeeper,
         }
     }
 

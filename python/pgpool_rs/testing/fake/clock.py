@@ -13,8 +13,8 @@ from time import monotonic  # the real one, whatever the module `time` is made t
 from typing import TYPE_CHECKING, Any, Final, final
 
 from pgpool_rs._core import advance_clock
-from pgpool_rs._locks import renewed_by_fork
-from pgpool_rs._values import seconds as checked_seconds
+from pgpool_rs._fork import renewed_by_fork
+from pgpool_rs._validate import seconds as checked_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import psycopg2
 
-from pgpool_rs import _housekeeping
-from pgpool_rs._locks import renewed_by_fork
+from pgpool_rs import _housekeeper
+from pgpool_rs._fork import renewed_by_fork
 from pgpool_rs._pools import pools
-from pgpool_rs._values import seconds as checked_seconds
+from pgpool_rs._validate import seconds as checked_seconds
 from pgpool_rs.testing.fake.clock import Clock
 from pgpool_rs.testing.fake.connection import BareFakeConnection, FakeConnection
 from pgpool_rs.testing.fake.gate import Gate
@@ -106,7 +106,7 @@ class FakeServer:
             return pool is not None and older.get(id(pool)) is pool
 
         def connect(*args: Any, **kwargs: Any) -> Any:
-            return (original if is_older(_housekeeping.housekeeper.current_pool()) else self.connect)(*args, **kwargs)
+            return (original if is_older(_housekeeper.housekeeper.current_pool()) else self.connect)(*args, **kwargs)
 
         psycopg2.connect = connect
         try:
@@ -116,7 +116,7 @@ class FakeServer:
             psycopg2.connect = original
             self.calm()
             for pool in pools():
-                if _housekeeping.housekeeper.cares_for(pool) and not is_older(pool):
+                if _housekeeper.housekeeper.cares_for(pool) and not is_older(pool):
                     pool.closed = True
 
     def connect(self, *args: Any, **kwargs: Any) -> Any:

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 clock: Callable[[], float] = time.monotonic
 
 # All in seconds.
-BREATH: Final = 0.01  # between two calls of one pool, unless somebody else pokes
+MIN_INTERVAL: Final = 0.01  # between two calls of one pool, unless somebody else pokes
 PAUSE: Final = 1.0  # after a call that failed, whoever pokes
-FAREWELL: Final = 0.2  # for the thread to end, at the end of the process
+JOIN_TIMEOUT: Final = 0.2  # for the thread to end, at the end of the process
 LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, those of gevent and eventlet too
 
 
@@ -55,7 +55,7 @@ class Visit:
 
     pool: weakref.ref[Pool]
     due: float
-    barred: float = -math.inf  # until then, no poke makes it due
+    not_before: float = -math.inf  # until then, no poke makes it due
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Housekeeper:
         house = self._house()
         if house.thread is not None and house.alive():
             house.ring()
-            house.thread.join(FAREWELL)
+            house.thread.join(JOIN_TIMEOUT)
 
     def _house(self) -> House:
         # Asked for by process id, as not everything that forks runs the hooks of os.register_at_fork; uWSGI does not.
@@ -179,8 +179,8 @@ class Housekeeper:
             if visit is None or visit.pool is not pool:
                 visit = house.visits[number] = Visit(pool, now)
             # What a pool does in its `_pgpool_maintain()` may poke. That is no reason to call it without end.
-            breath = BREATH if poker == threading.get_ident() else 0.0
-            visit.due = max(now + breath, visit.barred)
+            breath = MIN_INTERVAL if poker == threading.get_ident() else 0.0
+            visit.due = max(now + breath, visit.not_before)
         for number, visit in list(house.visits.items()):
             if visit.pool() is None:
                 del house.visits[number]
@@ -192,12 +192,12 @@ class Housekeeper:
         if pool is None:
             return
         # Set beforehand, so that it holds however the call ends.
-        visit.due = visit.barred = clock() + PAUSE
+        visit.due = visit.not_before = clock() + PAUSE
         try:
             house.current = pool
             pause = type(pool)._pgpool_maintain(pool)
-            visit.due = math.inf if pause is None else clock() + max(BREATH, pause)
-            visit.barred = -math.inf
+            visit.due = math.inf if pause is None else clock() + max(MIN_INTERVAL, pause)
+            visit.not_before = -math.inf
         except Exception as error:  # noqa: BLE001
             if not self._ended:
                 # No text and no line of source: they could show a password.

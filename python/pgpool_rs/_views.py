@@ -224,7 +224,7 @@ class Rused(_Loans):
         self._twin._rest[key] = _core.strike_loan(self._pool, key)
 
 
-class Books:
+class Views:
     """The three views of one pool."""
 
     __slots__ = ("idle", "rused", "used")
