@@ -1,11 +1,11 @@
 """A drop-in replacement for psycopg2.pool whose lock is never held across the network.
 
-Say `from pgpool_rs import ThreadedConnectionPool, PoolError` where a program said
-`from psycopg2.pool import ThreadedConnectionPool, PoolError`, and change nothing else.
+Replace `from psycopg2.pool import ThreadedConnectionPool, PoolError` by
+`from pgpool_rs import ThreadedConnectionPool, PoolError`, and change nothing else.
 """
 
 try:
-    import psycopg2 as _psycopg2  # noqa: F401  (looked for here, so that the error can say what to do)
+    import psycopg2 as _psycopg2  # noqa: F401  (imported here, so that the error can say what to do)
 except ModuleNotFoundError as error:
     if error.name != "psycopg2":
         raise

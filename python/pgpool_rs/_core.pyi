@@ -1,4 +1,4 @@
-# The part of pgpool_rs that is written in Rust.
+# The Rust part of pgpool_rs.
 
 import weakref
 from collections.abc import Callable, Hashable

@@ -1,6 +1,6 @@
-"""All that the Rust part uses of Python. `_core.prepare` reads it once, when the package has been imported.
+"""All that the Rust part uses of Python. `_core.prepare` reads it once, at the end of the package's import.
 
-Three of these are modules, since their functions are looked up at each call: a program or a test may replace
+Three of these are modules, since Rust looks up their functions at each call: a program or a test may replace
 `psycopg2.connect`, and gevent and eventlet replace `threading.Lock`, `threading.get_ident` and `time.sleep`.
 """
 

@@ -1,7 +1,7 @@
-"""Other people's objects, whose `__str__` or `__repr__` may raise anything.
+"""Call other people's `__str__` and `__repr__`, which may raise anything.
 
-A signal handler may, too, between any two lines of ours: a job queue's time limit is a plain exception. So nothing but
-what our own code can cause is caught there, and anything at all only round the call of such an object.
+A signal handler may raise anything between two lines of ours, too: a job queue's time limit is a plain exception. So we
+catch every Exception only around the call of such an object, and elsewhere only what our own code causes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What our own code causes, where it is given odd things or has no stack or memory.
+# The errors that our own code causes when it gets odd values, or when stack or memory is short.
 CAUSED: Final = (
     AttributeError,
     MemoryError,
@@ -31,7 +31,7 @@ _PLAIN: Final = frozenset({bool, bytes, float, int, str, type, type(None)})
 def asked(ask: Callable[[Any], T], given: Any) -> T:
     """Return `ask(given)`.
 
-    :raises TypeError: the object's own code has failed.
+    :raises TypeError: the object's own code raised an Exception.
     """
     if type(given) in _PLAIN:
         return ask(given)

@@ -1,4 +1,4 @@
-"""Locks that are free in the child of a fork, whoever held them in the parent."""
+"""Locks that are free in the child of a fork, even if a thread held them in the parent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _locks: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
 
 
 def renewed_by_fork(lock: threading.Lock) -> threading.Lock:
-    """Return the lock, which will be free in every child. gevent's and eventlet's look after themselves."""
+    """Return the lock, and make it free in every child process. gevent and eventlet do so with their own locks."""
     if hasattr(lock, "_at_fork_reinit"):
         _locks.add(lock)
     return lock
@@ -21,7 +21,7 @@ def renewed_by_fork(lock: threading.Lock) -> threading.Lock:
 
 def _renew() -> None:
     for lock in _locks:
-        # What CPython does to the locks of its own modules.
+        # CPython does this to the locks of its own modules.
         lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 

@@ -1,11 +1,12 @@
-"""The housekeeping thread: one for each process, for all its pools together.
+"""The housekeeper: one thread in each process, which maintains all pools of the process.
 
-A pool that has something to do, now or later, pokes. The thread then calls its `_pgpool_maintain()`, which does what is
-due and answers in how many seconds there will be something again. Between two calls the thread holds a pool weakly.
+A pool that has something to do, now or later, pokes the housekeeper. The thread then calls the pool's
+`_pgpool_maintain()`, which does what is due and returns after how many seconds the thread is to call again. Between two
+calls the thread holds only a weak reference to the pool.
 
-A poke writes into a dict and rings a bell, and waits for nobody, so it may come at any moment, from the midst of
-another poke too. The bell is a plain lock, which the thread acquires to sleep. Its release is one step; Condition and
-Event, and the SimpleQueue that eventlet puts in place, hold a lock of their own meanwhile.
+A poke writes into a dict and rings a bell. It never waits, so a pool may poke at any moment, also in the middle of
+another poke. The bell is a plain lock, which the thread acquires to sleep, since releasing a lock is one step.
+Condition and Event hold a lock of their own meanwhile, and so does the SimpleQueue that eventlet puts in place.
 """
 
 from __future__ import annotations
@@ -29,70 +30,71 @@ from pgpool_rs._core import if_free, speak
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What the thread goes by. It stays the real clock where a test replaces those of the module `time`.
+# The thread's clock. It stays the real one where a test replaces the clocks of the module `time`.
 clock: Callable[[], float] = time.monotonic
 
 # All in seconds.
-MIN_INTERVAL: Final = 0.01  # between two calls of one pool, unless somebody else pokes
-PAUSE: Final = 1.0  # after a call that failed, whoever pokes
-JOIN_TIMEOUT: Final = 0.2  # for the thread to end, at the end of the process
-LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, those of gevent and eventlet too
+MIN_INTERVAL: Final = 0.01  # between two calls of one pool, unless another thread pokes
+PAUSE: Final = 1.0  # after a call that failed, even if another thread pokes
+JOIN_TIMEOUT: Final = 0.2  # how long the end of the process waits for the thread
+LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, gevent's and eventlet's too
 
 
 class Pool(Protocol):
-    """What can be maintained."""
+    """What the housekeeper needs of a pool."""
 
     def _pgpool_name(self) -> str:
-        """Give the name under which a failure is logged."""
+        """Return the name that the log uses."""
 
     def _pgpool_maintain(self) -> float | None:
-        """Do what is due; return in how many seconds there will be something, None for not before the next poke."""
+        """Do what is due. Return the seconds until something is due again; None: nothing is, before the next poke."""
 
 
 @dataclass(slots=True)
 class Visit:
-    """When a pool is called next, by the monotonic clock."""
+    """When the thread calls a pool next, by the monotonic clock."""
 
     pool: weakref.ref[Pool]
     due: float
-    not_before: float = -math.inf  # until then, no poke makes it due
+    not_before: float = -math.inf  # a poke makes no call due before this
 
 
 @dataclass(slots=True)
 class House:
-    """What belongs to one process. The child of a fork has one of its own, and leaves its parent's as it is."""
+    """The housekeeper's state in one process. The child of a fork makes its own, and leaves its parent's as it is."""
 
     process: int
-    # Who has poked, by id as a pool need not be hashable, and in which thread. Written by all, emptied by the thread.
+    # The pools that have poked, by id since a pool need not be hashable, each with the thread that poked. All threads
+    # write here; the housekeeping thread empties it.
     pokes: dict[int, tuple[weakref.ref[Pool], int]] = field(default_factory=dict)
-    visits: dict[int, Visit] = field(default_factory=dict)  # the thread's alone
-    # Held while the thread is started. Nobody waits for it: who finds it taken leaves the start to its holder.
+    visits: dict[int, Visit] = field(default_factory=dict)  # used by the thread alone
+    # Held while the thread is started. No caller waits for it: one that finds it taken leaves the start to its holder.
     starting: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
     bell: threading.Lock | None = None
-    current: Pool | None = None  # on which the thread is calling just now
+    current: Pool | None = None  # the pool that the thread is calling now
 
     def alive(self) -> bool:
-        """Tell whether the thread is alive."""
+        """Return whether the thread is alive."""
         return self.thread is not None and self.thread.is_alive()
 
     def ring(self) -> None:
-        """Wake the thread, or have it not fall asleep."""
+        """Wake the thread, or keep it from falling asleep."""
         if self.bell is not None and self.bell.locked():
-            with suppress(RuntimeError):  # somebody else has just rung
+            with suppress(RuntimeError):  # another thread has just rung
                 self.bell.release()
 
 
 class Housekeeper:
-    """Calls on the pools that poke it, from a thread that is started when the first one does."""
+    """Calls the pools that poke it, in a thread that the first poke starts."""
 
     def __init__(self) -> None:
         self._houses: dict[int, House] = {}
         self._ended = False
 
     def poke(self, pool: Pool) -> None:
-        """Have the pool maintained soon, for which the thread is started if there is none."""
-        # Once the process ends nothing else is touched: the interpreter may have taken this module's names away.
+        """Have the pool maintained soon. Start the thread if none runs."""
+        # At the end of the process, touch nothing else: the interpreter may have cleared this module's names.
         if not self._ended:
             house = self._note(pool)
             if not house.alive():
@@ -100,24 +102,24 @@ class Housekeeper:
             house.ring()
 
     def poke_quietly(self, pool: Pool) -> None:
-        """Have the pool maintained soon if the thread runs, else once it does. Safe in a weak reference's callback."""
+        """Have the pool maintained as soon as the thread runs. Safe in a weak reference's callback."""
         if not self._ended:
             self._note(pool).ring()
 
     def current_pool(self) -> Pool | None:
-        """Return the pool on which this thread is calling, if this is the housekeeping thread."""
+        """Return the pool that this thread is calling, if this is the housekeeping thread."""
         house = self._house()
         is_here = house.thread is not None and house.thread.ident == threading.get_ident()
         return house.current if is_here else None
 
     def cares_for(self, pool: Pool) -> bool:
-        """Tell whether the pool has poked, so that the thread calls on it."""
+        """Return whether the pool has poked, so that the thread calls it."""
         house, number = self._house(), id(pool)
         poke, visit = house.pokes.get(number), house.visits.get(number)
         return (poke is not None and poke[0]() is pool) or (visit is not None and visit.pool() is pool)
 
     def end(self) -> None:
-        """Let the thread go, and do nothing from now on; wait a moment if it is just calling on a pool."""
+        """End the thread and ignore all further pokes. Wait `JOIN_TIMEOUT` seconds at most for a call that runs."""
         self._ended = True
         house = self._house()
         if house.thread is not None and house.alive():
@@ -125,7 +127,7 @@ class Housekeeper:
             house.thread.join(JOIN_TIMEOUT)
 
     def _house(self) -> House:
-        # Asked for by process id, as not everything that forks runs the hooks of os.register_at_fork; uWSGI does not.
+        # By process id, since not everything that forks runs the hooks of os.register_at_fork; uWSGI does not.
         process = os.getpid()
         return self._houses.get(process) or self._houses.setdefault(process, House(process))
 
@@ -135,12 +137,13 @@ class Housekeeper:
         return house
 
     def _on_duty(self, house: House) -> bool:
-        # A greenlet lives on in the child of a fork, where it has no business.
+        # A greenlet goes on in the child of a fork, where it must do nothing.
         return not self._ended and house.process == os.getpid()
 
     def _start(self, house: House) -> None:
-        # Asked again afterwards: a thread that has died meanwhile found the lock taken and left this to us.
-        # There are too many threads, or no memory or stack, or the process ends; the next poke tries again.
+        # Look again after each try: a thread that died meanwhile found the lock taken and left the restart to us.
+        # The start fails if there are too many threads, no memory or no stack, or at the end of the process. The next
+        # poke tries again.
         with suppress(RuntimeError, MemoryError, OSError):
             begin = partial(self._begin, house)
             while self._on_duty(house) and not house.alive() and if_free(house.starting, begin):
@@ -151,11 +154,11 @@ class Housekeeper:
             house.bell = threading.Lock()
             house.bell.acquire()
             house.thread = threading.Thread(target=self._run, args=(house,), name="pgpool_rs housekeeping", daemon=True)
-            # In a context of its own, since it outlives that of the request that happened to poke first.
+            # In a context of its own, since the thread outlives the request that happened to poke first.
             try:
                 contextvars.Context().run(house.thread.start)
             except KeyError as error:
-                # CPython's own, where an Exception struck `start` once the thread had begun.
+                # CPython raises it where an Exception interrupted `start` after the thread had begun.
                 raise error.__context__ or error from None
 
     def _run(self, house: House) -> None:
@@ -163,11 +166,11 @@ class Housekeeper:
             while self._on_duty(house):
                 self._make_round(house)
                 self._sleep(house)
-        except BaseException as error:  # noqa: BLE001  (SystemExit, GreenletExit and the like end this thread, quietly)
+        except BaseException as error:  # noqa: BLE001  (SystemExit, GreenletExit and the like end this thread quietly)
             house.thread = None
             if self._on_duty(house):
                 self._start(house)
-                text = "the housekeeping thread was ended by %s; another takes its place"
+                text = "%s ended the housekeeping thread; a new thread takes its place"
                 ended_by = type(error).__name__
                 _say(logging.WARNING, text, None, "thread_ended", ended_by, ended_by + _place(error))
 
@@ -178,20 +181,20 @@ class Housekeeper:
             visit = house.visits.get(number)
             if visit is None or visit.pool is not pool:
                 visit = house.visits[number] = Visit(pool, now)
-            # What a pool does in its `_pgpool_maintain()` may poke. That is no reason to call it without end.
-            breath = MIN_INTERVAL if poker == threading.get_ident() else 0.0
-            visit.due = max(now + breath, visit.not_before)
+            # A pool may poke from within `_pgpool_maintain()`. The thread must not call it without a pause.
+            pause = MIN_INTERVAL if poker == threading.get_ident() else 0.0
+            visit.due = max(now + pause, visit.not_before)
         for number, visit in list(house.visits.items()):
             if visit.pool() is None:
                 del house.visits[number]
             elif visit.due <= now and self._on_duty(house):
-                self._call_on(house, visit)
+                self._call(house, visit)
 
-    def _call_on(self, house: House, visit: Visit) -> None:
+    def _call(self, house: House, visit: Visit) -> None:
         pool = visit.pool()
         if pool is None:
             return
-        # Set beforehand, so that it holds however the call ends.
+        # Set first, so that the pause holds however the call ends.
         visit.due = visit.not_before = clock() + PAUSE
         try:
             house.current = pool
@@ -200,24 +203,24 @@ class Housekeeper:
             visit.not_before = -math.inf
         except Exception as error:  # noqa: BLE001
             if not self._ended:
-                # No text and no line of source: they could show a password.
+                # Log no text and no line of source: they could show a password.
                 name, failure = type(pool)._pgpool_name(pool), type(error).__name__
-                text = "housekeeping of %s failed with %s; it goes on in %g s"
+                text = "the housekeeper failed to maintain %s: %s; it tries again in %g s"
                 _say(logging.ERROR, text, name, "housekeeping_failed", failure, name, failure + _place(error), PAUSE)
         finally:
             house.current = None
-            del pool  # which a traceback would keep alive
+            del pool  # a traceback would keep it alive
 
     def _sleep(self, house: House) -> None:
         due = min((visit.due for visit in house.visits.values()), default=math.inf)
-        # At least a moment, so that other greenlets have their turn.
+        # Sleep at least a moment, so that other greenlets run.
         pause = -1 if due == math.inf else min(max(due - clock(), 0.001), LONGEST_SLEEP)
         if house.bell is not None:
             house.bell.acquire(timeout=pause)
 
 
 def _place(error: BaseException) -> str:
-    """Tell where an error was raised, if that was in Python."""
+    """Return where Python code raised the error; nothing if no Python code did."""
     traceback = error.__traceback__
     if traceback is None:
         return ""

@@ -1,4 +1,4 @@
-"""What may be given to a pool's constructor: its options, and what psycopg2.connect takes."""
+"""Check the keywords of a pool's constructor that are no options: psycopg2.connect must take them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 _Init = TypeVar("_Init", bound="Callable[..., None]")
 
-# What psycopg2.connect takes beside the names that libpq knows.
+# The keywords that psycopg2.connect takes in addition to libpq's.
 _PSYCOPG2S = frozenset({"dsn", "connection_factory", "cursor_factory", "async", "async_", "database"})
 
-# Names of other pools: psycopg_pool's, SQLAlchemy's, DBUtils', asyncpg's, aiopg's, peewee's, those for Tornado.
+# Other pools' names for our options: psycopg_pool, SQLAlchemy, DBUtils, asyncpg, aiopg, peewee, pools for Tornado.
 _ELSEWHERE = {
     "min_size": "minconn",
     "max_size": "maxconn",
@@ -60,7 +60,7 @@ _ELSEWHERE = {
     "on_connect": "configure",
 }
 
-# libpq's, for suggestions only; libpq itself is asked what it knows.
+# libpq's keywords, for suggestions only: libpq itself decides which keywords it takes.
 _LIBPQS = (
     *("host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service", "options", "connect_timeout"),
     *("application_name", "client_encoding", "target_session_attrs", "tcp_user_timeout", "keepalives"),
@@ -72,12 +72,12 @@ _OTHER_URL = re.compile(r"\s*(?P<dialect>\w+)\+(?P<driver>\w+)://")
 
 
 def is_psycopg2s(connect: object) -> bool:
-    """Tell whether this is psycopg2.connect itself: a test or a tracing library may have put something in its place."""
+    """Return whether this is psycopg2.connect itself, and no replacement by a test or a tracing library."""
     return type(connect) is types.FunctionType and connect.__globals__ is vars(psycopg2)
 
 
 def names_missing_sizes(init: _Init) -> _Init:
-    """Have a constructor say which keyword is the size that is missing, where another pool calls it by that name."""
+    """Make a constructor that lacks a size name the keyword that gives the size by another pool's name."""
 
     @functools.wraps(init)
     def begin(self: object, /, *args: Any, **kwargs: Any) -> None:
@@ -91,11 +91,11 @@ def names_missing_sizes(init: _Init) -> _Init:
 
 
 def check(args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Iterable[str]) -> None:
-    """Check what is to be passed on to psycopg2.connect.
+    """Check the arguments that the pool will pass to psycopg2.connect.
 
-    :param options: the names of the pool's own options.
+    :param options: the names of the pool's own options, for suggestions.
     :raises TypeError: psycopg2.connect takes no keyword of this name.
-    :raises psycopg2.ProgrammingError: the connection string cannot be read. The message shows no secret.
+    :raises psycopg2.ProgrammingError: libpq cannot parse the connection string. The message shows no secret.
     """
     for name in kwargs:
         if name not in _PSYCOPG2S and not _libpq_knows(name):
@@ -133,7 +133,7 @@ def _check_dsn(dsn: str) -> None:
     try:
         extensions.parse_dsn(dsn)
     except psycopg2.ProgrammingError as error:
-        # It quotes what it could not read.
+        # libpq's message quotes what it could not parse.
         text = mask(str(error), (dsn,), {})
     if text is not None:
         raise psycopg2.ProgrammingError(text)

@@ -1,4 +1,4 @@
-"""What is shown of a loan, in `pool.loans()` and in the log."""
+"""What `pool.loans()`, the log and errors show of a loan."""
 
 from __future__ import annotations
 
@@ -15,29 +15,36 @@ if TYPE_CHECKING:
 
 @once
 class LoanInfo(NamedTuple):
-    """One connection that is lent now."""
+    """One connection that the pool has lent."""
 
     key: Any
-    """What it is lent under."""
+    """The key under which the pool lent it."""
     age: float
-    """For how many seconds it has been lent."""
+    """How long it has been lent, in seconds."""
     thread: int
-    """Who borrowed it, as `threading.get_ident()` says."""
+    """The thread that borrowed it, by its `threading.get_ident()`."""
     stack: traceback.StackSummary | None
-    """Where it was borrowed, the innermost call last; recorded only with `leak_after`."""
+    """The stack that borrowed it, the innermost call last. Recorded only with `leak_after`, else None."""
 
 
 def make(key: Any, age: float, thread: int, note: tuple[Any, ...] | None) -> LoanInfo:
-    """Make a LoanInfo of what Rust knows."""
+    """Make a LoanInfo from what Rust has recorded."""
     return LoanInfo(key, age, thread, None if note is None else _stack(note))
 
 
 def describe(loan: LoanInfo) -> str:
-    """Describe a loan for the log, in one line and those of its stack."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
-    thread = f"thread {loan.thread} ({names.get(loan.thread, 'gone')})"
+    """Describe a loan for the log: one line, and the lines of its stack."""
+    thread = f"thread {loan.thread} ({thread_name(loan.thread) or 'gone'})"
     line = f"lent for {loan.age:.1f} s under key {_shown(loan.key)}, borrowed by {thread}"
     return line if loan.stack is None else f"{line} at\n{''.join(loan.stack.format())}".rstrip()
+
+
+def thread_name(ident: int) -> str | None:
+    """Return the name of a thread, and None if it has ended or `threading` does not know it."""
+    # threading.enumerate() would wait for a lock that an interrupt may have left held.
+    active = getattr(threading, "_active", None)
+    thread = active.get(ident) if type(active) is dict else None
+    return None if thread is None else thread.name
 
 
 def _shown(key: Any) -> str:
@@ -48,7 +55,7 @@ def _shown(key: Any) -> str:
 
 
 def _stack(note: tuple[Any, ...]) -> traceback.StackSummary:
-    """Look up the lines of a recorded stack: pairs of a code object and an offset into it, the innermost first."""
+    """Look up the lines of a recorded stack: pairs of a code object and an offset into it, the innermost call first."""
     pairs = list(zip(note[::2], note[1::2], strict=True))
     frames = [
         traceback.FrameSummary(code.co_filename, _line(code, offset), code.co_name, lookup_line=False)

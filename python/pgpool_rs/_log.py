@@ -1,8 +1,8 @@
-"""How a pool's lines reach `logging`: on the logger `pgpool_rs.<pool name>`.
+"""Write a pool's log lines to the logger `pgpool_rs.<pool name>`.
 
-Nothing here takes the lock of the module `logging`, which an interrupt can leave held on Python 3.11 and 3.12. So no
-logger is made, and none is asked `isEnabledFor`. A pool whose name has no logger has no handler or level of its own
-either, and its lines go where those of the nearest logger above go.
+This module never takes the lock of `logging`, which an interrupt can leave held on Python 3.11 and 3.12. So it makes no
+logger and does not call `isEnabledFor`. If no logger has the pool's name, no handler or level can be set for the pool
+either, and its lines go to the handlers of the nearest logger above.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _parent = logging.getLogger("pgpool_rs")
 
 
 def is_heard(child: str, level: int) -> bool:
-    """Tell whether a line at this level is wanted on the logger of this name below `pgpool_rs`."""
+    """Return whether the logger `pgpool_rs.<child>` is enabled for this level."""
     logger = _nearest(child)
     return not logger.disabled and level > logger.manager.disable and level >= logger.getEffectiveLevel()
 
@@ -29,7 +29,7 @@ def write(  # noqa: PLR0917  (Rust passes them by position)
     reason: str | None,
     child: str | None = None,
 ) -> None:
-    """Write a line, which shows the place that called us: on the pool's logger, or another child of `pgpool_rs`."""
+    """Write a line to the logger of the pool, or of another `child` of `pgpool_rs`. The line names our caller."""
     child = str(pool) if child is None else child
     logger, name = _nearest(child), f"pgpool_rs.{child}"
     caller = sys._getframe().f_back
@@ -37,17 +37,17 @@ def write(  # noqa: PLR0917  (Rust passes them by position)
     if caller is not None:
         path, number, function = caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name
     record = logger.makeRecord(name, level, path, number, template, args, None, function)
-    # Not by makeRecord's `extra`, which raises where the program's own record factory has set one of these.
+    # makeRecord's `extra` would raise if the program's own record factory has set one of these.
     record.__dict__.update(pool=pool, event=event, reason=reason)
     if logger.name == name:
         logger.handle(record)
     else:
-        # A logger's filters are for its own lines.
+        # This skips the logger's filters, which are for its own lines.
         logger.callHandlers(record)
 
 
 def _nearest(child: str) -> logging.Logger:
-    """Find the logger of this name, or the nearest above it."""
+    """Return the logger of this name, or the nearest one above it."""
     known = logging.root.manager.loggerDict
     name = f"pgpool_rs.{child}"
     while name != _parent.name:

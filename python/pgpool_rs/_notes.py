@@ -1,35 +1,31 @@
-"""What a refusal says beyond psycopg2.pool's words: attributes of the exception, and a note from Python 3.11 on."""
+"""What a refusal tells in addition to psycopg2.pool's text: attributes, and a note from Python 3.11 on."""
 
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any, Final, NamedTuple
 
 from psycopg2 import extensions
 
 from pgpool_rs import _core
 from pgpool_rs._foreign import CAUSED
+from pgpool_rs._loans import thread_name
 from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout
 
 # Whether exceptions take notes.
 _NOTES: Final = sys.version_info >= (3, 11)
 
-# How many connections are lent, how many there may be, how many are being opened, how many callers wait; for how many
-# seconds this call has waited; and whether the pool's class takes `timeout`.
-Figures = tuple[int, int, int, int, float, bool]
-
 
 class Returned(NamedTuple):
-    """What `putconn` got, where that refused."""
+    """The object that `putconn` got and refused."""
 
     given: Any
     keyed: bool
-    """Whether a key came with it."""
+    """Whether the caller gave a key, too."""
     idle: bool
-    """Whether the pool has it, idle."""
+    """Whether the object is an idle connection of this pool."""
     lent: bool
-    """Whether the pool has lent it, under another key."""
+    """Whether the pool has lent it under another key."""
 
 
 def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tuple where memory is short)
@@ -46,51 +42,44 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
     given: Any,
     flags: int | None,
 ) -> None:
-    """Tell an exception what is known of the pool that refused.
+    """Set the attributes of an exception of ours, and add the note.
 
-    The exception is raised in any case, so what fails here is left out.
+    The pool raises the exception in any case, so this leaves out what fails.
 
-    :param age: for how many seconds the oldest loan has lasted, which `borrower` has.
-    :param given: what `putconn` got; the bits of `flags` are the rest of `Returned`. None: it was another call.
+    :param waits: whether the pool's class takes `timeout`.
+    :param age: how long the oldest loan has lasted, in seconds; the thread `borrower` has it.
+    :param given: the object that `putconn` got. The bits of `flags` are the rest of `Returned`; None for other calls.
     """
     try:
         error.pool_name = pool_name
         error.lent, error.opening, error.waiting, error.waited = lent, opening, waiting, waited
         if _NOTES:
-            figures = lent, maxconn, opening, waiting, waited, waits
-            oldest = None if age is None or borrower is None else (age, borrower)
-            returned = None if flags is None else (given, bool(flags & 1), bool(flags & 2), bool(flags & 4))
-            error.add_note(f"pool {pool_name!r} {_note(error, figures, oldest, returned)}")
+            if flags is not None and not isinstance(error, PoolClosed):
+                note = _misplaced(Returned(given, bool(flags & 1), bool(flags & 2), bool(flags & 4)))
+            else:
+                note = _note(error, maxconn, waits, age, borrower)
+            error.add_note(f"pool {pool_name!r} {note}")
     except CAUSED:
         pass
 
 
-def _note(error: Exception, figures: Figures, oldest: tuple[float, int] | None, returned: Any) -> str:
-    lent, maxconn, opening, _, waited, waits = figures
+def _note(error: Any, maxconn: int, waits: bool, age: float | None, borrower: int | None) -> str:
     if isinstance(error, PoolClosed):
-        return "was closed while this call waited" if waited else "is closed"
-    if returned is not None:
-        return _misplaced(Returned(*returned))
+        return "was closed while this call waited" if error.waited else "is closed"
     if not isinstance(error, PoolExhausted):
         return "refused"
     if maxconn == 0:
         return "has maxconn=0, with which it refuses every request"
-    counts = f"has lent {lent} of {maxconn}" + (f" and opens {opening}" if opening else "")
-    if oldest is None:
+    counts = f"has lent {error.lent} of {maxconn}" + (f" and opens {error.opening}" if error.opening else "")
+    if age is None or borrower is None:
         return counts
     advice = "give timeout=, or see" if waits and not isinstance(error, PoolTimeout) else "see"
-    return f"{counts}, the oldest for {oldest[0]:.0f} s by {_thread(oldest[1])}; {advice} pool.loans()"
-
-
-def _thread(ident: int) -> str:
-    # Not threading.enumerate(), which waits for a lock that an interrupt may have left held.
-    active = getattr(threading, "_active", None)
-    thread = active.get(ident) if type(active) is dict else None
-    return f"thread {ident}" if thread is None else thread.name
+    thread = thread_name(borrower) or f"thread {borrower}"
+    return f"{counts}, the oldest for {age:.0f} s by {thread}; {advice} pool.loans()"
 
 
 def _misplaced(returned: Returned) -> str:
-    """Say what was given to `putconn` and what may have happened. No repr: it may show a secret."""
+    """Say what `putconn` got, and what may have gone wrong. Show no repr: it may contain a secret."""
     given = returned.given
     if given is None:
         return "has lent nothing under this key" if returned.keyed else "got None: is there a connection to return?"
@@ -98,7 +87,7 @@ def _misplaced(returned: Returned) -> str:
         return "has this connection already: it was returned before"
     if returned.lent:
         return "has lent this connection under another key"
-    # Nothing is asked of the object itself: a proxy may raise anything.
+    # Ask the object itself nothing: a proxy may raise anything.
     hint, kind = "", type(given)
     if issubclass(kind, extensions.cursor):
         hint = ": return the connection, which is cursor.connection"

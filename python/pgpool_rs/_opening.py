@@ -1,4 +1,4 @@
-"""Opening a pool's first connections at the same time."""
+"""Open a pool's first connections in several threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pgpool_rs import _core
 
 
 def in_parallel(pool: Any, number: int, workers: int) -> None:
-    """Open this many connections in `workers` threads; wait for all, then raise the first error if there was one."""
+    """Open this many connections in `workers` threads. Wait for all; raise the first error if there was one."""
     workers = min(workers, max(number, 1))
     with ThreadPoolExecutor(
         workers, thread_name_prefix=f"pgpool_rs {_core.AbstractConnectionPool._pgpool_name(pool)} opening"

@@ -1,4 +1,4 @@
-"""A pool's options: their defaults, what is allowed for each, and the form in which Rust reads them."""
+"""A pool's options: their defaults, their checks, and the form in which Rust reads them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pgpool_rs.health import discard_all
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# The pools of this process that were given no name.
+# Numbers the pools that have no name.
 _numbers = itertools.count(1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What a pool was told, checked. Times are in seconds; infinity stands for None."""
+    """The options of one pool, checked. Times are in seconds; infinity stands for None."""
 
     name: str
     timeout: float
     max_waiting: int
-    # A callable's repr may show a password: functools.partial shows all of its arguments.
+    # The repr of a callable may show a password: functools.partial shows all of its arguments.
     check: Callable[[Any], object] | None = field(repr=False)
     check_after: float
     max_idle: float
@@ -41,7 +41,7 @@ class Options:
 
     @property
     def has_housekeeper(self) -> bool:
-        """Tell whether the pool needs the housekeeping thread."""
+        """Return whether the housekeeper has work on this pool."""
         return (
             self.background
             or self.max_idle > 0
@@ -69,11 +69,12 @@ class Options:
         reclaim: object = False,
         close_returns: object = False,
     ) -> Options:
-        """Take the options as a pool's constructor has them.
+        """Check the options of a pool's constructor.
+
+        Each error names the option, and shows the value unless that may be a connection string.
 
         :raises TypeError: a value has a wrong type.
-        :raises ValueError: a value is out of range. Either message names the option and the
-            value, unless that may be a connection string.
+        :raises ValueError: a value is out of range.
         """
         return cls(
             timeout=_validate.seconds("timeout", timeout, none="to wait for ever"),
@@ -84,13 +85,13 @@ class Options:
             max_lifetime=_validate.seconds("max_lifetime", max_lifetime, none="for no limit", zero=False),
             configure=_validate.callback("configure", configure),
             reset=_validate.callback("reset", reset, discard=discard_all),
-            # Whoever takes it for the connection string shall not find the password in a log.
+            # A caller may pass the connection string here by mistake: the error must not show the password.
             connect=_validate.callback("connect", connect, secret=True),
             open_workers=_validate.count("open_workers", open_workers, least=1),
             background=_validate.flag("background", background),
             leak_after=_validate.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
             reclaim=_validate.flag("reclaim", reclaim),
             close_returns=_validate.flag("close_returns", close_returns),
-            # Last, so that a pool that is refused takes no number.
+            # Last, so that refused options take no number.
             name=f"pool-{next(_numbers)}" if name is None else _validate.text("name", name),
         )

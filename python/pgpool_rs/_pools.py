@@ -6,17 +6,17 @@ import weakref
 from typing import Any, Final
 
 _pools: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
-# Whoever wants the next pools to stay alive adds a dict here, into which each is put, and takes it out again.
+# Dicts that keep pools alive: each new pool is put into all of them. The code that adds a dict removes it again.
 holders: Final[list[dict[int, Any]]] = []
 
 
 def add(pool: Any) -> None:
-    """Add a pool that has been made."""
+    """Add a new pool."""
     _pools[id(pool)] = pool
     for holder in tuple(holders):
         holder[id(pool)] = pool
 
 
 def pools() -> list[Any]:
-    """List those that are alive."""
+    """List the pools that are alive."""
     return [pool for reference in _pools.valuerefs() if (pool := reference()) is not None]

@@ -1,4 +1,4 @@
-"""psycopg2's own pool module, and what puts ours in its place."""
+"""psycopg2's own pool module, and the function that replaces it by ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from psycopg2 import pool as original
     from psycopg2.pool import PoolError
 else:
-    # Where ours has its place already, it knows the original.
+    # If our module has replaced it already, ours knows the original.
     original = getattr(psycopg2.pool, "_psycopg2_pool", psycopg2.pool)
     PoolError = original.PoolError
 
@@ -22,11 +22,11 @@ __all__ = ["PoolError", "original", "replace_psycopg2_pool"]
 
 
 def replace_psycopg2_pool() -> Callable[[], None]:
-    """Put `pgpool_rs.pool` in the place of the module `psycopg2.pool`, for this process.
+    """Replace the module `psycopg2.pool` by `pgpool_rs.pool` in this process.
 
-    All four forms of import give it from then on: `import psycopg2.pool`, `from psycopg2 import pool`,
-    `from psycopg2.pool import ThreadedConnectionPool`, and `psycopg2.pool` as an attribute. What has been imported
-    before stays what it was, so call it before the library that imports psycopg2.pool by itself.
+    From then on, all of these give ours: `import psycopg2.pool`, `from psycopg2 import pool`,
+    `from psycopg2.pool import ThreadedConnectionPool`, and the attribute `psycopg2.pool`. Names that
+    a program imported before do not change, so call it before you import a library that imports psycopg2.pool.
 
     :return: a function that puts psycopg2's own module back.
     """

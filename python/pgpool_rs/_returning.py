@@ -1,4 +1,4 @@
-"""`close_returns=True`: a lent connection's `close()` gives it back to its pool."""
+"""`close_returns=True`: `close()` of a lent connection returns it to its pool."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _POSITIONAL = ("dsn", "connection_factory", "cursor_factory")
 
 
 class Connect:
-    """Connects for a pool: calls `connect`, or psycopg2.connect, for a connection whose `close()` returns it."""
+    """Calls `connect`, or psycopg2.connect, so that it makes connections whose `close()` returns them to the pool."""
 
     def __init__(self, pool: Any, connect: Callable[..., Any] | None) -> None:
-        """Keep the pool weakly, since the pool keeps this."""
+        """Keep a weak reference to the pool, since the pool has a reference to this object."""
         self._pool = weakref.ref(pool)
         self._connect = connect
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Connect with the pool's arguments.
 
-        :raises TypeError: `connection_factory` is no class, or `connect` has not used it.
+        :raises TypeError: `connection_factory` is no class, or `connect` did not use it.
         """
         kwargs.update(zip(_POSITIONAL, args, strict=False))
         kwargs["connection_factory"] = returning(kwargs.get("connection_factory"))
@@ -43,7 +43,7 @@ class Connect:
 
 
 def returning(factory: Any) -> type:
-    """Give the subclass of a connection class, psycopg2's own if it is None, whose `close()` returns."""
+    """Return the subclass of a connection class, None for psycopg2's own, whose `close()` returns the connection."""
     factory = extensions.connection if factory is None else factory
     if not isinstance(factory, type):
         raise TypeError("close_returns=True needs a connection_factory that is a class, of which it makes a subclass")

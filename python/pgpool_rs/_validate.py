@@ -1,6 +1,6 @@
-"""Check what is given for an option: a wrong type is a TypeError, a wrong range a ValueError.
+"""Check the value of an option. Each function returns the value in the form in which the pool uses it.
 
-Each function takes the option's name, for its messages, and returns the value in the form in which it is used.
+Each raises TypeError for a wrong type and ValueError for a value out of range. The message names the option.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def seconds(option: str, given: Any, *, none: str | None = None, zero: bool = True) -> float:
-    """Check a time; None, if `none` says what it is there for, is infinity. 0 is refused where `zero` is false."""
+    """Check a time in seconds. Return infinity for None if `none` says what None means. Allow 0 only if `zero`."""
     if given is None and none is not None:
         return math.inf
     value = _real(given)
@@ -32,7 +32,7 @@ def seconds(option: str, given: Any, *, none: str | None = None, zero: bool = Tr
 
 
 def count(option: str, given: Any, *, least: int, note: str = "") -> int:
-    """Check a whole number. What is beyond all that can be counted becomes the greatest that can."""
+    """Check a whole number. Return `sys.maxsize` at most."""
     try:
         value = None if isinstance(given, bool) else operator.index(given)
     except TypeError:
@@ -54,9 +54,9 @@ def flag(option: str, given: Any) -> bool:
 def callback(
     option: str, given: Any, *, secret: bool = False, **words: Callable[..., Any]
 ) -> Callable[..., Any] | None:
-    """Check a callable or None; or one of the words, each of which stands for a callable of ours.
+    """Check a callable, None, or one of the `words`, each of which stands for a callable of ours.
 
-    What may be `secret` is not repeated in the message, only its type is.
+    If the value may be `secret`, the message names only its type.
     """
     if given is None or callable(given):
         return given  # type: ignore[no-any-return]
@@ -78,13 +78,13 @@ def text(option: str, given: Any) -> str:
 
 
 def _real(given: Any) -> float | None:
-    """Read a number; answer None for anything else."""
+    """Return a number as a float, and None for anything else."""
     if isinstance(given, bool):
         return None
     try:
-        # This takes every kind of number, and no string that float() would read.
+        # fsum takes every kind of number and, unlike float(), no string.
         return math.fsum((given,))
     except TypeError:
         return None
-    except OverflowError:  # An integer beyond all floats.
+    except OverflowError:  # an integer beyond all floats
         return math.inf if given > 0 else -math.inf

@@ -1,8 +1,8 @@
-"""Live views of a pool's books, for programs that read `_pool`, `_used` and `_rused` or write into them.
+"""Live views of the ledger, for programs that read or write `_pool`, `_used` and `_rused`.
 
-In psycopg2.pool these are a list and two dicts of which a subclass may make what it likes. Here the ledger in Rust
-keeps the books. Each view reads the ledger whenever it is read and edits it whenever it is written, one edit at a
-time, so that code which re-implements psycopg2.pool's bookkeeping goes on working, next to threads that do not.
+In psycopg2.pool these are a list and two dicts, which a subclass may read and write. Here, reading a view reads the
+ledger in Rust, and each write into a view is one edit of the ledger. So code that re-implements psycopg2.pool's
+bookkeeping goes on working, also while other threads use the pool.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _NUMBERS = 1 << 64
 
 @_core.once
 class AutomaticKey(int):
-    """A key that the pool made up. It equals its number, yet is never taken for a user's key of the same value."""
+    """A key that the pool made. It equals its number, but the ledger never takes it for a user's key of that value."""
 
     __slots__ = ()
 
 
 class Idle(MutableSequence[Any]):
-    """`_pool`: the idle connections as a list; the next to be lent stands last."""
+    """`_pool`: the idle connections as a list. The pool lends the last one next."""
 
     __slots__ = ("_pool",)
 
@@ -38,7 +38,7 @@ class Idle(MutableSequence[Any]):
         self._pool = pool
 
     def _edit(self, edit: Callable[[list[Any]], T]) -> T:
-        """Apply an edit to the list. Where another thread was faster, apply it to what that thread has left."""
+        """Apply an edit to the list. If another thread has changed the list meanwhile, apply it to the new list."""
         while True:
             seen = _core.idle(self._pool)
             wanted = list(seen)
@@ -93,7 +93,7 @@ class Idle(MutableSequence[Any]):
         self._edit(lambda connections: connections.sort(key=key, reverse=reverse))
 
     def copy(self) -> list[Any]:
-        """Return a plain list of what is idle now."""
+        """Return a plain list of the connections that are idle now."""
         return list(self)
 
     def __add__(self, other: Iterable[Any]) -> list[Any]:
@@ -114,18 +114,18 @@ class Idle(MutableSequence[Any]):
 class _Loans(MutableMapping[Any, Any]):
     """What `_used` and `_rused` have in common.
 
-    A program deletes a loan from one of them and then from the other. The first deletion strikes it out of the
-    ledger; what the other view is still to show until the second one is kept in `rest`.
+    A program deletes a loan from one of them and then from the other. The first deletion removes the loan from the
+    ledger. Until the second one, `_rest` of the other view has what that view must still show.
     """
 
-    __slots__ = ("_pool", "_rest", "_twin")
+    __slots__ = ("_other", "_pool", "_rest")
 
     def __init__(self, pool: _core.AbstractConnectionPool) -> None:
         self._pool = pool
         self._rest: dict[Any, Any] = {}
 
     def _pairs(self) -> list[tuple[Any, Any]]:
-        """List what there is now. An automatic key may stand beside a user's key that equals it."""
+        """List the pairs. An automatic key and a user's key that equals it may both be there."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Any]:
@@ -135,15 +135,15 @@ class _Loans(MutableMapping[Any, Any]):
         return len(self._rest) + _core.count_lent(self._pool)
 
     def items(self) -> ItemsView[Any, Any]:
-        """Show the pairs; a loop sees them as they were when it began, and may return connections."""
+        """Return the pairs. A loop sees them as they were when it began, and may return connections."""
         return _Items(self)
 
     def values(self) -> ValuesView[Any]:
-        """Show the values; a loop sees them as they were when it began, and may return connections."""
+        """Return the values. A loop sees them as they were when it began, and may return connections."""
         return _Values(self)
 
     def copy(self) -> dict[Any, Any]:
-        """Return a plain dict of what there is now."""
+        """Return a plain dict of the pairs."""
         return dict(self._pairs())
 
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -168,24 +168,24 @@ class _Values(ValuesView[Any]):
 
 
 class Used(_Loans):
-    """`_used`: what is lent, by key."""
+    """`_used`: the lent connections by key."""
 
     __slots__ = ()
-    _twin: Rused
+    _other: Rused
 
     def _pairs(self) -> list[tuple[Any, Any]]:
         return [*self._rest.items(), *_core.lent(self._pool)]
 
     def __getitem__(self, key: Any) -> Any:
         connection = _core.loan(self._pool, key)
-        # A program may read a number that it was shown as a key of its own.
+        # A program may look up the number of an automatic key that a view has shown.
         if connection is None and isinstance(key, int) and 0 <= key < _NUMBERS:
             connection = _core.loan(self._pool, AutomaticKey(key))
         return self._rest[key] if connection is None else connection
 
     def __setitem__(self, key: Any, connection: Any) -> None:
         self._rest.pop(key, None)
-        self._twin._rest.pop(id(connection), None)
+        self._other._rest.pop(id(connection), None)
         _core.enter_loan(self._pool, key, connection)
 
     def __delitem__(self, key: Any) -> None:
@@ -195,14 +195,14 @@ class Used(_Loans):
         connection = _core.strike_loan(self._pool, key)
         if connection is None:
             raise KeyError(key)
-        self._twin._rest[id(connection)] = key
+        self._other._rest[id(connection)] = key
 
 
 class Rused(_Loans):
-    """`_rused`: the keys of what is lent, by the id of the connection."""
+    """`_rused`: the keys of the lent connections by `id(connection)`."""
 
     __slots__ = ()
-    _twin: Used
+    _other: Used
 
     def _pairs(self) -> list[tuple[Any, Any]]:
         return [*self._rest.items(), *((id(connection), key) for key, connection in _core.lent(self._pool))]
@@ -212,7 +212,7 @@ class Rused(_Loans):
         return self._rest[ident] if key is None else key[0]
 
     def __setitem__(self, ident: int, key: Any) -> None:
-        # A loan that is in the ledger has its key there.
+        # The ledger has the key of each loan that it knows.
         if _core.key_of(self._pool, ident) is None:
             self._rest[ident] = key
 
@@ -221,7 +221,7 @@ class Rused(_Loans):
             del self._rest[ident]
             return
         key = self[ident]
-        self._twin._rest[key] = _core.strike_loan(self._pool, key)
+        self._other._rest[key] = _core.strike_loan(self._pool, key)
 
 
 class Views:
@@ -233,5 +233,5 @@ class Views:
         self.idle = Idle(pool)
         self.used = Used(pool)
         self.rused = Rused(pool)
-        self.used._twin = self.rused
-        self.rused._twin = self.used
+        self.used._other = self.rused
+        self.rused._other = self.used

@@ -1,8 +1,8 @@
-"""The exceptions that a pool raises, all of them below `psycopg2.pool.PoolError`.
+"""The exceptions that a pool raises. All are subclasses of `psycopg2.pool.PoolError`.
 
-Each tells of the pool at that moment: `pool_name`; how many connections were `lent` and being opened (`opening`); how
-many callers waited (`waiting`); and for how many seconds this call had `waited`. From Python 3.11 on, a note puts it
-into words.
+Each has the state of the pool at that moment as attributes: `pool_name`; how many connections were `lent` or were being
+opened (`opening`); how many callers were `waiting`; and how many seconds this call had `waited`. From Python 3.11 on, a
+note says the same in words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["PoolClosed", "PoolError", "PoolExhausted", "PoolTimeout", "TooManyRe
 
 @once
 class _Told:
-    """What is known of the pool; None where a program makes the exception."""
+    """The state of the pool; None where a program makes the exception itself."""
 
     pool_name: str | None = None
     lent: int | None = None
@@ -28,7 +28,7 @@ class _Told:
     waited: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # psycopg2's exceptions forget their attributes where they are pickled or copied.
+        # psycopg2's exceptions lose their attributes when they are pickled or copied.
         return _remake, (type(self), self.args, vars(self))  # type: ignore[attr-defined]
 
 
@@ -40,19 +40,19 @@ def _remake(error_class: type[Exception], args: tuple[Any, ...], attributes: dic
 
 @once
 class PoolClosed(_Told, PoolError):
-    """The pool is closed, or was closed while its caller waited."""
+    """The pool is closed, or was closed while the caller waited."""
 
 
 @once
 class PoolExhausted(_Told, PoolError):
-    """Every connection is lent and no more may be opened."""
+    """All `maxconn` connections are in use."""
 
 
 @once
 class PoolTimeout(PoolExhausted, OperationalError):
-    """No connection came free within `timeout` seconds; the message says what was going on meanwhile."""
+    """No connection came free within `timeout` seconds. The message says what the pool did in that time."""
 
 
 @once
 class TooManyRequests(PoolExhausted, OperationalError):
-    """As many callers wait for a connection as `max_waiting` allows."""
+    """`max_waiting` callers are already waiting for a connection."""

@@ -1,4 +1,4 @@
-"""What is asked of a connection by a round trip: whether it lives, and to forget what was set in its session."""
+"""Check a connection, and reset its session, by a round trip to the server."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _IN_TRANSACTION = (
 
 
 def check_query(conn: Any, timeout: float | None = 5.0) -> None:
-    """Return if the server answers a query on this connection, and raise if it does not.
+    """Return if the server answers a query on this connection; raise if it does not.
 
-    It runs SELECT 1 in autocommit and leaves no transaction open; afterwards, the connection's autocommit is as before.
-    Use it as a pool's `check`, with another limit as `functools.partial(check_query, timeout=1)`.
+    The function runs SELECT 1 in autocommit, leaves no transaction open, and restores the connection's autocommit. Use
+    it as a pool's `check`; for another limit, use `functools.partial(check_query, timeout=1)`.
 
-    The limit holds even if nothing comes from the network, since the connection's socket is then shut down. It does not
-    hold for what has no `fileno()`, nor under gevent and eventlet unless psycopg2 has a wait callback, without which
+    At the limit it shuts down the connection's socket, so the limit holds even if the network delivers nothing. It does
+    not hold for a connection without `fileno()`, nor under gevent and eventlet if psycopg2 has no wait callback: then
     nothing in the process runs while psycopg2 waits.
 
     :param conn: a connection that is in no transaction.
     :param timeout: seconds that the server may take; None for no limit.
-    :raises psycopg2.OperationalError: it took longer, and the connection can be used no more; or it is broken.
-    :raises psycopg2.extensions.QueryCanceledError: the query was cancelled, by Ctrl-C or by a statement_timeout,
-        which a pool raises to its caller.
+    :raises psycopg2.OperationalError: the server took longer, and the connection is unusable now; or it is broken.
+    :raises psycopg2.extensions.QueryCanceledError: Ctrl-C or a statement_timeout cancelled the query. A pool raises
+        this to its caller.
     :raises psycopg2.InterfaceError: the connection is closed.
-    :raises psycopg2.ProgrammingError: the connection is in a transaction, which is left alone.
+    :raises psycopg2.ProgrammingError: the connection is in a transaction. The function does not touch it.
     :raises TypeError: `timeout` is not a number.
     :raises ValueError: `timeout` is 0 or less.
     """
@@ -55,41 +55,41 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
         with watchdog.set_to(limit), _autocommit(conn), conn.cursor() as cursor:
             cursor.execute("SELECT 1")
     except extensions.QueryCanceledError:
-        # Not by the watchdog, which shuts the socket: psycopg2's wait_select makes this of Ctrl-C.
+        # The watchdog cancels nothing. psycopg2's wait_select raises this after Ctrl-C.
         raise
     except (psycopg2.Error, OSError) as error:
-        if not watchdog.has_bitten:
+        if not watchdog.has_expired:
             raise
         failure = error
-    if watchdog.has_bitten:
+    if watchdog.has_expired:
         raise psycopg2.OperationalError(f"the server did not answer SELECT 1 within {limit:g} seconds") from failure
 
 
 def discard_all(conn: Any) -> None:
-    """Put the session back to what it was after connecting, by DISCARD ALL. This is what `reset="discard"` stands for.
+    """Reset the session to its state after connecting, by DISCARD ALL. `reset="discard"` calls this function.
 
-    Settings made by SET, temporary tables, prepared statements, LISTEN and advisory locks are gone, and so are the
-    notifications that have come in. What belongs to the connection object stays: autocommit, and its isolation level,
-    readonly and deferrable, which hold afterwards too.
+    It drops settings made by SET, temporary tables, prepared statements, LISTEN, advisory locks, and the notifications
+    that have arrived. The attributes of the connection object keep their values and still hold: autocommit, isolation
+    level, readonly and deferrable.
 
     :param conn: a connection that is in no transaction.
-    :raises psycopg2.Error: the server could not be asked, or would not; the connection is best closed.
-    :raises psycopg2.ProgrammingError: the connection is in a transaction, which is left alone.
+    :raises psycopg2.Error: the server did not run the statement. Close the connection.
+    :raises psycopg2.ProgrammingError: the connection is in a transaction. The function does not touch it.
     """
     _refuse_in_transaction(conn, "DISCARD ALL")
     with _autocommit(conn) as was_on, conn.cursor() as cursor:
         cursor.execute("DISCARD ALL")
         if isinstance(conn, extensions.connection):
             _tell_session(conn, characteristics=was_on)
-            if isinstance(conn.notifies, MutableSequence):  # it may be a program's own
+            if isinstance(conn.notifies, MutableSequence):  # a program may have replaced it
                 conn.notifies.clear()
 
 
 def _tell_session(conn: extensions.connection, *, characteristics: bool) -> None:
-    """Make the session agree again with what psycopg2 remembers of it: it does not notice what DISCARD ALL changes."""
-    # This asks the server for nothing unless the two differ.
+    """Set the session to what psycopg2 remembers of it: psycopg2 does not notice what DISCARD ALL changes."""
+    # This sends nothing to the server unless the two differ.
     conn.set_client_encoding(conn.info.parameter_status("client_encoding") or conn.encoding)
-    # Out of autocommit these are part of each BEGIN. In autocommit they are settings of the session.
+    # In autocommit these are settings of the session. Otherwise psycopg2 sends them with each BEGIN.
     if characteristics:
         conn.set_session(conn.isolation_level, conn.readonly, conn.deferrable)
 
@@ -102,20 +102,20 @@ def _refuse_in_transaction(conn: Any, what: str) -> None:
 
 @contextlib.contextmanager
 def _autocommit(conn: Any) -> Iterator[bool]:
-    """Switch autocommit on for a block, and tell whether it was on before."""
+    """Switch autocommit on for a block; yield whether it was on before."""
     if isinstance(conn, ReplicationConnection):
-        # It is on, and can be neither read nor set.
+        # Autocommit is on, and a program can neither read nor set it.
         yield False
         return
     before = conn.autocommit
     if getattr(conn, "status", extensions.STATUS_READY) == extensions.STATUS_BEGIN:
-        # Somebody has ended the transaction in SQL, which the server knows, and psycopg2 does not.
+        # A program has ended the transaction in SQL. The server knows that, psycopg2 does not.
         conn.rollback()
     try:
         conn.autocommit = True
         yield before
     except BaseException:
-        # A dead connection lets nothing be set. The first error is the one to be heard.
+        # Report the first error; ignore errors raised while restoring autocommit on a dead connection.
         with contextlib.suppress(psycopg2.Error, OSError):
             conn.autocommit = before
         raise
@@ -123,27 +123,27 @@ def _autocommit(conn: Any) -> Iterator[bool]:
 
 
 class _Watchdog:
-    """Shuts down a connection's socket if a block takes too long, so that it waits for the server no more."""
+    """Shuts down a connection's socket if a block takes too long, so that the block stops waiting for the server."""
 
     def __init__(self, conn: Any) -> None:
-        self.has_bitten = False
+        self.has_expired = False
         self._conn = conn
         self._socket: socket.socket | None = None
-        # Held while it bites, so that it never does so after the block.
+        # Held while the watchdog shuts the socket down, so that it never does so after the block.
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def set_to(self, seconds: float) -> Iterator[None]:
-        """Watch a block for so many seconds; for ever, which is not at all, if that is infinity."""
+        """Watch a block for so many seconds. Do nothing if that is infinity."""
         if seconds < math.inf:
             self._socket = _duplicate_of_socket(self._conn)
         if self._socket is None:
             yield
             return
-        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._bite)
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self._expire)
         timer.daemon = True
         try:
-            # Where there can be no more threads, as at the interpreter's end, an unlimited check is better than none.
+            # If no thread can be started, as at the interpreter's end, check without a limit.
             with contextlib.suppress(RuntimeError):
                 timer.start()
             yield
@@ -151,11 +151,11 @@ class _Watchdog:
             timer.cancel()
             self._call_off()
 
-    def _bite(self) -> None:
+    def _expire(self) -> None:
         with self._lock:
             if self._socket is not None:
-                self.has_bitten = True
-                with contextlib.suppress(OSError):  # The connection has ended by itself.
+                self.has_expired = True
+                with contextlib.suppress(OSError):  # the connection has ended already
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     def _call_off(self) -> None:
@@ -166,13 +166,13 @@ class _Watchdog:
 
 
 def _duplicate_of_socket(conn: Any) -> socket.socket | None:
-    """Give a socket of our own on the connection: what is shut down can then not be anything else meanwhile."""
+    """Return a socket with a descriptor of our own, so that another file cannot take its number before the shutdown."""
     fileno = getattr(conn, "fileno", None)
     number = fileno() if callable(fileno) else None
     if not isinstance(number, int):
         return None
     try:
-        # Its family is of no interest to one who only shuts it down.
+        # The family does not matter for a shutdown.
         return socket.fromfd(number, socket.AF_INET, socket.SOCK_STREAM)
     except OSError:
         return None

@@ -1,7 +1,6 @@
 """The pools: psycopg2.pool's classes under psycopg2.pool's names.
 
-What happens in a call is decided in Rust. Here stand the names, the options, and the attributes that other people's
-code expects to find.
+Rust implements the calls. This module has the names, the options, and the attributes that other people's code uses.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ __all__ = [
     "TooManyRequests",
 ]
 
-# The hooks that psycopg2.pool calls on every loan. Whether one is overridden is found out beforehand, so that a
-# pool without hooks does not look for them on every loan.
+# The hooks that psycopg2.pool calls on every loan. A pool finds out beforehand whether one is overridden, so that it
+# does not look for hooks on every loan.
 _HOOKS_OF_A_LOAN = frozenset({"_getkey", "_getconn", "_putconn"})
 
 
 class _Name:
-    """The pool's name, unless a subclass has something else under this name."""
+    """The attribute `name`, which a subclass may override."""
 
     @overload
     def __get__(self, pool: None, owner: type) -> Self: ...
@@ -59,16 +58,16 @@ class _Name:
         return self if pool is None else _Pool._pgpool_name(pool)
 
 
-# What we call of our own is called on the class: a subclass may have anything under the same name.
+# We call our own methods on this class: a subclass may use their names for anything.
 _Pool = _core.AbstractConnectionPool
 
 
 @_core.fast_path
 class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.AbstractConnectionPool):
-    """Keep PostgreSQL connections open and lend them; the base of both pools.
+    """Keep PostgreSQL connections open and lend them. The base of both pools.
 
-    A subclass may override `_connect`, `_getkey`, `_getconn`, `_putconn` and `_closeall`, and may keep books of its
-    own through `_pool`, `_used` and `_rused`, as with psycopg2.pool.
+    As with psycopg2.pool, a subclass may override `_connect`, `_getkey`, `_getconn`, `_putconn` and `_closeall`, and
+    may read and write `_pool`, `_used` and `_rused`.
     """
 
     name = _Name()
@@ -100,32 +99,34 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
 
         docs/options.md says when to use which option. All times are in seconds.
 
-        :param minconn: how many connections are opened now, and how many idle ones are kept later on.
-        :param maxconn: how many connections there are at most; with 0, every request is refused.
-        :param timeout: how long `getconn` waits for a connection where all are lent. 0, the default, refuses at once,
-            as psycopg2.pool does; None waits for ever. Those who wait are served in the order in which they came.
-            Only `ThreadedConnectionPool` waits.
-        :param max_waiting: how many callers may wait; one more gets `TooManyRequests`. 0 is no bound.
-        :param name: what the log calls the pool: it is written to the logger `pgpool_rs.<name>`.
-        :param check: what is asked of an idle connection before it is lent: a callable that raises if the connection is
-            dead. `check_socket` costs no round trip, `check_query` costs one; None asks nothing.
-        :param check_after: a connection that has been idle for less is lent without a check.
-        :param max_idle: how long a connection above `minconn` is kept unused. 0 closes it on its return; None keeps it.
-        :param max_lifetime: how old a connection may become, less up to a tenth. None is no limit.
-        :param configure: called with each new connection. If it raises, or leaves a transaction open, the connection is
-            closed and the connect has failed.
-        :param reset: called with each connection that comes back, once it is in no transaction; "discard" runs DISCARD
-            ALL. If it raises, or leaves a transaction open, the connection is closed.
+        :param minconn: how many connections the pool opens now, and how many idle ones it keeps later.
+        :param maxconn: how many connections the pool has at most; with 0, it refuses every request.
+        :param timeout: how long `getconn` waits if all connections are lent. 0, the default, raises at once, as
+            psycopg2.pool does; None waits for ever. The pool serves waiting callers in the order in which they came.
+            Only `ThreadedConnectionPool` takes it.
+        :param max_waiting: how many callers may wait; the next one gets `TooManyRequests`. 0 is no bound. Only
+            `ThreadedConnectionPool` takes it.
+        :param name: the pool's name. The pool logs to the logger `pgpool_rs.<name>`.
+        :param check: called with an idle connection before the pool lends it; raises if the connection is dead.
+            `check_socket` costs no round trip, `check_query` costs one. None checks nothing.
+        :param check_after: the pool lends a connection that has been idle for less than this without a check.
+        :param max_idle: how long a connection beyond `minconn` may be idle. 0 closes it on its return; None keeps it.
+        :param max_lifetime: how old a connection may become, less up to a tenth at random. None is no limit.
+        :param configure: called with each new connection. If it raises or leaves a transaction open, the pool closes
+            the connection, and the connect has failed.
+        :param reset: called with each returned connection, after the transaction has ended; "discard" runs DISCARD ALL.
+            If it raises or leaves a transaction open, the pool closes the connection.
         :param connect: called in place of `psycopg2.connect`, with the same arguments.
-        :param open_workers: how many of the first `minconn` connections are opened at the same time.
-        :param background: whether `putconn` leaves what takes the network, rollbacks and closes, to the housekeeping.
-        :param leak_after: a loan that lasts this long is logged, with the stack that borrowed it. None watches none.
-        :param reclaim: whether a connection that was borrowed without a key, and forgotten, gives its slot back.
+        :param open_workers: how many threads open the first `minconn` connections.
+        :param background: whether `putconn` leaves rollbacks and closes, which use the network, to the housekeeper.
+        :param leak_after: the pool logs a loan that lasts this long, with the stack that borrowed it. None logs none.
+        :param reclaim: whether the pool frees the slot of a connection that its borrower has dropped. Only for
+            connections that were borrowed without a key.
         :param close_returns: whether `close()` of a lent connection returns it, as `putconn` does.
         :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or an option is out of its range.
-        :raises TypeError: an option has a wrong type, is not for this class, or is known neither to the pool nor to
-            psycopg2.connect, unless `connect` or `_connect` is the program's own.
-        :raises psycopg2.Error: a connection could not be opened. Those that had been opened are closed.
+        :raises TypeError: an option has a wrong type or is not for this class; or neither the pool nor psycopg2.connect
+            knows it, unless the program has its own `connect` or `_connect`.
+        :raises psycopg2.Error: a connect failed. The pool has closed the connections that it had opened.
         """
         minconn = _core.whole("minconn", minconn)
         maxconn = _core.whole("maxconn", maxconn)
@@ -168,7 +169,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         AbstractConnectionPool._pgpool_start(self, minconn, maxconn, options)
         add(self)
         if waits:
-            # For subclasses that take it. This pool needs it for nothing.
+            # For subclasses that take it. The pool itself does not use it.
             self._lock = renewed_by_fork(threading.Lock())
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -183,7 +184,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
 
     @property
     def _pool(self) -> Idle:
-        """The idle connections, as a live list; the next to be lent stands last."""
+        """The idle connections, as a live list. The pool lends the last one next."""
         return _views(self).idle
 
     @_pool.setter
@@ -223,15 +224,15 @@ def _views(pool: AbstractConnectionPool) -> Views:
 
 
 def _connects_by_psycopg2(pool: AbstractConnectionPool) -> bool:
-    """Tell whether it is psycopg2.connect itself that will open the pool's connections."""
+    """Return whether psycopg2.connect itself will open the pool's connections."""
     own = "_connect" in pool.__dict__ or type(pool)._connect is not _Pool._connect
     return not own and _keywords.is_psycopg2s(psycopg2.connect)
 
 
 class SimpleConnectionPool(AbstractConnectionPool, _psycopg2_pool.SimpleConnectionPool):
-    """Lend connections to one thread.
+    """Lend connections to one thread. It never waits for a connection.
 
-    It keeps its books straight if several threads share it by mistake, yet it never waits for a connection.
+    The pool stays consistent if several threads share it by mistake.
     """
 
     getconn = AbstractConnectionPool._getconn
@@ -245,7 +246,7 @@ class ThreadedConnectionPool(
 ):
     """Lend connections to any number of threads.
 
-    Whoever borrows a connection must return it with `putconn`, or borrow it with `connection()`, which does so.
+    A caller of `getconn` must return the connection with `putconn`. A `with` block of `connection()` does both.
     """
 
 

@@ -126,7 +126,7 @@ RUNS: dict[Callable[[Any, FakeServer], Act], str] = {
     connect: "is_heard write mask _of_dsn",
     roll_back: "is_heard write mask",
     exhaust: "annotate _note",
-    exhaust_lent: "annotate _note _thread",
+    exhaust_lent: "annotate _note thread_name",
     wait_in_vain: "annotate _note is_heard",
     return_wrongly: "annotate _misplaced",
     report_leak: "describe _shown mask",

@@ -308,7 +308,8 @@ def test_a_failure_is_logged_by_its_class_and_nothing_else(
     assert record.name == "pgpool_rs.housekeeping"
     assert record.levelno == logging.ERROR
     assert re.fullmatch(
-        r"housekeeping of pool-of-the-test failed with ConnectFailed \(.*housekeepers\.py:\d+ in do\); it goes on in 1 s",
+        r"the housekeeper failed to maintain pool-of-the-test: ConnectFailed \(.*housekeepers\.py:\d+ in do\); "
+        r"it tries again in 1 s",
         record.getMessage(),
     )
     assert record.exc_info is None

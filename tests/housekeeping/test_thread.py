@@ -195,7 +195,8 @@ def test_a_thread_that_a_pool_ends_has_a_successor(
     assert good.threads == {thread_of(housekeeper)}
     [record] = caplog.records
     assert re.fullmatch(
-        rf"the housekeeping thread was ended by {error.__name__} \(.*housekeepers\.py:\d+ in do\); another takes its place",
+        rf"{error.__name__} \(.*housekeepers\.py:\d+ in do\) ended the housekeeping thread; "
+        r"a new thread takes its place",
         record.getMessage(),
     )
     assert "hunter2" not in "".join(capfd.readouterr())

@@ -335,7 +335,7 @@ def test_a_housekeeping_that_fails(
     pool: Any = Pool(1, 1, *given._args, name="shop", max_idle=5, **given._kwargs)
     Pool.fails = True
     _housekeeper.housekeeper.poke(pool)
-    wait_until(lambda: bool(lines(caplog, "housekeeping of shop failed with ")))
+    wait_until(lambda: bool(lines(caplog, "the housekeeper failed to maintain shop: ")))
     everything_said(pool, caplog)
 
 

@@ -324,7 +324,7 @@ def test_what_strikes_check_query_is_raised_though_its_own_limit_has_passed(
     """psycopg2's wait_select takes a KeyboardInterrupt for itself, and cancels the statement."""
 
     class Watchdog:
-        has_bitten = bites
+        has_expired = bites
 
         def __init__(self, _: Any) -> None: ...
 
