@@ -1,48 +1,53 @@
 //! Why a connection was closed.
 
-/// Why a connection was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseReason {
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident = $name:literal, $text:literal;)*) => {
+        /// Why a connection was closed.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum CloseReason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl CloseReason {
+            /// All reasons, in the order of [`crate::Stats::closed`].
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$reason),*];
+
+            fn words(self) -> (&'static str, &'static str) {
+                match self {
+                    $(Self::$reason => ($name, $text),)*
+                }
+            }
+        }
+    };
+}
+
+// The name is that of the statistics; the text is that of the log.
+reasons! {
     /// Its borrower asked for it to be closed.
-    Requested,
+    Requested = "requested", "its borrower asked for that";
     /// The pool had no use for it any more.
-    Surplus,
+    Surplus = "surplus", "the pool has no use for it";
     /// It had been idle for `max_idle`.
-    Idle,
+    Idle = "idle", "it was idle for max_idle";
     /// It was as old as a connection may become.
-    Lifetime,
+    Lifetime = "lifetime", "it was open for max_lifetime";
     /// It was marked for replacement.
-    Drained,
+    Drained = "drained", "it is to be replaced";
     /// It was found dead.
-    Lost,
+    Lost = "lost", "it was found dead";
     /// It could not be made clean, or could not be checked.
-    Unclean,
+    Unclean = "unclean", "it could not be made clean";
     /// Its borrower closed it.
-    ByBorrower,
+    ByBorrower = "by_borrower", "its borrower closed it";
     /// Its borrower had forgotten it.
-    Reclaimed,
+    Reclaimed = "reclaimed", "its borrower forgot it";
     /// The pool was closed.
-    WithPool,
+    WithPool = "with_pool", "the pool is closed";
     /// It was opened, and the pool had no place for it any more.
-    Unplaced,
+    Unplaced = "unplaced", "there is no place for it";
 }
 
 impl CloseReason {
-    /// All reasons, in the order of [`crate::Stats::closed`].
-    pub const ALL: [Self; 11] = [
-        Self::Requested,
-        Self::Surplus,
-        Self::Idle,
-        Self::Lifetime,
-        Self::Drained,
-        Self::Lost,
-        Self::Unclean,
-        Self::ByBorrower,
-        Self::Reclaimed,
-        Self::WithPool,
-        Self::Unplaced,
-    ];
-
     /// Names it as statistics do.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -53,21 +58,5 @@ impl CloseReason {
     #[must_use]
     pub fn text(self) -> &'static str {
         self.words().1
-    }
-
-    fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Requested => ("requested", "its borrower asked for that"),
-            Self::Surplus => ("surplus", "the pool has no use for it"),
-            Self::Idle => ("idle", "it was idle for max_idle"),
-            Self::Lifetime => ("lifetime", "it was open for max_lifetime"),
-            Self::Drained => ("drained", "it is to be replaced"),
-            Self::Lost => ("lost", "it was found dead"),
-            Self::Unclean => ("unclean", "it could not be made clean"),
-            Self::ByBorrower => ("by_borrower", "its borrower closed it"),
-            Self::Reclaimed => ("reclaimed", "its borrower forgot it"),
-            Self::WithPool => ("with_pool", "the pool is closed"),
-            Self::Unplaced => ("unplaced", "there is no place for it"),
-        }
     }
 }
