@@ -80,7 +80,6 @@ pub(super) enum Promise {
     Room,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "a naive model")]
 pub(super) struct Waiter {
     pub(super) turn: Token,
     pub(super) number: Token,
