@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -18,33 +20,10 @@ from tests.lib.callbacks import Callback, Killed
 from tests.lib.pools import assert_balanced, assert_sound, closes, filled, wait_for_quiet
 from tests.lib.waits import Task, counts, waiting_task
 
-NOW = ["pool_min", "pool_max", "pool_size", "pool_available", "requests_waiting"]
-EVENTS = [
-    "requests_num",
-    "requests_queued",
-    "requests_wait_ms",
-    "requests_errors",
-    "usage_ms",
-    "returns_bad",
-    "connections_num",
-    "connections_ms",
-    "connections_errors",
-    "connections_lost",
-    "checks_failed",
-    "leaks",
-    "reclaimed",
-    "closed_requested",
-    "closed_surplus",
-    "closed_idle",
-    "closed_lifetime",
-    "closed_drained",
-    "closed_lost",
-    "closed_unclean",
-    "closed_by_borrower",
-    "closed_reclaimed",
-    "closed_with_pool",
-    "closed_unplaced",
-]
+PAGE = Path(__file__).parents[2] / "docs" / "options.md"
+TABLE = PAGE.read_text().partition("\n## Statistics\n")[2].partition("\n## ")[0]
+NAMES = [name for cell in re.findall(r"^\| (`.+?) \|", TABLE, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)]
+NOW, EVENTS = NAMES[:5], NAMES[5:]
 DOWN = psycopg2.OperationalError("down")
 
 
