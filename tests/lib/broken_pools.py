@@ -53,9 +53,7 @@ def caught_by(
     return enter
 
 
-@caught_by(
-    "one_holder",
-)
+@caught_by("one_holder")
 class KeepsWhatItLends(SoundPool):
     """Leaves a connection among the idle ones when it is lent."""
 
@@ -72,11 +70,7 @@ class KeepsWhatItLends(SoundPool):
         return self.taken < self.maxconn
 
 
-@caught_by(
-    "one_holder",
-    "borrow(borrower=1, key=None)",
-    "give_back_twice(borrower=1)",
-)
+@caught_by("one_holder", "borrow(borrower=1, key=None)", "give_back_twice(borrower=1)")
 class TakesBackTwice(SoundPool):
     """Takes a connection back that is not lent, so that it is idle twice."""
 
@@ -91,10 +85,7 @@ class TakesBackTwice(SoundPool):
 
 
 @caught_by(
-    "one_holder",
-    "borrow(borrower=1, key=None)",
-    "start_to_give_back(borrower=1)",
-    "borrow(borrower=2, key=None)",
+    "one_holder", "borrow(borrower=1, key=None)", "start_to_give_back(borrower=1)", "borrow(borrower=2, key=None)"
 )
 class LendsWhileItRollsBack(SoundPool):
     """Counts a connection as idle while it is still being rolled back."""
@@ -303,10 +294,7 @@ class OpensAKeyTwice(SoundPool):
 
 
 @caught_by(
-    "same_key",
-    "borrow(borrower=1, key=1)",
-    "borrow(borrower=2, key=True)",
-    also=("nobody_forgotten", "nothing_lost"),
+    "same_key", "borrow(borrower=1, key=1)", "borrow(borrower=2, key=True)", also=("nobody_forgotten", "nothing_lost")
 )
 class TellsKeysApartByType(SoundPool):
     """Takes 1 and True, which are one key for a dict, for two."""
@@ -319,10 +307,7 @@ class TellsKeysApartByType(SoundPool):
 
 
 @caught_by(
-    "one_holder",
-    "borrow(borrower=1, key=None)",
-    "give_back_under_a_key(borrower=1, key='a')",
-    also=("nothing_lost",),
+    "one_holder", "borrow(borrower=1, key=None)", "give_back_under_a_key(borrower=1, key='a')", also=("nothing_lost",)
 )
 class MixesUpKeys(SoundPool):
     """Takes a connection back under a key that is not its own, and only then finds that it is not."""
@@ -338,11 +323,7 @@ class MixesUpKeys(SoundPool):
         return self.taken < self.maxconn
 
 
-@caught_by(
-    "closed_stays_closed",
-    "closeall(close_fails=None)",
-    "borrow(borrower=1, key=None)",
-)
+@caught_by("closed_stays_closed", "closeall(close_fails=None)", "borrow(borrower=1, key=None)")
 class LendsWhenClosed(SoundPool):
     """Goes on lending after closeall()."""
 
@@ -352,11 +333,7 @@ class LendsWhenClosed(SoundPool):
         self.taken = 0
 
 
-@caught_by(
-    "closed_stays_closed",
-    "start_to_borrow(borrower=1, key=None)",
-    "closeall(close_fails=None)",
-)
+@caught_by("closed_stays_closed", "start_to_borrow(borrower=1, key=None)", "closeall(close_fails=None)")
 class KeepsWhatOpensLate(SoundPool):
     """Leaves open what was being opened or given back when the pool was closed."""
 
@@ -364,11 +341,7 @@ class KeepsWhatOpensLate(SoundPool):
         pass
 
 
-@caught_by(
-    "closed_stays_closed",
-    "borrow(borrower=1, key=None)",
-    "closeall(close_fails=None)",
-)
+@caught_by("closed_stays_closed", "borrow(borrower=1, key=None)", "closeall(close_fails=None)")
 class ClosesOnlyWhatIsIdle(SoundPool):
     """Leaves open in closeall() what is lent, and never closes it."""
 
@@ -376,11 +349,7 @@ class ClosesOnlyWhatIsIdle(SoundPool):
         return self.idle
 
 
-@caught_by(
-    "only_sound_lent",
-    "lend_all_and_take_them_back()",
-    "kill_an_idle_connection(number=0)",
-)
+@caught_by("only_sound_lent", "lend_all_and_take_them_back()", "kill_an_idle_connection(number=0)")
 class LendsTheDead(SoundPool):
     """Lends an idle connection that the server has ended."""
 
@@ -388,11 +357,7 @@ class LendsTheDead(SoundPool):
         return True
 
 
-@caught_by(
-    "only_sound_lent",
-    "borrow(borrower=1, key=None)",
-    "wait(seconds=601)",
-)
+@caught_by("only_sound_lent", "borrow(borrower=1, key=None)", "wait(seconds=601)")
 class LendsTheOld(SoundPool):
     """Lends a connection that is older than max_lifetime."""
 
@@ -400,11 +365,7 @@ class LendsTheOld(SoundPool):
         return False
 
 
-@caught_by(
-    "only_sound_lent",
-    "lend_all_and_take_them_back()",
-    "wait(seconds=61)",
-)
+@caught_by("only_sound_lent", "lend_all_and_take_them_back()", "wait(seconds=61)")
 class LendsTheStale(SoundPool):
     """Lends a connection that has been idle for longer than max_idle."""
 
@@ -412,11 +373,7 @@ class LendsTheStale(SoundPool):
         return False
 
 
-@caught_by(
-    "only_sound_lent",
-    "borrow(borrower=1, key=None)",
-    "wait(seconds=601)",
-)
+@caught_by("only_sound_lent", "borrow(borrower=1, key=None)", "wait(seconds=601)")
 class AgesFromTheLastReturn(SoundPool):
     """Measures a connection's age from its last return."""
 
@@ -425,11 +382,7 @@ class AgesFromTheLastReturn(SoundPool):
         self.born[id(connection)] = time.monotonic()
 
 
-@caught_by(
-    "lent_clean",
-    "borrow(borrower=1, key=None)",
-    "leave_a_transaction_open(borrower=1, status='INTRANS')",
-)
+@caught_by("lent_clean", "borrow(borrower=1, key=None)", "leave_a_transaction_open(borrower=1, status='INTRANS')")
 class ForgetsToRollBack(SoundPool):
     """Keeps a connection as it comes back, in its transaction."""
 
@@ -452,11 +405,7 @@ class TrustsAnInterruptedRollback(SoundPool):
             return True
 
 
-@caught_by(
-    "lent_clean",
-    "borrow(borrower=1, key=None)",
-    "leave_behind(borrower=1, what='COMMIT in SQL')",
-)
+@caught_by("lent_clean", "borrow(borrower=1, key=None)", "leave_behind(borrower=1, what='COMMIT in SQL')")
 class TrustsLibpqAlone(SoundPool):
     """Asks libpq alone whether there is a transaction, not psycopg2."""
 
@@ -469,11 +418,7 @@ class TrustsLibpqAlone(SoundPool):
         return not connection.closed and not self.libpq_knows_of_one(connection)
 
 
-@caught_by(
-    "lent_clean",
-    "borrow(borrower=1, key=None)",
-    "leave_behind(borrower=1, what='BEGIN in autocommit')",
-)
+@caught_by("lent_clean", "borrow(borrower=1, key=None)", "leave_behind(borrower=1, what='BEGIN in autocommit')")
 class TrustsPsycopg2Alone(SoundPool):
     """Asks psycopg2 alone whether there is a transaction, not libpq."""
 
@@ -481,11 +426,7 @@ class TrustsPsycopg2Alone(SoundPool):
         return False
 
 
-@caught_by(
-    "lent_clean",
-    "borrow(borrower=1, key=None)",
-    "leave_behind(borrower=1, what='COPY')",
-)
+@caught_by("lent_clean", "borrow(borrower=1, key=None)", "leave_behind(borrower=1, what='COPY')")
 class BelievesItsRollback(SoundPool):
     """Calls rollback() where either account has a transaction, and does not look at what came of it."""
 
@@ -497,11 +438,7 @@ class BelievesItsRollback(SoundPool):
         return True
 
 
-@caught_by(
-    "lent_clean",
-    "borrow(borrower=1, key=None)",
-    "leave_behind(borrower=1, what='tpc_prepare')",
-)
+@caught_by("lent_clean", "borrow(borrower=1, key=None)", "leave_behind(borrower=1, what='tpc_prepare')")
 class EndsWhatWasPrepared(SoundPool):
     """Rolls back a transaction that its borrower has prepared."""
 
@@ -524,11 +461,7 @@ class EndsABlockByObject(SoundPool):
         return id(loan[0]) in self.lent
 
 
-@caught_by(
-    "blocks_end_their_own_loan",
-    "enter_a_block(borrower=1, key=None)",
-    "close_the_connection(borrower=1)",
-)
+@caught_by("blocks_end_their_own_loan", "enter_a_block(borrower=1, key=None)", "close_the_connection(borrower=1)")
 class CommitsWhatABlockHasClosed(SoundPool):
     """Commits at the end of a block a connection that the block has closed."""
 
@@ -536,11 +469,7 @@ class CommitsWhatABlockHasClosed(SoundPool):
         connection.commit()
 
 
-@caught_by(
-    "blocks_end_their_own_loan",
-    "borrow(borrower=1, key='a')",
-    "enter_a_block(borrower=2, key='a')",
-)
+@caught_by("blocks_end_their_own_loan", "borrow(borrower=1, key='a')", "enter_a_block(borrower=2, key='a')")
 class SharesAKeyWithABlock(SoundPool):
     """Lets a block share the loan of a key with those who have it."""
 
@@ -548,9 +477,7 @@ class SharesAKeyWithABlock(SoundPool):
         pass
 
 
-@caught_by(
-    "statistics_true",
-)
+@caught_by("statistics_true")
 class CountsNoRefusals(CountingPool):
     """Counts a request only when it has been served."""
 

@@ -100,11 +100,7 @@ def borrow_in_a_block(pool: Any) -> None:
         pass
 
 
-BORROWS: dict[str, Callable[[Any], object]] = {
-    "getconn": borrow,
-    "key": borrow_by_key,
-    "block": borrow_in_a_block,
-}
+BORROWS: dict[str, Callable[[Any], object]] = {"getconn": borrow, "key": borrow_by_key, "block": borrow_in_a_block}
 
 
 def lend(pool: Any, number: int) -> list[Any]:

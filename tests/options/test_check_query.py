@@ -101,8 +101,7 @@ def test_a_closed_connection_is_refused(conn: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "bad"),
-    [(TypeError, "5"), (TypeError, True), (ValueError, 0), (ValueError, -1), (ValueError, math.nan)],
+    ("error", "bad"), [(TypeError, "5"), (TypeError, True), (ValueError, 0), (ValueError, -1), (ValueError, math.nan)]
 )
 def test_a_bad_timeout_is_refused_before_anything_is_asked(error: type[Exception], bad: Any) -> None:
     with pytest.raises(error, match="timeout must be .* not " + repr(bad)):

@@ -213,10 +213,7 @@ def test_a_loan_that_lasts_too_long_is_reported_once_and_when_it_comes_back(
         thread = threading.current_thread()
         borrower = f"thread {thread.ident} ({thread.name})"
         assert head == f"connection not returned: lent for 61.0 s under key {shown!r}, borrowed by {borrower} at"
-        assert stack[-2:] == [
-            f'  File "{__file__}", line {BORROW_LINE}, in borrow',
-            "    return pool.getconn(key)",
-        ]
+        assert stack[-2:] == [f'  File "{__file__}", line {BORROW_LINE}, in borrow', "    return pool.getconn(key)"]
         assert pool.get_stats()["leaks"] == 1
         advance_clock(40)
         pool.putconn(connection, key)

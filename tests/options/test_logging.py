@@ -63,9 +63,7 @@ def test_records_name_the_caller_and_no_frame_of_ours(
 ) -> None:
     caplog.set_level(DEBUG)
     our_class(0, 1).getconn()
-    assert [record.funcName for record in caplog.records] == [
-        "test_records_name_the_caller_and_no_frame_of_ours",
-    ]
+    assert [record.funcName for record in caplog.records] == ["test_records_name_the_caller_and_no_frame_of_ours"]
 
 
 # --- quiet -----------------------------------------------------------------------------------------------------------

@@ -24,8 +24,7 @@ def masked(text: str, *args: Any, **kwargs: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "option",
-    ["password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret", "passwd"],
+    "option", ["password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret", "passwd"]
 )
 def test_the_secret_of_each_option_is_masked(option: str) -> None:
     assert masked(f"before {SECRET} after", **{option: SECRET}) == "before *** after"

@@ -150,12 +150,7 @@ def test_a_request_whose_connect_fails_is_an_error(server: FakeServer, our_class
     server.fail("connect", error)
     with pytest.raises(type(error)):
         pool.getconn()
-    assert events(pool) == {
-        "requests_num": 1,
-        "requests_errors": 1,
-        "connections_num": 1,
-        "connections_errors": 1,
-    }
+    assert events(pool) == {"requests_num": 1, "requests_errors": 1, "connections_num": 1, "connections_errors": 1}
 
 
 def test_a_request_of_a_closed_pool_is_none(server: FakeServer, our_class: Any) -> None:

@@ -118,10 +118,7 @@ def test_a_connection_closed_by_its_borrower_is_dropped(pool_class: Any, dsn: st
 
 
 def test_connection_and_cursor_factories_are_kept(pool_class: Any, dsn: str) -> None:
-    options = {
-        "connection_factory": psycopg2.extras.LoggingConnection,
-        "cursor_factory": psycopg2.extras.LoggingCursor,
-    }
+    options = {"connection_factory": psycopg2.extras.LoggingConnection, "cursor_factory": psycopg2.extras.LoggingCursor}
     with opened(pool_class(1, 1, dsn, **options)) as pool:
         connection = pool.getconn()
         assert type(connection) is psycopg2.extras.LoggingConnection

@@ -57,12 +57,7 @@ def test_a_connection_that_died_while_idle_is_replaced_before_it_is_lent(
         assert dead.closed
         assert works(connection)
         give_back(pool, connection)
-        assert happened(pool) == {
-            "connections_num": 2,
-            "connections_lost": 1,
-            "checks_failed": 1,
-            "closed_lost": 1,
-        }
+        assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "checks_failed": 1, "closed_lost": 1}
 
 
 def test_the_check_is_on_unless_it_is_turned_off(postgres: ThrowawayPostgres, our_class: Any) -> None:
@@ -153,10 +148,7 @@ def test_while_the_server_is_down_getconn_raises_the_connects_error_and_loses_no
 def test_a_server_that_says_nothing_is_given_up_when_the_querys_time_is_over(
     postgres: ThrowawayPostgres, fault: str
 ) -> None:
-    with (
-        Proxy(postgres.port) as proxy,
-        pool_on(postgres, 2, 2, proxy=proxy, check=IMPATIENT, check_after=0) as pool,
-    ):
+    with Proxy(postgres.port) as proxy, pool_on(postgres, 2, 2, proxy=proxy, check=IMPATIENT, check_after=0) as pool:
         before = idle(pool, 2)
         begin, heal = (postgres.pause, postgres.resume) if fault == "paused" else (proxy.swallow, proxy.heal)
         begin()
@@ -341,12 +333,7 @@ def test_without_a_check_a_dead_connection_is_lent_as_by_psycopg2(postgres: Thro
         give_back(pool, dead)
         with pool.connection() as connection:
             assert works(connection)
-        assert happened(pool) == {
-            "connections_num": 2,
-            "connections_lost": 1,
-            "closed_lost": 1,
-            "returns_bad": 1,
-        }
+        assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "closed_lost": 1, "returns_bad": 1}
 
 
 @pytest.mark.parametrize("error", [OSError, TimeoutError, psycopg2.InterfaceError, psycopg2.OperationalError])

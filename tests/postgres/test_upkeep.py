@@ -49,12 +49,7 @@ def test_a_kept_pool_opens_minconn_again_by_itself_after_a_restart(postgres: Thr
             assert works(connection)
         wait_until(lambda: counts(pool)["idle"] == 3)
         assert not set(pool._pool) & set(before)
-        assert happened(pool) == {
-            "connections_num": 6,
-            "connections_lost": 3,
-            "checks_failed": 3,
-            "closed_lost": 3,
-        }
+        assert happened(pool) == {"connections_num": 6, "connections_lost": 3, "checks_failed": 3, "closed_lost": 3}
 
 
 def test_a_kept_pool_tries_until_the_server_is_there_again(postgres: ThrowawayPostgres) -> None:
@@ -115,10 +110,7 @@ def test_wait_returns_when_minconn_are_open_and_gives_up_when_its_time_is_over(p
 
 
 def test_nobody_is_refused_because_the_housekeeping_is_opening_what_he_could_have(postgres: ThrowawayPostgres) -> None:
-    with (
-        Proxy(postgres.port) as proxy,
-        pool_on(postgres, 1, 1, proxy=proxy, max_lifetime=LONG, timeout=0) as pool,
-    ):
+    with Proxy(postgres.port) as proxy, pool_on(postgres, 1, 1, proxy=proxy, max_lifetime=LONG, timeout=0) as pool:
         proxy.swallow()
         pool.putconn(pool.getconn(), close=True)
         wait_until(lambda: counts(pool)["opening"] == 1)
