@@ -253,20 +253,6 @@ def test_a_block_that_fails_rolls_back_by_either_account(our_class: Any, table: 
         assert_next_borrower_is_unharmed(pool, table)
 
 
-def test_what_was_said_in_sql_is_known_to_nobody_but_the_server(our_class: Any, table: Table) -> None:
-    """The row of the issue: it stayed on disk though its block had failed."""
-    with opened(our_class(1, 1, table.dsn)) as pool:
-        connection = pool.getconn()
-        execute(connection, "select 1")
-        execute(connection, "rollback")
-        pool.putconn(connection)
-        with pytest.raises(ZeroDivisionError), pool.connection() as other:
-            assert other is connection
-            execute(other, "insert into kept values (1)")
-            raise ZeroDivisionError
-        assert table.rows == 0
-
-
 def copy_both(connection: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("CREATE_REPLICATION_SLOT kept TEMPORARY LOGICAL test_decoding")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from typing import Any
 
@@ -93,20 +92,6 @@ def test_a_connection_killed_while_idle_is_lent_fails_and_is_dropped_on_return(p
         pool.putconn(connection)
         assert list(pool._pool) == []
         assert execute(pool.getconn(), "select 1") == 1
-
-
-def test_a_connection_killed_in_a_transaction_frees_its_slot_on_return(
-    our_class: Any, dsn: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    with opened(our_class(1, 1, dsn)) as pool:
-        connection = pool.getconn()
-        terminate(dsn, execute(connection, "select pg_backend_pid()"))
-        with caplog.at_level(logging.WARNING, "pgpool_rs"):
-            pool.putconn(connection)
-        assert connection.closed
-        assert len(caplog.records) == 1
-        assert dsn not in caplog.text
-        assert_whole(pool)
 
 
 def test_a_connection_closed_by_its_borrower_is_dropped(pool_class: Any, dsn: str) -> None:

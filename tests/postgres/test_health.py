@@ -60,25 +60,6 @@ def test_a_connection_that_died_while_idle_is_replaced_before_it_is_lent(
         assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "checks_failed": 1, "closed_lost": 1}
 
 
-def test_the_check_is_on_unless_it_is_turned_off(postgres: ThrowawayPostgres, our_class: Any) -> None:
-    pool = our_class(1, 1, **postgres.dsn_kwargs)
-    (dead,) = idle(pool, 1)
-    end(postgres, dead)
-    advance_clock(A_WHILE)
-    with pool.connection() as connection:
-        assert works(connection)
-    pool.closeall()
-
-
-def test_a_connection_that_was_used_just_now_is_lent_unseen(own_server: ThrowawayPostgres) -> None:
-    with pool_on(own_server, 1, 1, check_after=60) as pool:
-        (dead,) = idle(pool, 1)
-        end(own_server, dead)
-        advance_clock(50)
-        assert pool.getconn() is dead
-        pool.putconn(dead, close=True)
-
-
 def test_a_death_is_logged_once_and_without_the_address(
     own_server: ThrowawayPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -201,20 +182,6 @@ def test_after_a_failed_query_older_connections_are_checked_though_they_were_use
         assert happened(pool)["checks_failed"] == 1
 
 
-def test_a_broken_connection_that_the_pool_has_no_use_for_is_a_death_too(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 1, 2, check_after=3600) as pool:
-        one, other = borrow(pool, 2)
-        give_back(pool, one)
-        end(postgres, one, other)
-        with pytest.raises(psycopg2.OperationalError):
-            execute(other, "select 1")
-        give_back(pool, other)
-        assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "closed_lost": 1, "returns_bad": 1}
-        connection = pool.getconn()
-        assert works(connection)
-        give_back(pool, connection)
-
-
 def test_after_a_failed_connect_older_connections_are_checked_though_they_were_used_just_now(
     postgres: ThrowawayPostgres,
 ) -> None:
@@ -230,21 +197,6 @@ def test_after_a_failed_connect_older_connections_are_checked_though_they_were_u
         assert connection is not lent
         assert works(connection)
         give_back(pool, connection)
-
-
-def test_a_connection_that_has_passed_its_check_is_trusted_again(own_server: ThrowawayPostgres) -> None:
-    checked: list[Any] = []
-    with pool_on(own_server, 2, 2, check=checked.append, check_after=3600) as pool:
-        well, dead = idle(pool, 2)
-        assert pool.getconn() is dead
-        end(own_server, dead)
-        with pytest.raises(psycopg2.OperationalError):
-            execute(dead, "select 1")
-        give_back(pool, dead)
-        for _ in range(3):
-            with pool.connection() as connection:
-                assert works(connection)
-        assert checked == [well]
 
 
 # Signs of life
@@ -320,72 +272,6 @@ def test_a_pending_notice_is_no_death(postgres: ThrowawayPostgres, check: Any) -
 
 
 # Other checks
-
-
-def test_without_a_check_a_dead_connection_is_lent_as_by_psycopg2(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 1, 1, check=None) as pool:
-        (dead,) = idle(pool, 1)
-        end(postgres, dead)
-        advance_clock(3600)
-        assert pool.getconn() is dead
-        with pytest.raises(psycopg2.OperationalError):
-            execute(dead, "select 1")
-        give_back(pool, dead)
-        with pool.connection() as connection:
-            assert works(connection)
-        assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "closed_lost": 1, "returns_bad": 1}
-
-
-@pytest.mark.parametrize("error", [OSError, TimeoutError, psycopg2.InterfaceError, psycopg2.OperationalError])
-def test_a_connection_is_dead_if_the_check_raises_what_a_database_or_the_network_says(
-    own_server: ThrowawayPostgres, error: type[Exception]
-) -> None:
-    def check(connection: Any) -> None:
-        if connection is condemned:
-            raise error("as you like")
-
-    with pool_on(own_server, 1, 1, check=check, check_after=0) as pool:
-        (condemned,) = pool._pool
-        connection = pool.getconn()
-        assert connection is not condemned
-        assert condemned.closed
-        give_back(pool, connection)
-        assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "checks_failed": 1, "closed_lost": 1}
-
-
-@pytest.mark.parametrize("error", [LookupError, KeyboardInterrupt, SystemExit])
-def test_an_interrupted_check_ends_the_request_and_loses_no_slot(
-    own_server: ThrowawayPostgres, error: type[BaseException]
-) -> None:
-    interrupts = iter([error])
-
-    def check(connection: Any) -> None:
-        for interrupt in interrupts:
-            raise interrupt
-
-    with pool_on(own_server, 1, 1, check=check, check_after=0) as pool:
-        with pytest.raises(error):
-            pool.getconn()
-        assert_whole(pool, timeout=0)
-
-
-def test_a_transaction_that_the_check_leaves_open_is_rolled_back(own_server: ThrowawayPostgres) -> None:
-    with pool_on(own_server, 1, 1, check=works, check_after=0) as pool:
-        (kept,) = idle(pool, 1)
-        connection = pool.getconn()
-        assert connection is kept
-        assert connection.info.transaction_status == IDLE
-        give_back(pool, connection)
-
-
-def test_asynchronous_connections_are_not_looked_at(own_server: ThrowawayPostgres, check: Any) -> None:
-    pool = pgpool_rs.ThreadedConnectionPool(1, 1, own_server.dsn, check=check, check_after=0, async_=True)
-    connection = pool.getconn()
-    psycopg2.extras.wait_select(connection)
-    end(own_server, connection)
-    give_back(pool, connection)
-    assert pool.getconn() is connection
-    pool.closeall()
 
 
 def test_all_idle_connections_can_be_checked_now(postgres: ThrowawayPostgres, check: Any) -> None:

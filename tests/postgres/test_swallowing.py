@@ -5,8 +5,7 @@ Job queues raise their time limits, plain exceptions, from a signal handler, whe
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from psycopg2.extensions import QueryCanceledError
 
 from pgpool_rs import check_query
-from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing import FakeServer
 from tests.lib.log import listening
 from tests.lib.pools import assert_sound, assert_whole
 from tests.lib.postgres import opened
@@ -25,117 +24,6 @@ from tests.lib.waits import counts
 
 class TimeLimit(Exception):
     """What a job queue raises in a job that takes too long."""
-
-
-@pytest.fixture
-def strike() -> Iterator[Callable[..., None]]:
-    """Give a function that lets the time limit strike there, by a signal, as RQ and Celery do; each time, or once."""
-
-    def on_alarm(*_: object) -> None:
-        raise TimeLimit
-
-    before = signal.signal(signal.SIGALRM, on_alarm)
-    yield lambda *_: signal.raise_signal(signal.SIGALRM)
-    signal.signal(signal.SIGALRM, before)
-
-
-def use(pool: Any) -> None:
-    """Borrow a connection, leave it in a transaction and return it."""
-    connection = pool.getconn()
-    connection.status = INTRANS
-    pool.putconn(connection)
-
-
-def return_needless(pool: Any) -> None:
-    connection = pool.getconn()
-    pool.minconn = 0
-    pool.putconn(connection)
-
-
-def block(pool: Any) -> None:
-    with pool.connection() as connection:
-        connection.status = INTRANS
-
-
-def fail_in_a_block(pool: Any) -> None:
-    with pytest.raises(ZeroDivisionError), pool.connection() as connection:
-        connection.status = INTRANS
-        raise ZeroDivisionError
-
-
-CALLS: dict[str, tuple[str, dict[str, Any], Callable[[Any], object]]] = {
-    "rollback in putconn": ("rollback", {}, use),
-    "rollback at the end of a block that fails": ("rollback", {}, fail_in_a_block),
-    "commit at the end of a block": ("commit", {}, block),
-    "close in putconn": ("close", {}, lambda pool: pool.putconn(pool.getconn(), close=True)),
-    "close of what is not needed": ("close", {"max_idle": 0}, return_needless),
-    "closed in putconn": ("closed", {}, use),
-    "info in putconn": ("info", {}, use),
-    "close in closeall": ("close", {}, lambda pool: pool.closeall()),
-    "close in drain": ("close", {}, lambda pool: pool.drain()),
-    "close in resize": ("close", {}, lambda pool: pool.resize(0, 0)),
-    "close by maxconn": ("close", {}, lambda pool: setattr(pool, "maxconn", 0)),
-}
-
-
-@pytest.mark.parametrize("call", CALLS)
-def test_a_time_limit_is_raised_in_the_call_that_it_struck(
-    server: FakeServer, our_class: Any, call: str, strike: Callable[..., None]
-) -> None:
-    name, options, act = CALLS[call]
-    pool = our_class(1, 1, **options)
-    server.on(name, strike)
-    with pytest.raises(TimeLimit):
-        act(pool)
-    server.calm()
-    if not pool.closed:
-        pool.maxconn = 1
-        assert_sound(pool, server)
-    assert server.open <= 1
-
-
-@pytest.mark.parametrize("option", ["reset", "check", "configure", "connect"])
-@pytest.mark.parametrize("way", ["getconn and putconn", "a block", "maintain", "check"])
-def test_a_time_limit_in_a_callback_is_raised_in_the_call_that_it_struck(
-    server: FakeServer, our_class: Any, option: str, way: str, strike: Callable[..., None]
-) -> None:
-    armed: list[object] = []
-
-    def callback(*_: Any, **__: Any) -> Any:
-        if armed:
-            strike()
-        return server.connect() if option == "connect" else None
-
-    if option in {"reset", "check"} and way in {"maintain", "check"} and (option, way) != ("check", "check"):
-        return  # it makes no such callback
-    pool = our_class(1, 1, check_after=0, **{option: callback})
-    if option in {"configure", "connect"}:
-        pool.putconn(pool.getconn(), close=True)
-    armed.append(None)
-    acts: dict[str, Callable[[], object]] = {
-        "getconn and putconn": lambda: pool.putconn(pool.getconn()),
-        "a block": lambda: block(pool),
-        "maintain": pool.maintain,
-        "check": pool.check,
-    }
-    with pytest.raises(TimeLimit):
-        acts[way]()
-    armed.clear()
-    assert counts(pool)["lent"] == 0
-    assert_sound(pool, server)
-
-
-def test_a_time_limit_while_another_borrowers_return_is_finished_is_raised_in_getconn(
-    server: FakeServer, our_class: Any, strike: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pgpool_rs._housekeeper.housekeeper.poke", lambda _: None)
-    pool = our_class(1, 1, background=True)
-    use(pool)
-    server.on("rollback", strike)
-    with pytest.raises(TimeLimit):
-        pool.getconn()
-    server.calm()
-    assert_sound(pool, server)
 
 
 # --- two errors, one after the other ----------------------------------------------------------------------------------

@@ -13,11 +13,10 @@ import psycopg2.errors
 import pytest
 
 from dev.servers.postgres import ThrowawayPostgres
-from dev.servers.proxy import Proxy
 from pgpool_rs import PoolExhausted, PoolTimeout
 from pgpool_rs._core import advance_clock
 from tests.lib.pools import assert_whole
-from tests.lib.postgres import admin, borrow, end, give_back, happened, idle, pool_on, works
+from tests.lib.postgres import borrow, end, give_back, happened, idle, pool_on, works
 from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until, waiting_task
 
@@ -67,31 +66,6 @@ def test_a_kept_pool_tries_until_the_server_is_there_again(postgres: ThrowawayPo
         assert_whole(pool, timeout=0)
 
 
-def test_a_pool_that_asked_for_nothing_is_filled_by_hand(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 3, 3, check_after=0) as pool:
-        end(postgres, *idle(pool, 3))
-        with pool.connection() as connection:
-            assert works(connection)
-        assert open_connections(pool) == 1
-        pool.maintain()
-        assert counts(pool)["idle"] == 3
-        pool.maintain()
-        assert happened(pool)["connections_num"] == 6
-
-
-def test_a_round_by_hand_tries_at_once_though_the_last_connect_has_failed(own_server: ThrowawayPostgres) -> None:
-    with pool_on(own_server, 2, 2, check_after=0) as pool:
-        idle(pool, 2)
-        own_server.kill()
-        pool.check()
-        assert open_connections(pool) == 0
-        pool.maintain()
-        assert open_connections(pool) == 0
-        own_server.start()
-        pool.maintain()
-        assert counts(pool)["idle"] == 2
-
-
 def test_wait_returns_when_minconn_are_open_and_gives_up_when_its_time_is_over(postgres: ThrowawayPostgres) -> None:
     with pool_on(postgres, 3, 3) as pool:
         pool.wait(0)
@@ -109,123 +83,7 @@ def test_wait_returns_when_minconn_are_open_and_gives_up_when_its_time_is_over(p
         assert counts(pool)["idle"] == 3
 
 
-def test_nobody_is_refused_because_the_housekeeping_is_opening_what_he_could_have(postgres: ThrowawayPostgres) -> None:
-    with Proxy(postgres.port) as proxy, pool_on(postgres, 1, 1, proxy=proxy, max_lifetime=LONG, timeout=0) as pool:
-        proxy.swallow()
-        pool.putconn(pool.getconn(), close=True)
-        wait_until(lambda: counts(pool)["opening"] == 1)
-        # Nothing is lent, so the pool is not exhausted: this takes as long as opening a connection takes.
-        borrower = Task(pool.getconn)
-        proxy.heal()
-        assert works(borrower.result())
-        give_back(pool, borrower.result())
-
-
 # Replacing
-
-
-def test_drain_replaces_what_is_idle_now_and_what_is_lent_when_it_comes_back(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 3, 3) as pool:
-        one, other, lent = borrow(pool, 3)
-        give_back(pool, one, other)
-        pool.drain()
-        assert one.closed
-        assert other.closed
-        assert works(lent)
-        assert counts(pool)["idle"] == 2
-        give_back(pool, lent)
-        assert lent.closed
-        assert happened(pool) == {"connections_num": 5, "closed_drained": 3}
-        pool.maintain()
-        fresh = borrow(pool, 3)
-        assert all(works(connection) for connection in fresh)
-        assert not {one, other, lent} & set(fresh)
-        give_back(pool, *fresh)
-        assert happened(pool) == {"connections_num": 6, "closed_drained": 3}
-
-
-def test_the_first_connection_is_replaced_on_borrow_once_it_is_too_old(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 1, 1, max_lifetime=100) as pool:
-        (old,) = idle(pool, 1)
-        advance_clock(89)
-        assert idle(pool, 1) == [old]
-        advance_clock(12)
-        connection = pool.getconn()
-        assert connection is not old
-        assert old.closed
-        assert works(connection)
-        give_back(pool, connection)
-        assert happened(pool) == {"connections_num": 2, "closed_lifetime": 1}
-
-
-def test_a_connection_that_became_too_old_in_its_borrowers_hands_is_closed_on_return(
-    postgres: ThrowawayPostgres,
-) -> None:
-    with pool_on(postgres, 1, 1, max_lifetime=100) as pool:
-        old = pool.getconn()
-        advance_clock(101)
-        assert works(old)
-        give_back(pool, old)
-        assert old.closed
-        with pool.connection() as connection:
-            assert works(connection)
-        assert happened(pool)["closed_lifetime"] == 1
-
-
-def test_idle_connections_that_are_too_old_are_replaced_by_the_housekeeping(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 2, 3, max_lifetime=100) as pool:
-        before = idle(pool, 2)
-        advance_clock(101)
-        pool.maintain()
-        wait_until(lambda: counts(pool)["idle"] == 2)
-        assert not set(before) & set(pool._pool)
-        assert happened(pool) == {"connections_num": 4, "closed_lifetime": 2}
-
-
-def test_connections_that_were_opened_together_do_not_all_end_together(own_server: ThrowawayPostgres) -> None:
-    with pool_on(own_server, 10, 10, max_lifetime=1000) as pool:
-        before = set(idle(pool, 10))
-        advance_clock(890)
-        left = set()
-        for _ in range(12):
-            advance_clock(10)
-            pool.maintain()
-            left.add(len(before & set(pool._pool)))
-        assert 0 in left
-        assert len(left) > 3
-
-
-def test_connections_above_minconn_are_kept_for_max_idle(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 1, 4, max_idle=60) as pool:
-        oldest, *others = idle(pool, 4)
-        advance_clock(59)
-        pool.maintain()
-        assert counts(pool)["idle"] == 4
-        # One is used, and starts anew.
-        used = pool.getconn()
-        assert used is others[-1]
-        give_back(pool, used)
-        advance_clock(2)
-        pool.maintain()
-        assert list(pool._pool) == [used]
-        advance_clock(LONG)
-        pool.maintain()
-        assert list(pool._pool) == [used]
-        assert oldest.closed
-        assert happened(pool) == {"connections_num": 4, "closed_idle": 3}
-
-
-@pytest.mark.parametrize(("max_idle", "kept"), [(None, 4), (0, 1)])
-def test_without_a_term_connections_are_kept_for_ever_or_not_at_all(
-    own_server: ThrowawayPostgres, max_idle: float | None, kept: int
-) -> None:
-    with pool_on(own_server, 1, 4, max_idle=max_idle) as pool:
-        idle(pool, 4)
-        assert counts(pool)["idle"] == kept
-        advance_clock(1e6)
-        pool.maintain()
-        assert counts(pool)["idle"] == kept
-        assert happened(pool).get("closed_surplus", 0) == 4 - kept
 
 
 def test_the_housekeeping_closes_in_time_what_nobody_uses(postgres: ThrowawayPostgres) -> None:
@@ -244,91 +102,6 @@ def test_the_housekeeping_replaces_in_time_what_is_too_old(postgres: ThrowawayPo
 
 
 # What happens to new and to returned connections
-
-
-def test_configure_is_called_with_every_new_connection_before_anybody_else_has_it(postgres: ThrowawayPostgres) -> None:
-    seen = []
-
-    def configure(connection: Any) -> None:
-        connection.autocommit = True
-        execute(connection, "set work_mem = '7MB'")
-        seen.append(connection)
-
-    with pool_on(postgres, 2, 3, check_after=0, configure=configure) as pool:
-        assert set(seen) == set(pool._pool)
-        lent = borrow(pool, 3)
-        end(postgres, *lent)
-        give_back(pool, *lent)
-        pool.check()
-        assert len(seen) == 5
-        lent = borrow(pool, 3)
-        assert [execute(connection, "show work_mem") for connection in lent] == ["7MB"] * 3
-        assert set(seen) >= set(lent)
-        give_back(pool, *lent)
-
-
-@pytest.mark.parametrize("fault", ["raises", "leaves a transaction open", "closes"])
-def test_a_connection_that_cannot_be_configured_is_closed_and_the_borrower_told(
-    postgres: ThrowawayPostgres, fault: str
-) -> None:
-    seen = []
-
-    def configure(connection: Any) -> None:
-        seen.append(connection)
-        if len(seen) != 2:
-            return
-        if fault == "raises":
-            raise LookupError("no such setting")
-        if fault == "closes":
-            connection.close()
-        else:
-            execute(connection, "select 1")
-
-    with pool_on(postgres, 1, 2, configure=configure) as pool:
-        lent = pool.getconn()
-        with pytest.raises(LookupError if fault == "raises" else psycopg2.Error):
-            pool.getconn()
-        assert seen[1].closed
-        give_back(pool, lent)
-        assert_whole(pool, timeout=0)
-
-
-def test_discard_puts_the_session_back(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 1, 1, reset="discard") as pool:
-        connection = pool.getconn()
-        execute(connection, "set work_mem = '7MB'; create temporary table mine (); listen news")
-        execute(connection, "prepare it as select 1; select pg_advisory_lock(7)")
-        connection.commit()
-        give_back(pool, connection)
-        again = pool.getconn()
-        assert again is connection
-        assert not again.autocommit
-        assert execute(again, "show work_mem") != "7MB"
-        assert execute(again, "select to_regclass('mine')") is None
-        assert execute(again, "select count(*) from pg_listening_channels()") == 0
-        assert execute(again, "select count(*) from pg_prepared_statements") == 0
-        assert execute(again, "select count(*) from pg_locks where locktype = 'advisory'") == 0
-        give_back(pool, again)
-        assert happened(pool) == {"connections_num": 1}
-
-
-def test_reset_is_called_after_the_rollback(postgres: ThrowawayPostgres) -> None:
-    def reset(connection: Any) -> None:
-        statuses.append(connection.info.transaction_status)
-        connection.autocommit = True
-        tables.append(execute(connection, "select to_regclass('unwanted')::text"))
-        connection.autocommit = False
-
-    statuses: list[int] = []
-    tables: list[str | None] = []
-    with pool_on(postgres, 1, 1, reset=reset) as pool:
-        with pool.connection() as connection:
-            execute(connection, "create table if not exists wanted ()")
-        connection = pool.getconn()
-        execute(connection, "create table unwanted ()")
-        give_back(pool, connection)
-        assert statuses == [psycopg2.extensions.TRANSACTION_STATUS_IDLE] * 2
-        assert tables == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -354,34 +127,6 @@ def test_a_connection_that_cannot_be_reset_is_closed_and_that_is_logged(
         assert str(postgres.port) not in caplog.text
         assert open_connections(pool) == 0
         assert happened(pool)["returns_bad"] == 1
-
-
-def test_connect_is_used_in_place_of_psycopg2s_with_what_the_pool_was_given(postgres: ThrowawayPostgres) -> None:
-    with admin(postgres.dsn) as connection:
-        for number in range(4):
-            execute(connection, f"drop role if exists token{number}")
-            execute(connection, f"create role token{number} login")
-    tokens = iter(range(4))
-
-    def connect(*args: Any, **kwargs: Any) -> Any:
-        return psycopg2.connect(*args, **{**kwargs, "user": f"token{next(tokens)}"})
-
-    with pool_on(postgres, 2, 4, check_after=0, connect=connect) as pool:
-        dead = idle(pool, 2)
-        end(postgres, *dead)
-        lent = borrow(pool, 2)
-        assert [execute(connection, "select current_user") for connection in lent] == ["token2", "token3"]
-        give_back(pool, *lent)
-
-
-def test_arguments_that_are_changed_hold_for_the_next_connect(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 1, 3) as pool:
-        old = pool.getconn()
-        pool._kwargs["options"] = "-c work_mem=7MB"
-        new = pool.getconn()
-        assert execute(old, "show work_mem") != "7MB"
-        assert execute(new, "show work_mem") == "7MB"
-        give_back(pool, old, new)
 
 
 # The books
