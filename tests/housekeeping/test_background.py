@@ -16,7 +16,7 @@ from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, UNKNOWN, FakeServer, Gate
 from tests.lib.callbacks import Killed
 from tests.lib.log import listening
-from tests.lib.pools import assert_balanced, assert_sound, closes, filled, wait_for_quiet
+from tests.lib.pools import assert_balanced, assert_sound, closes, filled, give_back, wait_for_quiet
 from tests.lib.waits import Task, counts, wait_for_waiters, wait_until, waiting_task
 
 DOWN = psycopg2.OperationalError("down")
@@ -295,16 +295,14 @@ def test_as_many_get_a_connection_as_are_on_their_way(server: FakeServer, our_cl
     pool = our_class(3, 3, background=True)
     lent = [dirty(pool) for _ in range(3)]
     with server.hold("rollback") as gate:
-        for connection in lent[:2]:
-            pool.putconn(connection)
+        give_back(pool, lent[:2])
         gate.wait_for()
         borrower = Task(pool.getconn)  # makes the rollback that the thread has not begun
         gate.wait_for(2)
         second = Task(pool.getconn)
         wait_for_waiters(pool, 1)
     assert {borrower.result(), second.result()} == set(lent[:2])
-    for connection in lent:
-        pool.putconn(connection)
+    give_back(pool, lent)
     assert_sound(pool, server)
 
 
@@ -428,8 +426,7 @@ def test_closeall_closes_what_was_left_and_not_begun(server: FakeServer, our_cla
     with Occupied():
         pool = our_class(3, 3, background=True)
         lent = [dirty(pool) for _ in range(3)]
-        for connection in lent[:2]:
-            pool.putconn(connection)
+        give_back(pool, lent[:2])
         pool.closeall()
         assert not any(server.sees(connection) for connection in lent)
         assert closes(pool) == {"with_pool": 3}
@@ -479,8 +476,7 @@ def test_what_was_left_is_not_kept_above_a_maxconn_that_was_lowered(server: Fake
     with Occupied():
         pool = filled(our_class, 3, background=True)
         lent = [dirty(pool) for _ in range(3)]
-        for connection in lent:
-            pool.putconn(connection)
+        give_back(pool, lent)
         pool.resize(0, 1)
         pool.maintain()
         assert (counts(pool)["idle"], closes(pool)) == (1, {"surplus": 2})

@@ -13,7 +13,7 @@ from pgpool_rs.testing import FakeServer
 from tests.lib.log import listening
 from tests.lib.pools import DOWN, assert_balanced, assert_sound, closes, give_back, lend
 from tests.lib.programs import run_program
-from tests.lib.waits import Task, counts, wait_for_waiters, wait_until
+from tests.lib.waits import Task, counts, held, wait_for_waiters, wait_until
 
 
 def lose(pool: Any, number: int) -> None:
@@ -26,8 +26,7 @@ def lose(pool: Any, number: int) -> None:
 def test_without_housekeeping_what_is_missing_is_opened_by_maintain(server: FakeServer, our_class: Any) -> None:
     pool = our_class(3, 4)
     connections = lend(pool, 3)
-    for connection in connections:
-        pool.putconn(connection, close=True)
+    give_back(pool, connections, close=True)
     assert server.open == 0
     pool.maintain()
     assert (counts(pool)["idle"], server.open) == (3, 3)
@@ -133,8 +132,7 @@ def test_maintain_takes_no_notice_of_the_pause(server: FakeServer, our_class: An
 
 def test_a_connect_that_succeeds_ends_the_pause(server: FakeServer, our_class: Any) -> None:
     pool = our_class(2, 3)
-    for connection in lend(pool, 2):
-        pool.putconn(connection, close=True)
+    give_back(pool, lend(pool, 2), close=True)
     server.fail("connect", DOWN)
     assert pool._pgpool_maintain() > 0.1
     connections = [pool.getconn()]
@@ -163,8 +161,7 @@ def test_the_thread_opens_again_once_the_server_is_back(server: FakeServer, our_
 
 def test_two_who_maintain_open_no_more_than_is_missing(server: FakeServer, our_class: Any) -> None:
     pool = our_class(3, 6)
-    for connection in lend(pool, 3):
-        pool.putconn(connection, close=True)
+    give_back(pool, lend(pool, 3), close=True)
     with server.hold("connect") as gate:
         tasks = [Task(pool.maintain) for _ in range(3)]
         gate.wait_for()
@@ -179,9 +176,7 @@ def test_borrowers_go_on_while_a_refill_takes_its_time(server: FakeServer, our_c
     pool = our_class(2, 2)
     first, second = lend(pool, 2)
     pool.putconn(first, close=True)
-    with server.hold("connect") as gate:
-        refill = Task(pool.maintain)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.maintain) as refill:
         pool.putconn(second)
         for _ in range(3):
             pool.putconn(pool.getconn())
@@ -198,9 +193,7 @@ def test_who_finds_the_pool_full_waits_for_a_refill(
     pool.putconn(pool.getconn(), close=True)
     if fails:
         server.fail("connect", DOWN)
-    with server.hold("connect") as gate:
-        refill = Task(pool.maintain)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.maintain) as refill:
         borrower = Task(pool.getconn, key)
         wait_for_waiters(pool, 1)
         with pytest.raises(PoolError, match="exhausted"):
@@ -212,11 +205,8 @@ def test_who_finds_the_pool_full_waits_for_a_refill(
 
 def test_a_pool_that_is_closed_during_a_refill_keeps_nothing(server: FakeServer, our_class: Any) -> None:
     pool = our_class(2, 2)
-    for connection in lend(pool, 2):
-        pool.putconn(connection, close=True)
-    with server.hold("connect") as gate:
-        refill = Task(pool.maintain)
-        gate.wait_for()
+    give_back(pool, lend(pool, 2), close=True)
+    with held(server.hold("connect"), pool.maintain) as refill:
         pool.closeall()
     refill.result()
     assert (server.open, closes(pool)) == (0, {"requested": 2, "unplaced": 1})
@@ -260,8 +250,7 @@ def test_wait_returns_at_once_where_nothing_is_missing(server: FakeServer, our_c
 
 def test_wait_opens_what_is_missing(server: FakeServer, our_class: Any) -> None:
     pool = our_class(3, 3)
-    for connection in lend(pool, 3):
-        pool.putconn(connection, close=True)
+    give_back(pool, lend(pool, 3), close=True)
     pool.wait()
     assert counts(pool)["idle"] == 3
     assert_sound(pool, server)
@@ -282,8 +271,7 @@ def test_wait_tries_until_the_server_is_back(server: FakeServer, our_class: Any)
 @pytest.mark.parametrize("timeout", [0, 0.01])
 def test_wait_says_at_its_end_what_is_missing_and_why(server: FakeServer, our_class: Any, timeout: float) -> None:
     pool = our_class(2, 2)
-    for connection in lend(pool, 2):
-        pool.putconn(connection, close=True)
+    give_back(pool, lend(pool, 2), close=True)
     server.fail("connect", *[psycopg2.OperationalError('connection to server at "h" failed: down')] * 3)
     with pytest.raises(PoolTimeout, match=r"for 2 connections, 0 are open; last connect error, .* failed: down"):
         pool.wait(timeout)
@@ -294,9 +282,7 @@ def test_wait_says_at_its_end_what_is_missing_and_why(server: FakeServer, our_cl
 def test_wait_for_what_somebody_else_opens(server: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 1)
     pool.putconn(pool.getconn(), close=True)
-    with server.hold("connect") as gate:
-        refill = Task(pool.maintain)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.maintain) as refill:
         with pytest.raises(PoolTimeout, match="0 are open"):
             pool.wait(0.01)
         waiting = Task(pool.wait)
@@ -308,9 +294,7 @@ def test_wait_for_what_somebody_else_opens(server: FakeServer, our_class: Any) -
 def test_wait_ends_where_the_pool_is_closed(server: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 1)
     pool.putconn(pool.getconn(), close=True)
-    with server.hold("connect") as gate:
-        refill = Task(pool.maintain)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.maintain) as refill:
         waiting = Task(pool.wait)
         pool.closeall()
         with pytest.raises(PoolClosed):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import psycopg2
 import pytest
 
-from pgpool_rs import ThreadedConnectionPool, _housekeeper, check_query
+from pgpool_rs import _housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.pools import assert_sound, wait_for_quiet
 
@@ -19,14 +18,14 @@ def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowe
     pool = our_class(1, 1, background=True)
     connection = pool.getconn()
     connection.status = INTRANS
-    poke = _housekeeper.housekeeper.poke
+    poke = _housekeeper.poke
 
     def interrupted(poked: Any) -> None:
-        monkeypatch.setattr(_housekeeper.housekeeper, "poke", poke)
+        monkeypatch.setattr(_housekeeper, "poke", poke)
         poke(poked)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_housekeeper.housekeeper, "poke", interrupted)
+    monkeypatch.setattr(_housekeeper, "poke", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pool.putconn(connection)
     wait_for_quiet(pool)
@@ -41,18 +40,3 @@ def test_pools_without_a_name_leave_no_loggers_behind(server: FakeServer, our_cl
         pool.putconn(pool.getconn())
         pool.closeall()
     assert set(known) == before
-
-
-@pytest.mark.parametrize("options", [{"check": check_query, "check_after": 0}, {"reset": "discard"}])
-def test_a_transaction_that_was_ended_in_sql_costs_no_connection(dsn: str, options: dict[str, Any]) -> None:
-    with ThreadedConnectionPool(1, 1, dsn, **options) as pool:
-        for _ in range(3):
-            connection = pool.getconn()
-            cursor = connection.cursor()
-            cursor.execute("SELECT 1")
-            cursor.execute("COMMIT")
-            # The server knows that it has ended; psycopg2 does not.
-            assert connection.status == psycopg2.extensions.STATUS_BEGIN
-            pool.putconn(connection)
-        stats = pool.get_stats()
-        assert (stats["connections_num"], stats["connections_lost"], stats["returns_bad"]) == (1, 0, 0)

@@ -10,7 +10,7 @@ from psycopg2.extensions import QueryCanceledError
 
 from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, Gate
 
-Act = Callable[[Any, Any], object]
+Act = Callable[[Any], object]
 
 
 class Callback:
@@ -18,24 +18,24 @@ class Callback:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
-        self.acts: list[Callable[[Any], object]] = []
+        self.acts: list[Act] = []
 
     def __call__(self, connection: Any) -> None:
         self.calls.append(connection)
         if self.acts:
             self.acts.pop(0)(connection)
 
-    def then(self, act: Callable[[Any], object], times: int = 1) -> None:
+    def then(self, act: Act, times: int = 1) -> None:
         """Do this in the next call, or calls."""
         self.acts += [act] * times
 
     def raises(self, *errors: BaseException) -> None:
         """Raise these in the next calls."""
         for error in errors:
-            self.then(_raiser(error))
+            self.then(raiser(error))
 
 
-def gated(callback: Callback, act: Callable[[Any], object] = lambda _: None) -> Gate:
+def gated(callback: Callback, act: Act = lambda _: None) -> Gate:
     """Make a gate for the next call, which then does something."""
     gate = Gate()
 
@@ -51,44 +51,41 @@ class Killed(BaseException):
     """What a greenlet's end looks like."""
 
 
-def _raiser(error: BaseException) -> Callable[[Any], object]:
+def raiser(error: BaseException) -> Act:
+    """Make an act that raises this."""
+
     def do(_: Any) -> None:
         raise error
 
     return do
 
 
-def _loses(connection: Any, _: Any) -> None:
+def _loses(connection: Any) -> None:
     connection.set_closed(2)
     raise psycopg2.OperationalError("server closed the connection unexpectedly")
 
 
 def _leaves(status: int) -> Act:
-    def do(connection: Any, _: Any) -> None:
+    def do(connection: Any) -> None:
         connection.status = status
 
     return do
 
 
-def _fails(error: BaseException) -> Act:
-    raiser = _raiser(error)
-    return lambda connection, _: raiser(connection)
-
-
 # What a callback may do to its connection so that it is of no use, and what is raised then, if anything.
 FAILURES: dict[str, tuple[Act, type[BaseException] | None]] = {
-    "raises": (_fails(psycopg2.DatabaseError("no good")), psycopg2.DatabaseError),
+    "raises": (raiser(psycopg2.DatabaseError("no good")), psycopg2.DatabaseError),
     "loses it": (_loses, psycopg2.OperationalError),
-    "closes it": (lambda connection, _: connection.close(), None),
-    "breaks it": (lambda connection, _: connection.set_closed(2), None),
+    "closes it": (lambda connection: connection.close(), None),
+    "breaks it": (lambda connection: connection.set_closed(2), None),
 }
 # What is raised by the call of the pool that it came in, whoever called.
 STRONG_FAILURES: dict[str, tuple[Act, type[BaseException] | None]] = {
-    "has a bug": (_fails(ValueError("no good")), ValueError),
-    "is cancelled": (_fails(QueryCanceledError("no good")), QueryCanceledError),
-    "is interrupted": (_fails(KeyboardInterrupt("now")), KeyboardInterrupt),
-    "exits": (_fails(SystemExit("now")), SystemExit),
-    "is killed": (_fails(Killed("now")), Killed),
+    "has a bug": (raiser(ValueError("no good")), ValueError),
+    "is cancelled": (raiser(QueryCanceledError("no good")), QueryCanceledError),
+    "is interrupted": (raiser(KeyboardInterrupt("now")), KeyboardInterrupt),
+    "exits": (raiser(SystemExit("now")), SystemExit),
+    "is killed": (raiser(Killed("now")), Killed),
 }
 # What it may leave behind.
 LEFTOVERS: dict[str, Act] = {
@@ -96,3 +93,5 @@ LEFTOVERS: dict[str, Act] = {
     "leaves a failed transaction": _leaves(INERROR),
     "leaves a statement": _leaves(ACTIVE),
 }
+SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}
+PASSES: dict[str, tuple[Act, type[BaseException] | None]] = {"passes": (lambda _: None, None)}

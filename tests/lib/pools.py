@@ -108,10 +108,10 @@ def lend(pool: Any, number: int) -> list[Any]:
     return [pool.getconn() for _ in range(number)]
 
 
-def give_back(pool: Any, connections: list[Any]) -> None:
+def give_back(pool: Any, connections: list[Any], *, close: bool = False) -> None:
     """Return them in this order."""
     for connection in connections:
-        pool.putconn(connection)
+        pool.putconn(connection, close=close)
 
 
 def idle(pool: Any) -> list[int]:

@@ -6,10 +6,11 @@ import functools
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
-from pgpool_rs.testing import PATIENCE
+from pgpool_rs.testing import PATIENCE, Gate
 
 T = TypeVar("T")
 
@@ -54,6 +55,15 @@ class Task(Generic[T]):
         if self.error is not None:
             raise self.error
         return self._result  # type: ignore[return-value]
+
+
+@contextmanager
+def held(gate: Gate, function: Callable[..., T], *args: Any, **kwargs: Any) -> Iterator[Task[T]]:
+    """Start a task that comes to the gate, which holds it there until the end of the block."""
+    with gate:
+        task = Task(function, *args, **kwargs)
+        gate.wait_for()
+        yield task
 
 
 def wait_until(condition: Callable[[], bool], what: str = "the condition") -> None:

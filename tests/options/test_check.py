@@ -14,7 +14,18 @@ from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import IDLE, INTRANS, BareFakeConnection, FakeServer
 from tests.lib.callbacks import FAILURES, LEFTOVERS, Callback
 from tests.lib.log import listening
-from tests.lib.pools import BORROWS, assert_balanced, assert_sound, assert_whole, borrow, closes, filled, wait_for_quiet
+from tests.lib.pools import (
+    BORROWS,
+    assert_balanced,
+    assert_sound,
+    assert_whole,
+    borrow,
+    closes,
+    filled,
+    give_back,
+    lend,
+    wait_for_quiet,
+)
 from tests.lib.waits import counts, waiting_task
 
 
@@ -118,7 +129,7 @@ def test_a_connection_that_fails_its_check_is_closed_and_the_borrower_gets_anoth
 ) -> None:
     act, _ = FAILURES[failure]
     pool = our_class(2, 2, check=check, check_after=0)
-    check.then(lambda connection: act(connection, pool))
+    check.then(act)
     WAYS[way](pool)
     assert not server.sees(check.calls[0])
     stats = pool.get_stats()
@@ -133,7 +144,7 @@ def test_a_transaction_that_a_check_leaves_is_rolled_back(
     server: FakeServer, our_class: Any, check: Callback, way: str, leftover: str
 ) -> None:
     pool = our_class(1, 1, check=check, check_after=0)
-    check.then(lambda connection: LEFTOVERS[leftover](connection, pool))
+    check.then(LEFTOVERS[leftover])
     WAYS[way](pool)
     assert (server.calls("rollback"), closes(pool)) == ([1], {})
     assert_sound(pool, server)
@@ -270,8 +281,7 @@ def test_check_replaces_what_is_dead(server: FakeServer, our_class: Any, check: 
 
 def test_check_does_not_make_a_connection_look_used(server: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 2, max_idle=100, check=None)
-    for connection in [pool.getconn(), pool.getconn()]:
-        pool.putconn(connection)
+    give_back(pool, lend(pool, 2))
     advance_clock(90)
     pool.check()
     advance_clock(20)

@@ -12,7 +12,7 @@ from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, FakeServer
 from pgpool_rs.testing.fake.connection import FakeInfo
 from tests.lib.callbacks import Callback
-from tests.lib.pools import assert_balanced, assert_sound, borrow, closes, filled, wait_for_quiet
+from tests.lib.pools import assert_balanced, assert_sound, borrow, closes, filled, give_back, lend, wait_for_quiet
 
 
 @pytest.fixture
@@ -34,8 +34,7 @@ def assert_doubts(pool: Any, check: Callback, *known: Any) -> None:
     idle = {id(connection) for connection in pool._pool} - {id(connection) for connection in known}
     before = len(check.calls)
     for _ in range(2):
-        for connection in [pool.getconn() for _ in range(len(pool._pool))]:
-            pool.putconn(connection)
+        give_back(pool, lend(pool, len(pool._pool)))
     checked = [id(connection) for connection in check.calls[before:]]
     assert len(checked) == len(set(checked))
     assert set(checked) == idle
@@ -45,8 +44,7 @@ def test_after_a_failed_check_the_others_are_checked(server: FakeServer, our_cla
     pool, (first, *others) = three_of(our_class, check)
     pool.putconn(first)
     advance_clock(2000)
-    for connection in others:
-        pool.putconn(connection)
+    give_back(pool, others)
     assert len(pool._pool) == 3
     pool._pool.reverse()  # the one that has been idle for long is the next to be lent
     check.raises(psycopg2.DatabaseError("dead"))
@@ -62,8 +60,7 @@ def test_after_a_broken_return_the_others_are_checked(
     server: FakeServer, our_class: Any, check: Callback, state: str
 ) -> None:
     pool, (first, *others) = three_of(our_class, check)
-    for connection in others:
-        pool.putconn(connection)
+    give_back(pool, others)
     if state == "closed":
         first.set_closed(2)
     else:
@@ -90,8 +87,7 @@ def test_after_a_rollback_that_broke_its_connection_the_others_are_checked(
     server: FakeServer, our_class: Any, check: Callback
 ) -> None:
     pool, (first, *others) = three_of(our_class, check)
-    for connection in others:
-        pool.putconn(connection)
+    give_back(pool, others)
     first.status = INTRANS
     server.fail("rollback", psycopg2.OperationalError("gone"))
     pool.putconn(first)
@@ -101,12 +97,11 @@ def test_after_a_rollback_that_broke_its_connection_the_others_are_checked(
 
 def test_after_a_failed_connect_all_are_checked(server: FakeServer, our_class: Any, check: Callback) -> None:
     pool = filled(our_class, 3, 4, check=check, check_after=1000)
-    lent = [pool.getconn() for _ in range(3)]
+    lent = lend(pool, 3)
     server.fail("connect", psycopg2.OperationalError("down"))
     with pytest.raises(psycopg2.OperationalError):
         pool.getconn()
-    for connection in lent:
-        pool.putconn(connection)
+    give_back(pool, lent)
     assert_doubts(pool, check)
     assert_sound(pool, server)
 
@@ -118,10 +113,8 @@ def test_after_a_death_a_connection_that_is_opened_later_is_trusted(
     for connection in lent:
         connection.set_closed(2)
         pool.putconn(connection)
-    for connection in [pool.getconn() for _ in range(3)]:
-        pool.putconn(connection)
-    for connection in [pool.getconn() for _ in range(3)]:
-        pool.putconn(connection)
+    give_back(pool, lend(pool, 3))
+    give_back(pool, lend(pool, 3))
     assert check.calls == []
 
 
@@ -129,8 +122,7 @@ def test_a_connection_that_its_borrower_closed_raises_no_doubts(
     server: FakeServer, our_class: Any, check: Callback
 ) -> None:
     pool, (first, *others) = three_of(our_class, check)
-    for connection in others:
-        pool.putconn(connection)
+    give_back(pool, others)
     first.close()
     pool.putconn(first)
     assert closes(pool) == {"by_borrower": 1}
@@ -167,8 +159,7 @@ def test_an_error_that_ends_the_session_replaces_its_connection_and_raises_doubt
     server: FakeServer, our_class: Any, check: Callback, code: str, key: object
 ) -> None:
     pool, lent = three_of(our_class, check)
-    for connection in lent:
-        pool.putconn(connection)
+    give_back(pool, lent)
     connection = fail_in_a_block(pool, server_error(code), key)
     assert not server.sees(connection)
     assert closes(pool) == {"lost": 1}
@@ -194,7 +185,7 @@ def test_a_read_only_error_replaces_its_connection_and_each_that_is_older(
     server: FakeServer, our_class: Any, key: object
 ) -> None:
     pool = our_class(2, 5, check=None, max_idle=None)
-    lent = [pool.getconn() for _ in range(4)]
+    lent = lend(pool, 4)
     pool.putconn(lent[0])  # older, and idle
     pool.putconn(lent[2])  # the one that fails
     connection = fail_in_a_block(pool, server_error("25006"), key)
@@ -247,8 +238,7 @@ def test_an_error_that_does_not_end_the_session_replaces_nothing_whatever_its_co
     server: FakeServer, our_class: Any, check: Callback, code: str
 ) -> None:
     pool, lent = three_of(our_class, check)
-    for connection in lent:
-        pool.putconn(connection)
+    give_back(pool, lent)
     connection = fail_in_a_block(pool, server_error(code, severity="ERROR"))
     assert server.sees(connection)
     borrow(pool)
@@ -258,8 +248,7 @@ def test_an_error_that_does_not_end_the_session_replaces_nothing_whatever_its_co
 @pytest.mark.parametrize("code", ["23505", "40001", "40P01", "57014", "57P04", "25P02", "0A000", "", None])
 def test_other_errors_replace_nothing(server: FakeServer, our_class: Any, check: Callback, code: str | None) -> None:
     pool, lent = three_of(our_class, check)
-    for connection in lent:
-        pool.putconn(connection)
+    give_back(pool, lent)
     connection = fail_in_a_block(pool, server_error(code))
     assert server.sees(connection)
     borrow(pool)

@@ -11,9 +11,9 @@ import pytest
 from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import FakeServer
-from tests.lib.callbacks import FAILURES, STRONG_FAILURES, Callback, gated
-from tests.lib.pools import BORROWS, assert_balanced, assert_sound, borrow, filled
-from tests.lib.waits import Task, counts, wait_for_waiters, waiting_task
+from tests.lib.callbacks import FAILURES, PASSES, STRONG_FAILURES, Callback, gated
+from tests.lib.pools import BORROWS, assert_balanced, assert_sound, borrow, filled, give_back, lend
+from tests.lib.waits import Task, counts, held, wait_for_waiters, waiting_task
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def check() -> Callback:
     return Callback()
 
 
+OUTCOMES = {**PASSES, **FAILURES, **STRONG_FAILURES}
 WAYS: dict[str, Callable[[Any], object]] = {**BORROWS, "check": lambda pool: pool.check()}
 
 
@@ -29,29 +30,24 @@ def test_others_borrow_and_return_while_a_check_takes_its_time(
     server: FakeServer, our_class: Any, check: Callback, way: str
 ) -> None:
     pool = our_class(2, 3, check=check, check_after=0)
-    with gated(check) as gate:
-        checked = Task(WAYS[way], pool)
-        gate.wait_for()
+    with held(gated(check), WAYS[way], pool) as checked:
         assert counts(pool)["lent"] == 1
         for _ in range(3):
-            lent = [pool.getconn(), pool.getconn()]
+            lent = lend(pool, 2)
             with pytest.raises(PoolError, match="exhausted"):
                 pool.getconn()
-            for connection in lent:
-                pool.putconn(connection)
+            give_back(pool, lent)
     checked.result()
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("outcome", ["passes", *FAILURES, *STRONG_FAILURES])
+@pytest.mark.parametrize("outcome", OUTCOMES)
 def test_who_finds_the_pool_full_waits_for_one_that_nobody_borrows_while_it_is_checked(
     server: FakeServer, our_class: Any, check: Callback, outcome: str
 ) -> None:
-    act, _ = {**FAILURES, **STRONG_FAILURES}.get(outcome, (lambda *_: None, None))
+    act, _ = OUTCOMES[outcome]
     pool = filled(our_class, 2, check=check, check_after=1000)
-    with gated(check, lambda connection: act(connection, None)) as gate:
-        checked = Task(pool.check)
-        gate.wait_for()
+    with held(gated(check, act), pool.check) as checked:
         lent = pool.getconn()
         waiter = Task(pool.getconn)
         wait_for_waiters(pool, 1)
@@ -63,16 +59,14 @@ def test_who_finds_the_pool_full_waits_for_one_that_nobody_borrows_while_it_is_c
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("outcome", ["passes", *FAILURES, *STRONG_FAILURES])
+@pytest.mark.parametrize("outcome", OUTCOMES)
 def test_a_waiter_gets_what_comes_of_a_check_that_took_its_time(
     server: FakeServer, check: Callback, outcome: str
 ) -> None:
-    act, error = {**FAILURES, **STRONG_FAILURES}.get(outcome, (lambda *_: None, None))
+    act, error = OUTCOMES[outcome]
     strong = outcome in STRONG_FAILURES
     pool: Any = ThreadedConnectionPool(1, 1, check=check, check_after=0)
-    with gated(check, lambda connection: act(connection, None)) as gate:
-        first = Task(pool.getconn)
-        gate.wait_for()
+    with held(gated(check, act), pool.getconn) as first:
         second = waiting_task(pool)
     first.wait()
     if strong:
@@ -85,15 +79,13 @@ def test_a_waiter_gets_what_comes_of_a_check_that_took_its_time(
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("outcome", ["passes", *FAILURES, *STRONG_FAILURES])
+@pytest.mark.parametrize("outcome", OUTCOMES)
 def test_a_pool_that_is_closed_during_a_check_closes_the_connection_too(
     server: FakeServer, our_class: Any, check: Callback, way: str, outcome: str
 ) -> None:
-    act, _ = {**FAILURES, **STRONG_FAILURES}.get(outcome, (lambda *_: None, None))
+    act, _ = OUTCOMES[outcome]
     pool = our_class(2, 2, check=check, check_after=0)
-    with gated(check, lambda connection: act(connection, None)) as gate:
-        checked = Task(WAYS[way], pool)
-        gate.wait_for()
+    with held(gated(check, act), WAYS[way], pool) as checked:
         pool.closeall()
         assert server.open == 1
     checked.wait()
@@ -106,11 +98,8 @@ def test_a_borrower_waits_no_longer_than_its_timeout_for_one_that_is_checked(
     server: FakeServer, check: Callback
 ) -> None:
     pool: Any = ThreadedConnectionPool(1, 1, check=check, check_after=0)
-    with gated(check) as gate:
-        checked = Task(borrow, pool)
-        gate.wait_for()
-        with pytest.raises(PoolTimeout, match=r"lent 1, opening 0"):
-            pool.getconn(timeout=0.01)
+    with held(gated(check), borrow, pool) as checked, pytest.raises(PoolTimeout, match=r"lent 1, opening 0"):
+        pool.getconn(timeout=0.01)
     checked.result()
     assert_sound(pool, server)
 
@@ -118,16 +107,14 @@ def test_a_borrower_waits_no_longer_than_its_timeout_for_one_that_is_checked(
 # --- keyed loans -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outcome", ["passes", *FAILURES])
+@pytest.mark.parametrize("outcome", {**PASSES, **FAILURES})
 @pytest.mark.parametrize("others", [0, 1])
 def test_who_asks_for_a_key_whose_connection_is_being_checked_waits_and_gets_it(
     server: FakeServer, check: Callback, outcome: str, others: int
 ) -> None:
-    act, _ = FAILURES.get(outcome, (lambda *_: None, None))
+    act, _ = OUTCOMES[outcome]
     pool: Any = ThreadedConnectionPool(1 + others, 2, check=check, check_after=0)
-    with gated(check, lambda connection: act(connection, None)) as gate:
-        first = Task(pool.getconn, "key")
-        gate.wait_for()
+    with held(gated(check, act), pool.getconn, "key") as first:
         second = Task(pool.getconn, "key")
         third = Task(pool.getconn, "key", timeout=5)
         wait_for_waiters(pool, 2)
@@ -143,9 +130,7 @@ def test_who_asks_for_a_key_whose_check_is_interrupted_opens_a_connection_of_its
     server: FakeServer, check: Callback
 ) -> None:
     pool: Any = ThreadedConnectionPool(1, 1, check=check, check_after=0)
-    with gated(check, lambda connection: STRONG_FAILURES["is interrupted"][0](connection, None)) as gate:
-        first = Task(pool.getconn, "key")
-        gate.wait_for()
+    with held(gated(check, STRONG_FAILURES["is interrupted"][0]), pool.getconn, "key") as first:
         second = Task(pool.getconn, "key")
         wait_for_waiters(pool, 1)
     first.wait()
@@ -161,9 +146,7 @@ def test_who_asks_for_a_key_whose_connection_was_dead_and_cannot_be_replaced_tri
 ) -> None:
     pool: Any = ThreadedConnectionPool(1, 1, check=check, check_after=0)
     server.fail("connect", psycopg2.OperationalError("down"))
-    with gated(check, lambda connection: FAILURES["loses it"][0](connection, None)) as gate:
-        first = Task(pool.getconn, "key")
-        gate.wait_for()
+    with held(gated(check, FAILURES["loses it"][0]), pool.getconn, "key") as first:
         second = Task(pool.getconn, "key")
         wait_for_waiters(pool, 1)
     with pytest.raises(psycopg2.OperationalError, match="down"):
@@ -174,11 +157,8 @@ def test_who_asks_for_a_key_whose_connection_was_dead_and_cannot_be_replaced_tri
 
 def test_who_waits_for_a_checked_key_has_its_own_timeout(server: FakeServer, check: Callback) -> None:
     pool: Any = ThreadedConnectionPool(1, 2, check=check, check_after=0)
-    with gated(check) as gate:
-        first = Task(pool.getconn, "key")
-        gate.wait_for()
-        with pytest.raises(PoolTimeout, match="under this key"):
-            pool.getconn("key", timeout=0.01)
+    with held(gated(check), pool.getconn, "key") as first, pytest.raises(PoolTimeout, match="under this key"):
+        pool.getconn("key", timeout=0.01)
     pool.putconn(first.result())
     assert_sound(pool, server)
 

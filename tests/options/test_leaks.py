@@ -15,8 +15,8 @@ from pgpool_rs._core import advance_clock
 from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.log import listening
-from tests.lib.pools import assert_sound, closes, wait_for_quiet
-from tests.lib.waits import Task, wait_until, waiting_task
+from tests.lib.pools import assert_sound, closes, give_back, lend, wait_for_quiet
+from tests.lib.waits import Task, held, wait_until, waiting_task
 
 
 @pytest.fixture(autouse=True)
@@ -87,14 +87,10 @@ def test_a_loan_that_was_waited_for_begins_when_it_is_lent(server: FakeServer) -
 
 def test_what_is_on_its_way_is_no_loan(server: FakeServer, our_class: Any) -> None:
     pool = our_class(0, 1)
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn) as opening:
         assert pool.loans() == []
     connection = opening.result()
-    with server.hold("close") as gate:
-        closing = Task(pool.putconn, connection)
-        gate.wait_for()
+    with held(server.hold("close"), pool.putconn, connection) as closing:
         assert pool.loans() == []
     closing.result()
 
@@ -261,12 +257,11 @@ def test_each_loan_that_lasts_too_long_is_reported(server: FakeServer, our_class
     pool = our_class(0, 3, leak_after=60, name="leaky")
     with listening("leaky", level=30) as log:
         for expected in (3, 6):
-            lent = [pool.getconn() for _ in range(3)]
+            lent = lend(pool, 3)
             advance_clock(61)
             pool.maintain()
             assert len([text for text in log.texts if text.startswith("connection not returned")]) == expected
-            for connection in lent:
-                pool.putconn(connection)
+            give_back(pool, lent)
     assert pool.get_stats()["leaks"] == 6
     assert_sound(pool, server)
 
@@ -349,7 +344,7 @@ def test_without_leak_after_nothing_is_reported(server: FakeServer, our_class: A
 
 def test_a_report_that_fails_leaves_the_others_to_be_made(server: FakeServer, our_class: Any) -> None:
     pool = our_class(0, 2, leak_after=60, name="leaky")
-    lent = [pool.getconn() for _ in range(2)]
+    lent = lend(pool, 2)
     with listening("leaky", level=30) as log:
         log.fail(ValueError("broken handler"))
         advance_clock(61)
@@ -359,8 +354,7 @@ def test_a_report_that_fails_leaves_the_others_to_be_made(server: FakeServer, ou
             assert pool.get_stats()["leaks"] == expected
         log.lines.clear()
         log.error = None
-        for connection in lent:
-            pool.putconn(connection)
+        give_back(pool, lent)
         assert len(log.texts) == 2, "both are late"
     wait_for_quiet(pool)
     assert_sound(pool, server)

@@ -18,7 +18,7 @@ from pgpool_rs.testing import INTRANS, PATIENCE, FakeServer
 from tests.lib.callbacks import Callback, Killed
 from tests.lib.log import Lines, listening
 from tests.lib.pools import assert_balanced, assert_sound, assert_whole, filled, wait_for_quiet
-from tests.lib.waits import Task, counts, wait_until, waiting_task
+from tests.lib.waits import Task, counts, held, wait_until, waiting_task
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
 DOWN = psycopg2.OperationalError("down")
@@ -241,9 +241,7 @@ def crowd(pool: Any, _: FakeServer) -> None:
 
 
 def close_late(pool: Any, server: FakeServer) -> None:
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn) as opening:
         pool.closeall()
     opening.wait()
 
@@ -571,9 +569,7 @@ def test_a_handler_does_not_wait_for_a_key_that_another_thread_opens(server: Fak
         found.append(caught.value)
 
     lent = pool.getconn()
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn, "key")
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn, "key") as opening:
         with handled_by(borrow):
             pool.putconn(lent, close=True)
         assert len(found) == 1

@@ -12,8 +12,8 @@ from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, SimpleConnectionPo
 from pgpool_rs import TooManyRequests as TooMany
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.log import listening
-from tests.lib.pools import assert_sound, assert_whole
-from tests.lib.waits import Task, counts, wait_for_waiters, waiting_task
+from tests.lib.pools import assert_sound, assert_whole, give_back
+from tests.lib.waits import Task, counts, held, wait_for_waiters, waiting_task
 
 TEXT = r"(?m)^connection pool exhausted: 2 callers wait for a connection of pool '[^']+', and no more may$"
 
@@ -103,9 +103,7 @@ def test_without_a_bound_any_number_may_wait(server: FakeServer) -> None:
 
 def test_who_waits_for_a_key_that_another_opens_does_not_wait_for_room(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 2, max_waiting=1)
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn, "key")
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn, "key") as opening:
         others = [waiting_task(pool, key="key") for _ in range(3)]
     assert {id(task.result()) for task in (opening, *others)} == {id(opening.result())}
     pool.putconn(opening.result())
@@ -115,9 +113,7 @@ def test_who_waits_for_a_key_that_another_opens_does_not_wait_for_room(server: F
 def test_who_waited_for_a_key_that_did_not_come_is_not_turned_away(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 1, max_waiting=1)
     server.fail("connect", psycopg2.OperationalError("down"))
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn, "key")
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn, "key") as opening:
         others = [waiting_task(pool, key="key") for _ in range(3)]
     with pytest.raises(psycopg2.OperationalError):
         opening.result()
@@ -130,8 +126,7 @@ def test_who_waits_may_be_served_by_new_room(server: FakeServer) -> None:
     pool, connection, waiters = crowded()
     pool.resize(1, 3)
     lent = [waiter.result() for waiter in waiters]
-    for each in (connection, *lent):
-        pool.putconn(each)
+    give_back(pool, [connection, *lent])
     assert_sound(pool, server)
 
 

@@ -10,12 +10,10 @@ import pytest
 
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
-from tests.lib.callbacks import FAILURES, LEFTOVERS, STRONG_FAILURES, Callback, gated
+from tests.lib.callbacks import SPOILS, STRONG_FAILURES, Callback, gated
 from tests.lib.log import listening
-from tests.lib.pools import BORROWS, assert_balanced, assert_sound, assert_whole, borrow, closes
-from tests.lib.waits import Task, counts, wait_for_waiters
-
-SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}
+from tests.lib.pools import BORROWS, assert_balanced, assert_sound, assert_whole, borrow, closes, give_back, lend
+from tests.lib.waits import Task, counts, held, wait_for_waiters
 
 
 @pytest.fixture
@@ -45,9 +43,8 @@ def test_configure_is_called_once_with_each_new_connection_before_anybody_has_it
     pool = our_class(2, 3, configure=configure)
     assert configure.calls == list(pool._pool)
     for _ in range(3):
-        lent = [pool.getconn() for _ in range(3)]
-        for connection in lent:
-            pool.putconn(connection)
+        lent = lend(pool, 3)
+        give_back(pool, lent)
     assert configure.calls == server.connections
     assert_sound(pool, server)
 
@@ -75,7 +72,7 @@ def test_where_configure_fails_the_connect_has_failed(
     pool = emptied(our_class(1, 2, configure=configure))
     before = pool.pop_stats()
     assert before["connections_errors"] == 0
-    configure.then(lambda connection: act(connection, pool))
+    configure.then(act)
     text = None if error else "connection discarded: configure left it (in a transaction|broken|closed)"
     with pytest.raises(error or psycopg2.ProgrammingError, match=text):
         BORROWS[way](pool)
@@ -93,7 +90,7 @@ def test_where_configure_fails_in_a_refill_that_is_logged(
 ) -> None:
     act, _ = SPOILS[spoil]
     pool = emptied(our_class(1, 2, configure=configure, name="refilled"))
-    configure.then(lambda connection: act(connection, pool))
+    configure.then(act)
     with listening("refilled") as log:
         REFILLS[way](pool)
     assert [text for text in log.texts if text.startswith("connect failed: ")]
@@ -109,7 +106,7 @@ def test_where_configure_fails_there_is_no_pool_and_no_connection(
 ) -> None:
     act, error = SPOILS[outcome]
     configure.then(lambda _: None)
-    configure.then(lambda connection: act(connection, None))
+    configure.then(act)
     with pytest.raises(error or psycopg2.ProgrammingError):
         our_class(3, 3, configure=configure, open_workers=workers)
     assert server.open == 0
@@ -141,9 +138,7 @@ def test_configure_that_asks_for_its_own_key_is_refused_and_does_not_hang(
 def test_others_borrow_while_configure_takes_its_time(server: FakeServer, our_class: Any, configure: Callback) -> None:
     pool = our_class(1, 3, configure=configure)
     first = pool.getconn()
-    with gated(configure) as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(gated(configure), pool.getconn) as opening:
         second = pool.getconn()
         with pytest.raises(PoolError, match="exhausted"):
             pool.getconn()
@@ -160,9 +155,7 @@ def test_a_waiter_gets_the_room_of_a_connection_whose_configure_failed(
 ) -> None:
     act, _ = {**SPOILS, **STRONG_FAILURES}[outcome]
     pool: Any = ThreadedConnectionPool(0, 1, configure=configure)
-    with gated(configure, lambda connection: act(connection, pool)) as gate:
-        opening = Task(pool.getconn, key)
-        gate.wait_for()
+    with held(gated(configure, act), pool.getconn, key) as opening:
         waiter = Task(pool.getconn, key, timeout=None)
         wait_for_waiters(pool, 1)
     opening.wait()
@@ -175,9 +168,7 @@ def test_a_pool_that_is_closed_during_configure_closes_the_connection_too(
     server: FakeServer, our_class: Any, configure: Callback
 ) -> None:
     pool = our_class(0, 1, configure=configure)
-    with gated(configure) as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(gated(configure), pool.getconn) as opening:
         pool.closeall()
     with pytest.raises(PoolClosed):
         opening.result()
@@ -264,7 +255,7 @@ def test_a_connect_that_takes_its_time_holds_up_nobody_else(connector: Connector
 def test_arguments_that_change_between_connects_take_effect(server: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 4, "dsn", password="old")
     pool._kwargs["password"] = "new"
-    lent = [pool.getconn(), pool.getconn()]
+    lent = lend(pool, 2)
     pool._kwargs = {"user": "other"}
     lent.append(pool.getconn())
     pool._args = ("elsewhere",)

@@ -18,7 +18,7 @@ from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, BareFakeConnection, FakeServer, MortalFakeConnection
 from tests.lib.log import listening
-from tests.lib.pools import assert_balanced, assert_sound, assert_whole, closes, filled
+from tests.lib.pools import assert_balanced, assert_sound, assert_whole, closes, filled, give_back, lend
 from tests.lib.waits import Task, counts, wait_until, waiting_task
 
 
@@ -247,9 +247,7 @@ def test_a_keyed_loan_stays(mortal: FakeServer, our_class: Any) -> None:
 def test_an_idle_connection_stays(mortal: FakeServer, our_class: Any) -> None:
     pool = our_class(2, 2, reclaim=True)
     for _ in range(3):
-        for connection in [pool.getconn(), pool.getconn()]:
-            pool.putconn(connection)
-        del connection
+        give_back(pool, lend(pool, 2))
         gc.collect()
     assert (counts(pool)["idle"], mortal.open, closes(pool)) == (2, 2, {})
     assert_sound(pool, mortal)

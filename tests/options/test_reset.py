@@ -9,15 +9,12 @@ import pytest
 
 from pgpool_rs import ThreadedConnectionPool, _housekeeper
 from pgpool_rs.testing import ACTIVE, IDLE, INERROR, INTRANS, BareFakeConnection, FakeServer
-from tests.lib.callbacks import FAILURES, LEFTOVERS, STRONG_FAILURES, Callback, gated
+from tests.lib.callbacks import FAILURES, PASSES, SPOILS, STRONG_FAILURES, Callback, gated
 from tests.lib.log import listening
 from tests.lib.pools import BORROWS, assert_balanced, assert_sound, borrow, closes, filled
-from tests.lib.waits import Task, counts, wait_until, waiting_task
+from tests.lib.waits import Task, counts, held, wait_until, waiting_task
 
-SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}
-
-
-SPOILS = {**FAILURES, **{name: (act, None) for name, act in LEFTOVERS.items()}}
+OUTCOMES = {**PASSES, **SPOILS, **STRONG_FAILURES}
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +71,7 @@ def test_where_reset_fails_the_connection_is_closed_and_a_warning_logged(
 ) -> None:
     act, _ = SPOILS[spoil]
     pool = filled(our_class, 1, reset=reset, background=background, name="reset")
-    reset.then(lambda connection: act(connection, pool))
+    reset.then(act)
     with listening("reset", level=30) as log:
         BORROWS[way](pool)
         assert_sound(pool, server)
@@ -96,16 +93,14 @@ def test_reset_may_close_the_pool(server: FakeServer, our_class: Any, reset: Cal
     assert_balanced(pool, server)
 
 
-@pytest.mark.parametrize("outcome", ["passes", *SPOILS, *STRONG_FAILURES])
+@pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("background", [False, True])
 def test_a_waiter_gets_what_comes_of_a_reset_that_took_its_time(
     server: FakeServer, reset: Callback, outcome: str, background: bool
 ) -> None:
-    act, _ = {**SPOILS, **STRONG_FAILURES}.get(outcome, (lambda *_: None, None))
+    act, _ = OUTCOMES[outcome]
     pool: Any = ThreadedConnectionPool(1, 1, reset=reset, background=background)
-    with gated(reset, lambda connection: act(connection, pool)) as gate:
-        returning = Task(borrow, pool)
-        gate.wait_for()
+    with held(gated(reset, act), borrow, pool) as returning:
         waiter = waiting_task(pool)
     returning.wait()
     pool.putconn(waiter.result())
@@ -116,9 +111,7 @@ def test_a_pool_that_is_closed_during_reset_closes_the_connection_too(
     server: FakeServer, our_class: Any, reset: Callback
 ) -> None:
     pool = our_class(1, 1, reset=reset)
-    with gated(reset) as gate:
-        returning = Task(borrow, pool)
-        gate.wait_for()
+    with held(gated(reset), borrow, pool) as returning:
         pool.closeall()
     returning.result()
     assert (server.open, closes(pool)) == (0, {"with_pool": 1})
@@ -130,7 +123,7 @@ def test_after_a_reset_that_found_its_connection_dead_the_others_are_checked(
 ) -> None:
     check = Callback()
     pool = filled(our_class, 2, reset=reset, check=check, check_after=1000)
-    reset.then(lambda connection: FAILURES["loses it"][0](connection, pool))
+    reset.then(FAILURES["loses it"][0])
     borrow(pool)
     borrow(pool)
     assert len(check.calls) == 1

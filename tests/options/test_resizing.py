@@ -22,7 +22,7 @@ from tests.lib.pools import (
     lend,
     wait_for_quiet,
 )
-from tests.lib.waits import Task, counts, wait_for_waiters, wait_until, waiting_task
+from tests.lib.waits import Task, counts, held, wait_for_waiters, wait_until, waiting_task
 
 # --- drain -----------------------------------------------------------------------------------------------------------
 
@@ -43,9 +43,7 @@ def test_drain_replaces_idle_connections_now_and_lent_ones_as_they_come_back(
 
 def test_a_connection_that_is_being_opened_during_drain_is_replaced_too(server: FakeServer, our_class: Any) -> None:
     pool = our_class(0, 2, max_idle=None)
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn) as opening:
         pool.drain()
     pool.putconn(opening.result())
     assert closes(pool) == {"drained": 1}
@@ -56,9 +54,7 @@ def test_a_connection_that_is_being_returned_during_drain_is_replaced_too(server
     pool = our_class(0, 2, max_idle=None)
     connection = pool.getconn()
     connection.status = INTRANS
-    with server.hold("rollback") as gate:
-        returning = Task(pool.putconn, connection)
-        gate.wait_for()
+    with held(server.hold("rollback"), pool.putconn, connection) as returning:
         pool.drain()
     returning.result()
     assert closes(pool) == {"drained": 1}
@@ -104,9 +100,7 @@ def test_drain_where_the_server_is_down_logs_and_does_not_raise(server: FakeServ
 
 def test_who_finds_the_pool_full_waits_for_what_drain_closes(server: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 1)
-    with server.hold("close") as gate:
-        draining = Task(pool.drain)
-        gate.wait_for()
+    with held(server.hold("close"), pool.drain) as draining:
         borrower = Task(pool.getconn)
         wait_for_waiters(pool, 1)
     draining.result()

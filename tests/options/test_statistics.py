@@ -17,8 +17,8 @@ from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import ACTIVE, INTRANS, FakeServer
 from tests.lib.callbacks import Callback, Killed
-from tests.lib.pools import assert_balanced, assert_sound, closes, filled, wait_for_quiet
-from tests.lib.waits import Task, counts, waiting_task
+from tests.lib.pools import assert_balanced, assert_sound, closes, filled, give_back, lend, wait_for_quiet
+from tests.lib.waits import Task, counts, held, waiting_task
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 TABLE = PAGE.read_text().partition("\n## Statistics\n")[2].partition("\n## ")[0]
@@ -52,24 +52,19 @@ def test_what_there_is_now(server: FakeServer) -> None:
         return [pool.get_stats()[name] for name in NOW]
 
     assert now() == [2, 3, 2, 2, 0]
-    lent = [pool.getconn() for _ in range(2)]
+    lent = lend(pool, 2)
     assert now() == [2, 3, 2, 0, 0]
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn) as opening:
         waiter = waiting_task(pool)
         assert now() == [2, 3, 3, 0, 1]
     lent.append(opening.result())
     lent[0].status = INTRANS
-    with server.hold("rollback") as gate:
-        returning = Task(pool.putconn, lent[0])
-        gate.wait_for()
+    with held(server.hold("rollback"), pool.putconn, lent[0]) as returning:
         assert now() == [2, 3, 3, 0, 1]
     returning.result()
     assert now() == [2, 3, 3, 0, 0]
     lent[0] = waiter.result()
-    for connection in lent:
-        pool.putconn(connection)
+    give_back(pool, lent)
     assert now() == [2, 3, 2, 2, 0]
     pool.closeall()
     assert now() == [2, 3, 0, 0, 0]
@@ -77,8 +72,7 @@ def test_what_there_is_now(server: FakeServer) -> None:
 
 def test_pop_gives_what_get_gives_and_begins_anew(server: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 2)
-    for connection in [pool.getconn(), pool.getconn()]:
-        pool.putconn(connection)
+    give_back(pool, lend(pool, 2))
     before = pool.get_stats()
     assert pool.pop_stats() == before
     after = pool.get_stats()
@@ -106,8 +100,7 @@ def test_a_pool_that_is_made_anew_counts_anew(server: FakeServer, our_class: Any
 
 def test_each_loan_is_a_request_by_whatever_path(server: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 2)
-    for connection in [pool.getconn(), pool.getconn()]:
-        pool.putconn(connection)
+    give_back(pool, lend(pool, 2))
     pool.putconn(pool.getconn("key"), "key")
     with pool.connection():
         pass
@@ -183,9 +176,7 @@ def test_who_was_served_at_once_has_not_waited(server: FakeServer) -> None:
 
 def test_who_waited_for_a_key_has_waited(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 2)
-    with server.hold("connect") as gate:
-        first = Task(pool.getconn, "key")
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn, "key") as first:
         second = waiting_task(pool, key="key")
     assert first.result() is second.result()
     assert (pool.get_stats()["requests_num"], pool.get_stats()["requests_queued"]) == (2, 1)
@@ -313,9 +304,7 @@ def test_a_connection_that_was_idle_for_too_long_is_counted(server: FakeServer, 
 
 def test_a_connection_that_came_too_late_is_counted(server: FakeServer, our_class: Any) -> None:
     pool = our_class(0, 1)
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn) as opening:
         pool.closeall()
     opening.wait()
     assert closes(pool) == {"unplaced": 1}

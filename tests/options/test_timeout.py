@@ -12,8 +12,8 @@ import pytest
 
 from pgpool_rs import PoolExhausted, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
-from tests.lib.pools import assert_whole
-from tests.lib.waits import Task, counts, wait_for_waiters, waiting_task
+from tests.lib.pools import assert_whole, give_back
+from tests.lib.waits import Task, counts, held, wait_for_waiters, waiting_task
 
 # Long enough that no test waits for it to end, short enough that a hanging test does end.
 LONG = 60.0
@@ -102,9 +102,7 @@ def test_the_message_says_how_long_and_how_many(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 3)
     pool.getconn()
     pool.getconn("key")
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
+    with held(server.hold("connect"), pool.getconn) as opening:
         others = [waiting_task(pool) for _ in range(2)]
         with pytest.raises(PoolTimeout) as raised:
             pool.getconn(timeout=0.02)
@@ -117,8 +115,7 @@ def test_the_message_says_how_long_and_how_many(server: FakeServer) -> None:
     assert says(text, "opening", 1), text
     assert says(text, "waiting", 3), text  # itself included
     opening.wait()
-    for connection in list(pool._used.values()):
-        pool.putconn(connection)
+    give_back(pool, list(pool._used.values()))
     for task in others:
         pool.putconn(task.result())
     assert_whole(pool)

@@ -192,8 +192,8 @@ def assert_next_borrower_is_unharmed(pool: Any, table: Table) -> None:
 WAYS: dict[str, dict[str, Any]] = {
     "at once": {},
     "in the background": {"background": True},
-    "with a reset": {"reset": lambda _: None},
-    "with a check": {"check": lambda _: None, "check_after": 0},
+    "with a reset": {"reset": "discard"},
+    "with a check": {"check": check_query, "check_after": 0},
     "watched": {"reclaim": True},
 }
 

@@ -13,7 +13,7 @@ from psycopg2.pool import PoolError
 
 import pgpool_rs
 from pgpool_rs.testing import PATIENCE
-from tests.lib.pools import assert_whole
+from tests.lib.pools import assert_whole, give_back, lend
 from tests.lib.postgres import admin, backends, opened, terminate
 from tests.lib.statements import execute
 from tests.lib.waits import Task, wait_until
@@ -161,13 +161,12 @@ def test_the_limit_of_the_server_is_the_drivers_error_and_loses_no_slot(our_clas
         execute(connection, "drop role if exists narrow")
         execute(connection, "create role narrow login connection limit 2")
     with opened(our_class(1, 4, dsn, user="narrow")) as pool:
-        lent = [pool.getconn(), pool.getconn()]
+        lent = lend(pool, 2)
         for _ in range(6):
             with pytest.raises(psycopg2.OperationalError, match="too many connections for role"):
                 pool.getconn()
         assert len(pool._used) == 2
-        for connection in lent:
-            pool.putconn(connection)
+        give_back(pool, lent)
         assert execute(pool.getconn(), "select 1") == 1
 
 

@@ -14,9 +14,9 @@ import pytest
 from psycopg2.extensions import QueryCanceledError
 
 from pgpool_rs import check_query
-from pgpool_rs.testing import FakeServer
+from pgpool_rs.testing import INERROR, INTRANS, BareFakeConnection, FakeServer
 from tests.lib.log import listening
-from tests.lib.pools import assert_sound, assert_whole
+from tests.lib.pools import assert_sound
 from tests.lib.postgres import opened
 from tests.lib.statements import execute
 from tests.lib.waits import counts
@@ -86,7 +86,7 @@ FAILURES = {
 def test_of_a_failure_and_what_strikes_the_close_after_it_the_weightier_is_raised(
     our_class: Any, server: FakeServer, failure: str, struck: type[BaseException]
 ) -> None:
-    server.on("close", lambda _: raise_(struck("in close")))
+    server.fail("close", struck("in close"))
     ordinary = failure != "the hash of a key"
     with pytest.raises(struck if ordinary or struck is KeyboardInterrupt else MemoryError) as raised:
         FAILURES[failure](our_class, server)
@@ -96,15 +96,10 @@ def test_of_a_failure_and_what_strikes_the_close_after_it_the_weightier_is_raise
 
 @pytest.mark.parametrize("failure", ["the constructor", "configure", "_connect", "the end of getconn"])
 def test_of_two_errors_of_a_database_the_first_is_raised(our_class: Any, server: FakeServer, failure: str) -> None:
-    second = psycopg2.InterfaceError("second")
-    server.on("close", lambda _: raise_(second))
+    server.fail("close", psycopg2.InterfaceError("second"))
     with pytest.raises(psycopg2.OperationalError) as raised:
         FAILURES[failure](our_class, server)
     assert raised.value is FAILED
-
-
-def raise_(error: BaseException) -> None:
-    raise error
 
 
 # --- what is asked in SQL where psycopg2's own call does nothing -----------------------------------------------------
@@ -115,60 +110,26 @@ def raise_(error: BaseException) -> None:
 def test_a_rollback_in_sql_that_fails_frees_the_slot(
     our_class: Any, server: FakeServer, part: str, error: type[Exception]
 ) -> None:
-    armed: list[object] = []
+    armed: list[str] = []
 
-    def visit(name: str) -> None:
-        if armed and name == part:
-            raise error
+    class Connection(BareFakeConnection):
+        def __getattribute__(self, name: str) -> Any:
+            if name in armed:
+                raise error
+            return super().__getattribute__(name)
 
-    class Info:
-        transaction_status = 0
+        def __setattr__(self, name: str, value: Any) -> None:
+            if f"set {name}" in armed:
+                raise error
+            super().__setattr__(name, value)
 
-    class Cursor:
-        def __init__(self, connection: Connection) -> None:
-            self.connection = connection
-
-        def execute(self, query: str) -> None:
-            visit("execute")
-            assert (query, self.connection.on) == ("ROLLBACK", True)
-            self.connection.info.transaction_status = 0
-
-    class Connection:
-        closed = 0
-
-        def __init__(self) -> None:
-            self.info = Info()
-            self.on = False
-
-        @property
-        def status(self) -> int:
-            visit("status")
-            return 1
-
-        @property
-        def autocommit(self) -> bool:
-            visit("autocommit")
-            return self.on
-
-        @autocommit.setter
-        def autocommit(self, on: bool) -> None:
-            visit("set autocommit")
-            self.on = on
-
-        def cursor(self) -> Cursor:
-            visit("cursor")
-            return Cursor(self)
-
-        def rollback(self) -> None:
-            pass
-
-        def close(self) -> None:
-            self.closed = 1
-
-    pool = our_class(1, 1, connect=Connection, name="struck")
+    server.connection_class = Connection
+    pool = our_class(1, 1, name="struck")
     connection = pool.getconn()
-    connection.info.transaction_status = 2
-    armed.append(None)
+    connection.transaction_status = INTRANS
+    armed.append(part)
+    if part == "execute":
+        server.fail(part, error())
     with listening("struck", 30) as log:
         if error in {TimeLimit, QueryCanceledError}:
             with pytest.raises(error):
@@ -178,13 +139,13 @@ def test_a_rollback_in_sql_that_fails_frees_the_slot(
             pool.putconn(connection)
             assert len(log.texts) == 1
     armed.clear()
-    assert connection.closed == 1
-    assert_whole(pool)
+    assert_sound(pool, server)
+    assert not server.sees(connection)
     # And where nothing fails, it is kept, out of autocommit as before.
     connection = pool.getconn()
-    connection.info.transaction_status = 3
+    connection.transaction_status = INERROR
     pool.putconn(connection)
-    assert (list(pool._pool), connection.on) == ([connection], False)
+    assert (list(pool._pool), connection.queries[-1], connection.autocommit) == ([connection], "ROLLBACK", False)
 
 
 # --- on a real server ------------------------------------------------------------------------------------------------
