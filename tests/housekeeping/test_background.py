@@ -419,6 +419,25 @@ def test_a_broken_connection_is_closed_by_the_one_who_returns_it(
         assert (counts(pool)["returning"], closes(pool)) == (0, {"lost": 1})
 
 
+def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowed(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = our_class(1, 1, background=True)
+    connection = dirty(pool)
+    poke = _housekeeping.housekeeper.poke
+
+    def interrupted(poked: Any) -> None:
+        monkeypatch.setattr(_housekeeping.housekeeper, "poke", poke)
+        poke(poked)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_housekeeping.housekeeper, "poke", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.putconn(connection)
+    wait_for_quiet(pool)
+    assert_sound(pool, server)
+
+
 # --- limits and the end ----------------------------------------------------------------------------------------------
 
 

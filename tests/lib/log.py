@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from tests.lib.waits import wait_until
+
+H = TypeVar("H", bound=logging.Handler)
 
 
 class Lines(logging.Handler):
@@ -41,14 +44,34 @@ class Lines(logging.Handler):
 @contextmanager
 def listening(name: str, level: int = logging.DEBUG) -> Iterator[Lines]:
     """Collect what the pool of this name logs, from this level on."""
-    logger = logging.getLogger(f"pgpool_rs.{name}")
-    lines = Lines()
+    with _handled(f"pgpool_rs.{name}", Lines(), level) as lines:
+        yield lines
+
+
+@contextmanager
+def handled_by(act: Callable[[logging.LogRecord], object], name: str = "pgpool_rs") -> Iterator[None]:
+    """Have a handler call this with each record, as loud as debug."""
+
+    class Handler(logging.Handler):
+        def createLock(self) -> None:  # noqa: N802
+            self.lock = None
+
+        def emit(self, record: logging.LogRecord) -> None:
+            act(record)
+
+    with _handled(name, Handler()):
+        yield
+
+
+@contextmanager
+def _handled(name: str, handler: H, level: int = logging.DEBUG) -> Iterator[H]:
+    logger = logging.getLogger(name)
     before, logger.propagate = logger.propagate, False
     logger.setLevel(level)
-    logger.addHandler(lines)
+    logger.addHandler(handler)
     try:
-        yield lines
+        yield handler
     finally:
-        logger.removeHandler(lines)
+        logger.removeHandler(handler)
         logger.setLevel(logging.NOTSET)
         logger.propagate = before

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg2
@@ -15,13 +15,12 @@ import pytest
 from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, PATIENCE, FakeServer
-from tests.lib.callbacks import Callback, Killed
-from tests.lib.log import Lines, listening
-from tests.lib.pools import assert_balanced, assert_sound, assert_whole, filled, wait_for_quiet
+from tests.lib.callbacks import Callback, Killed, raiser
+from tests.lib.log import Lines, handled_by, listening
+from tests.lib.pools import DOWN, assert_balanced, assert_sound, assert_whole, borrow, filled, wait_for_quiet
 from tests.lib.waits import Task, counts, held, wait_until, waiting_task
 
 DEBUG, INFO, WARNING = logging.DEBUG, logging.INFO, logging.WARNING
-DOWN = psycopg2.OperationalError("down")
 NAME = "talkative"
 
 
@@ -64,6 +63,15 @@ def test_records_name_the_caller_and_no_frame_of_ours(
     caplog.set_level(DEBUG)
     our_class(0, 1).getconn()
     assert [record.funcName for record in caplog.records] == ["test_records_name_the_caller_and_no_frame_of_ours"]
+
+
+def test_pools_without_a_name_leave_no_loggers_behind(server: FakeServer, our_class: Any) -> None:
+    known = logging.root.manager.loggerDict
+    before = set(known)
+    for _ in range(20):
+        with our_class(1, 1) as pool:
+            borrow(pool)
+    assert set(known) == before
 
 
 # --- quiet -----------------------------------------------------------------------------------------------------------
@@ -141,23 +149,11 @@ class Scene:
         return ThreadedConnectionPool(*self.size, name=NAME, **{**self.options, **more})
 
 
-def open_one(pool: Any, _: FakeServer) -> None:
-    pool._connect("key")
-
-
 def fail_to_connect(pool: Any, server: FakeServer) -> None:
     pool.getconn()
     server.fail("connect", DOWN)
     with pytest.raises(psycopg2.OperationalError):
         pool.getconn()
-
-
-def close_one(pool: Any, _: FakeServer) -> None:
-    pool.putconn(pool.getconn(), close=True)
-
-
-def close_surplus(pool: Any, _: FakeServer) -> None:
-    pool.putconn(pool.getconn())
 
 
 def close_under_it(pool: Any, _: FakeServer) -> None:
@@ -190,10 +186,6 @@ def fail_to_close(pool: Any, server: FakeServer) -> None:
     pool.putconn(pool.getconn(), close=True)
 
 
-def fail_a_reset(pool: Any, _: FakeServer) -> None:
-    pool.putconn(pool.getconn())
-
-
 def fail_a_check(pool: Any, _: FakeServer) -> None:
     pool._pool[0].set_closed(2)
     pool.getconn()
@@ -212,10 +204,6 @@ def age_and_borrow(pool: Any, _: FakeServer) -> None:
 def idle_for_long(pool: Any, _: FakeServer) -> None:
     pool.putconn(pool.getconn())
     advance_clock(1001)
-    pool.maintain()
-
-
-def refill(pool: Any, _: FakeServer) -> None:
     pool.maintain()
 
 
@@ -255,10 +243,6 @@ def closed(level: int, why: str) -> tuple[int, str]:
     return level, f"connection closed: {why}"
 
 
-def refuse(_: Any) -> None:
-    raise psycopg2.DatabaseError("odd")
-
-
 def ask(connection: Any) -> None:
     connection.cursor().execute("SELECT 1")
 
@@ -266,16 +250,20 @@ def ask(connection: Any) -> None:
 DROPPED = "failed; the connection was dropped and its slot is free: DatabaseError: odd"
 
 SCENES = {
-    "opened": Scene(open_one, OPENED),
+    "opened": Scene(lambda pool, _: pool._connect("key"), OPENED),
     "connect failed": Scene(fail_to_connect, (WARNING, "connect failed: OperationalError")),
-    "requested": Scene(close_one, closed(DEBUG, "its borrower asked for that")),
-    "surplus": Scene(close_surplus, OPENED, closed(DEBUG, "the pool has no use for it"), size=(0, 1)),
+    "requested": Scene(
+        lambda pool, _: pool.putconn(pool.getconn(), close=True), closed(DEBUG, "its borrower asked for that")
+    ),
+    "surplus": Scene(lambda pool, _: borrow(pool), OPENED, closed(DEBUG, "the pool has no use for it"), size=(0, 1)),
     "by borrower": Scene(close_under_it, closed(DEBUG, "its borrower closed it")),
     "broken": Scene(break_one, closed(WARNING, "it was found dead")),
     "unknown": Scene(break_one_unseen, closed(WARNING, "it was found dead")),
     "rollback": Scene(fail_to_roll_back, (WARNING, f"rollback() {DROPPED}")),
     "close": Scene(fail_to_close, (WARNING, f"close() {DROPPED}")),
-    "reset": Scene(fail_a_reset, (WARNING, f"reset {DROPPED}"), reset=refuse),
+    "reset": Scene(
+        lambda pool, _: borrow(pool), (WARNING, f"reset {DROPPED}"), reset=raiser(psycopg2.DatabaseError("odd"))
+    ),
     "check": Scene(
         fail_a_check,
         (WARNING, "connection lost: its check failed: InterfaceError: connection already closed"),
@@ -476,36 +464,6 @@ def test_a_handler_may_call_the_pool_which_logs_nothing_meanwhile(server: FakeSe
 # --- a log that uses the pool ----------------------------------------------------------------------------------------
 
 
-def raising(error: BaseException) -> Callable[[Any], None]:
-    def act(_: Any) -> None:
-        raise error
-
-    return act
-
-
-@contextmanager
-def handled_by(act: Callable[[logging.LogRecord], object], name: str = "pgpool_rs") -> Iterator[None]:
-    """Have a handler call this with each record, as loud as debug."""
-
-    class Handler(logging.Handler):
-        def createLock(self) -> None:  # noqa: N802
-            self.lock = None
-
-        def emit(self, record: logging.LogRecord) -> None:
-            act(record)
-
-    logger, handler = logging.getLogger(name), Handler()
-    before, logger.propagate = logger.propagate, False
-    logger.setLevel(DEBUG)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(logging.NOTSET)
-        logger.propagate = before
-
-
 @pytest.mark.parametrize("timeout", [0, 5, None])
 @pytest.mark.parametrize("act", ["getconn", "connection", "key", "wait", "check", "maintain"])
 def test_a_handler_that_uses_the_pool_opens_nothing_of_its_own_while_the_server_is_away(
@@ -530,7 +488,7 @@ def test_a_handler_that_uses_the_pool_opens_nothing_of_its_own_while_the_server_
                 case _:
                     getattr(pool, act)()
 
-    server.on("connect", raising(DOWN))
+    server.on("connect", raiser(DOWN))
     with handled_by(write_to_the_database), pytest.raises(psycopg2.OperationalError):
         pool.getconn("key")
     assert seen == [("connect failed: OperationalError", 0, 0)]
@@ -638,7 +596,7 @@ def test_a_record_factory_that_has_fields_of_these_names_does_no_harm(
 def test_connects_that_fail_are_told_of_once_in_ten_seconds(server: FakeServer, way: str) -> None:
     pool: Any = ThreadedConnectionPool(0, 4, name=NAME)
     pool.minconn = 1
-    server.on("connect", raising(DOWN))
+    server.on("connect", raiser(DOWN))
 
     def fail(times: int) -> None:
         for _ in range(times):
@@ -662,7 +620,7 @@ def test_connects_that_fail_are_told_of_once_in_ten_seconds(server: FakeServer, 
 
 def test_threads_that_fail_together_tell_of_it_once(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 20, name=NAME)
-    server.on("connect", raising(DOWN))
+    server.on("connect", raiser(DOWN))
 
     def fail() -> None:
         for _ in range(20):

@@ -17,7 +17,7 @@ import pytest
 from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, BareFakeConnection, FakeServer, MortalFakeConnection
-from tests.lib.log import listening
+from tests.lib.log import handled_by, listening
 from tests.lib.pools import assert_balanced, assert_sound, assert_whole, closes, filled, give_back, lend
 from tests.lib.waits import Task, counts, wait_until, waiting_task
 
@@ -189,21 +189,14 @@ def test_threads_that_forget_all_the_time_lose_no_slot(mortal: FakeServer) -> No
 
 
 def test_a_waiter_opens_none_before_the_old_one_is_closed_though_the_log_takes_its_time(mortal: FakeServer) -> None:
-    class Slow(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            time.sleep(0.05)
-
-    pool: Any = ThreadedConnectionPool(0, 1, reclaim=True, name="forgetful")
-    handler = Slow()
-    with no_collection(), listening("forgetful", level=30):
-        logging.getLogger("pgpool_rs.forgetful").addHandler(handler)
+    pool: Any = ThreadedConnectionPool(0, 1, reclaim=True)
+    with no_collection(), handled_by(lambda _: time.sleep(0.05)):
         connection = pool.getconn()
         connection.me = connection
         waiter = waiting_task(pool)
         del connection
         gc.collect()
         waiter.wait()
-        logging.getLogger("pgpool_rs.forgetful").removeHandler(handler)
     assert mortal.peak == 1
     pool.putconn(waiter.result())
     del waiter
@@ -433,23 +426,17 @@ def test_a_log_that_fails_loses_no_slot(mortal: FakeServer, our_class: Any, unra
 
 
 def test_it_is_logged_once_its_slot_is_free(mortal: FakeServer, our_class: Any) -> None:
-    pool = our_class(0, 1, reclaim=True, name="forgetful")
+    pool = our_class(0, 1, reclaim=True)
     seen: list[tuple[int, int]] = []
 
-    class Borrowing(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "reclaimed" in record.getMessage():
-                pool.putconn(pool.getconn())
-                seen.append((counts(pool)["lent"], mortal.peak))
+    def borrow(record: logging.LogRecord) -> None:
+        if "reclaimed" in record.getMessage():
+            pool.putconn(pool.getconn())
+            seen.append((counts(pool)["lent"], mortal.peak))
 
-    handler = Borrowing()
-    logger = logging.getLogger("pgpool_rs.forgetful")
-    logger.addHandler(handler)
-    try:
+    with handled_by(borrow):
         pool.getconn()
         pool.maintain()
-    finally:
-        logger.removeHandler(handler)
     assert seen == [(0, 1)]
 
 
