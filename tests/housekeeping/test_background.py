@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
 from typing import Any, final
 
 import psycopg2
@@ -15,6 +14,7 @@ from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import ACTIVE, INERROR, INTRANS, UNKNOWN, FakeServer, Gate
 from tests.lib.callbacks import Killed
+from tests.lib.housekeepers import raises_once
 from tests.lib.log import listening
 from tests.lib.pools import assert_balanced, assert_sound, closes, filled, give_back, wait_for_quiet
 from tests.lib.waits import Task, counts, wait_for_waiters, wait_until, waiting_task
@@ -118,23 +118,32 @@ def test_a_clean_connection_is_back_at_once(server: FakeServer, our_class: Any) 
         assert counts(pool)["idle"] == 1
 
 
-@pytest.mark.parametrize("closed", [1, 2])
-def test_a_connection_that_is_closed_already_is_gone_at_once(server: FakeServer, our_class: Any, closed: int) -> None:
+@pytest.mark.parametrize(("state", "reason"), [("closed", "by_borrower"), ("broken", "lost"), ("unknown", "lost")])
+def test_a_connection_that_is_closed_or_broken_is_gone_at_once(
+    server: FakeServer, our_class: Any, state: str, reason: str
+) -> None:
     with Occupied():
         pool = our_class(1, 1, background=True)
         connection = pool.getconn()
-        connection.set_closed(closed)
+        if state == "unknown":
+            connection.status = UNKNOWN
+        else:
+            connection.set_closed(1 if state == "closed" else 2)
         pool.putconn(connection)
-        assert (counts(pool)["returning"], closes(pool)) == (0, {"lost" if closed == 2 else "by_borrower": 1})
+        assert (counts(pool)["returning"], closes(pool)) == (0, {reason: 1})
 
 
-def test_the_thread_does_what_is_left(server: FakeServer, our_class: Any) -> None:
+@pytest.mark.parametrize(("background", "who"), [(True, "pgpool_rs housekeeping"), (False, "MainThread")])
+def test_the_thread_does_what_is_left_and_without_background_who_returns(
+    server: FakeServer, our_class: Any, background: bool, who: str
+) -> None:
     names: list[str] = []
     server.on("rollback", lambda _: names.append(threading.current_thread().name))
-    pool = our_class(1, 1, background=True)
+    pool = our_class(1, 1, background=background)
     pool.putconn(dirty(pool))
+    assert background or names == [who]
     wait_until(lambda: counts(pool)["idle"] == 1)
-    assert names == ["pgpool_rs housekeeping"]
+    assert names == [who]
 
 
 def test_maintain_does_what_is_left(server: FakeServer, our_class: Any) -> None:
@@ -245,7 +254,7 @@ def test_of_another_borrowers_return_only_what_the_database_says_is_not_raised(
         pool = our_class(1, 1, background=True, name="wrong")
         connection = dirty(pool)
         pool.putconn(connection)
-        server.on("closed", _raise_once(error))
+        server.on("closed", raises_once(error))
         with listening("wrong", level=30) as log:
             if isinstance(error, ValueError):
                 with pytest.raises(ValueError, match="of mine"):
@@ -254,16 +263,6 @@ def test_of_another_borrowers_return_only_what_the_database_says_is_not_raised(
         said = ["a connection could not be returned: DatabaseError: not mine"]
         assert log.texts == ([] if isinstance(error, ValueError) else said)
     assert_sound(pool, server)
-
-
-def _raise_once(error: BaseException) -> Callable[[Any], object]:
-    errors = [error]
-
-    def act(_: Any) -> None:
-        if errors:
-            raise errors.pop()
-
-    return act
 
 
 def test_waiters_come_first_and_in_their_order(server: FakeServer) -> None:
@@ -407,18 +406,6 @@ def test_a_connection_that_cannot_be_looked_at_is_closed_before_its_slot_is_free
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("status", [UNKNOWN])
-def test_a_broken_connection_is_closed_by_the_one_who_returns_it(
-    server: FakeServer, our_class: Any, status: int
-) -> None:
-    with Occupied():
-        pool = our_class(1, 1, background=True)
-        connection = pool.getconn()
-        connection.status = status
-        pool.putconn(connection)
-        assert (counts(pool)["returning"], closes(pool)) == (0, {"lost": 1})
-
-
 def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowed(
     server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,11 +513,3 @@ def test_a_pool_may_be_dropped_with_something_left(server: FakeServer) -> None:
         pool: Any = ThreadedConnectionPool(1, 1, background=True)
         pool.putconn(dirty(pool))
         del pool
-
-
-def test_without_background_who_returns_makes_the_rollback(server: FakeServer, our_class: Any) -> None:
-    names: list[str] = []
-    server.on("rollback", lambda _: names.append(threading.current_thread().name))
-    pool = our_class(1, 1, max_idle=None)
-    pool.putconn(dirty(pool))
-    assert names == [threading.current_thread().name]

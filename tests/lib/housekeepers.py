@@ -50,10 +50,10 @@ def raises(error: BaseException) -> Callable[[], object]:
     return do
 
 
-def raises_once(error: BaseException) -> Callable[[], object]:
+def raises_once(error: BaseException) -> Callable[..., object]:
     left = [error]
 
-    def do() -> None:
+    def do(*_: object) -> None:
         if left:
             raise left.pop()
 

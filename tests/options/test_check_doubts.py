@@ -9,10 +9,10 @@ import psycopg2
 import pytest
 
 from pgpool_rs._core import advance_clock
-from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing import INTRANS, UNKNOWN, FakeServer
 from pgpool_rs.testing.fake.connection import FakeInfo
 from tests.lib.callbacks import Callback
-from tests.lib.pools import assert_balanced, assert_sound, borrow, closes, filled, give_back, lend, wait_for_quiet
+from tests.lib.pools import assert_sound, borrow, closes, filled, give_back, lend, wait_for_quiet
 
 
 @pytest.fixture
@@ -55,16 +55,19 @@ def test_after_a_failed_check_the_others_are_checked(server: FakeServer, our_cla
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("state", ["closed", "status"])
-def test_after_a_broken_return_the_others_are_checked(
-    server: FakeServer, our_class: Any, check: Callback, state: str
+@pytest.mark.parametrize("death", ["closed", "unknown status", "rollback"])
+def test_after_the_return_of_a_dead_connection_the_others_are_checked(
+    server: FakeServer, our_class: Any, check: Callback, death: str
 ) -> None:
     pool, (first, *others) = three_of(our_class, check)
     give_back(pool, others)
-    if state == "closed":
+    if death == "closed":
         first.set_closed(2)
+    elif death == "unknown status":
+        first.status = UNKNOWN
     else:
-        first.status = 4
+        first.status = INTRANS
+        server.fail("rollback", psycopg2.OperationalError("gone"))
     pool.putconn(first)
     assert closes(pool) == {"lost": 1}
     assert_doubts(pool, check)
@@ -81,18 +84,6 @@ def test_after_the_broken_return_of_one_that_is_not_needed_the_others_are_checke
     pool.putconn(surplus)
     assert pool.get_stats()["connections_lost"] == 1
     assert_doubts(pool, check)
-
-
-def test_after_a_rollback_that_broke_its_connection_the_others_are_checked(
-    server: FakeServer, our_class: Any, check: Callback
-) -> None:
-    pool, (first, *others) = three_of(our_class, check)
-    give_back(pool, others)
-    first.status = INTRANS
-    server.fail("rollback", psycopg2.OperationalError("gone"))
-    pool.putconn(first)
-    assert_doubts(pool, check)
-    assert_sound(pool, server)
 
 
 def test_after_a_failed_connect_all_are_checked(server: FakeServer, our_class: Any, check: Callback) -> None:
@@ -134,7 +125,7 @@ def test_a_connection_that_its_borrower_closed_raises_no_doubts(
 
 
 def server_error(
-    code: str | None, base: type[psycopg2.Error] = psycopg2.OperationalError, severity: str | None = "FATAL"
+    code: Any, base: type[psycopg2.Error] = psycopg2.OperationalError, severity: str | None = "FATAL"
 ) -> psycopg2.Error:
     """Make an error as the server reports it, with this SQLSTATE."""
     told = {"pgcode": code, "diag": SimpleNamespace(severity="TÖDLICH", severity_nonlocalized=severity)}
@@ -200,16 +191,6 @@ def test_a_read_only_error_replaces_its_connection_and_each_that_is_older(
     assert_sound(pool, server)
 
 
-def test_after_a_read_only_error_a_borrower_gets_a_new_connection(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(3, 3, check=None)
-    failed = fail_in_a_block(pool, server_error("25006", psycopg2.InternalError))
-    assert failed.serial == 3, "the youngest"
-    with pool.connection() as connection:
-        assert connection.serial > 3
-    assert_balanced(pool, server)
-    assert_sound(pool, server)
-
-
 @pytest.mark.parametrize(
     ("parameters", "replaces"),
     [
@@ -233,39 +214,32 @@ def test_a_read_only_error_replaces_connections_only_where_the_server_reports_th
     assert_sound(pool, server)
 
 
-@pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08001", "08006", "08P01"])
-def test_an_error_that_does_not_end_the_session_replaces_nothing_whatever_its_code(
-    server: FakeServer, our_class: Any, check: Callback, code: str
+class Other(Exception):
+    """No error of psycopg2's."""
+
+    pgcode = "57P01"
+
+
+HARMLESS: dict[str, list[Any]] = {
+    "does not end the session": [
+        server_error(code, severity="ERROR") for code in ("57P01", "57P02", "57P03", "08000", "08001", "08006", "08P01")
+    ],
+    "is of another kind": [
+        server_error(code) for code in ("23505", "40001", "40P01", "57014", "57P04", "25P02", "0A000", "", None)
+    ],
+    "has a pgcode that is no string": [server_error(code) for code in (5, b"57P01", ["57P01"])],
+    "is none of psycopg2's": [Other()],
+}
+
+
+@pytest.mark.parametrize("why", HARMLESS)
+def test_an_error_that_tells_of_no_death_replaces_nothing(
+    server: FakeServer, our_class: Any, check: Callback, why: str
 ) -> None:
     pool, lent = three_of(our_class, check)
     give_back(pool, lent)
-    connection = fail_in_a_block(pool, server_error(code, severity="ERROR"))
-    assert server.sees(connection)
-    borrow(pool)
-    assert (closes(pool), check.calls) == ({}, [])
-
-
-@pytest.mark.parametrize("code", ["23505", "40001", "40P01", "57014", "57P04", "25P02", "0A000", "", None])
-def test_other_errors_replace_nothing(server: FakeServer, our_class: Any, check: Callback, code: str | None) -> None:
-    pool, lent = three_of(our_class, check)
-    give_back(pool, lent)
-    connection = fail_in_a_block(pool, server_error(code))
-    assert server.sees(connection)
-    borrow(pool)
-    assert (closes(pool), check.calls) == ({}, [])
-
-
-def test_what_is_no_error_of_psycopg2_replaces_nothing_whatever_its_pgcode(server: FakeServer, our_class: Any) -> None:
-    class Other(Exception):
-        pgcode = "57P01"
-
-    pool = our_class(1, 1)
-    fail_in_a_block(pool, Other())
-    assert closes(pool) == {}
-
-
-@pytest.mark.parametrize("code", [5, b"57P01", ["57P01"]])
-def test_a_pgcode_that_is_no_string_does_no_harm(server: FakeServer, our_class: Any, code: Any) -> None:
-    pool = our_class(1, 1)
-    fail_in_a_block(pool, server_error(code))
-    assert_sound(pool, server)
+    for error in HARMLESS[why]:
+        connection = fail_in_a_block(pool, error)
+        assert server.sees(connection)
+        borrow(pool)
+        assert (closes(pool), check.calls) == ({}, [])

@@ -11,8 +11,7 @@ import pytest
 from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs import TooManyRequests as TooMany
 from pgpool_rs.testing import INTRANS, FakeServer
-from tests.lib.log import listening
-from tests.lib.pools import assert_sound, assert_whole, give_back
+from tests.lib.pools import assert_sound, assert_whole
 from tests.lib.waits import Task, counts, held, wait_for_waiters, waiting_task
 
 TEXT = r"(?m)^connection pool exhausted: 2 callers wait for a connection of pool '[^']+', and no more may$"
@@ -41,11 +40,6 @@ def test_one_more_than_may_wait_is_told_at_once(server: FakeServer, timeout: flo
     assert counts(pool)["waiting"] == 2
     serve(pool, connection, waiters)
     assert_sound(pool, server)
-
-
-def test_the_error_is_one_of_an_exhausted_pool() -> None:
-    assert issubclass(TooMany, PoolExhausted)
-    assert not issubclass(TooMany, PoolTimeout)
 
 
 def test_the_pools_own_timeout_counts_too(server: FakeServer) -> None:
@@ -122,14 +116,6 @@ def test_who_waited_for_a_key_that_did_not_come_is_not_turned_away(server: FakeS
     assert_sound(pool, server)
 
 
-def test_who_waits_may_be_served_by_new_room(server: FakeServer) -> None:
-    pool, connection, waiters = crowded()
-    pool.resize(1, 3)
-    lent = [waiter.result() for waiter in waiters]
-    give_back(pool, [connection, *lent])
-    assert_sound(pool, server)
-
-
 def test_who_waits_is_told_when_the_pool_is_closed(server: FakeServer) -> None:
     pool, _, waiters = crowded()
     pool.closeall()
@@ -176,14 +162,6 @@ def test_it_is_counted_as_an_error_and_not_as_a_wait(server: FakeServer) -> None
     assert changed == {"requests_num": 1, "requests_errors": 1}
     serve(pool, connection, waiters)
     assert pool.get_stats()["requests_queued"] == 2
-
-
-def test_it_is_logged_for_information(server: FakeServer) -> None:
-    pool, connection, waiters = crowded(name="crowd")
-    with listening("crowd") as log, pytest.raises(TooMany) as raised:
-        pool.getconn(timeout=5)
-    assert log.lines == [(20, str(raised.value))]
-    serve(pool, connection, waiters)
 
 
 def test_a_pool_of_one_thread_takes_no_bound(server: FakeServer) -> None:

@@ -425,6 +425,8 @@ def test_an_exception_that_was_raised_can_be_pickled(our_class: Any, server: Fak
 def test_who_is_below_which_error_of_psycopg2() -> None:
     assert issubclass(PoolTimeout, psycopg2.OperationalError)
     assert issubclass(TooManyRequests, psycopg2.OperationalError)
+    assert issubclass(TooManyRequests, PoolExhausted)
+    assert not issubclass(TooManyRequests, PoolTimeout)
     assert not issubclass(PoolExhausted, psycopg2.OperationalError)
     assert not issubclass(PoolClosed, psycopg2.OperationalError)
     for error_class in (PoolClosed, PoolExhausted, PoolTimeout, TooManyRequests):

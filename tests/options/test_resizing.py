@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -111,15 +112,17 @@ def test_who_finds_the_pool_full_waits_for_what_drain_closes(server: FakeServer,
 
 
 @pytest.mark.parametrize("error", [DOWN, ValueError("odd"), KeyboardInterrupt(), Killed()])
-def test_drain_closes_all_though_a_close_fails(server: FakeServer, our_class: Any, error: BaseException) -> None:
+@pytest.mark.parametrize(("call", "closed"), [("drain", {"drained": 3}), ("resize", {"surplus": 3})])
+def test_all_are_closed_though_a_close_fails(
+    server: FakeServer, our_class: Any, error: BaseException, call: str, closed: dict[str, int]
+) -> None:
     pool = our_class(3, 3)
     server.fail("close", error)
-    if error is DOWN:
-        pool.drain()
-    else:
-        with pytest.raises(type(error)):
-            pool.drain()
-    assert closes(pool) == {"drained": 3}
+    with nullcontext() if error is DOWN else pytest.raises(type(error)):
+        pool.drain() if call == "drain" else pool.resize(0, 0)
+    assert closes(pool) == closed
+    server.peak = 0
+    pool.resize(0, 2)
     assert_sound(pool, server)
 
 
@@ -206,12 +209,12 @@ def test_a_new_minconn_is_filled_by_maintain_or_by_the_thread(server: FakeServer
     wait_until(lambda: counts(kept)["idle"] == 3, "the thread")
 
 
-@pytest.mark.parametrize(("sizes", "error"), [((3, 2), ValueError), ((-1, 2), ValueError), (("x", 2), ValueError)])
+@pytest.mark.parametrize("sizes", [(3, 2), (-1, 2), ("x", 2)])
 def test_sizes_that_make_no_sense_are_refused_and_nothing_changes(
-    server: FakeServer, our_class: Any, sizes: tuple[Any, Any], error: type[Exception]
+    server: FakeServer, our_class: Any, sizes: tuple[Any, Any]
 ) -> None:
     pool = our_class(1, 2)
-    with pytest.raises(error):
+    with pytest.raises(ValueError, match=r"minconn|maxconn"):
         pool.resize(*sizes)
     assert (pool.minconn, pool.maxconn) == (1, 2)
     assert_sound(pool, server)
@@ -232,18 +235,3 @@ def test_who_was_told_to_wait_is_refused_where_a_new_maxconn_leaves_nothing_to_w
     pool.putconn(second)
     wait_for_quiet(pool)
     assert_balanced(pool, server)
-
-
-@pytest.mark.parametrize("error", [DOWN, ValueError("odd"), KeyboardInterrupt(), Killed()])
-def test_resize_closes_all_though_a_close_fails(server: FakeServer, our_class: Any, error: BaseException) -> None:
-    pool = our_class(3, 3)
-    server.fail("close", error)
-    if error is DOWN:
-        pool.resize(0, 0)
-    else:
-        with pytest.raises(type(error)):
-            pool.resize(0, 0)
-    assert closes(pool) == {"surplus": 3}
-    server.peak = 0
-    pool.resize(0, 2)
-    assert_sound(pool, server)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import linecache
 import logging
 import traceback
@@ -16,7 +15,6 @@ import pytest
 
 from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, TooManyRequests, _housekeeper
 from pgpool_rs._core import advance_clock
-from pgpool_rs._options import Options
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.callbacks import Callback
 from tests.lib.pools import wait_for_quiet
@@ -393,16 +391,3 @@ def test_a_key_may_have_the_password_in_it(
     pool.maintain()
     assert lines(caplog, "connection not returned: ")
     said(caplog.text)
-
-
-def test_options_show_no_argument_of_a_callback() -> None:
-    partial = functools.partial(psycopg2.connect, password=SECRET)
-    options = Options.checked(connect=partial, configure=partial, check=partial, reset=partial, name="shop")
-    said(repr(options), options)
-
-
-@pytest.mark.parametrize("wrong", [SECRET, f"password={SECRET}", [SECRET], {"password": SECRET}])
-def test_what_is_wrongly_given_for_connect_is_not_repeated(wrong: Any, server: FakeServer) -> None:
-    with pytest.raises(TypeError, match="connect must be a callable") as raised:
-        ThreadedConnectionPool(0, 1, connect=wrong)
-    said(*traceback.format_exception_only(raised.value))

@@ -294,23 +294,6 @@ def test_a_failed_check_is_a_lost_connection_and_no_bad_return(server: FakeServe
     }
 
 
-def test_a_connection_that_was_idle_for_too_long_is_counted(server: FakeServer, our_class: Any) -> None:
-    pool = filled(our_class, 1, max_idle=100)
-    advance_clock(101)
-    pool.maintain()
-    wait_for_quiet(pool)
-    assert closes(pool) == {"idle": 1}
-
-
-def test_a_connection_that_came_too_late_is_counted(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(0, 1)
-    with held(server.hold("connect"), pool.getconn) as opening:
-        pool.closeall()
-    opening.wait()
-    assert closes(pool) == {"unplaced": 1}
-    assert_balanced(pool, server)
-
-
 def test_a_connection_that_a_hook_took_back_is_counted(server: FakeServer, our_class: Any) -> None:
     class Pool(our_class):  # type: ignore[misc]
         def _connect(self, key: Any = None) -> Any:

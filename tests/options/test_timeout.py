@@ -19,15 +19,6 @@ from tests.lib.waits import Task, counts, held, wait_for_waiters, waiting_task
 LONG = 60.0
 
 
-def test_without_a_timeout_a_full_pool_refuses_at_once(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(0, 1)
-    pool.getconn()
-    with pytest.raises(PoolExhausted) as raised:
-        pool.getconn()
-    assert str(raised.value) == "connection pool exhausted"
-    assert not isinstance(raised.value, PoolTimeout)
-
-
 @pytest.mark.parametrize("timeout", [0, 0.0, -0.0])
 def test_timeout_zero_refuses_at_once_whatever_the_pools_own_is(server: FakeServer, timeout: float) -> None:
     pool: Any = ThreadedConnectionPool(0, 1, timeout=None)
@@ -47,18 +38,14 @@ def test_a_timeout_that_ends_is_a_pool_timeout_and_not_early(server: FakeServer)
     assert counts(pool)["waiting"] == 0
 
 
-def test_the_calls_timeout_goes_before_the_pools(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(0, 1, timeout=None)
+@pytest.mark.parametrize(("own", "of_the_call"), [(None, 0.01), (0.01, ...)])
+def test_the_calls_timeout_goes_before_the_pools_and_an_ellipsis_means_the_pools(
+    server: FakeServer, own: float | None, of_the_call: Any
+) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=own)
     pool.getconn()
     with pytest.raises(PoolTimeout):
-        pool.getconn(timeout=0.01)
-
-
-def test_an_ellipsis_as_timeout_means_the_pools_own(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(0, 1, timeout=0.01)
-    pool.getconn()
-    with pytest.raises(PoolTimeout):
-        pool.getconn(timeout=...)
+        pool.getconn(timeout=of_the_call)
 
 
 @pytest.mark.parametrize("timeout", [None, LONG, int(LONG), float("inf"), 1e300])
@@ -156,24 +143,19 @@ def test_the_message_holds_no_secret(server: FakeServer) -> None:
     assert "hidden" not in str(raised.value)
 
 
-@pytest.mark.parametrize("bad", [-1, -0.001, float("nan"), float("-inf")])
-def test_a_negative_or_nan_timeout_is_a_value_error_that_shows_it(server: FakeServer, bad: float) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(bad))):
+@pytest.mark.parametrize(
+    ("error", "bad"),
+    [(ValueError, bad) for bad in (-1, -0.001, float("nan"), float("-inf"))]
+    + [(TypeError, bad) for bad in ("5", b"5", [], object, 1j)],
+)
+def test_a_timeout_that_is_no_number_of_seconds_is_refused_and_shown(
+    server: FakeServer, error: type[Exception], bad: Any
+) -> None:
+    with pytest.raises(error, match=re.escape(repr(bad))):
         ThreadedConnectionPool(1, 1, timeout=bad)
     assert server.log == []
     pool: Any = ThreadedConnectionPool(1, 1)
-    with pytest.raises(ValueError, match=re.escape(repr(bad))):
-        pool.getconn(timeout=bad)
-    assert_whole(pool)
-
-
-@pytest.mark.parametrize("bad", ["5", b"5", [], object, 1j])
-def test_a_timeout_that_is_no_number_is_a_type_error_that_shows_it(server: FakeServer, bad: Any) -> None:
-    with pytest.raises(TypeError, match=re.escape(repr(bad))):
-        ThreadedConnectionPool(1, 1, timeout=bad)
-    assert server.log == []
-    pool: Any = ThreadedConnectionPool(1, 1)
-    with pytest.raises(TypeError, match=re.escape(repr(bad))):
+    with pytest.raises(error, match=re.escape(repr(bad))):
         pool.getconn(timeout=bad)
     assert_whole(pool)
 
