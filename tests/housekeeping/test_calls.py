@@ -80,9 +80,7 @@ def test_the_earliest_of_many_due_times_is_kept(housekeeper: Housekeeper) -> Non
 
 @pytest.mark.parametrize("answer", [None, LATER, float("inf"), 1e300])
 def test_a_thread_with_nothing_to_do_sleeps_without_polling(housekeeper: Housekeeper, answer: float | None) -> None:
-    pool = StubPool(answer)
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool = StubPool(answer).poked(housekeeper)
     assert_asleep(housekeeper)
     assert len(pool.calls) == 1
     housekeeper.poke(pool)
@@ -219,7 +217,7 @@ armed = False
 def interrupt(*_):
     global armed, poked
     poked += 1
-    _housekeeper.housekeeper.poke(other)
+    _housekeeper.poke(other)
     if armed and poked % 3 == 0:
         armed = False
         raise InterruptedError
@@ -229,7 +227,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
 while poked < 600:
     try:
         armed = True
-        _housekeeper.housekeeper.poke(pool)
+        _housekeeper.poke(pool)
         armed = False
     except InterruptedError:
         pass
@@ -237,7 +235,7 @@ signal.signal(signal.SIGALRM, signal.SIG_IGN)
 signal.setitimer(signal.ITIMER_REAL, 0)
 for each in (pool, other):
     number = each.calls
-    _housekeeper.housekeeper.poke(each)
+    _housekeeper.poke(each)
     deadline = time.monotonic() + 90
     while each.calls == number:
         assert time.monotonic() < deadline
@@ -267,8 +265,7 @@ def test_a_pool_that_failed_has_a_pause_whoever_pokes(
     assert _housekeeper.PAUSE == 1.0
     monkeypatch.setattr(_housekeeper, "PAUSE", 0.2)
     bad, good = StubPool(does=raises_once(ValueError("no"))), StubPool()
-    housekeeper.poke(bad)
-    bad.wait_for_calls(1)
+    bad.poked(housekeeper)
     monkeypatch.setattr(_housekeeper, "PAUSE", LATER)
     for number in range(1, 6):
         housekeeper.poke(bad)

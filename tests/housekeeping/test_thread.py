@@ -22,9 +22,7 @@ from tests.lib.waits import Task, wait_until
 
 
 def test_a_pool_that_pokes_is_maintained_in_a_daemon_thread_with_our_name(housekeeper: Housekeeper) -> None:
-    pool = StubPool()
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool = StubPool().poked(housekeeper)
     [thread] = pool.threads
     assert thread.name == "pgpool_rs housekeeping"
     assert thread.daemon
@@ -93,8 +91,7 @@ def test_a_poke_that_sees_no_thread_just_before_another_starts_it_starts_no_seco
 
     house.starting = Slow()  # type: ignore[assignment]
     threads = threading.active_count()
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool.poked(housekeeper)
     assert threading.active_count() == threads + 1
 
 
@@ -126,8 +123,7 @@ def test_a_poke_where_no_thread_can_be_started_does_nothing_and_the_next_tries_a
         housekeeper.poke(pool)
         housekeeper.poke(pool)
     assert pool.calls == []
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool.poked(housekeeper)
 
 
 def test_a_time_limit_that_strikes_once_the_thread_has_begun_is_raised_as_it_is(
@@ -149,8 +145,7 @@ def test_a_time_limit_that_strikes_once_the_thread_has_begun_is_raised_as_it_is(
         patch.setattr(threading, "_start_new_thread", start_and_be_struck)
         with pytest.raises(TimeLimit):
             housekeeper.poke(pool)
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool.poked(housekeeper)
 
 
 def test_the_thread_does_not_inherit_the_context_of_who_poked_first(
@@ -166,9 +161,7 @@ def test_the_thread_does_not_inherit_the_context_of_who_poked_first(
 
     monkeypatch.setattr(threading.Thread, "start", look_and_start)
     token = request.set("of the first poker")
-    pool = StubPool(does=lambda: seen.append(request.get()))
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    StubPool(does=lambda: seen.append(request.get())).poked(housekeeper)
     wait_until(lambda: len(seen) == 2, "the context")
     request.reset(token)
     assert seen == ["none", "none"]
@@ -186,8 +179,7 @@ def test_a_thread_that_a_pool_ends_has_a_successor(
     error: type[BaseException],
 ) -> None:
     bad, good = StubPool(answer=0.01, does=raises_once(error("password=hunter2"))), StubPool(answer=0.01)
-    housekeeper.poke(bad)
-    bad.wait_for_calls(1)
+    bad.poked(housekeeper)
     bad.wait_for_calls(3)  # with no other poke
     assert len(bad.threads) == 2
     housekeeper.poke(good)
@@ -206,8 +198,7 @@ def test_a_thread_that_a_pool_ends_has_a_successor(
 def test_the_successor_goes_on_with_the_pools_of_the_thread_that_was_ended(housekeeper: Housekeeper) -> None:
     others = [StubPool(answer=0.01) for _ in range(5)]
     for pool in others:
-        housekeeper.poke(pool)
-        pool.wait_for_calls(1)
+        pool.poked(housekeeper)
     bad = StubPool(does=raises_once(SystemExit()))
     housekeeper.poke(bad)
     bad.wait_for_calls(2)
@@ -243,9 +234,7 @@ def test_a_successor_is_started_though_the_starter_has_not_finished(
 def test_a_thread_that_an_asynchronous_exception_ends_has_a_successor(
     housekeeper: Housekeeper, answer: float | None
 ) -> None:
-    pool = StubPool(answer)
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool = StubPool(answer).poked(housekeeper)
     for _ in range(20):
         thread = thread_of(housekeeper)
         assert thread.ident is not None
@@ -267,8 +256,7 @@ def test_a_thread_found_dead_is_replaced_by_the_next_poke(housekeeper: Housekeep
     house_of(housekeeper).thread = dead = threading.Thread(target=lambda: None)
     dead.start()
     dead.join(PATIENCE)
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool.poked(housekeeper)
 
 
 # References
@@ -288,8 +276,7 @@ def assert_dies(pool: list[StubPool]) -> None:
 @pytest.mark.parametrize("answer", [None, LATER, 0.0])
 def test_the_thread_keeps_no_pool_alive(housekeeper: Housekeeper, answer: float | None) -> None:
     pool = [StubPool(answer)]
-    housekeeper.poke(pool[0])
-    pool[0].wait_for_calls(1)
+    pool[0].poked(housekeeper)
     assert_dies(pool)
 
 
@@ -304,8 +291,7 @@ def test_a_failure_keeps_no_pool_alive(housekeeper: Housekeeper, error: type[Bas
             raise kept
 
     pool: list[StubPool] = [Failing()]
-    housekeeper.poke(pool[0])
-    pool[0].wait_for_calls(1)
+    pool[0].poked(housekeeper)
     assert_dies(pool)
     assert kept.__traceback__ is not None
 
@@ -313,30 +299,22 @@ def test_a_failure_keeps_no_pool_alive(housekeeper: Housekeeper, error: type[Bas
 def test_dead_pools_are_forgotten(housekeeper: Housekeeper, caplog: pytest.LogCaptureFixture) -> None:
     survivor = StubPool()
     for _ in range(50):
-        pool = StubPool(LATER)
-        housekeeper.poke(pool)
-        pool.wait_for_calls(1)
+        pool = StubPool(LATER).poked(housekeeper)
         del pool
     for _ in range(50):
         housekeeper.poke_quietly(StubPool())  # dead before it can be called on
-    housekeeper.poke(survivor)
-    survivor.wait_for_calls(1)
+    survivor.poked(housekeeper)
     house = house_of(housekeeper)
     wait_until(lambda: len(house.visits) == 1, "the end of the entries")
     assert house.pokes == {}
     assert caplog.records == []
 
 
-def test_a_new_pool_at_a_dead_pools_address_is_a_new_pool(
-    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_pool_at_a_dead_pools_address_is_a_new_pool(housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_housekeeper, "PAUSE", LATER)
-    pool = StubPool(does=raises(ValueError()))
-    housekeeper.poke(pool)
-    pool.wait_for_calls(1)
+    pool = StubPool(does=raises(ValueError())).poked(housekeeper)
     wait_until(lambda: house_of(housekeeper).visits[id(pool)].not_before > 0)
     # As if this stood where another has stood, which had failed.
     successor = StubPool()
     house_of(housekeeper).visits[id(successor)] = house_of(housekeeper).visits.pop(id(pool))
-    housekeeper.poke(successor)
-    successor.wait_for_calls(1)
+    successor.poked(housekeeper)

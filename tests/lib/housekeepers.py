@@ -39,6 +39,12 @@ class StubPool:
         self.does()
         return self.answer
 
+    def poked(self, keeper: Housekeeper) -> StubPool:
+        """Poke the keeper and wait for the first call."""
+        keeper.poke(self)
+        self.wait_for_calls(1)
+        return self
+
     def wait_for_calls(self, number: int) -> None:
         wait_until(lambda: len(self.calls) >= number, f"call {number}")
 

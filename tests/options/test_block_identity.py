@@ -234,66 +234,63 @@ def begin(connection: Any) -> None:
 def test_a_close_that_returns_ends_the_block_without_an_error(
     our_class: Any, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pool = our_class(1, 1, dsn, close_returns=True)
-    with pool.connection("k") as connection:
-        begin(connection)
-        connection.close()
-        connection.close()
-        assert counts(pool)["lent"] == 0
-    with pytest.raises(ZeroDivisionError), pool.connection() as connection:
-        connection.close()
-        raise ZeroDivisionError
-    with our_class(0, 1, dsn, close_returns=True) as other, other.connection() as connection:
-        connection.close()
-        assert connection.closed, "the pool keeps none"
-    assert caplog.text == ""
-    assert_whole(pool)
-    pool.closeall()
+    with our_class(1, 1, dsn, close_returns=True) as pool:
+        with pool.connection("k") as connection:
+            begin(connection)
+            connection.close()
+            connection.close()
+            assert counts(pool)["lent"] == 0
+        with pytest.raises(ZeroDivisionError), pool.connection() as connection:
+            connection.close()
+            raise ZeroDivisionError
+        with our_class(0, 1, dsn, close_returns=True) as other, other.connection() as connection:
+            connection.close()
+            assert connection.closed, "the pool keeps none"
+        assert caplog.text == ""
+        assert_whole(pool)
 
 
 def test_a_close_that_returns_ends_the_block_though_others_borrow_the_connection_and_close_it(
     our_class: Any, dsn: str
 ) -> None:
-    pool = our_class(1, 1, dsn, close_returns=True)
-    for closes in range(3):
-        for error in (None, ZeroDivisionError()):
-            with contextlib.suppress(ZeroDivisionError), pool.connection() as connection:
+    with our_class(1, 1, dsn, close_returns=True) as pool:
+        for closes in range(3):
+            for error in (None, ZeroDivisionError()):
+                with contextlib.suppress(ZeroDivisionError), pool.connection() as connection:
+                    connection.close()
+                    for _ in range(closes):
+                        pool.getconn().close()
+                    assert pool.getconn("k") is connection
+                    begin(connection)
+                    if error is not None:
+                        raise error
+                assert connection.info.transaction_status == TRANSACTION_STATUS_INTRANS
+                assert dict(pool._used) == {"k": connection}
                 connection.close()
-                for _ in range(closes):
-                    pool.getconn().close()
-                assert pool.getconn("k") is connection
-                begin(connection)
-                if error is not None:
-                    raise error
-            assert connection.info.transaction_status == TRANSACTION_STATUS_INTRANS
-            assert dict(pool._used) == {"k": connection}
-            connection.close()
-    assert_whole(pool)
-    pool.closeall()
+        assert_whole(pool)
 
 
 def test_blocks_of_one_connection_that_is_closed_in_each_end_in_any_order(our_class: Any, dsn: str) -> None:
-    pool = our_class(1, 1, dsn, close_returns=True)
-    with pool.connection() as connection:
-        connection.close()
-        with pool.connection() as again:
-            assert again is connection
-            begin(again)
-        with pool.connection() as again:
-            again.close()
-            assert pool.getconn() is connection
-        assert counts(pool)["lent"] == 1
-        connection.close()
-    first, second = pool.connection(), pool.connection()
-    first.__enter__().close()
-    second.__enter__().close()
-    with pool.connection() as connection:
-        first.__exit__(None, None, None)
-        begin(connection)
-        second.__exit__(None, None, None)
-        assert connection.info.transaction_status == TRANSACTION_STATUS_INTRANS
-    assert_whole(pool)
-    pool.closeall()
+    with our_class(1, 1, dsn, close_returns=True) as pool:
+        with pool.connection() as connection:
+            connection.close()
+            with pool.connection() as again:
+                assert again is connection
+                begin(again)
+            with pool.connection() as again:
+                again.close()
+                assert pool.getconn() is connection
+            assert counts(pool)["lent"] == 1
+            connection.close()
+        first, second = pool.connection(), pool.connection()
+        first.__enter__().close()
+        second.__enter__().close()
+        with pool.connection() as connection:
+            first.__exit__(None, None, None)
+            begin(connection)
+            second.__exit__(None, None, None)
+            assert connection.info.transaction_status == TRANSACTION_STATUS_INTRANS
+        assert_whole(pool)
 
 
 def test_a_close_in_another_thread_ends_the_block_without_an_error(dsn: str) -> None:
@@ -304,18 +301,17 @@ def test_a_close_in_another_thread_ends_the_block_without_an_error(dsn: str) -> 
 
 
 def test_a_close_excuses_its_own_block_and_no_other_way_back(our_class: Any, dsn: str) -> None:
-    pool = our_class(1, 1, dsn, close_returns=True)
-    with pytest.raises(PoolError, match="ended before the block"), pool.connection() as connection:
-        pool.putconn(connection)
-    with pytest.raises(PoolError, match="ended before the block"), pool.connection() as connection:
-        pool.putconn(connection)
-        pool.getconn().close()
-    with pool.connection() as connection:
-        connection.close()
-        with pytest.raises(PoolError, match="ended before the block"), pool.connection():
+    with our_class(1, 1, dsn, close_returns=True) as pool:
+        with pytest.raises(PoolError, match="ended before the block"), pool.connection() as connection:
             pool.putconn(connection)
-    assert_whole(pool)
-    pool.closeall()
+        with pytest.raises(PoolError, match="ended before the block"), pool.connection() as connection:
+            pool.putconn(connection)
+            pool.getconn().close()
+        with pool.connection() as connection:
+            connection.close()
+            with pytest.raises(PoolError, match="ended before the block"), pool.connection():
+                pool.putconn(connection)
+        assert_whole(pool)
 
 
 def test_a_close_by_a_putconn_that_fails_leaves_the_loan_to_the_block(our_class: Any, dsn: str) -> None:
@@ -327,52 +323,49 @@ def test_a_close_by_a_putconn_that_fails_leaves_the_loan_to_the_block(our_class:
                 raise KeyError
             super().putconn(*args, **kwargs)
 
-    pool = Mine(1, 1, dsn, close_returns=True)
-    with pool.connection() as connection:
-        begin(connection)
-        with pytest.raises(KeyError):
+    with Mine(1, 1, dsn, close_returns=True) as pool:
+        with pool.connection() as connection:
+            begin(connection)
+            with pytest.raises(KeyError):
+                connection.close()
+            pool.fails = False
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+        with pool.connection() as connection:
             connection.close()
-        pool.fails = False
-    assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE
-    with pool.connection() as connection:
-        connection.close()
-    assert_whole(pool)
-    pool.closeall()
+        assert_whole(pool)
 
 
 def test_a_loan_that_dies_after_its_connection_was_closed_touches_nothing(our_class: Any, dsn: str) -> None:
-    pool = our_class(1, 1, dsn, close_returns=True)
-    loan = pool.connection()
-    connection = loan.__enter__()
-    connection.close()
-    assert pool.getconn() is connection
-    begin(connection)
-    del loan
-    gc.collect()
-    assert connection.info.transaction_status == TRANSACTION_STATUS_INTRANS
-    assert counts(pool)["lent"] == 1
-    connection.close()
-    assert_whole(pool)
-    pool.closeall()
+    with our_class(1, 1, dsn, close_returns=True) as pool:
+        loan = pool.connection()
+        connection = loan.__enter__()
+        connection.close()
+        assert pool.getconn() is connection
+        begin(connection)
+        del loan
+        gc.collect()
+        assert connection.info.transaction_status == TRANSACTION_STATUS_INTRANS
+        assert counts(pool)["lent"] == 1
+        connection.close()
+        assert_whole(pool)
 
 
 def test_a_close_in_a_block_in_the_child_of_a_fork_leaves_the_parents_connection_alone(
     our_class: Any, dsn: str
 ) -> None:
-    pool = our_class(1, 1, dsn, close_returns=True)
-    with pool.connection() as connection:
-        begin(connection)
-        child = os.fork()
+    with our_class(1, 1, dsn, close_returns=True) as pool:
+        with pool.connection() as connection:
+            begin(connection)
+            child = os.fork()
+            if child == 0:
+                status = 1
+                with contextlib.suppress(BaseException):
+                    connection.close()
         if child == 0:
-            status = 1
-            with contextlib.suppress(BaseException):
-                connection.close()
-    if child == 0:
-        with contextlib.suppress(BaseException), pool.connection() as own:
-            own.close()
-            status = int(bool(connection.closed) or own is connection)
-        os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
-    assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE, "the block committed"
-    assert_whole(pool)
-    pool.closeall()
+            with contextlib.suppress(BaseException), pool.connection() as own:
+                own.close()
+                status = int(bool(connection.closed) or own is connection)
+            os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert connection.info.transaction_status == TRANSACTION_STATUS_IDLE, "the block committed"
+        assert_whole(pool)

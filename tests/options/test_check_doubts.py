@@ -124,12 +124,10 @@ def test_a_connection_that_its_borrower_closed_raises_no_doubts(
 # --- errors of a block -----------------------------------------------------------------------------------------------
 
 
-def server_error(
-    code: Any, base: type[psycopg2.Error] = psycopg2.OperationalError, severity: str | None = "FATAL"
-) -> psycopg2.Error:
+def server_error(code: Any, severity: str | None = "FATAL") -> psycopg2.Error:
     """Make an error as the server reports it, with this SQLSTATE."""
     told = {"pgcode": code, "diag": SimpleNamespace(severity="TÖDLICH", severity_nonlocalized=severity)}
-    error: psycopg2.Error = type("ServerError", (base,), told)("from the server")
+    error: psycopg2.Error = type("ServerError", (psycopg2.OperationalError,), told)("from the server")
     return error
 
 

@@ -13,7 +13,7 @@ from psycopg2 import extensions
 
 from pgpool_rs.health import check_query, discard_all
 from pgpool_rs.testing import FakeServer
-from tests.lib.postgres import CHARACTERISTICS, LONG, SET, failing
+from tests.lib.postgres import CHARACTERISTICS, LONG, SET, admin, failing, terminate
 from tests.lib.statements import execute
 
 # What it does to a connection that is well.
@@ -35,12 +35,9 @@ def test_a_live_connection_passes_and_is_as_before(conn: Any, autocommit: bool, 
 def test_it_asks_the_server_one_thing_and_that_out_of_a_transaction(conn: Any, dsn: str, autocommit: bool) -> None:
     conn.autocommit = autocommit
     check_query(conn)
-    with psycopg2.connect(dsn) as other:
-        asked = f"SELECT query, xact_start FROM pg_stat_activity WHERE pid = {conn.info.backend_pid}"
-        with other.cursor() as cursor:
-            cursor.execute(asked)
-            assert cursor.fetchone() == ("SELECT 1", None)
-    other.close()
+    with admin(dsn) as other, other.cursor() as cursor:
+        cursor.execute(f"SELECT query, xact_start FROM pg_stat_activity WHERE pid = {conn.info.backend_pid}")
+        assert cursor.fetchone() == ("SELECT 1", None)
 
 
 @pytest.mark.parametrize("autocommit", [False, True])
@@ -128,9 +125,7 @@ def test_a_connection_that_refuses_autocommit_is_not_asked(server: FakeServer) -
 @pytest.mark.parametrize("autocommit", [False, True])
 def test_a_connection_that_the_server_has_ended_is_refused(conn: Any, dsn: str, autocommit: bool) -> None:
     conn.autocommit = autocommit
-    with psycopg2.connect(dsn) as other:
-        execute(other, f"SELECT pg_terminate_backend({conn.info.backend_pid}, 10000)")
-    other.close()
+    terminate(dsn, conn.info.backend_pid)
     with pytest.raises(psycopg2.OperationalError) as raised:
         check_query(conn, LONG)
     assert "did not answer" not in str(raised.value)

@@ -107,7 +107,7 @@ def test_a_borrower_waits_no_longer_than_its_timeout_for_one_that_is_checked(
 # --- keyed loans -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("outcome", {**PASSES, **FAILURES})
+@pytest.mark.parametrize("outcome", [*PASSES, *FAILURES])
 @pytest.mark.parametrize("others", [0, 1])
 def test_who_asks_for_a_key_whose_connection_is_being_checked_waits_and_gets_it(
     server: FakeServer, check: Callback, outcome: str, others: int

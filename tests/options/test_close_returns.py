@@ -15,6 +15,8 @@ from psycopg2 import extensions, extras
 from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs._core import Returning, advance_clock
 from pgpool_rs.testing import FakeServer
+from tests.lib.postgres import terminate
+from tests.lib.statements import execute
 from tests.lib.waits import counts
 
 
@@ -68,36 +70,31 @@ def test_a_connection_that_has_been_idle_for_too_long_is_closed(dsn: str) -> Non
 
 
 def test_a_second_close_does_nothing(our_class: Any, dsn: str) -> None:
-    pool = pool_on(our_class, dsn, 1)
-    connection = pool.getconn()
-    connection.close()
-    connection.close()
-    assert is_open(connection)
-    assert pool.getconn() is connection
-    pool.closeall()
+    with pool_on(our_class, dsn, 1) as pool:
+        connection = pool.getconn()
+        connection.close()
+        connection.close()
+        assert is_open(connection)
+        assert pool.getconn() is connection
 
 
 def test_a_connection_that_is_broken_gives_its_slot_back(our_class: Any, dsn: str) -> None:
-    pool = pool_on(our_class, dsn, 1, 1)
-    connection = pool.getconn()
-    with psycopg2.connect(dsn) as other, other.cursor() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(%s, 10000)", (connection.info.backend_pid,))
-    other.close()
-    with pytest.raises(psycopg2.Error):
-        connection.cursor().execute("SELECT 1")
-    connection.close()
-    assert counts(pool)["lent"] == 0
-    assert is_open(pool.getconn())
-    pool.closeall()
+    with pool_on(our_class, dsn, 1, 1) as pool:
+        connection = pool.getconn()
+        terminate(dsn, connection.info.backend_pid)
+        with pytest.raises(psycopg2.Error):
+            connection.cursor().execute("SELECT 1")
+        connection.close()
+        assert counts(pool)["lent"] == 0
+        assert is_open(pool.getconn())
 
 
 def test_a_connection_that_was_struck_out_of_the_books_is_closed(our_class: Any, dsn: str) -> None:
-    pool = pool_on(our_class, dsn)
-    connection = pool.getconn("key")
-    del pool._used["key"]
-    connection.close()
-    assert connection.closed
-    pool.closeall()
+    with pool_on(our_class, dsn) as pool:
+        connection = pool.getconn("key")
+        del pool._used["key"]
+        connection.close()
+        assert connection.closed
 
 
 def test_a_connection_whose_pool_is_gone_is_closed(our_class: Any, dsn: str) -> None:
@@ -124,19 +121,17 @@ def test_what_configure_and_reset_close_is_closed(our_class: Any, dsn: str) -> N
 
 
 def test_a_key_need_not_be_told(our_class: Any, dsn: str) -> None:
-    pool = pool_on(our_class, dsn, 1)
-    pool.getconn("key").close()
-    assert not pool._used
-    pool.closeall()
+    with pool_on(our_class, dsn, 1) as pool:
+        pool.getconn("key").close()
+        assert not pool._used
 
 
 def test_closing_at_the_end_of_a_with_statement(our_class: Any, dsn: str) -> None:
-    pool = pool_on(our_class, dsn, 1, 1)
-    for _ in range(3):
-        with contextlib.closing(pool.getconn()) as connection:
-            assert counts(pool)["lent"] == 1
-    assert is_open(connection)
-    pool.closeall()
+    with pool_on(our_class, dsn, 1, 1) as pool:
+        for _ in range(3):
+            with contextlib.closing(pool.getconn()) as connection:
+                assert counts(pool)["lent"] == 1
+        assert is_open(connection)
 
 
 def test_a_putconn_of_a_subclass_is_called(our_class: Any, dsn: str) -> None:
@@ -162,11 +157,10 @@ def test_what_a_putconn_of_a_subclass_raises_is_raised(our_class: Any, dsn: str)
         def putconn(self, *args: Any, **kwargs: Any) -> None:
             raise KeyError
 
-    pool = pool_on(Own, dsn)
-    with pytest.raises(KeyError):
-        pool.getconn().close()
-    assert counts(pool)["lent"] == 1
-    pool.closeall()
+    with pool_on(Own, dsn) as pool:
+        with pytest.raises(KeyError):
+            pool.getconn().close()
+        assert counts(pool)["lent"] == 1
 
 
 class Factory(extras.LoggingConnection):
@@ -274,21 +268,19 @@ def test_what_is_forgotten_is_reclaimed(dsn: str) -> None:
 
 
 def test_a_close_in_the_child_of_a_fork_leaves_the_parents_connection_alone(our_class: Any, dsn: str) -> None:
-    pool = pool_on(our_class, dsn, 1, 1)
-    connection = pool.getconn()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        with contextlib.suppress(BaseException):
-            connection.close()
-            status = int(bool(connection.closed))
-        os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-    connection.close()
-    assert counts(pool)["lent"] == 0
-    pool.closeall()
+    with pool_on(our_class, dsn, 1, 1) as pool:
+        connection = pool.getconn()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            with contextlib.suppress(BaseException):
+                connection.close()
+                status = int(bool(connection.closed))
+            os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        execute(connection, "SELECT 1")
+        connection.close()
+        assert counts(pool)["lent"] == 0
 
 
 def test_a_close_in_the_child_of_a_fork_leaves_the_connection_of_a_pool_that_is_gone_alone(
@@ -310,15 +302,14 @@ def test_a_close_in_the_child_of_a_fork_leaves_the_connection_of_a_pool_that_is_
 
 
 def test_without_the_option_close_closes(our_class: Any, dsn: str) -> None:
-    pool = our_class(1, 1, dsn)
-    connection = pool.getconn()
-    assert type(connection) is extensions.connection
-    connection.close()
-    assert connection.closed
-    with pytest.raises(PoolError):
-        pool.getconn()
-    pool.putconn(connection)
-    pool.closeall()
+    with our_class(1, 1, dsn) as pool:
+        connection = pool.getconn()
+        assert type(connection) is extensions.connection
+        connection.close()
+        assert connection.closed
+        with pytest.raises(PoolError):
+            pool.getconn()
+        pool.putconn(connection)
 
 
 def test_a_pool_that_makes_a_connection_for_each_request_gives_all_back(dsn: str) -> None:

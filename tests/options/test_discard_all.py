@@ -11,7 +11,7 @@ from psycopg2 import extensions
 
 from pgpool_rs.health import discard_all
 from pgpool_rs.testing import INTRANS, FakeServer
-from tests.lib.postgres import CHARACTERISTICS, SET
+from tests.lib.postgres import CHARACTERISTICS, SET, admin, terminate
 from tests.lib.statements import execute
 
 
@@ -19,7 +19,7 @@ from tests.lib.statements import execute
 def test_discard_all_puts_the_session_back(conn: Any, autocommit: bool) -> None:
     name = execute(conn, "SHOW application_name")
     execute(conn, "SET application_name = 'changed'")
-    execute(conn, "CREATE TEMPORARY TABLE leftover ()")
+    execute(conn, "SET work_mem = '7MB'; CREATE TEMPORARY TABLE leftover (); LISTEN news; PREPARE it AS SELECT 1")
     execute(conn, "SELECT pg_advisory_lock(5)")
     conn.commit()
     conn.autocommit = autocommit
@@ -27,7 +27,10 @@ def test_discard_all_puts_the_session_back(conn: Any, autocommit: bool) -> None:
     assert conn.info.transaction_status == extensions.TRANSACTION_STATUS_IDLE
     assert conn.autocommit is autocommit
     assert execute(conn, "SHOW application_name") == name
+    assert execute(conn, "SHOW work_mem") != "7MB"
     assert execute(conn, "SELECT to_regclass('leftover')") is None
+    assert execute(conn, "SELECT count(*) FROM pg_listening_channels()") == 0
+    assert execute(conn, "SELECT count(*) FROM pg_prepared_statements") == 0
     assert execute(conn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
 
 
@@ -58,9 +61,7 @@ def test_discard_all_does_without_what_only_psycopg2_has(server: FakeServer) -> 
 
 
 def test_discard_all_on_a_dead_connection_is_an_error(conn: Any, dsn: str) -> None:
-    with psycopg2.connect(dsn) as other:
-        execute(other, f"SELECT pg_terminate_backend({conn.info.backend_pid}, 10000)")
-    other.close()
+    terminate(dsn, conn.info.backend_pid)
     with pytest.raises(psycopg2.OperationalError):
         discard_all(conn)
 
@@ -77,33 +78,27 @@ def test_discard_all_drops_notifications(conn: Any, dsn: str, notifies: Any) -> 
     conn.notifies = notifies()
     execute(conn, "LISTEN news")
     conn.commit()
-    other = psycopg2.connect(dsn)
-    other.autocommit = True
-    execute(other, "SELECT pg_notify('news', 'for the one who listened')")
-    execute(conn, "SELECT 1")
-    conn.rollback()
-    assert notifies is Appendable or len(conn.notifies) == 1
-    execute(other, "SELECT pg_notify('news', 'on its way')")
-    other.close()
+    with admin(dsn) as other:
+        execute(other, "SELECT pg_notify('news', 'for the one who listened')")
+        execute(conn, "SELECT 1")
+        conn.rollback()
+        assert notifies is Appendable or len(conn.notifies) == 1
+        execute(other, "SELECT pg_notify('news', 'on its way')")
     discard_all(conn)
     assert notifies is Appendable or len(conn.notifies) == 0
 
 
 def test_a_pool_that_discards_lends_no_notifications_of_another_borrower(our_class: Any, dsn: str) -> None:
-    pool = our_class(1, 1, dsn, reset="discard", check_after=0)
-    other = psycopg2.connect(dsn)
-    other.autocommit = True
-    for _ in range(3):
-        connection = pool.getconn()
-        assert connection.notifies == []
-        execute(connection, "LISTEN news")
-        connection.commit()
-        execute(other, "SELECT pg_notify('news', 'one')")
-        execute(connection, "SELECT 1")
-        assert len(connection.notifies) == 1
-        pool.putconn(connection)
-        execute(other, "SELECT pg_notify('news', 'two')")
-        pool.check()
-        assert connection.notifies == []
-    other.close()
-    pool.closeall()
+    with our_class(1, 1, dsn, reset="discard", check_after=0) as pool, admin(dsn) as other:
+        for _ in range(3):
+            connection = pool.getconn()
+            assert connection.notifies == []
+            execute(connection, "LISTEN news")
+            connection.commit()
+            execute(other, "SELECT pg_notify('news', 'one')")
+            execute(connection, "SELECT 1")
+            assert len(connection.notifies) == 1
+            pool.putconn(connection)
+            execute(other, "SELECT pg_notify('news', 'two')")
+            pool.check()
+            assert connection.notifies == []

@@ -18,6 +18,7 @@ from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.callbacks import Callback
 from tests.lib.pools import wait_for_quiet
+from tests.lib.postgres import terminate
 from tests.lib.waits import wait_until, waiting_task
 
 SECRET = "p@ss/w0rd#x"
@@ -72,9 +73,7 @@ def test_neither_logs_nor_reprs_have_the_password(dsn: str, caplog: pytest.LogCa
     pool: Any = ThreadedConnectionPool(1, 1, dsn, password=SECRET)
     connection = pool.getconn()
     connection.cursor().execute("SELECT 1")
-    other = psycopg2.connect(dsn)
-    other.cursor().execute("SELECT pg_terminate_backend(%s, 10000)", (connection.info.backend_pid,))
-    other.close()
+    terminate(dsn, connection.info.backend_pid)
     pool.putconn(connection)
     assert caplog.records, "a failed rollback is logged"
     said(repr(pool), repr(pool._pool), repr(pool._used), caplog.text)

@@ -144,19 +144,20 @@ def test_the_message_holds_no_secret(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "bad"),
-    [(ValueError, bad) for bad in (-1, -0.001, float("nan"), float("-inf"))]
-    + [(TypeError, bad) for bad in ("5", b"5", [], object, 1j)],
+    ("error", "values"),
+    [(ValueError, [-1, -0.001, float("nan"), float("-inf")]), (TypeError, ["5", b"5", [], object, 1j])],
 )
 def test_a_timeout_that_is_no_number_of_seconds_is_refused_and_shown(
-    server: FakeServer, error: type[Exception], bad: Any
+    server: FakeServer, error: type[Exception], values: list[Any]
 ) -> None:
-    with pytest.raises(error, match=re.escape(repr(bad))):
-        ThreadedConnectionPool(1, 1, timeout=bad)
+    for bad in values:
+        with pytest.raises(error, match=re.escape(repr(bad))):
+            ThreadedConnectionPool(1, 1, timeout=bad)
     assert server.log == []
     pool: Any = ThreadedConnectionPool(1, 1)
-    with pytest.raises(error, match=re.escape(repr(bad))):
-        pool.getconn(timeout=bad)
+    for bad in values:
+        with pytest.raises(error, match=re.escape(repr(bad))):
+            pool.getconn(timeout=bad)
     assert_whole(pool)
 
 

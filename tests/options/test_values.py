@@ -6,6 +6,8 @@ import dataclasses
 import decimal
 import fractions
 import functools
+import inspect
+import itertools
 import math
 import re
 import sys
@@ -102,16 +104,17 @@ def test_seconds_that_are_no_number_are_a_type_error(option: str, value: Any) ->
     refused(TypeError, f"{option} must be a {SECONDS_REFUSED[option][0]}, not {value!r}", **{option: value})
 
 
-@pytest.mark.parametrize("option", SECONDS)
-@pytest.mark.parametrize("value", [-1, -0.001, NAN, -INF, -(10**400), decimal.Decimal("NaN")])
-def test_seconds_below_zero_or_nan_are_a_value_error(option: str, value: Any) -> None:
-    refused(ValueError, f"{option} must be {SECONDS_REFUSED[option][1]}, not {value!r}", **{option: value})
-
-
-@pytest.mark.parametrize("option", ["max_lifetime", "leak_after"])
-@pytest.mark.parametrize("value", [0, 0.0, -0.0])
-def test_no_seconds_at_all_are_a_value_error_where_they_mean_nothing(option: str, value: Any) -> None:
-    refused(ValueError, f"{option} must be {SECONDS_REFUSED[option][1]}, not {value!r}", **{option: value})
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        (SECONDS, [-1, -0.001, NAN, -INF, -(10**400), decimal.Decimal("NaN")]),
+        (["max_lifetime", "leak_after"], [0, 0.0, -0.0]),
+    ],
+    ids=["below zero or NaN", "zero, where it means nothing"],
+)
+def test_seconds_out_of_range_are_a_value_error(options: list[str], values: list[Any]) -> None:
+    for option, value in itertools.product(options, values):
+        refused(ValueError, f"{option} must be {SECONDS_REFUSED[option][1]}, not {value!r}", **{option: value})
 
 
 def test_there_is_no_never_for_check_after() -> None:
@@ -129,15 +132,12 @@ class Nine:
 
 
 @pytest.mark.parametrize("option", COUNTS)
-def test_counts_are_whatever_is_an_integer(option: str) -> None:
-    assert made(option, 3) == 3
-    assert made(option, Nine()) == 9
-    assert type(made(option, Nine())) is int
-
-
-@pytest.mark.parametrize("option", COUNTS)
-def test_a_count_beyond_all_that_can_be_counted_is_no_error(option: str) -> None:
-    assert made(option, 10**30) == sys.maxsize
+@pytest.mark.parametrize(("value", "count"), [(3, 3), (Nine(), 9), (10**30, sys.maxsize)])
+def test_counts_are_whatever_is_an_integer_and_one_too_large_is_the_largest(
+    option: str, value: Any, count: int
+) -> None:
+    assert made(option, value) == count
+    assert type(made(option, value)) is int
 
 
 @pytest.mark.parametrize("option", COUNTS)
@@ -228,21 +228,14 @@ def test_a_name_is_a_string_that_is_not_empty() -> None:
     refused(ValueError, "name must not be empty, not ''", name="")
 
 
-def test_pools_without_a_name_are_numbered() -> None:
-    first, second = (re.fullmatch(r"pool-(\d+)", Options.checked().name) for _ in range(2))
-    assert first is not None
-    assert second is not None
-    assert int(second[1]) == int(first[1]) + 1
-
-
-def test_neither_a_named_pool_nor_a_refused_one_takes_a_number() -> None:
-    before = int(Options.checked().name.removeprefix("pool-"))
+def test_pools_without_a_name_are_numbered_and_neither_a_named_nor_a_refused_one_takes_a_number() -> None:
+    first = Options.checked().name
     Options.checked(name="web")
     with pytest.raises(ValueError, match="timeout"):
         Options.checked(timeout=-1)
     with pytest.raises(TypeError, match="reclaim"):
         Options.checked(reclaim=None)
-    assert Options.checked().name == f"pool-{before + 1}"
+    assert Options.checked().name == f"pool-{int(first.removeprefix('pool-')) + 1}"
 
 
 def test_an_unknown_option_is_a_type_error() -> None:
