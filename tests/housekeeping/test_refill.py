@@ -11,7 +11,7 @@ from pgpool_rs import PoolClosed, PoolError, PoolTimeout, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import FakeServer
 from tests.lib.log import listening
-from tests.lib.pools import DOWN, assert_balanced, assert_sound, closes, give_back, lend
+from tests.lib.pools import DOWN, assert_balanced, assert_sound, closes, emptied, give_back, lend
 from tests.lib.programs import run_program
 from tests.lib.waits import Task, counts, held, wait_for_waiters, wait_until
 
@@ -93,8 +93,7 @@ assert there()
 
 
 def test_a_failed_refill_is_logged_and_not_raised(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(1, 1, name="refilled")
-    pool.putconn(pool.getconn(), close=True)
+    pool = emptied(our_class(1, 1, name="refilled"))
     server.fail("connect", DOWN)
     with listening("refilled") as log:
         pool.maintain()
@@ -106,8 +105,7 @@ def test_a_failed_refill_is_logged_and_not_raised(server: FakeServer, our_class:
 
 
 def test_after_failed_refills_there_is_a_doubling_pause(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(1, 1)
-    pool.putconn(pool.getconn(), close=True)
+    pool = emptied(our_class(1, 1))
     server.fail("connect", *[DOWN] * 7)
     for longest in (0.25, 0.5, 1, 2, 4, 4, 4):
         pause = pool._pgpool_maintain()
@@ -122,8 +120,7 @@ def test_after_failed_refills_there_is_a_doubling_pause(server: FakeServer, our_
 
 
 def test_maintain_takes_no_notice_of_the_pause(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(1, 1)
-    pool.putconn(pool.getconn(), close=True)
+    pool = emptied(our_class(1, 1))
     server.fail("connect", *[DOWN] * 3)
     for _ in range(4):
         pool.maintain()
@@ -131,8 +128,7 @@ def test_maintain_takes_no_notice_of_the_pause(server: FakeServer, our_class: An
 
 
 def test_a_connect_that_succeeds_ends_the_pause(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(2, 3)
-    give_back(pool, lend(pool, 2), close=True)
+    pool = emptied(our_class(2, 3))
     server.fail("connect", DOWN)
     assert pool._pgpool_maintain() > 0.1
     connections = [pool.getconn()]
@@ -160,8 +156,7 @@ def test_the_thread_opens_again_once_the_server_is_back(server: FakeServer, our_
 
 
 def test_two_who_maintain_open_no_more_than_is_missing(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(3, 6)
-    give_back(pool, lend(pool, 3), close=True)
+    pool = emptied(our_class(3, 6))
     with server.hold("connect") as gate:
         tasks = [Task(pool.maintain) for _ in range(3)]
         gate.wait_for()
@@ -189,8 +184,7 @@ def test_borrowers_go_on_while_a_refill_takes_its_time(server: FakeServer, our_c
 def test_who_finds_the_pool_full_waits_for_a_refill(
     server: FakeServer, our_class: Any, key: object, fails: bool
 ) -> None:
-    pool = our_class(1, 1)
-    pool.putconn(pool.getconn(), close=True)
+    pool = emptied(our_class(1, 1))
     if fails:
         server.fail("connect", DOWN)
     with held(server.hold("connect"), pool.maintain) as refill:
@@ -204,8 +198,7 @@ def test_who_finds_the_pool_full_waits_for_a_refill(
 
 
 def test_a_pool_that_is_closed_during_a_refill_keeps_nothing(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(2, 2)
-    give_back(pool, lend(pool, 2), close=True)
+    pool = emptied(our_class(2, 2))
     with held(server.hold("connect"), pool.maintain) as refill:
         pool.closeall()
     refill.result()
@@ -249,16 +242,14 @@ def test_wait_returns_at_once_where_nothing_is_missing(server: FakeServer, our_c
 
 
 def test_wait_opens_what_is_missing(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(3, 3)
-    give_back(pool, lend(pool, 3), close=True)
+    pool = emptied(our_class(3, 3))
     pool.wait()
     assert counts(pool)["idle"] == 3
     assert_sound(pool, server)
 
 
 def test_wait_tries_until_the_server_is_back(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(1, 1)
-    pool.putconn(pool.getconn(), close=True)
+    pool = emptied(our_class(1, 1))
     server.fail("connect", DOWN, DOWN)
     waiting = Task(pool.wait)
     for tries in (2, 3):
@@ -270,8 +261,7 @@ def test_wait_tries_until_the_server_is_back(server: FakeServer, our_class: Any)
 
 @pytest.mark.parametrize("timeout", [0, 0.01])
 def test_wait_says_at_its_end_what_is_missing_and_why(server: FakeServer, our_class: Any, timeout: float) -> None:
-    pool = our_class(2, 2)
-    give_back(pool, lend(pool, 2), close=True)
+    pool = emptied(our_class(2, 2))
     server.fail("connect", *[psycopg2.OperationalError('connection to server at "h" failed: down')] * 3)
     with pytest.raises(PoolTimeout, match=r"for 2 connections, 0 are open; last connect error, .* failed: down"):
         pool.wait(timeout)
@@ -280,8 +270,7 @@ def test_wait_says_at_its_end_what_is_missing_and_why(server: FakeServer, our_cl
 
 
 def test_wait_for_what_somebody_else_opens(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(1, 1)
-    pool.putconn(pool.getconn(), close=True)
+    pool = emptied(our_class(1, 1))
     with held(server.hold("connect"), pool.maintain) as refill:
         with pytest.raises(PoolTimeout, match="0 are open"):
             pool.wait(0.01)
@@ -292,8 +281,7 @@ def test_wait_for_what_somebody_else_opens(server: FakeServer, our_class: Any) -
 
 
 def test_wait_ends_where_the_pool_is_closed(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(1, 1)
-    pool.putconn(pool.getconn(), close=True)
+    pool = emptied(our_class(1, 1))
     with held(server.hold("connect"), pool.maintain) as refill:
         waiting = Task(pool.wait)
         pool.closeall()

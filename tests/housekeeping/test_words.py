@@ -78,15 +78,6 @@ def test_a_pool_that_may_have_no_connection_says_so_at_once(
     assert server.open == 1
 
 
-def test_a_closed_pool_shows_no_idle_connections(server: FakeServer, our_class: Any) -> None:
-    pool = our_class(2, 3)
-    lent = pool.getconn()
-    pool.closeall()
-    assert counts(pool)["idle"] == 0
-    assert pool.get_stats()["pool_available"] == 0
-    assert lent.closed
-
-
 def test_usage_counts_what_is_out_once(server: FakeServer, our_class: Any) -> None:
     pool = our_class(0, 2)
     lent = [pool.getconn(), pool.getconn()]

@@ -103,6 +103,12 @@ def borrow_in_a_block(pool: Any) -> None:
 BORROWS: dict[str, Callable[[Any], object]] = {"getconn": borrow, "key": borrow_by_key, "block": borrow_in_a_block}
 
 
+def emptied(pool: Any) -> Any:
+    """Close the minconn connections of a pool, and give the pool."""
+    give_back(pool, lend(pool, pool.minconn), close=True)
+    return pool
+
+
 def lend(pool: Any, number: int) -> list[Any]:
     """Borrow so many."""
     return [pool.getconn() for _ in range(number)]

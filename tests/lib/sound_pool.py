@@ -59,7 +59,6 @@ class SoundPool:
     # --- borrowing ---
 
     def getconn(self, key: Any = None, timeout: float = 0) -> Any:
-        """Lend a connection."""
         return self.borrow(key, timeout, shared=True)[0]
 
     def borrow(self, key: Any, timeout: float, *, shared: bool) -> tuple[Any, Any]:
@@ -122,7 +121,6 @@ class SoundPool:
         return False
 
     def leave(self, seat: Seat) -> None:
-        """Leave the queue."""
         self.queue.remove(seat)
 
     def has_room(self) -> bool:
@@ -150,7 +148,6 @@ class SoundPool:
         raise PoolError("connection pool is closed")
 
     def open(self) -> Any:
-        """Open a connection."""
         connection = self.connect()
         self.born[id(connection)] = time.monotonic()
         return connection
@@ -268,7 +265,6 @@ class SoundPool:
         connection.autocommit = before
 
     def discard(self, connection: Any) -> None:
-        """Close a connection."""
         with contextlib.suppress(Exception):
             connection.close()
 
@@ -305,11 +301,9 @@ class SoundPool:
         self.wake()
 
     def next_seat(self) -> Seat:
-        """Return the one who is to be served."""
         return self.queue.popleft()
 
     def wake(self) -> None:
-        """Wake whoever waits."""
         self.changed.notify_all()
 
     # --- blocks ---
@@ -392,7 +386,6 @@ class CountingPool(SoundPool):
     """Tells what is going on in it as well."""
 
     def get_stats(self) -> dict[str, int]:
-        """Tell what is going on."""
         with self.changed:
             return {
                 "pool_max": self.maxconn,

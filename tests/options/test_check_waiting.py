@@ -126,32 +126,24 @@ def test_who_asks_for_a_key_whose_connection_is_being_checked_waits_and_gets_it(
     assert_sound(pool, server)
 
 
-def test_who_asks_for_a_key_whose_check_is_interrupted_opens_a_connection_of_its_own(
-    server: FakeServer, check: Callback
+@pytest.mark.parametrize(
+    ("outcome", "error"),
+    [("is interrupted", KeyboardInterrupt("now")), ("loses it", psycopg2.OperationalError("down"))],
+)
+def test_who_asks_for_a_key_whose_check_is_interrupted_or_whose_dead_connection_cannot_be_replaced_tries_itself(
+    server: FakeServer, check: Callback, outcome: str, error: BaseException
 ) -> None:
     pool: Any = ThreadedConnectionPool(1, 1, check=check, check_after=0)
-    with held(gated(check, STRONG_FAILURES["is interrupted"][0]), pool.getconn, "key") as first:
+    if outcome == "loses it":
+        server.fail("connect", error)
+    with held(gated(check, OUTCOMES[outcome][0]), pool.getconn, "key") as first:
         second = Task(pool.getconn, "key")
         wait_for_waiters(pool, 1)
-    first.wait()
-    assert isinstance(first.error, KeyboardInterrupt)
+    with pytest.raises(type(error), match=str(error)):
+        first.result()
     connection = second.result()
     assert list(pool._used.values()) == [connection]
     pool.putconn(connection)
-    assert_sound(pool, server)
-
-
-def test_who_asks_for_a_key_whose_connection_was_dead_and_cannot_be_replaced_tries_itself(
-    server: FakeServer, check: Callback
-) -> None:
-    pool: Any = ThreadedConnectionPool(1, 1, check=check, check_after=0)
-    server.fail("connect", psycopg2.OperationalError("down"))
-    with held(gated(check, FAILURES["loses it"][0]), pool.getconn, "key") as first:
-        second = Task(pool.getconn, "key")
-        wait_for_waiters(pool, 1)
-    with pytest.raises(psycopg2.OperationalError, match="down"):
-        first.result()
-    pool.putconn(second.result())
     assert_sound(pool, server)
 
 

@@ -47,32 +47,6 @@ def test_a_block_that_raises_rolls_back_and_gives_the_connection_back(
     assert_whole(pool)
 
 
-@pytest.mark.parametrize("error", [psycopg2.OperationalError("gone"), ValueError("odd"), KeyboardInterrupt("stop")])
-def test_a_failing_commit_is_raised_and_the_connection_given_back(
-    our_class: Any, server: FakeServer, error: BaseException
-) -> None:
-    pool = our_class(1, 1)
-    with expected(type(error)) as caught, pool.connection() as connection:
-        connection.status = INTRANS
-        connection.faults["commit"] = error
-    assert caught.value is error
-    assert dict(pool._used) == {}
-    assert_whole(pool)
-
-
-@pytest.mark.parametrize("fault", [psycopg2.OperationalError("gone"), OSError("odd")])
-def test_a_failing_rollback_does_not_hide_the_blocks_error(
-    our_class: Any, server: FakeServer, fault: Exception
-) -> None:
-    pool = our_class(1, 1)
-    with pytest.raises(KeyError, match="from the block"), pool.connection() as connection:
-        connection.status = INTRANS
-        connection.faults["rollback"] = fault
-        raise KeyError("from the block")
-    assert dict(pool._used) == {}
-    assert_whole(pool)
-
-
 @pytest.mark.parametrize("closed", [1, 2])
 def test_a_connection_broken_in_the_block_is_dropped_and_the_blocks_error_raised(
     our_class: Any, server: FakeServer, closed: int
@@ -220,11 +194,3 @@ def test_the_pools_own_block_goes_through_an_overridden_closeall(our_class: Any,
     with Mine(1, 1) as pool:
         pass
     assert closed == [pool]
-
-
-def test_an_async_connection_is_given_back_without_a_commit_hiding_the_result(our_class: Any, dsn: str) -> None:
-    with our_class(0, 1, dsn, async_=True) as pool:
-        connection = pool.getconn()
-        assert connection.async_ == 1
-        pool.putconn(connection, close=True)
-        assert dict(pool._used) == {}

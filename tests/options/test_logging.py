@@ -14,7 +14,7 @@ import pytest
 
 from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
-from pgpool_rs.testing import INTRANS, PATIENCE, FakeServer
+from pgpool_rs.testing import INTRANS, FakeServer, Gate
 from tests.lib.callbacks import Callback, Killed, raiser
 from tests.lib.log import Lines, handled_by, listening
 from tests.lib.pools import DOWN, assert_balanced, assert_sound, assert_whole, borrow, filled, wait_for_quiet
@@ -639,20 +639,15 @@ def test_threads_that_fail_together_tell_of_it_once(server: FakeServer) -> None:
 def test_a_lock_of_the_module_logging_that_was_left_held_holds_up_no_line(server: FakeServer, our_class: Any) -> None:
     lock: Any = logging._lock  # type: ignore[attr-defined]
     with listening(NAME) as log:
-        held, end = threading.Event(), threading.Event()
+        gate = Gate()
 
         def hold() -> None:
             with lock:
-                held.set()
-                end.wait(PATIENCE)
+                gate.pass_through()
 
-        holder = Task(hold)
-        assert held.wait(PATIENCE)
-        try:
+        with held(gate, hold) as holder:
             for name in (NAME, None, "never heard of"):
                 Task(our_class, 1, 1, name=name).wait()
-        finally:
-            end.set()
         holder.wait()
     assert log.texts == ["connection opened"]
 

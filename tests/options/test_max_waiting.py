@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
+from pgpool_rs import PoolExhausted, PoolTimeout, SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs import TooManyRequests as TooMany
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.pools import assert_sound, assert_whole
@@ -114,16 +114,6 @@ def test_who_waited_for_a_key_that_did_not_come_is_not_turned_away(server: FakeS
     assert len({id(other.result()) for other in others}) == 1
     pool.putconn(others[0].result())
     assert_sound(pool, server)
-
-
-def test_who_waits_is_told_when_the_pool_is_closed(server: FakeServer) -> None:
-    pool, _, waiters = crowded()
-    pool.closeall()
-    for waiter in waiters:
-        with pytest.raises(PoolClosed):
-            waiter.result()
-    with pytest.raises(PoolClosed):
-        pool.getconn(timeout=5)
 
 
 def test_a_crowd_never_grows_beyond_its_bound(server: FakeServer) -> None:

@@ -12,7 +12,17 @@ from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
 from tests.lib.callbacks import SPOILS, STRONG_FAILURES, Callback, gated
 from tests.lib.log import listening
-from tests.lib.pools import BORROWS, assert_balanced, assert_sound, assert_whole, borrow, closes, give_back, lend
+from tests.lib.pools import (
+    BORROWS,
+    assert_balanced,
+    assert_sound,
+    assert_whole,
+    borrow,
+    closes,
+    emptied,
+    give_back,
+    lend,
+)
 from tests.lib.waits import Task, counts, held, wait_for_waiters
 
 
@@ -29,12 +39,6 @@ REFILLS: dict[str, Callable[[Any], object]] = {
     "check": lambda pool: pool.check(),
     "drain": lambda pool: pool.drain(),
 }
-
-
-def emptied(pool: Any) -> Any:
-    """Close all connections of a pool of one."""
-    pool.putconn(pool.getconn(), close=True)
-    return pool
 
 
 def test_configure_is_called_once_with_each_new_connection_before_anybody_has_it(

@@ -22,8 +22,8 @@ from pgpool_rs import (
     ThreadedConnectionPool,
     TooManyRequests,
 )
-from pgpool_rs.testing import FakeServer
-from tests.lib.waits import Task, wait_for_waiters, waiting_task
+from pgpool_rs.testing import FakeServer, Gate
+from tests.lib.waits import Task, held, wait_for_waiters, waiting_task
 
 SECRET = "hunter2"
 URL = f"postgresql://app:{SECRET}@db/shop"
@@ -391,18 +391,14 @@ def test_a_note_that_cannot_be_made_is_left_out(
 def test_a_lock_of_the_threading_module_that_is_held_stops_no_refusal(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
-    held, over = threading.Event(), threading.Event()
+    gate = Gate()
 
     def hold() -> None:
         with threading._active_limbo_lock:  # type: ignore[attr-defined]
-            held.set()
-            over.wait()
+            gate.pass_through()
 
-    holder: Task[None] = Task(hold)
-    held.wait()
-    with pytest.raises(PoolExhausted):
+    with held(gate, hold) as holder, pytest.raises(PoolExhausted):
         pool.getconn()
-    over.set()
     holder.result()
 
 

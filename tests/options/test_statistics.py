@@ -68,6 +68,7 @@ def test_what_there_is_now(server: FakeServer) -> None:
     assert now() == [2, 3, 2, 2, 0]
     pool.closeall()
     assert now() == [2, 3, 0, 0, 0]
+    assert counts(pool)["idle"] == 0
 
 
 def test_pop_gives_what_get_gives_and_begins_anew(server: FakeServer, our_class: Any) -> None:
