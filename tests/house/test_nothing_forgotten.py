@@ -58,7 +58,7 @@ NAMED: dict[str, list[Place]] = {
     "option": [
         Place(POOL, "the constructor's keyword", r"^        (\w+): .* = ", part(r"def __init__\(\n", r"\*\*kwargs")),
         Place(OPTIONS, "the field", r"^    (\w+): ", part("^class Options", "@property")),
-        Place(BINDING, "the field of Checked", r"^    (?:pub\(crate\) )?(?!has_housekeeper)(\w+): ", part("struct Checked", "^}"),
+        Place(BINDING, "the field of Checked", r"^    (?:pub\(crate\) )?(?!has_house)(\w+): ", part("struct Checked", "^}"),
               # Rust is given its connect.
               spared=("close_returns",)),
         Place(PAGE, "the row of the table", r"^\| `(?!m..conn)(\w+)` \|", part("^## All of them", "^## ")),
@@ -76,7 +76,7 @@ BESIDES: dict[str, list[Place]] = {
         Place(PAGE, "the paragraph", r"^\*\*`(\w+)`\*\*"),
         Place(VALUES, "the default", r'^        "(\w+)": ', part("assert options == {", "}")),
         Place(VALUES, "the list of its kind", r'"(\w+)"', part("^SECONDS = ", r"^$"), spared=("name",)),
-        Place(VALUES, "whether it needs housekeeping", r'"(\w+)": ', part(r'{"max_idle": 1},', "has_housekeeper is False")),
+        Place(VALUES, "whether it needs housekeeping", r'"(\w+)": ', part(r'{"max_idle": 1},', "housekeeper is False")),
         Place("tests/harness/test_machine.py", "a pool that has it", r"\b(\w+)=", part("^KINDS", "^}"),
               # A FakeServer takes no connection_factory.
               spared=("close_returns",)),

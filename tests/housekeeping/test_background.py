@@ -411,14 +411,14 @@ def test_an_interrupt_that_comes_while_the_housekeeping_is_woken_is_not_swallowe
 ) -> None:
     pool = our_class(1, 1, background=True)
     connection = dirty(pool)
-    poke = _housekeeping.housekeeper.poke
+    poke = _housekeeper.housekeeper.poke
 
     def interrupted(poked: Any) -> None:
-        monkeypatch.setattr(_housekeeping.housekeeper, "poke", poke)
+        monkeypatch.setattr(_housekeeper.housekeeper, "poke", poke)
         poke(poked)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_housekeeping.housekeeper, "poke", interrupted)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pool.putconn(connection)
     wait_for_quiet(pool)

@@ -310,7 +310,9 @@ def test_dead_pools_are_forgotten(housekeeper: Housekeeper, caplog: pytest.LogCa
     assert caplog.records == []
 
 
-def test_a_new_pool_at_a_dead_pools_address_is_a_new_pool(housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_pool_at_a_dead_pools_address_is_a_new_pool(
+    housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(_housekeeper, "PAUSE", LATER)
     pool = StubPool(does=raises(ValueError())).poked(housekeeper)
     wait_until(lambda: house_of(housekeeper).visits[id(pool)].not_before > 0)

@@ -6,7 +6,6 @@ import dataclasses
 import decimal
 import fractions
 import functools
-import inspect
 import itertools
 import math
 import re
