@@ -58,7 +58,7 @@ NAMED: dict[str, list[Place]] = {
     "option": [
         Place(POOL, "the constructor's keyword", r"^        (\w+): .* = ", part(r"def __init__\(\n", r"\*\*kwargs")),
         Place(OPTIONS, "the field", r"^    (\w+): ", part("^class Options", "@property")),
-        Place(BINDING, "the field of Checked", r"^    (?:pub\(crate\) )?(?!has_house)(\w+): ", part("struct Checked", "^}"),
+        Place(BINDING, "the field of Checked", r"^    (?:pub\(crate\) )?(?!has_)(\w+): ", part("struct Checked", "^}"),
               # Rust is given its connect.
               spared=("close_returns",)),
         Place(PAGE, "the row of the table", r"^\| `(?!m..conn)(\w+)` \|", part("^## All of them", "^## ")),

@@ -217,7 +217,7 @@ armed = False
 def interrupt(*_):
     global armed, poked
     poked += 1
-    _housekeeper.poke(other)
+    _housekeeper.housekeeper.poke(other)
     if armed and poked % 3 == 0:
         armed = False
         raise InterruptedError
@@ -227,7 +227,7 @@ signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
 while poked < 600:
     try:
         armed = True
-        _housekeeper.poke(pool)
+        _housekeeper.housekeeper.poke(pool)
         armed = False
     except InterruptedError:
         pass
@@ -235,7 +235,7 @@ signal.signal(signal.SIGALRM, signal.SIG_IGN)
 signal.setitimer(signal.ITIMER_REAL, 0)
 for each in (pool, other):
     number = each.calls
-    _housekeeper.poke(each)
+    _housekeeper.housekeeper.poke(each)
     deadline = time.monotonic() + 90
     while each.calls == number:
         assert time.monotonic() < deadline

@@ -21,7 +21,7 @@ def test_the_end_of_a_process_waits_a_moment_only_for_a_pool_that_is_busy() -> N
 pool = Pool(does=lambda: time.sleep(600))
 poke_and_wait(pool)
 begin = time.monotonic()
-_housekeeper.end()
+_housekeeper.housekeeper.end()
 print(0.1 < time.monotonic() - begin < 100)
 """)
     assert output == "True\n"
@@ -33,7 +33,7 @@ _housekeeper.JOIN_TIMEOUT = 90.0
 pool = Pool(600)
 poke_and_wait(pool)
 [thread] = [thread for thread in threading.enumerate() if thread.name == "pgpool_rs housekeeping"]
-_housekeeper.end()
+_housekeeper.housekeeper.end()
 print(thread.is_alive())
 """)
     assert output == "False\n"
@@ -47,7 +47,7 @@ import atexit
 def look_back():
     assert threading.active_count() == 1
     calls = pool.calls
-    _housekeeper.poke(pool)
+    _housekeeper.housekeeper.poke(pool)
     assert threading.active_count() == 1
     assert pool.calls == calls
     print("well")
@@ -72,7 +72,7 @@ threading.Thread.start = lambda thread: (print("started"), start(thread))
 class Late:
     def __init__(self):
         self.myself = self
-        self.pokes = (_housekeeper.poke, _housekeeper.poke_quietly)
+        self.pokes = (_housekeeper.housekeeper.poke, _housekeeper.housekeeper.poke_quietly)
 
     def __del__(self, pool=pool, begun=begun, write=os.write, sleep=time.sleep):
         for poke in self.pokes:
@@ -83,11 +83,11 @@ class Late:
 # Some die while modules are being taken apart, some before and some after.
 sys.late = Late()
 sys.modules["late"] = Late()
-_housekeeper.late = Late()
+_housekeeper.housekeeper.late = Late()
 late = Late()
 atexit.register(Late.__del__, late)
-atexit.unregister(_housekeeper.end)
-atexit.register(_housekeeper.end)
+atexit.unregister(_housekeeper.housekeeper.end)
+atexit.register(_housekeeper.housekeeper.end)
 """)
     assert set(output.splitlines()) == {"well"}
     assert len(output.splitlines()) >= 4
