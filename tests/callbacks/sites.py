@@ -4,8 +4,7 @@ A row has a callback's name, the way that leads to it, and a function that makes
 a few calls of the pool that reach the callback at least once and leave nothing behind. test_table.py sees to it
 that every row reaches its callback, and that no callback in the sources of the binding is without a row.
 
-The rows stand in sites_opening, sites_returning, sites_keys, sites_hooks and
-sites_log.
+The rows stand in sites_opening, sites_checking, sites_returning, sites_closing, sites_keys, sites_hooks and sites_log.
 """
 
 from __future__ import annotations
@@ -104,6 +103,33 @@ def site(
     return enter
 
 
+Act = Callable[[Scene], object]
+
+
+def row(callback: str, way: str, begin: Act, do: Act, *fates: Fate, **more: Any) -> None:
+    """Enter a row into the table: `begin` makes the pool, with the probe in the callback, and `do` is a round."""
+
+    @site(callback, way, *fates, **more)
+    def _(scene: Scene) -> Round:
+        begin(scene)
+        return lambda: do(scene)
+
+
+def on(call: str, size: int = 0, **options: Any) -> Act:
+    """Make a pool with the probe in a call of the server's."""
+
+    def begin(scene: Scene) -> None:
+        scene.open(size, **options)
+        scene.on(call)
+
+    return begin
+
+
+def option(name: str, size: int = 0, **options: Any) -> Act:
+    """Make a pool with the probe as one of its options."""
+    return lambda scene: scene.open(size, **{name: scene.probe.callback}, **options)
+
+
 # --- rounds that many scenes have in common --------------------------------------------------------------------------
 
 
@@ -117,6 +143,11 @@ def borrow_and_use(scene: Scene, status: int = 2, *, close: bool = False) -> Non
     connection = scene.lend()
     connection.status = status
     scene.give(connection, close=close)
+
+
+def borrow_to_be_closed(scene: Scene) -> None:
+    """Borrow a connection and return it to be closed."""
+    scene.give(scene.lend(), close=True)
 
 
 def borrow_in_a_block(scene: Scene) -> None:
@@ -140,18 +171,14 @@ def is_lent(scene: Scene, connection: Any) -> bool:
     return id(connection) in scene.pool._rused
 
 
-def waiting(scene: Scene) -> Round:
-    """Give a round in which somebody waits in vain."""
-
-    def round_() -> None:
-        lent = [scene.lend() for _ in range(ROOM)]
-        try:
-            scene.lend(timeout=0.001)
-        except pgpool_rs.PoolTimeout:
-            return
-        finally:
-            for connection in lent:
-                scene.give(connection)
-        raise AssertionError("it was lent")
-
-    return round_
+def wait_in_vain(scene: Scene) -> None:
+    """Wait for a connection while all are lent."""
+    lent = [scene.lend() for _ in range(ROOM)]
+    try:
+        scene.lend(timeout=0.001)
+    except pgpool_rs.PoolTimeout:
+        return
+    finally:
+        for connection in lent:
+            scene.give(connection)
+    raise AssertionError("it was lent")

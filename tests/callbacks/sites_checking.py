@@ -13,43 +13,45 @@ from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import PATIENCE
 from tests.callbacks.probe import last
 from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import DOWN, LOGGED, PASSED, borrow, borrow_in_a_block, site
+from tests.callbacks.sites import (
+    DOWN,
+    LOGGED,
+    PASSED,
+    borrow,
+    borrow_in_a_block,
+    borrow_to_be_closed,
+    option,
+    row,
+    site,
+)
 from tests.lib.waits import Task, counts, wait_until
 
 # --- checks ---
 
 
-def kept(scene: Scene, **options: Any) -> Any:
+def kept(scene: Scene, **options: Any) -> None:
     """Make a pool with two idle connections, each of which is checked before it is lent."""
-    return scene.open(2, ROOM, **{"check_after": 0, **options})
+    scene.open(2, ROOM, **{"check_after": 0, **options})
 
 
-@site("check", "getconn", LOGGED)
-def _(scene: Scene) -> Round:
-    kept(scene, check=scene.probe.callback)
-
-    def round_() -> None:
-        scene.pool.maintain()
-        borrow(scene)
-
-    return round_
+def maintain_and_borrow(scene: Scene) -> None:
+    scene.pool.maintain()
+    borrow(scene)
 
 
-@site("check", "pool.check()", LOGGED)
-def _(scene: Scene) -> Round:
-    kept(scene, check=scene.probe.callback)
-    return lambda: scene.pool.check()  # noqa: PLW0108
+def maintain_and_borrow_in_a_block(scene: Scene) -> None:
+    scene.pool.maintain()
+    borrow_in_a_block(scene)
 
 
-@site("check", "a block", LOGGED)
-def _(scene: Scene) -> Round:
-    kept(scene, check=scene.probe.callback)
+def check_all(scene: Scene) -> None:
+    scene.pool.check()
 
-    def round_() -> None:
-        scene.pool.maintain()
-        borrow_in_a_block(scene)
 
-    return round_
+CHECKED = option("check", 2, check_after=0)
+row("check", "getconn", CHECKED, maintain_and_borrow, LOGGED)
+row("check", "pool.check()", CHECKED, check_all, LOGGED)
+row("check", "a block", CHECKED, maintain_and_borrow_in_a_block, LOGGED)
 
 
 def part(scene: Scene, name: str, value: Any) -> None:
@@ -67,12 +69,7 @@ def part(scene: Scene, name: str, value: Any) -> None:
 def _(scene: Scene) -> Round:
     part(scene, "fileno", None)
     kept(scene)
-
-    def round_() -> None:
-        scene.pool.maintain()
-        borrow(scene)
-
-    return round_
+    return lambda: maintain_and_borrow(scene)
 
 
 @site("poll", "getconn", LOGGED)
@@ -84,12 +81,7 @@ def _(scene: Scene) -> Round:
     scene.server.parts["fileno"] = lambda _: lambda: reader
     part(scene, "poll", 0)
     kept(scene)
-
-    def round_() -> None:
-        scene.pool.maintain()
-        borrow(scene)
-
-    return round_
+    return lambda: maintain_and_borrow(scene)
 
 
 @site("closed", "after a check", LOGGED)
@@ -115,12 +107,7 @@ def _(scene: Scene) -> Round:
 
     kept(scene, check=check)
     scene.on("rollback")
-
-    def round_() -> None:
-        scene.pool.maintain()
-        borrow(scene)
-
-    return round_
+    return lambda: maintain_and_borrow(scene)
 
 
 @site("close", "after a check that failed", PASSED)
@@ -144,7 +131,7 @@ def _(scene: Scene) -> Round:
 
     scene.server.parts["async_"] = flag
     kept(scene)
-    return lambda: scene.pool.check()  # noqa: PLW0108
+    return lambda: check_all(scene)
 
 
 @site("close", "one that is too old", LOGGED)
@@ -202,9 +189,9 @@ def _(scene: Scene) -> Round:
         gate.clear()
         scene.server.on("connect", hold_others)
         scene.pool.minconn = 0
-        scene.give(scene.lend(), close=True)
+        borrow_to_be_closed(scene)
         while scene.pool._pool:
-            scene.give(scene.lend(), close=True)
+            borrow_to_be_closed(scene)
         scene.pool.resize(len(scene.pool._used) + 1, ROOM)
         other = Task(scene.pool.maintain)
         wait_until(lambda: counts(scene.pool)["opening"] == 1, "the other's connect")

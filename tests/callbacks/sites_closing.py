@@ -3,63 +3,49 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import pgpool_rs
 from tests.callbacks.probe import Odd
 from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import CLOSED, FULL, LOGGED, PASSED, PRINTED, borrow, borrow_and_use, site
+from tests.callbacks.sites import CLOSED, FULL, LOGGED, PASSED, PRINTED, Act, borrow, borrow_and_use, on, row, site
 
 # --- close ---
 
 
-@site("close", "putconn", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open()
-    scene.on("close")
-    return lambda: borrow_and_use(scene, close=True)
+FIRST = "the first error is the one to be heard"
 
 
-@site("close", "putconn of one that is not needed", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open()
-    scene.on("close")
-    return lambda: borrow(scene)
+def going_wrong(call: str) -> Act:
+    """Make a pool whose server fails in one call by itself, with the probe in the close that follows."""
+
+    def begin(scene: Scene) -> None:
+        scene.open(1)
+        scene.server.on(call, scene.go_wrong)
+        scene.on("close")
+
+    return begin
 
 
-@site("close", "after a rollback that failed", PASSED, why="the first error is the one to be heard")
-def _(scene: Scene) -> Round:
-    scene.open(1)
-
-    scene.server.on("rollback", scene.go_wrong)
-    scene.on("close")
-    return lambda: borrow_and_use(scene)
+def borrow_in_vain(scene: Scene) -> None:
+    with suppress(Odd):
+        borrow_and_use(scene)
 
 
-@site("close", "after a reset that failed", PASSED, why="the first error is the one to be heard")
+row("close", "putconn", on("close"), lambda scene: borrow_and_use(scene, close=True), LOGGED)
+row("close", "putconn of one that is not needed", on("close"), borrow, LOGGED)
+row("close", "after a rollback that failed", going_wrong("rollback"), borrow_and_use, PASSED, why=FIRST)
+row("close", "after a look that failed", going_wrong("info"), borrow_in_vain, PASSED, why=FIRST)
+row("close", "drain", on("close", 2), lambda scene: scene.pool.drain(), LOGGED)
+
+
+@site("close", "after a reset that failed", PASSED, why=FIRST)
 def _(scene: Scene) -> Round:
     scene.open(1, reset=scene.go_wrong)
     scene.on("close")
     return lambda: borrow(scene)
 
 
-@site("close", "after a look that failed", PASSED, why="the first error is the one to be heard")
-def _(scene: Scene) -> Round:
-    scene.open(1)
-
-    scene.server.on("info", scene.go_wrong)
-    scene.on("close")
-
-    def round_() -> None:
-        with suppress(Odd):
-            borrow_and_use(scene)
-
-    return round_
-
-
-@site(
-    "close", "after a look that was interrupted", PASSED, PASSED, PASSED, why="the first error is the one to be heard"
-)
+@site("close", "after a look that was interrupted", PASSED, PASSED, PASSED, why=FIRST)
 def _(scene: Scene) -> Round:
     scene.open(1)
 
@@ -90,13 +76,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site(
-    "close",
-    "the end of a constructor that fails",
-    PASSED,
-    why="the first error is the one to be heard",
-    state=CLOSED,
-)
+@site("close", "the end of a constructor that fails", PASSED, why=FIRST, state=CLOSED)
 def _(scene: Scene) -> Round:
     scene.on("close")
 
@@ -108,36 +88,23 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("close", "drain", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(2)
-    scene.on("close")
-    return lambda: scene.pool.drain()  # noqa: PLW0108
+def shrinking(shrink: Act) -> Act:
+    """Give a round that makes the pool smaller while two connections are idle."""
 
-
-def shrunk(scene: Scene, shrink: Any) -> Round:
-    scene.open(2, max_idle=None)
-    scene.on("close")
-
-    def round_() -> None:
+    def do(scene: Scene) -> None:
         for connection in [scene.lend(), scene.lend()]:
             scene.give(connection)
         try:
-            shrink(scene.pool)
+            shrink(scene)
         finally:
             scene.pool.resize(0, ROOM)
 
-    return round_
+    return do
 
 
-@site("close", "maxconn lowered", LOGGED)
-def _(scene: Scene) -> Round:
-    return shrunk(scene, lambda pool: setattr(pool, "maxconn", 1))
-
-
-@site("close", "resize", LOGGED, state=FULL)
-def _(scene: Scene) -> Round:
-    return shrunk(scene, lambda pool: pool.resize(0, 0))
+SHRUNK = on("close", 2, max_idle=None)
+row("close", "maxconn lowered", SHRUNK, shrinking(lambda scene: setattr(scene.pool, "maxconn", 1)), LOGGED)
+row("close", "resize", SHRUNK, shrinking(lambda scene: scene.pool.resize(0, 0)), LOGGED, state=FULL)
 
 
 @site("close", "a pool that closed while one was opened", LOGGED, state=CLOSED)
@@ -162,9 +129,5 @@ def _(scene: Scene) -> Round:
 def _(scene: Scene) -> Round:
     scene.server.keep = False
     scene.open()
-
-    def end(_: object) -> None:
-        scene.probe()
-
-    scene.server.at_end = end
+    scene.server.at_end = lambda _: scene.probe()
     return lambda: borrow(scene)

@@ -8,17 +8,29 @@ from typing import Any
 from pgpool_rs.testing import PATIENCE
 from tests.callbacks.probe import last
 from tests.callbacks.scene import Round, Scene
-from tests.callbacks.sites import FREE, FULL, LENT, PASSED, PRINTED, borrow, borrow_in_a_block, site, waiting
+from tests.callbacks.sites import (
+    FULL,
+    LENT,
+    PASSED,
+    PRINTED,
+    Act,
+    borrow,
+    borrow_in_a_block,
+    borrow_to_be_closed,
+    row,
+    site,
+    wait_in_vain,
+)
 from tests.lib.waits import Task, wait_for_waiters
 
 # --- hooks ---
 
 
-def hooked(scene: Scene, name: str, *, after: bool = False) -> None:
+def hook(scene: Scene, name: str, *, after: bool = False) -> None:
     """Let the pool's class have this method overridden, and the probe called before the original or after it."""
     base = scene.pool_class
 
-    def hook(pool: Any, *args: Any, **kwargs: Any) -> Any:
+    def overridden(pool: Any, *args: Any, **kwargs: Any) -> Any:
         original = getattr(super(scene.pool_class, pool), name)
         result = original(*args, **kwargs) if after else None
         if pool is scene.pool:
@@ -26,75 +38,45 @@ def hooked(scene: Scene, name: str, *, after: bool = False) -> None:
         token = scene.probe.left_token()  # noqa: F841
         return result if after else original(*args, **kwargs)
 
-    scene.pool_class = type("Hooked", (base,), {name: hook})
+    scene.pool_class = type("Hooked", (base,), {name: overridden})
 
 
-@site("_connect", "getconn")
-def _(scene: Scene) -> Round:
-    hooked(scene, "_connect")
-    scene.open()
-    return lambda: borrow(scene)
+def hooked(name: str, size: int = 0, *, after: bool = False) -> Act:
+    """Make a pool with the probe in an override of this method."""
+
+    def begin(scene: Scene) -> None:
+        hook(scene, name, after=after)
+        scene.open(size)
+
+    return begin
 
 
-@site("_connect", "maintain", PASSED)
-def _(scene: Scene) -> Round:
-    hooked(scene, "_connect")
-    scene.open(1)
-
-    def round_() -> None:
-        scene.give(scene.lend(), close=True)
-        scene.pool.maintain()
-
-    return round_
+def close_one_and_maintain(scene: Scene) -> None:
+    borrow_to_be_closed(scene)
+    scene.pool.maintain()
 
 
-@site("_getkey", "getconn")
-def _(scene: Scene) -> Round:
-    hooked(scene, "_getkey")
-    scene.open()
-    return lambda: borrow(scene)
-
-
-for hook, ending in {"_getconn": "getconn", "_putconn": "putconn"}.items():
-
-    @site(hook, ending, waits=True, state=LENT if hook == "_putconn" else FREE)
-    def _(scene: Scene, hook: str = hook) -> Round:
-        hooked(scene, hook)
-        scene.open()
-        return lambda: borrow(scene)
-
-
-@site("_connect", "getconn, once the original has filed it")
-def _(scene: Scene) -> Round:
-    hooked(scene, "_connect", after=True)
-    scene.open()
-    return lambda: borrow(scene)
-
-
-@site("getconn", "a block")
-def _(scene: Scene) -> Round:
-    hooked(scene, "getconn")
-    scene.open()
-    return lambda: borrow_in_a_block(scene)
-
-
-@site("putconn", "a block, once the original has taken it back")
-def _(scene: Scene) -> Round:
-    hooked(scene, "putconn", after=True)
-    scene.open()
-    return lambda: borrow_in_a_block(scene)
-
-
-@site("putconn", "a block, before the original", stays="the override has not returned it", state=LENT)
-def _(scene: Scene) -> Round:
-    hooked(scene, "putconn")
-    scene.open()
-    return lambda: borrow_in_a_block(scene)
+row("_connect", "getconn", hooked("_connect"), borrow)
+row("_connect", "getconn, once the original has filed it", hooked("_connect", after=True), borrow)
+row("_connect", "maintain", hooked("_connect", 1), close_one_and_maintain, PASSED)
+row("_getkey", "getconn", hooked("_getkey"), borrow)
+row("_getconn", "getconn", hooked("_getconn"), borrow, waits=True)
+row("_putconn", "putconn", hooked("_putconn"), borrow, waits=True, state=LENT)
+row("getconn", "a block", hooked("getconn"), borrow_in_a_block)
+row("putconn", "a block, once the original has taken it back", hooked("putconn", after=True), borrow_in_a_block)
+row(
+    "putconn",
+    "a block, before the original",
+    hooked("putconn"),
+    borrow_in_a_block,
+    stays="the override has not returned it",
+    state=LENT,
+)
 
 
 @site("_closeall", "closeall", waits=True)
 def _(scene: Scene) -> Round:
-    hooked(scene, "_closeall")
+    hook(scene, "_closeall")
 
     def round_() -> None:
         scene.open(1).closeall()
@@ -104,7 +86,7 @@ def _(scene: Scene) -> Round:
 
 @site("closeall", "the end of a with block of the pool")
 def _(scene: Scene) -> Round:
-    hooked(scene, "closeall")
+    hook(scene, "closeall")
 
     def round_() -> None:
         with scene.open(1):
@@ -113,9 +95,18 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site(
+def forget_a_block(scene: Scene) -> None:
+    """Enter a block and never leave it."""
+    entered = scene.pool.connection()
+    entered.__enter__()
+    del entered
+
+
+row(
     "putconn",
     "a block that is not left",
+    hooked("putconn"),
+    forget_a_block,
     PRINTED,
     PRINTED,
     PRINTED,
@@ -123,28 +114,14 @@ def _(scene: Scene) -> Round:
     stays="an override that raises before it calls the original returns nothing",
     state=LENT,
 )
-def _(scene: Scene) -> Round:
-    hooked(scene, "putconn")
-    scene.open()
-
-    def round_() -> None:
-        entered = scene.pool.connection()
-        entered.__enter__()
-        del entered
-
-    return round_
 
 
-@site("_connect", "wait, where minconn is 0", PASSED, why="it tries again")
-def _(scene: Scene) -> Round:
-    hooked(scene, "_connect")
-    scene.open(0)
+def drain_and_wait(scene: Scene) -> None:
+    scene.pool.drain()
+    scene.pool.wait(PATIENCE)
 
-    def round_() -> None:
-        scene.pool.drain()
-        scene.pool.wait(PATIENCE)
 
-    return round_
+row("_connect", "wait, where minconn is 0", hooked("_connect"), drain_and_wait, PASSED, why="it tries again")
 
 
 # --- waiting ---
@@ -186,15 +163,15 @@ for method in ("acquire", "acquire first"):
     @site(f"waiting lock: {method}", "getconn", waits=True, state=FULL)
     def _(scene: Scene, method: str = method) -> Round:
         scene.open()
-        make, round_ = threading.Lock, waiting(scene)
+        make = threading.Lock
         scene.replace(threading, "Lock", lambda: Bell(scene, make(), method))
-        return round_
+        return lambda: wait_in_vain(scene)
 
 
 @site("waiting lock: threading.Lock()", "getconn", waits=True, state=FULL)
 def _(scene: Scene) -> Round:
     scene.open()
-    make, round_ = threading.Lock, waiting(scene)
+    make = threading.Lock
 
     def lock() -> Any:
         scene.probe()
@@ -203,7 +180,7 @@ def _(scene: Scene) -> Round:
         return made
 
     scene.replace(threading, "Lock", lock)
-    return round_
+    return lambda: wait_in_vain(scene)
 
 
 @site(

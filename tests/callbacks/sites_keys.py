@@ -8,7 +8,7 @@ from typing import Any
 from pgpool_rs._core import advance_clock
 from tests.callbacks.probe import last
 from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import FULL, PASSED, PRINTED, borrow, site
+from tests.callbacks.sites import FULL, PASSED, PRINTED, Act, borrow, row, site
 
 # --- keys ---
 
@@ -97,44 +97,40 @@ for method in ("__hash__", "__eq__"):
                 return by_key(scene, method, how)
 
 
-@site("key.__repr__", "the line about a leak", PASSED, PASSED)
-def _(scene: Scene) -> Round:
-    scene.open(leak_after=50)
-
-    def round_() -> None:
-        connection = scene.lend(Key(scene, "__repr__"))
-        advance_clock(100)
-        try:
-            scene.pool.maintain()
-        finally:
-            scene.give(connection)
-
-    return round_
+def report_a_leak(scene: Scene) -> None:
+    connection = scene.lend(Key(scene, "__repr__"))
+    advance_clock(100)
+    try:
+        scene.pool.maintain()
+    finally:
+        scene.give(connection)
 
 
-@site("key.__del__", "putconn", PRINTED, PRINTED, PRINTED)
-def _(scene: Scene) -> Round:
+def begin(scene: Scene) -> None:
+    """Make a pool. The probe is in what its calls are given."""
     scene.open()
-    return lambda: borrow(scene, Key(scene, "__del__"))
+
+
+row(
+    "key.__repr__",
+    "the line about a leak",
+    lambda scene: scene.open(leak_after=50),
+    report_a_leak,
+    PASSED,
+    PASSED,
+)
+row(
+    "key.__del__",
+    "putconn",
+    begin,
+    lambda scene: borrow(scene, Key(scene, "__del__")),
+    PRINTED,
+    PRINTED,
+    PRINTED,
+)
 
 
 # --- arguments ---
-
-
-class Number(int):
-    """A number that runs Python when it is asked what it is."""
-
-    scene: Scene
-
-    @last
-    def __int__(self) -> int:
-        self.scene.probe()
-        return ROOM
-
-    @last
-    def __index__(self) -> int:
-        self.scene.probe()
-        return ROOM
 
 
 class Argument:
@@ -184,21 +180,13 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("timeout.__float__", "getconn", waits=True)
-def _(scene: Scene) -> Round:
-    scene.open()
-    return lambda: borrow(scene, timeout=Argument(scene, 0))
+def borrow_in_a_block(scene: Scene) -> None:
+    with scene.pool.connection(timeout=Argument(scene, 0)):
+        pass
 
 
-@site("timeout.__float__", "a block", waits=True)
-def _(scene: Scene) -> Round:
-    scene.open()
-
-    def round_() -> None:
-        with scene.pool.connection(timeout=Argument(scene, 0)):
-            pass
-
-    return round_
+row("timeout.__float__", "getconn", begin, lambda scene: borrow(scene, timeout=Argument(scene, 0)), waits=True)
+row("timeout.__float__", "a block", begin, borrow_in_a_block, waits=True)
 
 
 class Negative(Argument):
@@ -228,11 +216,6 @@ def _(scene: Scene) -> Round:
 
 for size in ("minconn", "maxconn"):
 
-    @site(f"{size}.__int__", "assigned")
-    def _(scene: Scene, size: str = size) -> Round:
-        scene.open()
-        return lambda: setattr(scene.pool, size, Argument(scene, ROOM))
-
     @site(f"{size}.__int__", "constructor", state=FULL)
     def _(scene: Scene, size: str = size) -> Round:
         def round_() -> None:
@@ -242,31 +225,21 @@ for size in ("minconn", "maxconn"):
         return round_
 
 
-@site("maxconn.__int__", "resize")
-def _(scene: Scene) -> Round:
-    scene.open()
-    return lambda: scene.pool.resize(0, Argument(scene, ROOM))
+def assigning(name: str, value: int) -> Act:
+    """Give a round that assigns to an attribute of the pool."""
+    return lambda scene: setattr(scene.pool, name, Argument(scene, value))
 
 
-@site("closed.__bool__", "assigned")
-def _(scene: Scene) -> Round:
-    scene.open()
-    return lambda: setattr(scene.pool, "closed", Argument(scene, 0))
-
-
-@site("_keys.__index__", "assigned")
-def _(scene: Scene) -> Round:
-    scene.open()
-    return lambda: setattr(scene.pool, "_keys", Argument(scene, 5))
+row("maxconn.__int__", "resize", begin, lambda scene: scene.pool.resize(0, Argument(scene, ROOM)))
+row("minconn.__int__", "assigned", begin, assigning("minconn", ROOM))
+row("maxconn.__int__", "assigned", begin, assigning("maxconn", ROOM))
+row("closed.__bool__", "assigned", begin, assigning("closed", 0))
+row("_keys.__index__", "assigned", begin, assigning("_keys", 5))
 
 
 @site("ident.__index__", "reading _rused")
 def _(scene: Scene) -> Round:
     scene.open()
-
-    class Ident(int):
-        def __index__(self) -> int:
-            raise AssertionError
 
     def round_() -> None:
         with suppress(KeyError):

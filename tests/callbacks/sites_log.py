@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from typing import Any
 
 import psycopg2
 
 from pgpool_rs._core import advance_clock
 from tests.callbacks.probe import Odd, last
 from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import CLOSED, FULL, PASSED, borrow, borrow_and_use, site, waiting
+from tests.callbacks.sites import CLOSED, FULL, PASSED, Act, borrow, borrow_and_use, row, site, wait_in_vain
 
 # --- the log ---
 
 
-@site("log handler", "connection opened")
-def _(scene: Scene) -> Round:
-    scene.open()
-    scene.listen("connection opened")
-    return lambda: borrow(scene)
+def said(text: str, size: int = 0, **options: Any) -> Act:
+    """Make a pool with the probe in a log handler, for the lines with this text."""
 
+    def begin(scene: Scene) -> None:
+        scene.open(size, **options)
+        scene.listen(text)
 
-@site("log handler", "connection closed")
-def _(scene: Scene) -> Round:
-    scene.open()
-    scene.listen("connection closed")
-    return lambda: borrow(scene)
+    return begin
 
 
 @site("log handler", "a rollback that failed")
@@ -35,6 +32,10 @@ def _(scene: Scene) -> Round:
     scene.server.on("rollback", scene.go_wrong)
     scene.listen("rollback() failed")
     return lambda: borrow_and_use(scene)
+
+
+row("log handler", "connection opened", said("connection opened"), borrow)
+row("log handler", "connection closed", said("connection closed"), borrow)
 
 
 @site("log handler", "a connect that failed", PASSED, why="the connect's own error is heard")
@@ -64,34 +65,17 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("log handler", "a leak")
-def _(scene: Scene) -> Round:
-    scene.open(leak_after=50)
-    scene.listen("connection not returned")
-
-    def round_() -> None:
-        connection = scene.lend()
-        advance_clock(100)
-        try:
-            scene.pool.maintain()
-        finally:
-            scene.give(connection)
-
-    return round_
-
-
-@site("log handler", "a late return")
-def _(scene: Scene) -> Round:
-    scene.open(leak_after=50)
-    scene.listen("returned late")
-
-    def round_() -> None:
-        connection = scene.lend()
-        advance_clock(100)
+def report_a_leak(scene: Scene) -> None:
+    connection = scene.lend()
+    advance_clock(100)
+    try:
         scene.pool.maintain()
+    finally:
         scene.give(connection)
 
-    return round_
+
+row("log handler", "a leak", said("connection not returned", leak_after=50), report_a_leak)
+row("log handler", "a late return", said("returned late", leak_after=50), report_a_leak)
 
 
 @site("log handler", "a pool that is closed", state=CLOSED)
@@ -104,11 +88,16 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("log handler", "a wait that was too long", PASSED, waits=True, why="PoolTimeout is heard", state=FULL)
-def _(scene: Scene) -> Round:
-    scene.open()
-    scene.listen("waited")
-    return waiting(scene)
+row(
+    "log handler",
+    "a wait that was too long",
+    said("waited"),
+    wait_in_vain,
+    PASSED,
+    waits=True,
+    why="PoolTimeout is heard",
+    state=FULL,
+)
 
 
 @site("log handler", "one that was forgotten")

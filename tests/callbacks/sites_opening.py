@@ -9,34 +9,26 @@ from typing import Any
 from pgpool_rs.testing import PATIENCE
 from tests.callbacks.probe import Odd, Probe, last
 from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import DOWN, LOGGED, PASSED, borrow, borrow_in_a_block, site
+from tests.callbacks.sites import (
+    DOWN,
+    LOGGED,
+    PASSED,
+    Act,
+    borrow,
+    borrow_in_a_block,
+    borrow_to_be_closed,
+    on,
+    option,
+    row,
+    site,
+)
 
 # --- connect ---
 
 
-def without_keeping(scene: Scene, *args: Any) -> Round:
-    """Give a round that opens a connection each time."""
-    scene.open()
-    return lambda: borrow(scene, *args)
-
-
-@site("connect", "getconn")
-def _(scene: Scene) -> Round:
-    scene.on("connect")
-    return without_keeping(scene)
-
-
-@site("connect", "getconn of a key")
-def _(scene: Scene) -> Round:
-    scene.on("connect")
-    return without_keeping(scene, "key")
-
-
-@site("connect", "a block")
-def _(scene: Scene) -> Round:
-    scene.on("connect")
-    scene.open()
-    return lambda: borrow_in_a_block(scene)
+row("connect", "getconn", on("connect"), borrow)
+row("connect", "getconn of a key", on("connect"), lambda scene: borrow(scene, "key"))
+row("connect", "a block", on("connect"), borrow_in_a_block)
 
 
 @site("connect", "the option connect")
@@ -51,44 +43,27 @@ def _(scene: Scene) -> Round:
     return lambda: borrow(scene)
 
 
-@site("connect", "_connect called by a program")
-def _(scene: Scene) -> Round:
-    scene.open()
-    scene.on("connect")
-
-    def round_() -> None:
-        connection = scene.pool._connect("key")
-        scene.mine.append(connection)
-        scene.give(connection)
-
-    return round_
+def call_connect(scene: Scene) -> None:
+    connection = scene.pool._connect("key")
+    scene.mine.append(connection)
+    scene.give(connection)
 
 
-def emptied_refills(scene: Scene, refill: str, *args: Any) -> Round:
+row("connect", "_connect called by a program", on("connect"), call_connect)
+
+
+def refilling(refill: str, *args: Any) -> Act:
     """Give a round in which a pool misses a connection, which is opened by the housekeeping."""
-    scene.open(1, ROOM)
 
-    def round_() -> None:
-        scene.give(scene.lend(), close=True)
+    def do(scene: Scene) -> None:
+        borrow_to_be_closed(scene)
         getattr(scene.pool, refill)(*args)
 
-    return round_
+    return do
 
 
-for refill, args in {"maintain": (), "check": (), "drain": ()}.items():
-
-    @site("connect", refill, LOGGED)
-    def _(scene: Scene, refill: str = refill, args: Any = args) -> Round:
-        round_ = emptied_refills(scene, refill, *args)
-        scene.on("connect")
-        return round_
-
-
-@site("connect", "wait", LOGGED)
-def _(scene: Scene) -> Round:
-    round_ = emptied_refills(scene, "wait", PATIENCE)
-    scene.on("connect")
-    return round_
+for refill, args in {"maintain": (), "check": (), "drain": (), "wait": (PATIENCE,)}.items():
+    row("connect", refill, on("connect", 1), refilling(refill, *args), LOGGED)
 
 
 @site("connect", "constructor")
@@ -159,17 +134,8 @@ def _(scene: Scene) -> Round:
 
 # --- configure ---
 
-
-@site("configure", "getconn")
-def _(scene: Scene) -> Round:
-    scene.open(configure=scene.probe.callback)
-    return lambda: borrow(scene)
-
-
-@site("configure", "a block")
-def _(scene: Scene) -> Round:
-    scene.open(configure=scene.probe.callback)
-    return lambda: borrow_in_a_block(scene)
+row("configure", "getconn", option("configure"), borrow)
+row("configure", "a block", option("configure"), borrow_in_a_block)
 
 
 @site("configure", "constructor")
@@ -177,10 +143,7 @@ def _(scene: Scene) -> Round:
     return anew(scene, configure=scene.probe.callback)
 
 
-@site("configure", "maintain", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.more["configure"] = scene.probe.callback
-    return emptied_refills(scene, "maintain")
+row("configure", "maintain", option("configure", 1), refilling("maintain"), LOGGED)
 
 
 @site("closed", "after configure")
@@ -198,16 +161,9 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site(
-    "close",
-    "after a configure that failed",
-    PASSED,
-    why="the first error is the one to be heard",
-    state=DOWN,
-)
+@site("close", "after a configure that failed", PASSED, why="the first error is the one to be heard", state=DOWN)
 def _(scene: Scene) -> Round:
     scene.on("close")
-
     scene.open(configure=scene.go_wrong)
 
     def round_() -> None:

@@ -18,10 +18,14 @@ from tests.callbacks.sites import (
     LOGGED,
     PASSED,
     PRINTED,
+    Act,
     borrow,
     borrow_and_use,
     borrow_in_a_block,
     fail_in_a_block,
+    on,
+    option,
+    row,
     site,
 )
 from tests.lib.waits import counts, wait_until
@@ -29,18 +33,11 @@ from tests.lib.waits import counts, wait_until
 # --- what is asked of a connection ---
 
 
-@site("closed", "putconn", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.on("closed")
-    return lambda: borrow_and_use(scene)
+OWN = "the block's own error is heard"
 
-
-@site("closed", "putconn of one that is not needed", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(0)
-    scene.on("closed")
-    return lambda: borrow(scene)
+row("closed", "putconn", on("closed", 1), borrow_and_use, LOGGED)
+row("closed", "putconn of one that is not needed", on("closed"), borrow, LOGGED)
+row("info.transaction_status", "putconn", on("info", 1), borrow_and_use, LOGGED)
 
 
 @site("closed", "after a rollback that failed", PASSED, why="the first error is the one to be heard")
@@ -109,13 +106,6 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("info.transaction_status", "putconn", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.on("info")
-    return lambda: borrow_and_use(scene)
-
-
 @site("info.transaction_status", "after reset", LOGGED)
 def _(scene: Scene) -> Round:
     def reset(_: object) -> None:
@@ -151,7 +141,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("closed", "a block that fails", PASSED, why="the block's own error is heard", state=LENT)
+@site("closed", "a block that fails", PASSED, why=OWN, state=LENT)
 def _(scene: Scene) -> Round:
     scene.open(1)
 
@@ -180,18 +170,17 @@ def _(scene: Scene) -> Round:
 # --- rollback, commit, reset ---
 
 
-@site("rollback", "putconn", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.on("rollback")
-    return lambda: borrow_and_use(scene)
-
-
-@site("rollback", "a block that fails", PASSED, why="the block's own error is heard", state=LENT)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.on("rollback")
-    return lambda: fail_in_a_block(scene, Odd())
+row("rollback", "putconn", on("rollback", 1), borrow_and_use, LOGGED)
+row(
+    "rollback",
+    "a block that fails",
+    on("rollback", 1),
+    lambda scene: fail_in_a_block(scene, Odd()),
+    PASSED,
+    why=OWN,
+    state=LENT,
+)
+row("commit", "a block", on("commit", 1), borrow_in_a_block, state=LENT)
 
 
 def forget_a_block(scene: Scene) -> None:
@@ -201,18 +190,16 @@ def forget_a_block(scene: Scene) -> None:
     del entered
 
 
-@site("rollback", "a block that is not left", LOGGED, PRINTED, PRINTED, why="nobody can leave it any more")
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.on("rollback")
-    return lambda: forget_a_block(scene)
-
-
-@site("commit", "a block", state=LENT)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.on("commit")
-    return lambda: borrow_in_a_block(scene)
+row(
+    "rollback",
+    "a block that is not left",
+    on("rollback", 1),
+    forget_a_block,
+    LOGGED,
+    PRINTED,
+    PRINTED,
+    why="nobody can leave it any more",
+)
 
 
 def leaving(scene: Scene, **options: Any) -> None:
@@ -225,12 +212,7 @@ def leaving(scene: Scene, **options: Any) -> None:
 def _(scene: Scene) -> Round:
     leaving(scene)
     scene.on("rollback")
-
-    def round_() -> None:
-        borrow_and_use(scene)
-        scene.pool.maintain()
-
-    return round_
+    return lambda: use_and_maintain(scene)
 
 
 @site("rollback", "getconn, of a return that was left", LOGGED, state=FULL)
@@ -260,57 +242,39 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("reset", "putconn", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1, reset=scene.probe.callback)
-    return lambda: borrow(scene)
+row("reset", "putconn", option("reset", 1), borrow, LOGGED)
+row("reset", "a block", option("reset", 1), borrow_in_a_block, LOGGED)
+row("execute", 'reset="discard"', on("execute", 1, reset="discard"), borrow, LOGGED)
 
 
-@site("reset", "a block", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1, reset=scene.probe.callback)
-    return lambda: borrow_in_a_block(scene)
+def use_and_maintain(scene: Scene) -> None:
+    borrow_and_use(scene)
+    scene.pool.maintain()
 
 
 @site("reset", "maintain, of a return that was left", LOGGED)
 def _(scene: Scene) -> Round:
     leaving(scene, reset=scene.probe.callback)
-
-    def round_() -> None:
-        borrow_and_use(scene)
-        scene.pool.maintain()
-
-    return round_
+    return lambda: use_and_maintain(scene)
 
 
-@site("execute", 'reset="discard"', LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1, reset="discard")
-    scene.on("execute")
-    return lambda: borrow(scene)
+def flagged(**options: Any) -> Act:
+    """Make a pool whose connections have the probe in `async_`."""
+
+    def begin(scene: Scene) -> None:
+        @last
+        def flag(connection: Any) -> int:
+            scene.probe(connection)
+            return 0
+
+        scene.open(1, **options)
+        scene.server.parts["async_"] = flag
+
+    return begin
 
 
-def flagged(scene: Scene) -> None:
-    @last
-    def flag(connection: Any) -> int:
-        scene.probe(connection)
-        return 0
-
-    scene.server.parts["async_"] = flag
-
-
-@site("async_", "a block", state=LENT)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    flagged(scene)
-    return lambda: borrow_in_a_block(scene)
-
-
-@site("async_", "putconn with a reset", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1, reset=lambda _: None)
-    flagged(scene)
-    return lambda: borrow(scene)
+row("async_", "a block", flagged(), borrow_in_a_block, state=LENT)
+row("async_", "putconn with a reset", flagged(reset=lambda _: None), borrow, LOGGED)
 
 
 class Failure(psycopg2.OperationalError):
@@ -339,32 +303,28 @@ class Failure(psycopg2.OperationalError):
         return self._tell("severity_nonlocalized", "FATAL")
 
 
-def fails_with(scene: Scene, **attributes: str) -> Round:
-    failure = Failure()
-    failure.scene = scene
-    vars(failure).update(attributes)
-    return lambda: fail_in_a_block(scene, failure)
+def failing(**attributes: str) -> Act:
+    """Give a round whose block fails with such an error."""
+
+    def do(scene: Scene) -> None:
+        failure = Failure()
+        failure.scene = scene
+        vars(failure).update(attributes)
+        fail_in_a_block(scene, failure)
+
+    return do
 
 
-@site("pgcode", "a block that fails", PASSED, why="the block's own error is the one to be heard")
-def _(scene: Scene) -> Round:
+def open_one(scene: Scene) -> None:
     scene.open(1)
-    return fails_with(scene)
 
 
-@site("diag", "a block that fails", PASSED, why="the block's own error is the one to be heard")
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    return fails_with(scene, told="diag")
+row("pgcode", "a block that fails", open_one, failing(), PASSED, why=OWN)
+for told in ("diag", "severity_nonlocalized"):
+    row(told, "a block that fails", open_one, failing(told=told), PASSED, why=OWN)
 
 
-@site("severity_nonlocalized", "a block that fails", PASSED, why="the block's own error is the one to be heard")
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    return fails_with(scene, told="severity_nonlocalized")
-
-
-@site("parameter_status", "a block that fails", PASSED, why="the block's own error is the one to be heard", state=LENT)
+@site("parameter_status", "a block that fails", PASSED, why=OWN, state=LENT)
 def _(scene: Scene) -> Round:
     scene.open(1)
 
@@ -373,4 +333,4 @@ def _(scene: Scene) -> Round:
         return "on"
 
     scene.server.parts["parameter_status"] = parameter_status
-    return fails_with(scene, told="", code="25006")
+    return lambda: failing(told="", code="25006")(scene)
