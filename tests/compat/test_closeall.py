@@ -46,16 +46,6 @@ def test_a_close_that_fails_does_not_stop_the_others(pool_class: Any, server: Fa
     assert pool.closed is True
 
 
-def test_what_is_not_the_databases_is_raised_once_all_are_closed(our_class: Any, server: FakeServer) -> None:
-    """psycopg2.pool swallows it, a job's time limit included."""
-    pool = our_class(3, 3)
-    server.fail("close", psycopg2.OperationalError("down"), ValueError("late"))
-    with pytest.raises(ValueError, match="late"):
-        pool.closeall()
-    assert server.calls("close") == [1, 2, 3]
-    assert pool.closed is True
-
-
 def test_everything_is_refused_afterwards(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(1, 2)
     connection = pool.getconn()

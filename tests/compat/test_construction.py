@@ -89,17 +89,6 @@ def test_maxconn_zero_opens_nothing_and_always_refuses(pool_class: Any, server: 
     assert server.log == []
 
 
-@pytest.mark.parametrize("error", [psycopg2.OperationalError("down"), KeyboardInterrupt("stop")])
-def test_a_connect_that_fails_in_the_constructor_is_raised_as_it_is(
-    pool_class: Any, server: FakeServer, error: BaseException
-) -> None:
-    server.fail("connect", None, error)
-    with pytest.raises(type(error)) as raised:
-        pool_class(3, 3)
-    assert raised.value is error
-    assert server.calls("connect") == [1, 2]
-
-
 def test_the_keyword_arguments_are_the_pools_own_copy(pool_class: Any, server: FakeServer) -> None:
     settings = {"host": "before"}
     pool = pool_class(0, 1, **settings)

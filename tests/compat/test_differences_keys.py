@@ -14,13 +14,6 @@ from pgpool_rs import ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
 from tests.lib.pools import assert_whole
 
-
-@pytest.fixture(params=["SimpleConnectionPool", "ThreadedConnectionPool"], ids=["Simple", "Threaded"])
-def their_class(request: pytest.FixtureRequest) -> Any:
-    """Give both classes of psycopg2.pool."""
-    return getattr(psycopg2.pool, request.param)
-
-
 # --- 2. Keys in putconn -------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import psycopg2
@@ -15,12 +16,6 @@ from tests.lib.pools import assert_whole
 from tests.lib.waits import Task, counts
 
 DOWN = psycopg2.OperationalError("server closed the connection unexpectedly")
-
-
-@pytest.fixture(params=["SimpleConnectionPool", "ThreadedConnectionPool"], ids=["Simple", "Threaded"])
-def their_class(request: pytest.FixtureRequest) -> Any:
-    """Give both classes of psycopg2.pool."""
-    return getattr(psycopg2.pool, request.param)
 
 
 # --- 4. The limit -------------------------------------------------------------------------------------------------
@@ -62,13 +57,16 @@ def test_a_lowered_maxconn_closes_idle_connections_above_it(our_class: Any, serv
         pool.getconn()
 
 
+@pytest.mark.parametrize("error", [DOWN, KeyboardInterrupt("stop")], ids=repr)
 def test_an_idle_connection_that_fails_to_close_does_not_keep_maxconn_from_being_lowered(
-    our_class: Any, server: FakeServer
+    our_class: Any, server: FakeServer, error: BaseException
 ) -> None:
-    pool = our_class(3, 3)
-    server.fail("close", DOWN)
-    pool.maxconn = 1
-    assert (pool.maxconn, len(pool._pool), server.open) == (1, 1, 1)
+    pool = our_class(4, 4)
+    server.fail("close", error)
+    with nullcontext() if error is DOWN else pytest.raises(KeyboardInterrupt):
+        pool.maxconn = 1
+    assert (pool.maxconn, len(pool._pool), counts(pool)["idle"], server.open) == (1, 1, 1, 1)
+    assert_whole(pool)
 
 
 def test_sizes_can_be_assigned_in_any_order(our_class: Any, server: FakeServer) -> None:

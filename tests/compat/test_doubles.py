@@ -215,10 +215,11 @@ def test_a_connect_hook_patched_on_the_class_takes_part_in_pools_that_exist(
 
 def test_hooks_patched_on_the_class_take_part_in_pools_made_then(pool_module: ModuleType, server: FakeServer) -> None:
     threaded = pool_module.ThreadedConnectionPool
-    with mock.patch.object(threaded, "_getkey", return_value="patched"):
-        pool = threaded(0, 3)
-        connection = pool.getconn()
-        assert pool._used == {"patched": connection}
+    for patched_class in (threaded, pool_module.AbstractConnectionPool):
+        with mock.patch.object(patched_class, "_getkey", return_value="patched"):
+            pool = threaded(0, 3)
+            connection = pool.getconn()
+            assert pool._used == {"patched": connection}
     with mock.patch.object(threaded, "_getconn", return_value="patched") as patched:
         assert threaded(0, 1).getconn() == "patched"
         patched.assert_called_once_with(None)

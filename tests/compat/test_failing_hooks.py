@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest import mock
 
 import psycopg2
 import pytest
 
-from pgpool_rs import AbstractConnectionPool, PoolError, ThreadedConnectionPool
+from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
 from tests.lib.pools import assert_whole
 from tests.lib.programs import run_program
@@ -90,24 +89,6 @@ def test_a_connection_is_shared_only_when_its_connect_hook_has_finished_with_it(
     assert pool.other.result() is True
 
 
-def test_a_failed_connect_does_not_touch_what_another_thread_opened_under_the_key_afterwards(
-    server: FakeServer,
-) -> None:
-    pool: Any = ThreadedConnectionPool(0, 2)
-    server.fail("connect", psycopg2.OperationalError("down"))
-    with server.hold("connect") as gate:
-        failing = Task(pool.getconn, "key")
-        gate.wait_for()
-        followed = Task(pool.getconn, "key")
-        wait_for_waiters(pool, 1)
-    with pytest.raises(psycopg2.OperationalError):
-        failing.result()
-    connection = followed.result()
-    assert not connection.closed
-    pool.putconn(connection)
-    assert_whole(pool)
-
-
 @pytest.mark.parametrize("key", [None, "key"])
 def test_a_connect_hook_that_asks_for_its_own_key_is_refused_and_does_not_hang(server: FakeServer, key: object) -> None:
     class Pool(ThreadedConnectionPool):
@@ -118,13 +99,6 @@ def test_a_connect_hook_that_asks_for_its_own_key_is_refused_and_does_not_hang(s
     with pytest.raises(PoolError, match="opening"):
         pool.getconn(key)
     assert counts(pool)["opening"] == 0
-
-
-def test_a_hook_patched_into_the_base_class_is_called_by_pools_made_afterwards(server: FakeServer) -> None:
-    with mock.patch.object(AbstractConnectionPool, "_getkey", lambda _: "patched"):
-        pool: Any = ThreadedConnectionPool(0, 1)
-        pool.getconn()
-        assert list(pool._used) == ["patched"]
 
 
 def test_a_connection_that_was_to_be_idle_is_closed_where_maxconn_was_lowered_meanwhile(server: FakeServer) -> None:
@@ -176,16 +150,6 @@ def test_a_connection_class_that_says_it_is_closed_is_not_lent_again(dsn: str) -
         connection.dead = True
         pool.putconn(connection)
         assert pool.getconn() is not connection
-
-
-@pytest.mark.parametrize("status", [False, 0.0, "", None])
-def test_only_the_integer_0_says_that_a_connection_is_clean(server: FakeServer, status: object) -> None:
-    pool: Any = ThreadedConnectionPool(1, 1)
-    connection = pool.getconn()
-    with mock.patch.object(type(connection), "get_transaction_status", lambda _: status):
-        connection.set_closed(2)
-        pool.putconn(connection)
-    assert pool._pool == []
 
 
 # --- blocks ----------------------------------------------------------------------------------------------------------

@@ -119,11 +119,6 @@ def test_a_pool_is_compared_and_hashed_by_identity(pool_class: Any, server: Fake
     assert len({pool, other}) == 2
 
 
-def test_a_threaded_pool_cannot_be_pickled(pool_module: ModuleType, server: FakeServer) -> None:
-    with pytest.raises(TypeError, match="cannot pickle"):
-        pickle.dumps(pool_module.ThreadedConnectionPool(0, 1))
-
-
 def test_a_pool_that_holds_a_connection_cannot_be_pickled(
     pool_class: Any, monkeypatch: pytest.MonkeyPatch, dsn: str
 ) -> None:

@@ -48,10 +48,12 @@ def test_a_connect_that_reimplements_the_books_with_its_own_factory(pool_class: 
     with pytest.raises(PoolError, match="exhausted"):
         pool.getconn()
     assert [arguments for arguments, _ in server.arguments] == [("factory", "somewhere")] * 3
-    for connection in lent:
+    pool.putconn(lent[0], close=True)
+    for connection in lent[1:]:
         pool.putconn(connection)
-    assert len(pool._pool) == 2
+    assert list(pool._pool) == lent[1:]
     assert server.open == 2
+    assert pool.getconn() is lent[2]
 
 
 def test_a_putconn_hook_that_reimplements_the_books(pool_module: ModuleType, server: FakeServer) -> None:

@@ -22,18 +22,6 @@ import pgpool_rs
 from pgpool_rs.testing import FakeServer
 
 
-def test_a_pool_built_with_nothing_is_filled_lazily_once_minconn_is_raised(pool_class: Any, server: FakeServer) -> None:
-    """dramatiq-pg: minconn is 0 in the constructor, so that nothing is opened before a fork, and raised then."""
-    pool = pool_class(0, 4)
-    pool.minconn = 4
-    assert server.log == []
-    lent = [pool.getconn() for _ in range(4)]
-    for connection in lent:
-        pool.putconn(connection)
-    assert len(pool._pool) == 4
-    assert server.calls("close") == []
-
-
 def test_sizes_may_be_assigned_as_plain_numbers_and_read_back(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(1, 2)
     pool.minconn, pool.maxconn = 3, 4
@@ -68,20 +56,6 @@ def test_option_names_never_meet_a_keyword_of_libpq_or_of_connect() -> None:
     for name in names:
         with pytest.raises(psycopg2.ProgrammingError, match=f'invalid connection option "{name}"'):
             psycopg2.extensions.parse_dsn(f"{name}=1")
-
-
-@pytest.mark.parametrize("text", ["closed", "exhausted", "unkeyed"])
-def test_the_words_that_programs_look_for_in_an_error(pool_class: Any, server: FakeServer, text: str) -> None:
-    pool = pool_class(0, 0)
-    with pytest.raises(PoolError) as raised:
-        if text == "exhausted":
-            pool.getconn()
-        elif text == "unkeyed":
-            pool.putconn(object())
-        else:
-            pool.closeall()
-            pool.getconn()
-    assert text in str(raised.value)
 
 
 def test_a_programs_own_pool_error_passes_through(pool_class: Any, server: FakeServer) -> None:
@@ -152,12 +126,6 @@ def test_the_classes_stand_in_annotations(pool_class: Any) -> None:
         return pool
 
     assert inspect.signature(connect).parameters["pool"].default is None
-
-
-def test_isinstance_holds_where_other_libraries_ask(our_class: Any, server: FakeServer) -> None:
-    """As procrastinate asks for psycopg2.pool.AbstractConnectionPool."""
-    assert isinstance(our_class(0, 1), psycopg2.pool.AbstractConnectionPool)
-    assert issubclass(our_class, getattr(psycopg2.pool, our_class.__name__))
 
 
 def test_getconn_may_be_run_in_another_thread_by_asyncio(server: FakeServer) -> None:

@@ -38,12 +38,6 @@ def test_a_copy_of_the_loans_stays_as_it_is(pool_class: Any, server: FakeServer)
     assert not pool._rused
 
 
-def test_the_loans_are_merged_with_a_dict(pool_class: Any, server: FakeServer) -> None:
-    pool = pool_class(1, 2)
-    connection = pool.getconn("a key")
-    assert pool._used | {"more": 1} == {"a key": connection, "more": 1}
-
-
 def test_a_loan_is_entered_in_both_books_in_either_order(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 2)
     first, second = server.connect(), server.connect()
