@@ -26,14 +26,19 @@ def said(text: str, size: int = 0, **options: Any) -> Act:
     return begin
 
 
-@site("log handler", "a rollback that failed")
-def _(scene: Scene) -> Round:
-    scene.open(1)
-    scene.server.on("rollback", scene.go_wrong)
-    scene.listen("rollback() failed")
-    return lambda: borrow_and_use(scene)
+def failing(call: str, size: int) -> Act:
+    """Make a pool whose server fails in one call by itself, with the probe in a log handler for the line about it."""
+
+    def begin(scene: Scene) -> None:
+        scene.open(size)
+        scene.server.on(call, scene.go_wrong)
+        scene.listen(f"{call}() failed")
+
+    return begin
 
 
+row("log handler", "a rollback that failed", failing("rollback", 1), borrow_and_use)
+row("log handler", "a close that failed", failing("close", 0), borrow)
 row("log handler", "connection opened", said("connection opened"), borrow)
 row("log handler", "connection closed", said("connection closed"), borrow)
 

@@ -56,38 +56,17 @@ def test_a_connection_that_was_being_closed_is_not_waited_for(server: FakeServer
     assert server.open == 0
 
 
-def test_a_connect_that_fails_after_closeall_raises_its_own_error_or_pool_closed(server: FakeServer) -> None:
+@pytest.mark.parametrize("call", ["connect", "close"])
+def test_a_connect_that_ends_after_closeall_raises_its_own_error_or_pool_closed(server: FakeServer, call: str) -> None:
     pool: Any = ThreadedConnectionPool(0, 1)
-    server.fail("connect", psycopg2.OperationalError("down"))
+    server.fail(call, psycopg2.OperationalError("down"))
     with server.hold("connect") as gate:
         opening = Task(pool.getconn)
         gate.wait_for()
         pool.closeall()
-    with pytest.raises((psycopg2.OperationalError, PoolClosed)):
+    with pytest.raises(PoolClosed if call == "close" else (psycopg2.OperationalError, PoolClosed)):
         opening.result()
-    assert counts(pool)["opening"] == 0
-
-
-def test_a_late_connection_whose_close_fails_is_still_a_pool_closed(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(0, 1)
-    server.fail("close", psycopg2.OperationalError("down"))
-    with server.hold("connect") as gate:
-        opening = Task(pool.getconn)
-        gate.wait_for()
-        pool.closeall()
-    with pytest.raises(PoolClosed):
-        opening.result()
-    assert server.open == 0
-
-
-def test_closeall_closes_what_every_thread_holds_and_refuses_its_return(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(0, 4)
-    lent = [Task(pool.getconn).result() for _ in range(4)]
-    pool.closeall()
-    assert server.open == 0
-    for connection in lent:
-        with pytest.raises(PoolClosed):
-            pool.putconn(connection)
+    assert (counts(pool)["opening"], server.open) == (0, 0)
 
 
 def test_of_many_threads_that_close_the_pool_one_does_and_the_others_are_refused(server: FakeServer) -> None:

@@ -182,19 +182,3 @@ freeing = gevent.spawn(free)
 freeing.join()
 assert ("free", "KeyboardInterrupt") in found and ("inner", 1) in found, found
 """)
-
-
-def test_a_time_limit_that_strikes_while_the_housekeeping_is_poked_is_raised_by_the_call(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class TimeLimit(Exception):
-        """What a job queue raises from a signal handler."""
-
-    def strike(_: object) -> None:
-        raise TimeLimit
-
-    pool = ThreadedConnectionPool(0, 2, max_idle=60)
-    monkeypatch.setattr(_housekeeper.housekeeper, "poke", strike)
-    with pytest.raises(TimeLimit):
-        pool.minconn = 1
-    assert pool.minconn == 1

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import psycopg2
@@ -114,15 +113,6 @@ def test_a_connect_that_returns_after_maxconn_was_lowered_is_not_kept_on_return(
     assert_whole(pool)
 
 
-def test_a_failing_connect_gives_its_slot_back(our_class: Any, server: FakeServer, error: BaseException) -> None:
-    pool = our_class(0, 2)
-    for key in (None, "key"):
-        server.fail("connect", error)
-        with pytest.raises(type(error)):
-            pool.getconn(key)
-    assert_whole(pool)
-
-
 @pytest.mark.parametrize("call", ["closed", "info", "status", "rollback", "close"])
 @pytest.mark.parametrize("close", [False, True])
 def test_a_return_interrupted_anywhere_gives_its_slot_back(
@@ -138,6 +128,8 @@ def test_a_return_interrupted_anywhere_gives_its_slot_back(
         assert raised is error  # noqa: PT017
     server.calm()
     assert connection not in list(pool._used.values())
+    # Whoever gets the slot must not be one too many for the server.
+    assert not server.sees(connection) or connection in pool._pool
     assert_whole(pool)
     assert server.open <= 2
 
@@ -171,77 +163,6 @@ def test_a_hook_interrupted_before_or_after_its_work_loses_no_slot(
         armed = False
         for connection in list(pool._used.values()):
             pool.putconn(connection)
-    assert_whole(pool)
-
-
-@pytest.mark.parametrize("method", ["__hash__", "__eq__"])
-@pytest.mark.parametrize("moment", ["getconn", "putconn", "putconn by key"])
-def test_a_key_that_raises_loses_no_slot(
-    our_class: Any, server: FakeServer, error: BaseException, method: str, moment: str
-) -> None:
-    armed: list[str] = []
-
-    class Key:
-        def __hash__(self) -> int:
-            if "__hash__" in armed:
-                raise error
-            return 7
-
-        def __eq__(self, other: object) -> bool:
-            if "__eq__" in armed:
-                raise error
-            return True
-
-    pool = our_class(1, 3)
-    lent = pool.getconn(Key())
-    armed.append(method)
-    call: Callable[[], Any] = {
-        "getconn": lambda: pool.getconn(Key()),
-        "putconn": lambda: pool.putconn(lent, Key()),
-        "putconn by key": lambda: pool.putconn(None, Key()),
-    }[moment]
-    try:
-        call()
-    except BaseException as raised:
-        assert raised is error  # noqa: PT017
-    armed.clear()
-    for connection in list(pool._used.values()):
-        pool.putconn(connection)
-    assert_whole(pool)
-
-
-def test_a_log_handler_that_raises_loses_no_slot(our_class: Any, server: FakeServer, error: BaseException) -> None:
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise error
-
-    pool = our_class(1, 2)
-    logger, handler = logging.getLogger("pgpool_rs"), Handler()
-    logger.addHandler(handler)
-    try:
-        for call in ("rollback", "close"):
-            connection = pool.getconn()
-            connection.status = INTRANS
-            connection.faults[call] = psycopg2.DatabaseError("odd")
-            try:
-                pool.putconn(connection, close=call == "close")
-            except BaseException as raised:
-                assert raised is error  # noqa: PT017
-    finally:
-        logger.removeHandler(handler)
-    assert_whole(pool)
-
-
-def test_an_interrupted_sweep_after_lowering_maxconn_closes_everything_and_loses_no_slot(
-    our_class: Any, server: FakeServer, error: BaseException
-) -> None:
-    pool = our_class(4, 4)
-    server.fail("close", error)
-    try:
-        pool.maxconn = 1
-    except BaseException as raised:
-        assert raised is error  # noqa: PT017
-    assert (pool.maxconn, server.open, counts(pool)["idle"]) == (1, 1, 1)
     assert_whole(pool)
 
 

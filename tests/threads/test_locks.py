@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg2.pool
@@ -35,49 +36,30 @@ def use_in_every_way(pool: Any) -> None:
     pool.minconn = pool.minconn
 
 
+def held(pool: Any, server: FakeServer, call: str, task: Callable[[], object]) -> tuple[Gate, Task[Any]]:
+    """Hold a thread in a call of the server's, and let all others through."""
+    gate = server.hold(call)
+    held = Task(task)
+    gate.wait_for()
+    server.calm_gate(call)
+    return gate, held
+
+
 def held_connect(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
     """Hold a thread in a connect; leave one connection idle."""
     first = pool.getconn()
-    gate = server.hold("connect")
-    task = Task(pool.getconn)
-    gate.wait_for()
-    server.calm_gate("connect")
+    hold = held(pool, server, "connect", pool.getconn)
     pool.putconn(first)
-    return gate, task
+    return hold
 
 
-def held_rollback(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
-    """Hold a thread in a rollback; leave one connection idle."""
+def held_return(pool: Any, server: FakeServer, call: str, status: int = 0, **options: Any) -> tuple[Gate, Task[Any]]:
+    """Hold a thread in a call that its return leads to; leave one connection idle."""
     connection, other = pool.getconn(), pool.getconn()
-    connection.status = INTRANS
-    gate = server.hold("rollback")
-    task = Task(pool.putconn, connection)
-    gate.wait_for()
-    server.calm_gate("rollback")
+    connection.status = status
+    hold = held(pool, server, call, lambda: pool.putconn(connection, **options))
     pool.putconn(other)
-    return gate, task
-
-
-def held_close(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
-    """Hold a thread in a close; leave one connection idle."""
-    connection, other = pool.getconn(), pool.getconn()
-    gate = server.hold("close")
-    task = Task(pool.putconn, connection, None, True)
-    gate.wait_for()
-    server.calm_gate("close")
-    pool.putconn(other)
-    return gate, task
-
-
-def held_look(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
-    """Hold a thread in the question for the transaction status; leave one connection idle."""
-    connection, other = pool.getconn(), pool.getconn()
-    gate = server.hold("info")
-    task = Task(pool.putconn, connection)
-    gate.wait_for()
-    server.calm_gate("info")
-    pool.putconn(other)
-    return gate, task
+    return hold
 
 
 def held_sweep(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
@@ -86,27 +68,28 @@ def held_sweep(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
     for connection in [pool.getconn(), pool.getconn()]:
         pool.putconn(connection)
     maxconn = pool.maxconn
-    gate = server.hold("close")
-    task: Task[Any] = Task(setattr, pool, "maxconn", 1)
-    gate.wait_for()
-    server.calm_gate("close")
+    hold = held(pool, server, "close", lambda: setattr(pool, "maxconn", 1))
     pool.maxconn = maxconn
-    return gate, task
+    return hold
 
 
-HELD = [held_connect, held_rollback, held_close, held_look, held_sweep]
+HELD: dict[str, Callable[[Any, FakeServer], tuple[Gate, Task[Any]]]] = {
+    "connect": held_connect,
+    "rollback": partial(held_return, call="rollback", status=INTRANS),
+    "close": partial(held_return, call="close", close=True),
+    "look": partial(held_return, call="info"),
+    "sweep": held_sweep,
+}
 
 
-@pytest.mark.parametrize("hold", HELD, ids=[hold.__name__ for hold in HELD])
-def test_a_held_call_delays_nobody_else(
-    server: FakeServer, hold: Callable[[Any, FakeServer], tuple[Gate, Task[Any]]]
-) -> None:
+@pytest.mark.parametrize("hold", HELD)
+def test_a_held_call_delays_nobody_else(server: FakeServer, hold: str) -> None:
     pool: Any = ThreadedConnectionPool(1, 4)
-    gate, held = hold(pool, server)
+    gate, task = HELD[hold](pool, server)
     with gate:
         Task(use_in_every_way, pool).result()
-        assert not held.done
-    connection = held.result()
+        assert not task.done
+    connection = task.result()
     if connection is not None:
         pool.putconn(connection)
     assert_whole(pool)
@@ -230,17 +213,6 @@ def test_the_pool_works_while_somebody_holds_its_lock_attribute(server: FakeServ
     pool: Any = ThreadedConnectionPool(1, 4)
     with pool._lock:
         Task(lambda: pool.putconn(pool.getconn())).result()
-
-
-def test_a_full_pool_refuses_at_once_while_a_connect_hangs(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(0, 1)
-    with server.hold("connect") as gate:
-        held = Task(pool.getconn)
-        gate.wait_for()
-        with pytest.raises(PoolExhausted):
-            Task(pool.getconn).result()
-    pool.putconn(held.result())
-    assert_whole(pool)
 
 
 def test_many_threads_that_share_a_simple_pool_by_mistake_leave_it_consistent(

@@ -8,7 +8,7 @@ import logging
 import resource
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
@@ -18,16 +18,9 @@ from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.testing import ACTIVE, IDLE, INTRANS, UNKNOWN, FakeServer
 from tests.lib.waits import Task, waiting_task
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 LOANS = 100_000
-
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """Turn the cycle collector off, so that only reference counts free anything."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def plain(pool: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
@@ -12,14 +12,7 @@ import pytest
 
 from pgpool_rs.testing import FakeServer
 
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """Turn the cycle collector off, so that only reference counts free anything."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("no_collector")
 
 
 def test_a_pool_is_freed_at_once_with_all_its_connections(our_class: Any, server: FakeServer) -> None:

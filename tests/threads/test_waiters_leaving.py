@@ -103,47 +103,29 @@ def test_a_promise_made_at_the_moment_of_timing_out_is_taken_or_handed_on(
     assert_whole(pool)
 
 
-@pytest.mark.parametrize("made", ["connection", "room"])
+@pytest.mark.parametrize("made", ["connection", "room", "nothing"])
 @pytest.mark.parametrize("followed", [False, True])
-def test_a_waiter_interrupted_with_a_promise_in_hand_hands_it_on(
+def test_a_waiter_that_is_interrupted_hands_its_promise_on_and_leaves_the_queue(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch, made: str, followed: bool
 ) -> None:
     pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
 
     def interrupt(acquired: bool) -> bool:
-        assert acquired
+        assert acquired == (made != "nothing")
         raise KeyboardInterrupt
 
-    interrupted, may_end = latched_waiter(monkeypatch, pool, interrupt, timeout=None)
+    timeout = 0.05 if made == "nothing" else None
+    interrupted, may_end = latched_waiter(monkeypatch, pool, interrupt, timeout=timeout)
     patient = waiting_task(pool) if followed else None
     may_end.release()
-    pool.putconn(connection, close=made == "room")
+    if made != "nothing":
+        pool.putconn(connection, close=made == "room")
     with pytest.raises(KeyboardInterrupt):
         interrupted.result()
-    if patient is not None:
-        pool.putconn(patient.result())
-    assert_whole(pool)
-
-
-@pytest.mark.parametrize("followed", [False, True])
-def test_a_waiter_interrupted_without_a_promise_leaves_the_queue(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch, followed: bool
-) -> None:
-    pool: Any = ThreadedConnectionPool(1, 1)
-    connection = pool.getconn()
-
-    def interrupt(acquired: bool) -> bool:
-        assert not acquired
-        raise KeyboardInterrupt
-
-    interrupted, may_end = latched_waiter(monkeypatch, pool, interrupt, timeout=0.05)
-    patient = waiting_task(pool) if followed else None
-    may_end.release()
-    with pytest.raises(KeyboardInterrupt):
-        interrupted.result()
-    assert counts(pool)["waiting"] == (1 if followed else 0)
-    pool.putconn(connection)
+    if made == "nothing":
+        assert counts(pool)["waiting"] == followed
+        pool.putconn(connection)
     if patient is not None:
         pool.putconn(patient.result())
     assert_whole(pool)
