@@ -166,6 +166,21 @@ def _other_threads() -> list[str]:
 FORKS: Final[Mapping[str, Callable[[], int]]] = {"os.fork": os.fork, "fork in C": _fork_as_c_does}
 
 
+@contextmanager
+def ending_the_child() -> Iterator[None]:
+    """End a forked child with its block: its error is printed, and Python's finalisation does not run."""
+    status = 1
+    try:
+        yield
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 @final
 class Child:
     """A forked process that runs a function and nothing else."""
@@ -177,17 +192,9 @@ class Child:
         """Fork. The child never returns from here: it ends, with its error printed, without Python's finalisation."""
         self.pid = FORKS[how]()
         if self.pid == 0:
-            status = 1
-            try:
+            with ending_the_child():
                 Child._patience *= 2 / 3
                 function(*args)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(status)
 
     def wait(self) -> None:
         """Wait for its end, and raise if it failed or hangs."""

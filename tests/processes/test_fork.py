@@ -185,37 +185,6 @@ assert_whole(pool)
 """)
 
 
-@pytest.mark.parametrize("end", ["normally", "by an exception", "by SystemExit"])
-def test_a_fork_within_a_block_commits_once_and_in_the_parent(end: str) -> None:
-    leave = {"normally": "pass", "by an exception": "raise ValueError('odd')", "by SystemExit": "sys.exit(7)"}[end]
-    run_forking_program(f"""{PROLOGUE}
-pool = ThreadedConnectionPool(1, 2)
-before = []
-try:
-    with pool.connection() as connection:
-        connection.cursor().execute("insert")
-        before = list(server.log)
-        pid = os.fork()
-        if pid == 0:
-            {leave}
-        else:
-            assert wait_for_end(pid) == 5
-except (ValueError, SystemExit):
-    assert pid == 0
-if pid == 0:
-    status = 1
-    try:
-        assert server.log == before
-        other_server()
-        assert_whole(pool)
-        status = 5
-    finally:
-        os._exit(status)
-assert server.log == [*before, ("commit", 1)]
-assert_whole(pool)
-""")
-
-
 def test_a_pool_in_full_use_by_other_threads_is_whole_in_the_child() -> None:
     run_forking_program(f"""{PROLOGUE}
 pool = ThreadedConnectionPool(1, 5)
@@ -558,8 +527,7 @@ except PoolError as error:
     outcome = error
 assert pids, "nothing forked"
 if pids[0] == 0:
-    status = 1
-    try:
+    with ending_the_child():
         server.calm()
         known = [*pool._used.values(), *pool._pool]
         # A connect that began in the parent has ended in the child, whose own that connection is then.
@@ -568,13 +536,6 @@ if pids[0] == 0:
             pool.putconn(connection)
         if not pool.closed:
             assert_whole(pool)
-        status = 0
-    except BaseException:
-        import traceback
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
 assert wait_for_end(pids[0]) == 0
 assert outcome is None, outcome
 if not pool.closed:

@@ -44,17 +44,12 @@ with pool.connection() as outer:
         pass
     armed.clear()
     before = list(server.log)
-child = pids == [0]
-if child:
-    status = 1
-    try:
+if pids == [0]:
+    with ending_the_child():
         mine = other_server()
         assert [entry for entry in server.log[len(before):] if entry[0] in ("commit", "rollback", "close")] == []
         assert outer.status == INTRANS, "it is the parent's"
         assert_whole(pool)
-        status = 0
-    finally:
-        os._exit(status)
 for pid in pids:
     assert wait_for_end(pid) == 0
 assert server.log[-1] == ("commit", outer.serial) or server.log[-2] == ("commit", outer.serial)

@@ -4,29 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lib import programs
 from tests.lib.programs import FORKS, run_forking_program
 
-PROLOGUE = """
-import logging
-import os
-import threading
-
-import psycopg2
-
-from pgpool_rs.testing import INTRANS, FakeServer
-from tests.lib.waits import Task, counts, wait_until
-from tests.lib.pools import assert_whole
-from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
-
-server = FakeServer()
-psycopg2.connect = server.connect
-
-def other_server():
-    # For a child: the connections it opens are this server's.
-    other = FakeServer()
-    psycopg2.connect = other.connect
-    return other
-
+PROLOGUE = f"""{programs.PROLOGUE}
 def lend_all(pool, status=0):
     # Lends all there may be, and takes them back.
     lent = [pool.getconn() for _ in range(pool.maxconn)]

@@ -19,13 +19,6 @@ except ImportError as error:
     assert "pgpool-rs[c]" in output
 
 
-def test_importing_the_package_brings_its_pool_module() -> None:
-    run_program("""
-import pgpool_rs
-assert pgpool_rs.pool.ThreadedConnectionPool is pgpool_rs.ThreadedConnectionPool
-""")
-
-
 def test_importing_imports_no_server_tools_and_starts_no_thread() -> None:
     run_program("""
 import sys
