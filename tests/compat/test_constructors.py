@@ -16,6 +16,18 @@ from psycopg2.pool import PoolError
 from pgpool_rs.testing import FakeServer
 
 
+def use(pool: Any, server: FakeServer) -> None:
+    """Use a pool that keeps one connection and lends two."""
+    connection, other = pool.getconn(), pool.getconn("key")
+    with pytest.raises(PoolError, match="exhausted"):
+        pool.getconn()
+    pool.putconn(connection)
+    pool.putconn(other, close=True)
+    assert list(pool._pool) == [connection]
+    pool.closeall()
+    assert server.open == 0
+
+
 def test_a_constructor_with_another_signature(pool_class: Any, server: FakeServer) -> None:
     """psycopg2-utils: IdleConnectionPool(idle_time, minconn, maxconn, ...)."""
 
@@ -86,14 +98,7 @@ def test_psycopg2s_own_constructor_may_be_called_unbound_on_our_pool(our_class: 
 
     pool = Odd()
     assert (pool.minconn, pool.maxconn, len(pool._pool)) == (1, 2, 1)
-    lent = [pool.getconn(), pool.getconn("key")]
-    with pytest.raises(PoolError, match="exhausted"):
-        pool.getconn()
-    for connection in lent:
-        pool.putconn(connection)
-    assert len(pool._pool) == 1
-    pool.closeall()
-    assert server.open == 0
+    use(pool, server)
 
 
 def test_a_diamond_of_bases(pool_module: ModuleType, class_name: str, server: FakeServer) -> None:
@@ -111,13 +116,8 @@ def test_a_diamond_of_bases(pool_module: ModuleType, class_name: str, server: Fa
     class Diamond(Mixin, getattr(pool_module, class_name)):  # type: ignore[misc]
         pass
 
-    pool = Diamond(1, 2)
-    connection = pool.getconn()
-    pool.getconn()
+    use(Diamond(1, 2), server)
     assert server.arguments == [((), {"mixed": True})] * 2
-    pool.putconn(connection)
-    pool.closeall()
-    assert server.open == 0
 
 
 def test_a_diamond_with_psycopg2s_own_class(our_class: Any, server: FakeServer) -> None:
@@ -129,12 +129,7 @@ def test_a_diamond_with_psycopg2s_own_class(our_class: Any, server: FakeServer) 
         pass
 
     pool = Diamond(1, 2)
-    lent = [pool.getconn(), pool.getconn("key")]
-    with pytest.raises(PoolError, match="exhausted"):
-        pool.getconn()
-    for connection in lent:
-        pool.putconn(connection)
-    assert len(pool._pool) == 1
+    use(pool, server)
 
 
 def test_a_subclass_of_the_abstract_class_with_public_methods_and_a_lock_of_its_own(
@@ -157,15 +152,7 @@ def test_a_subclass_of_the_abstract_class_with_public_methods_and_a_lock_of_its_
             with self._lock:
                 self._closeall()
 
-    pool = OwnPool(1, 2)
-    connection, other = pool.getconn(), pool.getconn("key")
-    with pytest.raises(PoolError, match="exhausted"):
-        pool.getconn()
-    pool.putconn(connection)
-    pool.putconn(other, close=True)
-    assert list(pool._pool) == [connection]
-    pool.closeall()
-    assert server.open == 0
+    use(OwnPool(1, 2), server)
 
 
 def test_a_subclass_with_slots_and_a_property_for_an_attribute(pool_class: Any, server: FakeServer) -> None:

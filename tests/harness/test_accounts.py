@@ -36,6 +36,10 @@ def fail(connection: Any) -> None:
     connection.cursor().execute("SELEC 1")
 
 
+def call(method: str) -> Step:
+    return lambda connection: getattr(connection, method)()
+
+
 def tpc_begin(connection: Any) -> None:
     connection.tpc_begin(connection.xid(1, "transaction", "branch"))
 
@@ -79,35 +83,27 @@ PROGRAMS: dict[str, tuple[Step, ...]] = {
     "tpc_begin in autocommit": (ON, tpc_begin),
     "tpc_begin, ROLLBACK": (tpc_begin, run("ROLLBACK")),
     "tpc_begin, failed": (tpc_begin, fail),
-    "tpc_begin, failed, tpc_prepare": (tpc_begin, fail, lambda connection: connection.tpc_prepare()),
-    "tpc_begin, tpc_commit": (tpc_begin, lambda connection: connection.tpc_commit()),
-    "tpc_prepare": (tpc_begin, lambda connection: connection.tpc_prepare()),
-    "tpc_prepare, tpc_commit": (
-        tpc_begin,
-        lambda connection: connection.tpc_prepare(),
-        lambda connection: connection.tpc_commit(),
-    ),
+    "tpc_begin, failed, tpc_prepare": (tpc_begin, fail, call("tpc_prepare")),
+    "tpc_begin, tpc_commit": (tpc_begin, call("tpc_commit")),
+    "tpc_prepare": (tpc_begin, call("tpc_prepare")),
+    "tpc_prepare, tpc_commit": (tpc_begin, call("tpc_prepare"), call("tpc_commit")),
     "PREPARE TRANSACTION": (run("SELECT 1"), run("PREPARE TRANSACTION 'p'")),
     "ROLLBACK PREPARED": (
         run("SELECT 1"),
         run("PREPARE TRANSACTION 'p'"),
-        lambda connection: connection.rollback(),
+        call("rollback"),
         ON,
         run("ROLLBACK PREPARED 'p'"),
     ),
-    "tpc_prepare alone": (lambda connection: connection.tpc_prepare(),),
-    "close": (run("SELECT 1"), lambda connection: connection.close()),
+    "tpc_prepare alone": (call("tpc_prepare"),),
+    "close": (run("SELECT 1"), call("close")),
 }
 ENDS: dict[str, Step] = {
-    "rollback": lambda connection: connection.rollback(),
-    "commit": lambda connection: connection.commit(),
+    **{method: call(method) for method in ("rollback", "commit", "tpc_prepare", "tpc_commit", "tpc_rollback")},
     "a query": run("SELECT 1"),
     "ROLLBACK": run("ROLLBACK"),
     "autocommit on": ON,
     "tpc_begin": tpc_begin,
-    "tpc_prepare": lambda connection: connection.tpc_prepare(),
-    "tpc_commit": lambda connection: connection.tpc_commit(),
-    "tpc_rollback": lambda connection: connection.tpc_rollback(),
     "tpc_rollback by name": tpc_rollback_by_name,
     "a block": enter_and_leave,
 }

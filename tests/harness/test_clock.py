@@ -65,13 +65,6 @@ def test_a_step_of_nothing_changes_nothing(server: FakeServer) -> None:
     assert functions() == ORIGINALS
 
 
-def test_it_moves_the_clock_of_pgpool_rs_once(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(1, 1)
-    pool.getconn()
-    server.clock.advance(DAY)
-    assert DAY <= pool.loans()[0].age < 1.5 * DAY
-
-
 def test_it_moves_the_clock_of_pgpool_rs_once_where_servers_are_nested(server: FakeServer) -> None:
     pool = ThreadedConnectionPool(1, 1)
     pool.getconn()

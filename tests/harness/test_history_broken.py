@@ -113,20 +113,16 @@ def two_loans_at_once(recorder: Any, _server: FakeServer) -> None:
     together(recorder._pool, recorder.getconn, recorder.getconn)
 
 
-def slow_connects(recorder: Any, server: FakeServer) -> None:
+def slow_connects(recorder: Any, server: FakeServer, *keys: str, number: int = 3) -> None:
     with server.hold("connect") as gate:
-        tasks = [Task(recorder.getconn) for _ in range(3)]
-        gate.wait_for(3)
+        tasks = [Task(recorder.getconn, *keys) for _ in range(number)]
+        gate.wait_for(number)
     for task in tasks:
         task.wait()
 
 
 def slow_connects_of_a_key(recorder: Any, server: FakeServer) -> None:
-    with server.hold("connect") as gate:
-        tasks = [Task(recorder.getconn, "key") for _ in range(2)]
-        gate.wait_for(2)
-    for task in tasks:
-        task.wait()
+    slow_connects(recorder, server, "key", number=2)
 
 
 def a_loan_after_closing(recorder: Any, _server: FakeServer) -> None:
