@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -59,7 +60,8 @@ class Strike:
 class Fault:
     """Owns the servers of one trial, closed with `stack`, and disturbs them.
 
-    A subclass says in strike() what it does to them, and in `explanations` what may fail then. Most need one server.
+    A subclass says in begin() and end(), or in strike(), what it does to them, and in `explanations` what may fail
+    then. Most need one server.
     """
 
     title: ClassVar[str]
@@ -71,6 +73,10 @@ class Fault:
     explanations: ClassVar[Sequence[Explanation]] = ()
     aftermath: ClassVar[float] = 0.0
     """Seconds after the return during which the fault still explains the failures of new requests."""
+    seconds: ClassVar[float] = 1.0
+    """How long the fault lasts: longer than check_after."""
+    word: ClassVar[str] = "down"
+    """What the server is for so long, for the table."""
     is_compared: ClassVar[bool] = True
     """Whether psycopg2.pool has the same trial: in some it would hang for ever, or show nothing new."""
 
@@ -93,9 +99,21 @@ class Fault:
         """Count the sessions of this application_name, at the server that the pool connects to."""
         return count_sessions(self.server, name)
 
-    def strike(self, load: Load, name: str) -> Strike:
+    def strike(self, load: Load, name: str) -> Strike:  # noqa: ARG002  for those that need them
         """Disturb the server, under load from a pool of this application_name, and return when it is there again."""
+        began = time.monotonic()
+        self.begin()
+        time.sleep(self.seconds)
+        self.end()
+        return Strike(began, time.monotonic(), f"{self.seconds:g} s {self.word}")
+
+    def begin(self) -> None:
+        """Begin the fault."""
         raise NotImplementedError
+
+    def end(self) -> None:
+        """End the fault, and return when the server is there again."""
+        self.server.start()
 
     def settle(self) -> None:
         """Undo anything that would keep the load from ending, after the measurement or a failure of the trial."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import Any, ClassVar, final
 
 import psycopg2
@@ -15,7 +15,6 @@ from dev.servers.pgbouncer import Mode, PgBouncer
 from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, REFUSED
 from dev.trials.fault import Effort, Fault, Strike
 
-DOWN = 1.0  # Seconds for which PgBouncer or the server is away.
 PATIENCE = 30.0
 
 
@@ -37,14 +36,11 @@ class Bounced(Fault):
         """Count PgBouncer's clients of this application_name."""
         return sum(client["application_name"] == name for client in self.bouncer.show("CLIENTS"))
 
-    def away(self, end: Callable[[], None], start: Callable[[], None]) -> Strike:
-        """Stop one of the two, start it again after DOWN seconds, and wait until a client gets an answer."""
-        began = time.monotonic()
-        end()
-        time.sleep(DOWN)
-        start()
+    def strike(self, load: Load, name: str) -> Strike:
+        """Stop one of the two, start it again, and wait until a client gets an answer."""
+        struck = super().strike(load, name)
         self.wait_for_an_answer()
-        return Strike(began, time.monotonic(), f"{DOWN:g} s down")
+        return replace(struck, returned=time.monotonic())
 
     def wait_for_an_answer(self) -> None:
         """Wait until a client without a pool gets an answer.
@@ -73,9 +69,11 @@ class SessionBouncerKilled(Bounced):
     mode = "session"
     is_compared = False
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        return self.away(self.bouncer.kill, self.bouncer.start)
+    def begin(self) -> None:
+        self.bouncer.kill()
+
+    def end(self) -> None:
+        self.bouncer.start()
 
 
 @final
@@ -86,9 +84,8 @@ class SessionServerRestarted(Bounced):
     mode = "session"
     is_compared = False
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        return self.away(self.server.stop, self.server.start)
+    def begin(self) -> None:
+        self.server.stop()
 
 
 @final
@@ -98,9 +95,11 @@ class TransactionBouncerRestarted(Bounced):
     title = "PgBouncer, transaction mode: PgBouncer restarted (`SIGTERM`)"
     mode = "transaction"
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        return self.away(self.bouncer.stop, self.bouncer.start)
+    def begin(self) -> None:
+        self.bouncer.stop()
+
+    def end(self) -> None:
+        self.bouncer.start()
 
 
 @final
@@ -110,6 +109,5 @@ class TransactionServerRestarted(Bounced):
     title = "PgBouncer, transaction mode: PostgreSQL restarted behind it"
     mode = "transaction"
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        return self.away(self.server.stop, self.server.start)
+    def begin(self) -> None:
+        self.server.stop()

@@ -26,7 +26,8 @@ class Swallowed(Fault):
     options: ClassVar = {"check": IMPATIENT, "connect_timeout": 2}
     said_of_options = "`check_query(timeout=1)`, `connect_timeout=2`"
     explanations = (LOST, CLOSED, UNANSWERED, BROKEN_OFF, WAITED)
-    seconds: ClassVar[float] = 6.0
+    seconds = 6.0
+    word = "swallowed"
 
     def __init__(self, stack: ExitStack, effort: Effort) -> None:
         super().__init__(stack, effort)
@@ -36,14 +37,12 @@ class Swallowed(Fault):
     def address(self) -> dict[str, Any]:
         return self._proxy.dsn_kwargs(self.server.dsn_kwargs)
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        began = time.monotonic()
+    def begin(self) -> None:
         self._proxy.swallow()
-        time.sleep(self.seconds)
+
+    def end(self) -> None:
         self._proxy.cut()
         self._proxy.heal()
-        return Strike(began, time.monotonic(), f"{self.seconds:g} s swallowed")
 
     def settle(self) -> None:
         """Deliver again."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 from psycopg2.errors import ReadOnlySqlTransaction
 
-from dev.load import Load
 from dev.servers.postgres import ThrowawayPostgres
 from dev.servers.standby import ask, either_of, promote, wait_until_followed
 from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, READ_ONLY, REFUSED
-from dev.trials.fault import Effort, Explanation, Fault, Strike, count_sessions
+from dev.trials.fault import Effort, Explanation, Fault, count_sessions
 
 READ_ONLY_WRITE = Explanation("25006", (ReadOnlySqlTransaction,), "read-only transaction", ("use",))
 
@@ -21,6 +19,7 @@ class _Pair(Fault):
     """Owns a primary and its standby; the pool connects to the one that takes writes."""
 
     said_of_options = "`host=a,b target_session_attrs=read-write`"
+    word = "without a primary"
 
     def __init__(self, stack: ExitStack, effort: Effort) -> None:
         super().__init__(stack, effort)
@@ -40,6 +39,9 @@ class _Pair(Fault):
         """Count the sessions at the two servers together."""
         return count_sessions(self.server, name) + count_sessions(self.standby, name)
 
+    def end(self) -> None:
+        promote(self.standby)
+
 
 @final
 class FailedOver(_Pair):
@@ -47,15 +49,10 @@ class FailedOver(_Pair):
 
     title = "Primary killed, standby promoted"
     explanations = (LOST, CLOSED, REFUSED, READ_ONLY, BROKEN_OFF)
-    seconds: ClassVar[float] = 2.0
+    seconds = 2.0
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        began = time.monotonic()
+    def begin(self) -> None:
         self.server.kill()
-        time.sleep(self.seconds)
-        promote(self.standby)
-        return Strike(began, time.monotonic(), f"{self.seconds:g} s without a primary")
 
 
 @final
@@ -69,13 +66,7 @@ class SwitchedOver(_Pair):
     title = "Primary made read-only, its sessions kept, standby promoted"
     explanations = (READ_ONLY_WRITE, READ_ONLY)
     aftermath = 0.5
-    seconds: ClassVar[float] = 1.0
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        began = time.monotonic()
+    def begin(self) -> None:
         ask(self.server, "alter system set default_transaction_read_only = on")
         ask(self.server, "select pg_reload_conf()")
-        time.sleep(self.seconds)
-        promote(self.standby)
-        return Strike(began, time.monotonic(), f"{self.seconds:g} s without a primary")

@@ -15,7 +15,6 @@ from dev.trials.fault import Effort, Fault, Strike, explained_by
 
 CHECK_AFTER = 0.5  # The pool's default: it lends a connection without a check this long after its last use.
 CLOCK = 0.1  # Seconds of tolerance in the order of two events.
-DOWN = 1.0  # Seconds for which a server is away: longer than check_after.
 
 
 @final
@@ -80,13 +79,8 @@ class Restarted(Fault):
     title = "PostgreSQL restarted (`fast`)"
     explanations = (LOST, CLOSED, REFUSED, BROKEN_OFF)
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        began = time.monotonic()
+    def begin(self) -> None:
         self.server.stop()
-        time.sleep(DOWN)
-        self.server.start()
-        return Strike(began, time.monotonic(), f"{DOWN:g} s down")
 
 
 @final
@@ -96,13 +90,11 @@ class RestartedAtRest(Fault):
     title = "PostgreSQL restarted (`immediate`) while the pool is idle"
 
     def strike(self, load: Load, name: str) -> Strike:
-        del name
         with load.resting():
-            began = time.monotonic()
-            self.server.stop("immediate")
-            time.sleep(DOWN)
-            self.server.start()
-            return Strike(began, time.monotonic(), f"{DOWN:g} s down")
+            return super().strike(load, name)
+
+    def begin(self) -> None:
+        self.server.stop("immediate")
 
 
 @final
@@ -114,13 +106,8 @@ class Crashed(Fault):
     said_of_options = "`background=False`, `max_idle=None`"
     explanations = (LOST, CLOSED, REFUSED, BROKEN_OFF)
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        began = time.monotonic()
+    def begin(self) -> None:
         self.server.kill()
-        time.sleep(DOWN)
-        self.server.start()
-        return Strike(began, time.monotonic(), f"{DOWN:g} s down")
 
 
 @final
@@ -130,15 +117,14 @@ class Halted(Fault):
     title = "PostgreSQL halted (`SIGSTOP`, `SIGCONT`)"
     explanations = (WAITED, UNANSWERED)
     is_compared = False
-    seconds: ClassVar[float] = 7.0
+    seconds = 7.0
+    word = "halted"
 
-    def strike(self, load: Load, name: str) -> Strike:
-        del load, name
-        began = time.monotonic()
+    def begin(self) -> None:
         self.server.pause()
-        time.sleep(self.seconds)
+
+    def end(self) -> None:
         self.server.resume()
-        return Strike(began, time.monotonic(), f"{self.seconds:g} s halted")
 
     def settle(self) -> None:
         """Resume the server, if it is still halted."""
