@@ -154,13 +154,3 @@ tasks = [Task(pool.getconn, timeout=None) for _ in range(5)]
 wait_for_waiters(pool, 5)
 """)
     assert output == ""
-
-
-def test_closeall_can_be_registered_with_atexit() -> None:
-    output = run_program(f"""{PROLOGUE}
-import atexit
-pool = ThreadedConnectionPool(1, 1)
-atexit.register(lambda: print(server.open))
-atexit.register(pool.closeall)
-""")
-    assert output == "0\n"

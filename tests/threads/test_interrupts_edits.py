@@ -121,6 +121,7 @@ def test_an_interrupt_is_raised_by_the_edit_that_wakes_the_housekeeping(
     except KeyboardInterrupt:
         raised = True
     assert raised == bool(struck)
+    assert edit != "minconn" or pool.minconn == 2
     monkeypatch.undo()
     pool.get_stats()
     pool.putconn(pool.getconn()) if pool.maxconn else None

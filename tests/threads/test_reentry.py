@@ -7,26 +7,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 import pytest
 
 from pgpool_rs import PoolExhausted, ThreadedConnectionPool
-from pgpool_rs.testing import INTRANS, FakeServer
+from pgpool_rs.testing import FakeServer
 from tests.lib.pools import assert_whole
 from tests.lib.waits import Task
-
-
-def drop_by_failing_rollback(pool: Any) -> None:
-    connection = pool.getconn()
-    connection.status = INTRANS
-    connection.faults["rollback"] = psycopg2.DatabaseError("odd")
-    pool.putconn(connection)
-
-
-def drop_by_broken_connection(pool: Any) -> None:
-    connection = pool.getconn()
-    connection.set_closed(2)
-    pool.putconn(connection)
+from tests.lib.ways_out import failing_rollback, found_closed
 
 
 def drop_by_lowered_maxconn(pool: Any) -> None:
@@ -44,19 +31,17 @@ def drop_by_writing_into_used(pool: Any) -> None:
     pool._rused.clear()
 
 
-DROPS = [
-    drop_by_failing_rollback,
-    drop_by_broken_connection,
-    drop_by_lowered_maxconn,
-    drop_by_clearing_the_list,
-    drop_by_writing_into_used,
-]
+DROPS: dict[str, Callable[[Any], None]] = {
+    "a failing rollback": lambda pool: failing_rollback(pool, pool.getconn()),
+    "a broken connection": lambda pool: found_closed(pool, pool.getconn()),
+    "a lowered maxconn": drop_by_lowered_maxconn,
+    "clearing the list": drop_by_clearing_the_list,
+    "writing into _used": drop_by_writing_into_used,
+}
 
 
-@pytest.mark.parametrize("drop", DROPS, ids=[drop.__name__ for drop in DROPS])
-def test_the_end_of_a_connection_may_call_the_pool(
-    our_class: Any, server: FakeServer, drop: Callable[[Any], None]
-) -> None:
+@pytest.mark.parametrize("drop", DROPS)
+def test_the_end_of_a_connection_may_call_the_pool(our_class: Any, server: FakeServer, drop: str) -> None:
     server.keep = False
     pool = our_class(3, 8)
     came: list[Any] = []
@@ -69,7 +54,7 @@ def test_the_end_of_a_connection_may_call_the_pool(
     for connection in pool._pool:
         weakref.finalize(connection, intrude)
     del connection
-    Task(drop, pool).result()
+    Task(DROPS[drop], pool).result()
     gc.collect()
     assert len(came) == 1
     came[:] = [True]  # it may come to its end with the others

@@ -15,8 +15,9 @@ import psycopg2
 import pytest
 
 from pgpool_rs import PoolError, PoolTimeout, ThreadedConnectionPool
-from pgpool_rs.testing import ACTIVE, IDLE, INTRANS, UNKNOWN, FakeServer
+from pgpool_rs.testing import IDLE, INTRANS, FakeServer
 from tests.lib.waits import Task, waiting_task
+from tests.lib.ways_out import WAYS_OUT
 
 pytestmark = pytest.mark.usefixtures("no_collector")
 
@@ -138,34 +139,9 @@ def test_many_waits_that_end_in_vain_leave_memory_as_it_was(server: FakeServer) 
 # --- A dropped connection -----------------------------------------------------------------------------------------
 
 
-def discarded(pool: Any, connection: Any) -> None:
-    pool.putconn(connection, close=True)
-
-
 def above_minconn(pool: Any, connection: Any) -> None:
     pool.minconn = 0
     pool.putconn(connection)
-
-
-def found_closed(pool: Any, connection: Any) -> None:
-    connection.set_closed(2)
-    pool.putconn(connection)
-
-
-def found_lost(pool: Any, connection: Any) -> None:
-    connection.status = UNKNOWN
-    pool.putconn(connection)
-
-
-def failing_rollback(pool: Any, connection: Any) -> None:
-    connection.status = ACTIVE
-    connection.faults["rollback"] = psycopg2.OperationalError("down")
-    pool.putconn(connection)
-
-
-def failing_close(pool: Any, connection: Any) -> None:
-    connection.faults["close"] = psycopg2.OperationalError("down")
-    pool.putconn(connection, close=True)
 
 
 def swept(pool: Any, connection: Any) -> None:
@@ -189,13 +165,9 @@ def detached_by_popping(pool: Any, connection: Any) -> None:
     assert pool._pool.pop() is connection
 
 
-WAYS_OUT = [
-    discarded,
+MORE_WAYS_OUT = [
+    *WAYS_OUT,
     above_minconn,
-    found_closed,
-    found_lost,
-    failing_rollback,
-    failing_close,
     swept,
     taken_out_of_the_books,
     taken_out_of_the_list,
@@ -204,7 +176,7 @@ WAYS_OUT = [
 
 
 @pytest.mark.parametrize("key", [None, "key"])
-@pytest.mark.parametrize("way_out", WAYS_OUT, ids=[way.__name__ for way in WAYS_OUT])
+@pytest.mark.parametrize("way_out", MORE_WAYS_OUT, ids=[way.__name__ for way in MORE_WAYS_OUT])
 def test_a_connection_that_left_the_pool_has_no_reference_left_in_it(
     our_class: Any,
     server: FakeServer,

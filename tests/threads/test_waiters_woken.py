@@ -9,9 +9,10 @@ import psycopg2
 import pytest
 
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
-from pgpool_rs.testing import ACTIVE, INTRANS, UNKNOWN, FakeServer
+from pgpool_rs.testing import ACTIVE, INTRANS, FakeServer
 from tests.lib.pools import assert_whole
 from tests.lib.waits import Task, counts, waiting_task
+from tests.lib.ways_out import WAYS_OUT
 
 DOWN = psycopg2.OperationalError("down")
 
@@ -29,36 +30,11 @@ def by_return_after_a_rollback(pool: Any, connection: Any) -> None:
     pool.putconn(connection)
 
 
-def by_discard(pool: Any, connection: Any) -> None:
-    pool.putconn(connection, close=True)
-
-
-def by_return_of_a_broken_connection(pool: Any, connection: Any) -> None:
-    connection.set_closed(2)
-    pool.putconn(connection)
-
-
-def by_return_of_a_lost_connection(pool: Any, connection: Any) -> None:
-    connection.status = UNKNOWN
-    pool.putconn(connection)
-
-
-def by_failing_rollback(pool: Any, connection: Any) -> None:
-    connection.status = INTRANS
-    connection.faults["rollback"] = DOWN
-    pool.putconn(connection)
-
-
 def by_interrupted_rollback(pool: Any, connection: Any) -> None:
     connection.status = INTRANS
     connection.faults["rollback"] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         pool.putconn(connection)
-
-
-def by_failing_close(pool: Any, connection: Any) -> None:
-    connection.faults["close"] = DOWN
-    pool.putconn(connection, close=True)
 
 
 def by_interrupted_close(pool: Any, connection: Any) -> None:
@@ -82,12 +58,8 @@ def by_writing_into_pool(pool: Any, connection: Any) -> None:
 WAKERS = [
     by_return,
     by_return_after_a_rollback,
-    by_discard,
-    by_return_of_a_broken_connection,
-    by_return_of_a_lost_connection,
-    by_failing_rollback,
+    *WAYS_OUT,
     by_interrupted_rollback,
-    by_failing_close,
     by_interrupted_close,
     by_raising_maxconn,
     by_writing_into_pool,
