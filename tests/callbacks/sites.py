@@ -115,6 +115,21 @@ def row(callback: str, way: str, begin: Act, do: Act, *fates: Fate, **more: Any)
         return lambda: do(scene)
 
 
+def round_of(callback: str, way: str, begin: Act, *fates: Fate, **more: Any) -> Callable[[Act], Act]:
+    """Enter the same row; a decorator of the function that is a round."""
+
+    def enter(do: Act) -> Act:
+        row(callback, way, begin, do, *fates, **more)
+        return do
+
+    return enter
+
+
+def opens(size: int = 0, **options: Any) -> Act:
+    """Make a pool. The probe is in what is done with it."""
+    return lambda scene: scene.open(size, **options)
+
+
 def on(call: str, size: int = 0, **options: Any) -> Act:
     """Make a pool with the probe in a call of the server's."""
 

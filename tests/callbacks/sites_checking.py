@@ -20,7 +20,9 @@ from tests.callbacks.sites import (
     borrow,
     borrow_in_a_block,
     borrow_to_be_closed,
+    on,
     option,
+    round_of,
     row,
     site,
 )
@@ -134,17 +136,11 @@ def _(scene: Scene) -> Round:
     return lambda: check_all(scene)
 
 
-@site("close", "one that is too old", LOGGED)
-def _(scene: Scene) -> Round:
-    scene.open(1, ROOM, max_lifetime=60)
-    scene.on("close")
-
-    def round_() -> None:
-        scene.pool.maintain()
-        advance_clock(100)
-        borrow(scene)
-
-    return round_
+@round_of("close", "one that is too old", on("close", 1, max_lifetime=60), LOGGED)
+def _(scene: Scene) -> None:
+    scene.pool.maintain()
+    advance_clock(100)
+    borrow(scene)
 
 
 @site("time.sleep", "wait", state=DOWN)

@@ -7,7 +7,20 @@ from contextlib import suppress
 import pgpool_rs
 from tests.callbacks.probe import Odd
 from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import CLOSED, FULL, LOGGED, PASSED, PRINTED, Act, borrow, borrow_and_use, on, row, site
+from tests.callbacks.sites import (
+    CLOSED,
+    FULL,
+    LOGGED,
+    PASSED,
+    PRINTED,
+    Act,
+    borrow,
+    borrow_and_use,
+    on,
+    round_of,
+    row,
+    site,
+)
 
 # --- close ---
 
@@ -63,29 +76,21 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("close", "closeall", PASSED, state=CLOSED)
-def _(scene: Scene) -> Round:
-    scene.on("close")
-
-    def round_() -> None:
-        scene.open(2, ROOM)
-        scene.mine = []
-        scene.lend()
-        scene.pool.closeall()
-
-    return round_
+@round_of("close", "closeall", lambda scene: scene.on("close"), PASSED, state=CLOSED)
+def _(scene: Scene) -> None:
+    scene.open(2, ROOM)
+    scene.mine = []
+    scene.lend()
+    scene.pool.closeall()
 
 
-@site("close", "the end of a constructor that fails", PASSED, why=FIRST, state=CLOSED)
-def _(scene: Scene) -> Round:
-    scene.on("close")
-
-    def round_() -> None:
-        scene.server.fail("connect", None, Odd())
-        with suppress(Odd):
-            scene.open(2)
-
-    return round_
+@round_of(
+    "close", "the end of a constructor that fails", lambda scene: scene.on("close"), PASSED, why=FIRST, state=CLOSED
+)
+def _(scene: Scene) -> None:
+    scene.server.fail("connect", None, Odd())
+    with suppress(Odd):
+        scene.open(2)
 
 
 def shrinking(shrink: Act) -> Act:
@@ -107,22 +112,17 @@ row("close", "maxconn lowered", SHRUNK, shrinking(lambda scene: setattr(scene.po
 row("close", "resize", SHRUNK, shrinking(lambda scene: scene.pool.resize(0, 0)), LOGGED, state=FULL)
 
 
-@site("close", "a pool that closed while one was opened", LOGGED, state=CLOSED)
-def _(scene: Scene) -> Round:
-    scene.on("close")
-
-    def round_() -> None:
-        scene.server.on("connect", lambda _: scene.pool.closeall())
-        scene.open()
-        try:
-            scene.lend()
-        except pgpool_rs.PoolClosed:
-            return
-        finally:
-            scene.server.on("connect", lambda _: None)
-        raise AssertionError("it was lent")
-
-    return round_
+@round_of("close", "a pool that closed while one was opened", lambda scene: scene.on("close"), LOGGED, state=CLOSED)
+def _(scene: Scene) -> None:
+    scene.server.on("connect", lambda _: scene.pool.closeall())
+    scene.open()
+    try:
+        scene.lend()
+    except pgpool_rs.PoolClosed:
+        return
+    finally:
+        scene.server.on("connect", lambda _: None)
+    raise AssertionError("it was lent")
 
 
 @site("__del__ of a connection", "putconn", PRINTED, PRINTED, PRINTED)

@@ -8,7 +8,7 @@ from typing import Any
 from pgpool_rs._core import advance_clock
 from tests.callbacks.probe import last
 from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import FULL, PASSED, PRINTED, Act, borrow, row, site
+from tests.callbacks.sites import FULL, PASSED, PRINTED, Act, borrow, opens, round_of, row, site
 
 # --- keys ---
 
@@ -106,15 +106,10 @@ def report_a_leak(scene: Scene) -> None:
         scene.give(connection)
 
 
-def begin(scene: Scene) -> None:
-    """Make a pool. The probe is in what its calls are given."""
-    scene.open()
-
-
 row(
     "key.__repr__",
     "the line about a leak",
-    lambda scene: scene.open(leak_after=50),
+    opens(leak_after=50),
     report_a_leak,
     PASSED,
     PASSED,
@@ -122,7 +117,7 @@ row(
 row(
     "key.__del__",
     "putconn",
-    begin,
+    opens(),
     lambda scene: borrow(scene, Key(scene, "__del__")),
     PRINTED,
     PRINTED,
@@ -165,19 +160,14 @@ class Argument:
         return "Argument()"
 
 
-@site("close.__bool__", "putconn")
-def _(scene: Scene) -> Round:
-    scene.open(1)
-
-    def round_() -> None:
-        connection = scene.lend()
-        try:
-            scene.give(connection, None, Argument(scene, 0))
-        finally:
-            if connection in scene.mine:
-                scene.give(connection)
-
-    return round_
+@round_of("close.__bool__", "putconn", opens(1))
+def _(scene: Scene) -> None:
+    connection = scene.lend()
+    try:
+        scene.give(connection, None, Argument(scene, 0))
+    finally:
+        if connection in scene.mine:
+            scene.give(connection)
 
 
 def borrow_in_a_block(scene: Scene) -> None:
@@ -185,8 +175,8 @@ def borrow_in_a_block(scene: Scene) -> None:
         pass
 
 
-row("timeout.__float__", "getconn", begin, lambda scene: borrow(scene, timeout=Argument(scene, 0)), waits=True)
-row("timeout.__float__", "a block", begin, borrow_in_a_block, waits=True)
+row("timeout.__float__", "getconn", opens(), lambda scene: borrow(scene, timeout=Argument(scene, 0)), waits=True)
+row("timeout.__float__", "a block", opens(), borrow_in_a_block, waits=True)
 
 
 class Negative(Argument):
@@ -196,22 +186,23 @@ class Negative(Argument):
         return -1.0
 
 
-@site(
-    "timeout.__repr__", "getconn with a bad one", PASSED, PASSED, waits=True, why="it is refused, and named by its type"
+@round_of(
+    "timeout.__repr__",
+    "getconn with a bad one",
+    opens(),
+    PASSED,
+    PASSED,
+    waits=True,
+    why="it is refused, and named by its type",
 )
-def _(scene: Scene) -> Round:
-    scene.open()
-
-    def round_() -> None:
-        try:
-            borrow(scene, timeout=Negative(scene, -1))
-        except ValueError as error:
-            if "timeout must be" not in str(error):
-                raise
-            return
-        raise AssertionError("it was taken for a timeout")
-
-    return round_
+def _(scene: Scene) -> None:
+    try:
+        borrow(scene, timeout=Negative(scene, -1))
+    except ValueError as error:
+        if "timeout must be" not in str(error):
+            raise
+        return
+    raise AssertionError("it was taken for a timeout")
 
 
 for size in ("minconn", "maxconn"):
@@ -230,22 +221,17 @@ def assigning(name: str, value: int) -> Act:
     return lambda scene: setattr(scene.pool, name, Argument(scene, value))
 
 
-row("maxconn.__int__", "resize", begin, lambda scene: scene.pool.resize(0, Argument(scene, ROOM)))
-row("minconn.__int__", "assigned", begin, assigning("minconn", ROOM))
-row("maxconn.__int__", "assigned", begin, assigning("maxconn", ROOM))
-row("closed.__bool__", "assigned", begin, assigning("closed", 0))
-row("_keys.__index__", "assigned", begin, assigning("_keys", 5))
+row("maxconn.__int__", "resize", opens(), lambda scene: scene.pool.resize(0, Argument(scene, ROOM)))
+row("minconn.__int__", "assigned", opens(), assigning("minconn", ROOM))
+row("maxconn.__int__", "assigned", opens(), assigning("maxconn", ROOM))
+row("closed.__bool__", "assigned", opens(), assigning("closed", 0))
+row("_keys.__index__", "assigned", opens(), assigning("_keys", 5))
 
 
-@site("ident.__index__", "reading _rused")
-def _(scene: Scene) -> Round:
-    scene.open()
-
-    def round_() -> None:
-        with suppress(KeyError):
-            scene.pool._rused[Argument(scene, 1)]
-
-    return round_
+@round_of("ident.__index__", "reading _rused", opens())
+def _(scene: Scene) -> None:
+    with suppress(KeyError):
+        scene.pool._rused[Argument(scene, 1)]
 
 
 # --- the books ---

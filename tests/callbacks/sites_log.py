@@ -10,8 +10,8 @@ import psycopg2
 
 from pgpool_rs._core import advance_clock
 from tests.callbacks.probe import Odd, last
-from tests.callbacks.scene import ROOM, Round, Scene
-from tests.callbacks.sites import CLOSED, FULL, PASSED, Act, borrow, borrow_and_use, row, site, wait_in_vain
+from tests.callbacks.scene import Round, Scene
+from tests.callbacks.sites import CLOSED, FULL, PASSED, Act, borrow, borrow_and_use, round_of, row, site, wait_in_vain
 
 # --- the log ---
 
@@ -43,24 +43,20 @@ row("log handler", "connection opened", said("connection opened"), borrow)
 row("log handler", "connection closed", said("connection closed"), borrow)
 
 
-@site("log handler", "a connect that failed", PASSED, why="the connect's own error is heard")
-def _(scene: Scene) -> Round:
-    scene.open()
-    scene.listen("connect failed")
-
-    def round_() -> None:
-        # Failures are told of once in 10 s.
-        advance_clock(100)
-        scene.server.fail("connect", Odd())
-        with suppress(Odd):
-            scene.lend()
-
-    return round_
+@round_of(
+    "log handler", "a connect that failed", said("connect failed"), PASSED, why="the connect's own error is heard"
+)
+def _(scene: Scene) -> None:
+    # Failures are told of once in 10 s.
+    advance_clock(100)
+    scene.server.fail("connect", Odd())
+    with suppress(Odd):
+        scene.lend()
 
 
 @site("log handler", "a check that failed")
 def _(scene: Scene) -> Round:
-    scene.open(1, ROOM, check=scene.go_wrong, check_after=0)
+    scene.open(1, check=scene.go_wrong, check_after=0)
     scene.listen("check failed")
 
     def round_() -> None:
@@ -83,14 +79,9 @@ row("log handler", "a leak", said("connection not returned", leak_after=50), rep
 row("log handler", "a late return", said("returned late", leak_after=50), report_a_leak)
 
 
-@site("log handler", "a pool that is closed", state=CLOSED)
-def _(scene: Scene) -> Round:
-    scene.listen("pool closed")
-
-    def round_() -> None:
-        scene.open(1).closeall()
-
-    return round_
+@round_of("log handler", "a pool that is closed", lambda scene: scene.listen("pool closed"), state=CLOSED)
+def _(scene: Scene) -> None:
+    scene.open(1).closeall()
 
 
 row(

@@ -19,6 +19,7 @@ from tests.callbacks.sites import (
     borrow_to_be_closed,
     on,
     option,
+    round_of,
     row,
     site,
 )
@@ -82,15 +83,10 @@ def anew(scene: Scene, **options: Any) -> Round:
     return round_
 
 
-@site("connect", "constructor with open_workers")
-def _(scene: Scene) -> Round:
-    scene.on("connect")
-
-    def round_() -> None:
-        scene.open(2, ROOM, open_workers=2)
-        scene.pool.closeall()
-
-    return round_
+@round_of("connect", "constructor with open_workers", lambda scene: scene.on("connect"))
+def _(scene: Scene) -> None:
+    scene.open(2, ROOM, open_workers=2)
+    scene.pool.closeall()
 
 
 class Arguments(list[Any]):

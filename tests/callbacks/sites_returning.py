@@ -24,7 +24,9 @@ from tests.callbacks.sites import (
     borrow_in_a_block,
     fail_in_a_block,
     on,
+    opens,
     option,
+    round_of,
     row,
     site,
 )
@@ -130,27 +132,17 @@ def look_once(scene: Scene) -> None:
     scene.server.on("closed", closed)
 
 
-@site("closed", "a block", state=LENT)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-
-    def round_() -> None:
-        with scene.pool.connection():
-            look_once(scene)
-
-    return round_
+@round_of("closed", "a block", opens(1), state=LENT)
+def _(scene: Scene) -> None:
+    with scene.pool.connection():
+        look_once(scene)
 
 
-@site("closed", "a block that fails", PASSED, why=OWN, state=LENT)
-def _(scene: Scene) -> Round:
-    scene.open(1)
-
-    def round_() -> None:
-        with suppress(Odd), scene.pool.connection():
-            look_once(scene)
-            raise Odd
-
-    return round_
+@round_of("closed", "a block that fails", opens(1), PASSED, why=OWN, state=LENT)
+def _(scene: Scene) -> None:
+    with suppress(Odd), scene.pool.connection():
+        look_once(scene)
+        raise Odd
 
 
 @site("closed.__eq__", "a block", state=LENT)
@@ -315,13 +307,9 @@ def failing(**attributes: str) -> Act:
     return do
 
 
-def open_one(scene: Scene) -> None:
-    scene.open(1)
-
-
-row("pgcode", "a block that fails", open_one, failing(), PASSED, why=OWN)
+row("pgcode", "a block that fails", opens(1), failing(), PASSED, why=OWN)
 for told in ("diag", "severity_nonlocalized"):
-    row(told, "a block that fails", open_one, failing(told=told), PASSED, why=OWN)
+    row(told, "a block that fails", opens(1), failing(told=told), PASSED, why=OWN)
 
 
 @site("parameter_status", "a block that fails", PASSED, why=OWN, state=LENT)

@@ -49,22 +49,6 @@ def test_a_constructor_that_fails_leaves_nothing_open_that_a_call_from_a_close_h
     assert server.open == 0
 
 
-@pytest.mark.parametrize("base", [psycopg2.pool.ThreadedConnectionPool, pgpool_rs.ThreadedConnectionPool])
-def test_a_putconn_hook_is_given_the_flag_as_it_is(server: FakeServer, base: Any) -> None:
-    flags = []
-
-    class Pool(base):  # type: ignore[misc]
-        def _putconn(self, conn: Any, key: Any = None, close: Any = False) -> None:
-            flags.append(close)
-            super()._putconn(conn, key, close)
-
-    pool = Pool(1, 1)
-    pool.putconn(pool.getconn())
-    for flag in ("", 0, None, "yes"):
-        pool.putconn(pool.getconn(), None, flag)
-    assert flags == [False, "", 0, None, "yes"]
-
-
 class Deaf(psycopg2.OperationalError):
     def __str__(self) -> str:
         raise KeyboardInterrupt("in a text")

@@ -159,7 +159,7 @@ class SideBySide(Comparison):
 
     # --- returning ---
 
-    def putconn(self, number: int, return_theirs: Callable[[Any], Any], return_ours: Callable[[Any], Any]) -> None:
+    def putconn(self, number: int, return_it: Callable[[Side, Any], Any]) -> None:
         """Return a lent connection on both sides, and do for psycopg2.pool what it fails to do."""
         pool, connection = self.left.pool, self.pick(self.left, number)
         crowded = len(pool._pool) + len(pool._used) > pool.maxconn
@@ -167,11 +167,11 @@ class SideBySide(Comparison):
         minconn, pool.minconn = pool.minconn, 0 if crowded else pool.minconn  # difference 6
         if (connection.transaction_status, connection.status) == (IDLE, STATUS_BEGIN):
             connection.transaction_status = INTRANS  # difference 11
-        expected = self.left.try_(lambda: return_theirs(connection))
+        expected = self.left.try_(lambda: return_it(self.left, connection))
         if connection.status == STATUS_READY and any(connection is idle for idle in pool._pool):
             connection.transaction_status = IDLE  # difference 11
         pool.minconn = minconn
-        got = self.right.try_(lambda: return_ours(self.pick(self.right, number)))
+        got = self.right.try_(lambda: return_it(self.right, self.pick(self.right, number)))
         if expected[0] == "raised":
             expected = self.mend_a_failed_return(connection, key, expected)
             assert expected[0] == "raised" or self.warnings.count > warned
@@ -192,26 +192,21 @@ class SideBySide(Comparison):
     def give_back(self, which: int, times: int) -> None:
         for _ in range(min(times, len(self.lent))):
             number = self.lent[which % len(self.lent)]
-            self.putconn(number, self.left.pool.putconn, self.right.pool.putconn)
+            self.putconn(number, lambda side, connection: side.pool.putconn(connection))
             self.the_books_are_equal()
 
     @precondition(lambda self: self.lent)
     @rule(which=anything, close=close_flags)
     def give_back_and_say_whether_to_close(self, which: int, close: bool) -> None:
-        self.putconn(
-            self.lent[which % len(self.lent)],
-            lambda connection: self.left.pool.putconn(connection, close=close),
-            lambda connection: self.right.pool.putconn(connection, close=close),
-        )
+        number = self.lent[which % len(self.lent)]
+        self.putconn(number, lambda side, connection: side.pool.putconn(connection, close=close))
 
     @precondition(lambda self: self.lent)
     @rule(which=anything, close=close_flags)
     def give_back_with_the_key_that_rused_shows(self, which: int, close: bool) -> None:
         number = self.lent[which % len(self.lent)]
         self.putconn(
-            number,
-            lambda connection: self.left.pool.putconn(connection, self.left.pool._rused[id(connection)], close),
-            lambda connection: self.right.pool.putconn(connection, self.right.pool._rused[id(connection)], close),
+            number, lambda side, connection: side.pool.putconn(connection, side.pool._rused[id(connection)], close)
         )
 
     @precondition(lambda self: self.lent)
@@ -222,8 +217,9 @@ class SideBySide(Comparison):
         if self.right.pool.closed or (own == key and not is_automatic(own)):
             self.putconn(
                 number,
-                lambda connection: self.left.pool.putconn(connection, theirs(key), close),
-                lambda connection: self.right.pool.putconn(connection, key, close),
+                lambda side, connection: side.pool.putconn(
+                    connection, theirs(key) if side is self.left else key, close
+                ),
             )
         else:  # difference 2
             connection = self.pick(self.right, number)
@@ -254,8 +250,9 @@ class SideBySide(Comparison):
         number = self.lent[which % len(self.lent)]
         self.putconn(  # difference 3
             number,
-            lambda connection: self.left.pool.putconn(connection, None, close),
-            lambda connection: self.right.pool.putconn(None, self.right.pool._rused[id(connection)], close),
+            lambda side, connection: side.pool.putconn(
+                *((connection, None) if side is self.left else (None, side.pool._rused[id(connection)])), close
+            ),
         )
         self.left.trace[:] = self.right.trace
 

@@ -36,14 +36,17 @@ def test_a_magic_mock_in_place_of_psycopg2_connect(pool_class: Any, monkeypatch:
 
 
 @pytest.mark.parametrize(("status", "rolled_back"), [(0, False), (2, True), (mock.MagicMock(), True)])
+@pytest.mark.parametrize("answers", [False, True])
 def test_a_magic_mock_that_says_it_is_open(
-    pool_class: Any, monkeypatch: pytest.MonkeyPatch, status: Any, rolled_back: bool
+    pool_class: Any, monkeypatch: pytest.MonkeyPatch, status: Any, rolled_back: bool, answers: bool
 ) -> None:
     connect = mock.MagicMock(side_effect=lambda *_, **__: mock.MagicMock(closed=0))
     mocked(monkeypatch, connect)
     pool = pool_class(1, 2)
     connection = pool.getconn()
     connection.info.transaction_status = status
+    if answers:
+        connection.get_transaction_status.return_value = status
     if status == 2:
         connection.rollback.side_effect = lambda: setattr(connection.info, "transaction_status", 0)
     pool.putconn(connection)
@@ -52,19 +55,6 @@ def test_a_magic_mock_that_says_it_is_open(
     connection.close.assert_not_called()
     pool.closeall()
     connection.close.assert_called_once_with()
-
-
-def test_a_mock_that_answers_the_status_question_with_zero_is_idle(
-    pool_class: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = mock.MagicMock(closed=0)
-    connection.info.transaction_status = 0
-    connection.get_transaction_status.return_value = 0
-    mocked(monkeypatch, lambda: connection)
-    pool = pool_class(1, 1)
-    pool.putconn(pool.getconn())
-    assert list(pool._pool) == [connection]
-    connection.rollback.assert_not_called()
 
 
 def test_a_mock_with_psycopg2s_connection_as_its_spec(pool_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,47 +259,29 @@ def test_a_public_method_can_be_shadowed(pool_class: Any, server: FakeServer, me
     pool.closeall()
 
 
-def test_a_shadowed_connect_takes_part(pool_class: Any, server: FakeServer) -> None:
-    pool = pool_class(0, 3)
-    pool._connect = lambda key=None: ("shadow", key)
-    assert pool.getconn("a") == ("shadow", "a")
-    assert pool.getconn() == ("shadow", 1)
-    del pool._connect
-    assert pool.getconn("a").serial == 1
+@pytest.mark.parametrize("hook", ["_connect", "_getkey", "_getconn", "_putconn", "_closeall"])
+def test_a_shadowed_hook_takes_part_until_it_is_deleted_and_in_a_simple_pool_two_do(
+    pool_class: Any, class_name: str, server: FakeServer, hook: str
+) -> None:
+    pool = pool_class(0, 2)
+    original, results = getattr(pool, hook), []
 
+    def shadow(*args: Any) -> Any:
+        results.append(original(*args))
+        return results[-1]
 
-def test_a_shadowed_getkey_takes_part(pool_class: Any, server: FakeServer) -> None:
-    pool = pool_class(2, 3)
-    keys = iter("abc")
-    pool._getkey = lambda: next(keys)
-    pool.getconn()
-    pool.getconn()
-    assert list(pool._used) == ["a", "b"]
-    del pool._getkey
-    pool.getconn()
-    assert list(pool._used) == ["a", "b", 1]
-
-
-def test_shadowed_hooks_of_a_threaded_pool_take_part(pool_module: ModuleType, server: FakeServer) -> None:
-    pool = pool_module.ThreadedConnectionPool(1, 3)
-    calls: list[Any] = []
-    pool._getconn = lambda key: ("got", key)
-    pool._putconn = lambda conn, key, close: calls.append(("put", conn, key, close))
-    pool._closeall = lambda: calls.append(("closeall",))
-    assert (pool.getconn("k"), pool.putconn("c", close=1), pool.closeall()) == (("got", "k"), None, None)
-    assert calls == [("put", "c", None, 1), ("closeall",)]
-    del pool._getconn, pool._putconn, pool._closeall
-    pool.putconn(pool.getconn())
-    pool.closeall()
-    assert pool.closed is True
-
-
-def test_shadowed_hooks_of_a_simple_pool_take_no_part(pool_module: ModuleType, server: FakeServer) -> None:
-    pool = pool_module.SimpleConnectionPool(1, 3)
-    pool._getconn = pool._putconn = pool._closeall = None
-    pool.putconn(pool.getconn())
-    pool.closeall()
-    assert pool.closed is True
+    setattr(pool, hook, shadow)
+    for _ in range(2):
+        connection = pool.getconn()
+        pool.putconn(connection)
+        pool.closeall()
+        pool.closed = False
+        if hook in vars(pool):
+            takes_part = class_name == "ThreadedConnectionPool" or hook in ("_connect", "_getkey")
+            used = {"_connect": connection, "_getkey": 1, "_getconn": connection}.get(hook)
+            assert results == ([used] if takes_part else [])
+            delattr(pool, hook)
+    assert len(results) == takes_part
 
 
 def test_a_mock_wraps_a_method_of_the_instance(pool_class: Any, server: FakeServer) -> None:

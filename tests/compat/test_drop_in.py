@@ -71,7 +71,14 @@ import importlib, sys
 import psycopg2.pool as original
 import pgpool_rs
 pgpool_rs.replace_psycopg2_pool()
-importlib.reload(pgpool_rs.pool)
+from pgpool_rs.testing import FakeServer
+old = pgpool_rs.pool.ThreadedConnectionPool
+new = importlib.reload(pgpool_rs.pool).ThreadedConnectionPool
+assert new is not old
+for cls in (old, new):
+    pool = cls(1, 1, connect=FakeServer().connect)
+    for _ in range(2):
+        pool.putconn(pool.getconn())
 for name in [name for name in sys.modules if name.startswith("pgpool_rs.") and name != "pgpool_rs._core"]:
     del sys.modules[name]
 del sys.modules["pgpool_rs"]

@@ -9,8 +9,8 @@ import pytest
 
 from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
+from tests.lib.doubles import Proxy
 from tests.lib.pools import assert_whole
-from tests.lib.programs import run_program
 from tests.lib.waits import Task, counts, wait_for_waiters
 
 
@@ -115,24 +115,13 @@ def test_a_connection_that_was_to_be_idle_is_closed_where_maxconn_was_lowered_me
 # --- what the one question of the fast path is worth -----------------------------------------------------------------
 
 
-class Wrapper:
-    """A wrapper that has its own idea of being closed and passes everything else on."""
-
-    def __init__(self, connection: Any) -> None:
-        self.connection = connection
-        self.closed = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.connection, name)
-
-
 def test_a_wrapper_that_says_it_is_closed_is_not_lent_again(
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(psycopg2, "connect", lambda: Wrapper(server.connect()))
+    monkeypatch.setattr(psycopg2, "connect", lambda: Proxy(server.connect()))
     pool: Any = ThreadedConnectionPool(1, 1)
     connection = pool.getconn()
-    connection.closed = 2
+    connection.__dict__["closed"] = 2
     pool.putconn(connection)
     assert pool.getconn() is not connection
 
@@ -187,23 +176,3 @@ def test_a_block_passes_nothing_on_that_was_not_given(server: FakeServer) -> Non
 
     with Pool(0, 1).connection() as connection:
         assert id(connection) == id(server.connections[0])
-
-
-def test_the_pool_module_can_be_made_again() -> None:
-    run_program("""
-import importlib
-
-import psycopg2
-
-import pgpool_rs.pool
-from pgpool_rs.testing import FakeServer
-
-psycopg2.connect = FakeServer().connect
-old = pgpool_rs.pool.ThreadedConnectionPool
-new = importlib.reload(pgpool_rs.pool).ThreadedConnectionPool
-assert new is not old
-for cls in (old, new):
-    pool = cls(1, 1)
-    pool.putconn(pool.getconn())
-    pool.putconn(pool.getconn())
-""")

@@ -16,7 +16,7 @@ import psycopg2
 import psycopg2.pool
 import pytest
 
-from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool
+from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs.testing import INTRANS, FakeServer, Gate, HistoryError, Limits, Recorder, check_history
 from pgpool_rs.testing.history.exercise import exercise
 from tests.lib.broken_pools import (
@@ -74,25 +74,6 @@ class RefusesWhatItLent(SoundPool):
         if again:
             del self.lent[id(connection)]
         return connection
-
-
-class RefusesInTheRush(Gated):
-    """Refuses whoever finds its lock taken."""
-
-    def getconn(self, key: Any = None, timeout: float = 0) -> Any:
-        if self.gate.arrived:
-            raise PoolExhausted("connection pool exhausted")
-        self.gate.pass_through()
-        return super().getconn(key, timeout)
-
-
-class ClosesByHalves(Gated):
-    """Says that it is closed before it is, and opens again when the closing fails."""
-
-    def closeall(self) -> None:
-        self.closed = True
-        self.gate.pass_through()
-        self.closed = False
 
 
 # --- what is done with each of them ----------------------------------------------------------------------------------
@@ -177,40 +158,14 @@ def a_shared_key(recorder: Any, _server: FakeServer) -> None:
         recorder.putconn(connection)
 
 
-def a_refusal_in_a_rush(recorder: Any, _server: FakeServer) -> None:
-    pool = recorder._pool
-    pool.gate = Gate()
-    first = Task(recorder.getconn)
-    pool.gate.wait_for()
-    # One of two connections is being opened, perhaps; there is room for the second.
-    with contextlib.suppress(PoolError):
-        recorder.getconn()
-    pool.gate.release()
-    first.wait()
-
-
-def a_closing_that_is_taken_back(recorder: Any, _server: FakeServer) -> None:
-    pool = recorder._pool
-    pool.gate = Gate()
-    closing = Task(recorder.closeall)
-    pool.gate.wait_for()
-    with contextlib.suppress(PoolError):
-        recorder.getconn()
-    pool.gate.release()
-    closing.wait()
-    recorder.getconn()
-
-
 MISTAKES: dict[type[SoundPool], tuple[Callable[[Any, FakeServer], None], str]] = {
     LendsToTwo: (two_loans_at_once, "was lent to thread . and had not come back"),
     CountsWhenConnected: (slow_connects, "as many connections as maxconn allows were lent already"),
     OpensAKeyTwice: (slow_connects_of_a_key, "key 'key' was lent already"),
     LendsWhenClosed: (a_loan_after_closing, "the pool had been closed, and yet"),
-    ClosesByHalves: (a_closing_that_is_taken_back, "the pool had been closed, and yet"),
     LosesASlotWithAConnect: (connects_that_fail, "there was room"),
     LosesASlotWithARollback: (rollbacks_that_fail, "there was room"),
     ServesThoseWhoHaveLeft: (a_waiter_who_comes_too_late, "there was room"),
-    RefusesInTheRush: (a_refusal_in_a_rush, "there was room"),
     TakesBackTwice: (two_returns, "was not lent"),
     RefusesWhatItLent: (a_shared_key, "was lent, and could have been taken back"),
     KeepsWhatIsToBeClosed: (a_return_that_closes, "had been closed when it came back"),
@@ -229,12 +184,8 @@ def test_the_mistake_of_a_pool_is_found_in_its_history(broken: type[SoundPool]) 
 
 
 # What holds all of its callers at a gate comes to nothing over a pool that lets only one in.
-CALM = [
-    scene
-    for scene, _ in MISTAKES.values()
-    if scene not in {two_loans_at_once, slow_connects, slow_connects_of_a_key, a_refusal_in_a_rush,
-                     a_closing_that_is_taken_back, two_returns}
-]  # fmt: skip
+GATED = {two_loans_at_once, slow_connects, slow_connects_of_a_key, two_returns}
+CALM = [scene for scene, _ in MISTAKES.values() if scene not in GATED]
 
 
 @pytest.mark.parametrize("scene", CALM, ids=lambda scene: scene.__name__)

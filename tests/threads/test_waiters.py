@@ -12,33 +12,26 @@ from tests.lib.pools import assert_whole
 from tests.lib.waits import Task, counts, waiting_task
 
 
-def test_waiters_are_served_in_the_order_in_which_they_came(server: FakeServer) -> None:
+def test_waiters_with_and_without_keys_and_timeouts_are_served_in_the_order_in_which_they_came(
+    server: FakeServer,
+) -> None:
     pool: Any = ThreadedConnectionPool(2, 2)
     lent = [pool.getconn(), pool.getconn()]
-    waiters = [waiting_task(pool) for _ in range(6)]
-    for served, waiter in enumerate(waiters):
-        pool.putconn(lent.pop(0))
-        lent.append(waiter.result())
-        assert [waiter.done for waiter in waiters] == [True] * (served + 1) + [False] * (5 - served)
-    for connection in lent:
-        pool.putconn(connection)
-    assert_whole(pool)
-
-
-def test_waiters_with_and_without_keys_and_timeouts_stand_in_one_queue(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(1, 1)
-    connection = pool.getconn()
     waiters = [
         waiting_task(pool, key="a"),
         waiting_task(pool, timeout=60),
         waiting_task(pool, key=0, timeout=60),
-        waiting_task(pool),
+        *(waiting_task(pool) for _ in range(3)),
     ]
     for served, waiter in enumerate(waiters):
+        connection = lent.pop(0)
         pool.putconn(connection)
         assert waiter.result() is connection
-        assert counts(pool)["waiting"] == 3 - served
-    pool.putconn(connection)
+        lent.append(connection)
+        assert [waiter.done for waiter in waiters] == [True] * (served + 1) + [False] * (5 - served)
+        assert counts(pool)["waiting"] == 5 - served
+    for connection in lent:
+        pool.putconn(connection)
     assert_whole(pool)
 
 
