@@ -33,18 +33,13 @@ def test_pool_error_is_one_class_for_both_modules(pool_module: ModuleType) -> No
     assert issubclass(pool_module.PoolError, psycopg2.Error)
 
 
-def test_every_pool_is_an_instance_of_psycopg2s_class_of_that_name(
-    pool_class: Any, class_name: str, server: FakeServer
+def test_every_pool_is_an_instance_of_psycopg2s_class_of_that_name_and_of_its_own_modules_abstract_class(
+    pool_class: Any, pool_module: ModuleType, class_name: str, server: FakeServer
 ) -> None:
     pool = pool_class(0, 1)
     assert isinstance(pool, getattr(psycopg2.pool, class_name))
     assert isinstance(pool, psycopg2.pool.AbstractConnectionPool)
-
-
-def test_a_pool_is_an_instance_of_its_own_modules_abstract_class(
-    pool_class: Any, pool_module: ModuleType, server: FakeServer
-) -> None:
-    assert isinstance(pool_class(0, 1), pool_module.AbstractConnectionPool)
+    assert isinstance(pool, pool_module.AbstractConnectionPool)
 
 
 def test_the_classes_of_the_other_kind_do_not_match(pool_class: Any, class_name: str, server: FakeServer) -> None:

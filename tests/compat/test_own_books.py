@@ -251,14 +251,3 @@ def test_a_loan_struck_from_the_books_is_forgotten_and_makes_room(pool_class: An
     assert pool.getconn().serial == 2
     with pytest.raises(PoolError, match="unkeyed"):
         pool.putconn(connection)
-
-
-def test_the_counts_that_monitors_read(pool_class: Any, server: FakeServer) -> None:
-    pool = pool_class(2, 4)
-    pool.getconn()
-    pool.getconn("key")
-    pool.getconn(1.5)
-    assert (len(pool._used), len(pool._rused), len(pool._pool)) == (3, 3, 0)
-    assert pool.maxconn - len(pool._used) == 1
-    pool.putconn(pool._used["key"])
-    assert (len(pool._used), len(pool._pool)) == (2, 1)

@@ -34,17 +34,10 @@ from tests.lib.waits import Task
 DOWN = psycopg2.OperationalError("down")
 
 
-class Gated(SoundPool):
-    """Holds its callers between a look and an act, if a test wants it so."""
+class LendsToTwo(SoundPool):
+    """Looks at the idle connection first, and takes it out later; a test may hold its callers in between."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.gate = Gate()
-        self.gate.release()
-
-
-class LendsToTwo(Gated):
-    """Looks at the idle connection first, and takes it out later."""
+    gate = Gate()
 
     def getconn(self, key: Any = None, timeout: float = 0) -> Any:
         if not self.idle:

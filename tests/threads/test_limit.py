@@ -84,18 +84,6 @@ def test_a_connection_that_is_being_returned_cannot_be_returned_again(server: Fa
     assert_whole(pool)
 
 
-def test_idle_connections_count_against_the_limit_when_it_was_lowered(server: FakeServer) -> None:
-    pool: Any = ThreadedConnectionPool(2, 4)
-    lent = [pool.getconn() for _ in range(4)]
-    pool.putconn(lent.pop())
-    pool.putconn(lent.pop())
-    pool.maxconn = 3
-    assert (server.open, counts(pool)["idle"], counts(pool)["lent"]) == (3, 1, 2)
-    lent.append(pool.getconn())
-    with pytest.raises(PoolExhausted):
-        pool.getconn()
-
-
 def test_a_connect_that_returns_after_maxconn_was_lowered_is_not_kept_on_return(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 2)
     pool.minconn = 2

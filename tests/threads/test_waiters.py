@@ -70,13 +70,15 @@ def test_a_newcomer_that_is_ready_to_wait_stands_behind(server: FakeServer) -> N
     assert_whole(pool)
 
 
-def test_room_made_by_raising_maxconn_goes_to_waiters_before_newcomers(server: FakeServer) -> None:
+def test_raising_maxconn_by_two_serves_two_waiters_and_no_newcomer(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 1)
-    pool.getconn()
+    connection = pool.getconn()
     with server.hold("connect"):
-        waiters = [waiting_task(pool), waiting_task(pool)]
+        waiters = [waiting_task(pool) for _ in range(3)]
         pool.maxconn = 3
         with pytest.raises(PoolExhausted):
             pool.getconn()
-    assert len({waiter.result().serial for waiter in waiters}) == 2
-    assert server.peak == 3
+    assert len({waiter.result().serial for waiter in waiters[:2]}) == 2
+    assert (waiters[2].done, counts(pool)["waiting"], server.peak) == (False, 1, 3)
+    pool.putconn(connection)
+    waiters[2].result()
