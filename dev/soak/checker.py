@@ -100,18 +100,9 @@ def _memory(checkpoints: Sequence[Checkpoint]) -> Iterable[Claim]:
     heap = [(checkpoint.at, checkpoint.heap / 1024) for checkpoint in checkpoints if checkpoint.heap is not None]
     if len(heap) == len(checkpoints):
         yield _flat("memory in use, as malloc counts it", growth(heap), HEAP, "KiB")
-    yield _flat(
-        "memory blocks of Python",
-        growth([(checkpoint.at, checkpoint.blocks) for checkpoint in checkpoints]),
-        BLOCKS,
-        "blocks",
-    )
-    yield _flat(
-        "objects of Python",
-        growth([(checkpoint.at, checkpoint.objects) for checkpoint in checkpoints]),
-        OBJECTS,
-        "objects",
-    )
+    for name, figure, bound in (("memory blocks", "blocks", BLOCKS), ("objects", "objects", OBJECTS)):
+        grown = growth([(checkpoint.at, getattr(checkpoint, figure)) for checkpoint in checkpoints])
+        yield _flat(f"{name} of Python", grown, bound, figure)
 
 
 def _flat(name: str, grown: float, bound: float, unit: str) -> Claim:

@@ -36,7 +36,7 @@ def use_in_every_way(pool: Any) -> None:
     pool.minconn = pool.minconn
 
 
-def held(pool: Any, server: FakeServer, call: str, task: Callable[[], object]) -> tuple[Gate, Task[Any]]:
+def hold_in(pool: Any, server: FakeServer, call: str, task: Callable[[], object]) -> tuple[Gate, Task[Any]]:
     """Hold a thread in a call of the server's, and let all others through."""
     gate = server.hold(call)
     held = Task(task)
@@ -48,7 +48,7 @@ def held(pool: Any, server: FakeServer, call: str, task: Callable[[], object]) -
 def held_connect(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
     """Hold a thread in a connect; leave one connection idle."""
     first = pool.getconn()
-    hold = held(pool, server, "connect", pool.getconn)
+    hold = hold_in(pool, server, "connect", pool.getconn)
     pool.putconn(first)
     return hold
 
@@ -57,7 +57,7 @@ def held_return(pool: Any, server: FakeServer, call: str, status: int = 0, **opt
     """Hold a thread in a call that its return leads to; leave one connection idle."""
     connection, other = pool.getconn(), pool.getconn()
     connection.status = status
-    hold = held(pool, server, call, lambda: pool.putconn(connection, **options))
+    hold = hold_in(pool, server, call, lambda: pool.putconn(connection, **options))
     pool.putconn(other)
     return hold
 
@@ -68,7 +68,7 @@ def held_sweep(pool: Any, server: FakeServer) -> tuple[Gate, Task[Any]]:
     for connection in [pool.getconn(), pool.getconn()]:
         pool.putconn(connection)
     maxconn = pool.maxconn
-    hold = held(pool, server, "close", lambda: setattr(pool, "maxconn", 1))
+    hold = hold_in(pool, server, "close", lambda: setattr(pool, "maxconn", 1))
     pool.maxconn = maxconn
     return hold
 
