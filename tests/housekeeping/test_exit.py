@@ -83,7 +83,7 @@ class Late:
 # Some die while modules are being taken apart, some before and some after.
 sys.late = Late()
 sys.modules["late"] = Late()
-_housekeeper.housekeeper.late = Late()
+_housekeeper.late = Late()
 late = Late()
 atexit.register(Late.__del__, late)
 atexit.unregister(_housekeeper.housekeeper.end)
