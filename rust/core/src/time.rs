@@ -101,6 +101,7 @@ impl Span {
 
 /// Random numbers, so that lifetimes and pauses do not end at the same moment for all connections: splitmix64.
 /// <https://prng.di.unimi.it/splitmix64.c>
+#[cfg_attr(test, derive(Default))]
 pub(crate) struct Rng(u64);
 
 impl Rng {

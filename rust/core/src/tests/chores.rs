@@ -21,8 +21,7 @@ fn mortal(minconn: usize, maxconn: usize) -> World {
 
 #[test]
 fn deferred_returns_are_taken_over_in_their_order_and_each_once() {
-    let world = World::new(3, 3);
-    world.open([1, 2, 3]);
+    let world = World::new(3, 3).lending([1, 2, 3]);
     let housekeeper = world.housekeeper();
     world.defer_returns([2, 1]);
     assert_eq!((housekeeper.wakes(), counts(&world)), (2, (0, 1, 0, 2, 0)));
@@ -36,8 +35,7 @@ fn deferred_returns_are_taken_over_in_their_order_and_each_once() {
 
 #[test]
 fn a_deferred_return_still_says_why_the_connection_is_to_be_closed() {
-    let world = World::new(0, 1);
-    world.open([1]);
+    let world = World::new(0, 1).lending([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
     returning.close_for(CloseReason::Lost);
     assert!(returning.defer(world.now()).is_none());
@@ -49,8 +47,7 @@ fn a_deferred_return_still_says_why_the_connection_is_to_be_closed() {
 
 #[test]
 fn a_caller_that_finds_the_pool_full_finishes_a_deferred_return() {
-    let world = World::new(1, 2);
-    world.open([1, 2]);
+    let world = World::new(1, 2).lending([1, 2]);
     world.defer_returns([1]);
     let want = world.any();
     let Ok(CheckOut::FinishReturn(mut returning)) = world.check_out(&want) else { panic!("there is one") };
@@ -62,22 +59,18 @@ fn a_caller_that_finds_the_pool_full_finishes_a_deferred_return() {
 
 #[test]
 fn a_return_that_a_waiter_waits_for_is_not_deferred_but_finished_at_once() {
-    let world = World::new(1, 1);
-    world.open([1]);
-    let (waker, queued) = (world.waker(), world.any());
-    let waiter = world.join(&queued, &waker);
+    let world = World::new(1, 1).lending([1]);
+    let mut waiter = world.join();
     let mut returning = world.begin_return(1).expect("it is lent").defer(world.now()).expect("it comes back");
     assert!(returning.keep(world.now()));
     drop(returning);
-    assert_eq!(waker.wakes(), 1);
     assert!(world.is_full());
-    assert_eq!(world.claim(&queued, &waiter), 1);
+    assert_eq!((waiter.wakes(), waiter.claim()), (1, 1));
 }
 
 #[test]
 fn returns_are_not_deferred_to_a_housekeeping_that_is_behind() {
-    let world = World::new(2, 2);
-    world.open([1, 2]);
+    let world = World::new(2, 2).lending([1, 2]);
     world.defer_returns([1]);
     world.pass(0.2);
     assert!(world.begin_return(2).expect("it is lent").defer(world.now()).is_some());
@@ -87,23 +80,20 @@ fn returns_are_not_deferred_to_a_housekeeping_that_is_behind() {
 
 #[test]
 fn the_caller_that_will_get_what_the_housekeeping_returns_is_told_so_and_the_next_is_not() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     world.defer_returns([1]);
     let mut returning = world.take_return();
-    let (waker, want) = (world.waker(), world.any());
-    let answer = world.ledger.check_out(&want, None, Some(waker.clone()), world.now());
-    let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
+    let mut waiter = world.queue(world.any(), &[Busy::InTransit]);
+    assert_eq!(show(&waiter.wait_on()), "InTransit, waiting: false", "it is told the same when it asks again");
     assert!(world.is_full());
     assert!(returning.keep(world.now()));
-    assert_eq!((waker.wakes(), world.claim(&want, &waiter)), (1, 1));
+    assert_eq!((waiter.wakes(), waiter.claim()), (1, 1));
     assert!(world.is_full(), "it is counted no more");
 }
 
 #[test]
 fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     world.defer_returns([1]);
     drop(world.take_return());
     assert_eq!((counts(&world), world.closed(CloseReason::Unclean)), ((0, 0, 0, 0, 0), 1));
@@ -113,8 +103,7 @@ fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
 
 #[test]
 fn a_pool_that_is_closed_gives_the_deferred_returns_that_no_caller_has_begun_and_takes_back_the_others() {
-    let world = World::new(3, 3);
-    world.open([1, 2, 3]);
+    let world = World::new(3, 3).lending([1, 2, 3]);
     world.defer_returns([1, 2]);
     let mut begun = world.take_return();
     let closing = world.ledger.close().expect("it is open");
@@ -127,8 +116,7 @@ fn a_pool_that_is_closed_gives_the_deferred_returns_that_no_caller_has_begun_and
 
 #[test]
 fn a_pool_made_anew_knows_nothing_of_deferred_returns() {
-    let world = World::new(2, 2);
-    world.open([1, 2]);
+    let world = World::new(2, 2).lending([1, 2]);
     world.defer_returns([1, 2]);
     let mut begun = world.take_return();
     world.ledger.reset();
@@ -141,8 +129,7 @@ fn a_pool_made_anew_knows_nothing_of_deferred_returns() {
 
 #[test]
 fn a_return_that_is_deferred_in_a_pool_that_was_closed_meanwhile_is_finished_all_the_same() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     let returning = world.begin_return(1).expect("it is lent");
     world.ledger.close().expect("it is open");
     let mut taken = returning.defer(world.now()).expect("a closed pool has no chores");
@@ -153,8 +140,7 @@ fn a_return_that_is_deferred_in_a_pool_that_was_closed_meanwhile_is_finished_all
 
 #[test]
 fn a_return_that_is_deferred_twice_is_counted_once() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     world.defer_returns([1]);
     assert!(world.take_return().defer(world.now()).is_none());
     assert!(world.take_return().keep(world.now()));
@@ -164,8 +150,7 @@ fn a_return_that_is_deferred_twice_is_counted_once() {
 
 #[test]
 fn no_caller_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit() {
-    let world = World::new(2, 2);
-    world.open([1, 2]);
+    let world = World::new(2, 2).lending([1, 2]);
     world.defer_returns([1]);
     let _returning = world.take_return();
     drop(world.ledger.set_maxconn(1));
@@ -173,22 +158,8 @@ fn no_caller_is_told_of_a_return_that_will_only_bring_the_pool_down_to_its_limit
 }
 
 #[test]
-fn a_waiter_for_what_the_housekeeping_returns_is_told_the_same_when_it_asks_again() {
-    let world = World::new(1, 1);
-    world.open([1]);
-    world.defer_returns([1]);
-    let _returning = world.take_return();
-    let want = world.any();
-    let answer = world.ledger.check_out(&want, None, Some(world.waker()), world.now());
-    let Ok(CheckOut::Busy(Busy::InTransit, Some(waiter))) = answer else { panic!("{}", show(&answer)) };
-    let answer = world.ledger.check_out(&want, Some(&waiter), Some(world.waker()), world.now());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::InTransit, None))), "{}", show(&answer));
-}
-
-#[test]
 fn a_caller_that_asks_again_while_it_finishes_a_return_is_not_told_to_wait_for_itself() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     world.defer_returns([1]);
     let Ok(CheckOut::FinishReturn(_returning)) = world.check_out(&world.any()) else { panic!("there is one") };
     // What cleans the connection, or logs that it could not be cleaned, borrows from the same pool.
@@ -228,8 +199,7 @@ fn a_slot_in_transit_is_waited_for_but_not_by_the_caller_that_works_on_it() {
 
 #[test]
 fn of_two_callers_that_are_told_of_a_slot_in_transit_only_the_first_that_joins_the_queue_is_told_so_again() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     world.defer_returns([1]);
     let _returning = world.take_return();
     let wants = [world.any(), world.any()];
@@ -244,8 +214,7 @@ fn of_two_callers_that_are_told_of_a_slot_in_transit_only_the_first_that_joins_t
 
 #[test]
 fn a_return_that_was_deferred_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     world.defer_returns([1]);
     world.ledger.set_closed(true);
     drop(world.take_return());
@@ -256,8 +225,7 @@ fn a_return_that_was_deferred_before_the_pool_was_marked_as_closed_is_finished_a
 
 #[test]
 fn what_has_been_idle_for_longest_above_minconn_is_closed_when_its_time_is_up() {
-    let world = shrinking(1, 3);
-    world.open([1, 2, 3]);
+    let world = shrinking(1, 3).lending([1, 2, 3]);
     for name in [2, 1, 3] {
         assert!(world.give_back(name), "kept, above minconn too");
         world.pass(1.0);
@@ -278,12 +246,9 @@ fn what_has_been_idle_for_longest_above_minconn_is_closed_when_its_time_is_up() 
 
 #[test]
 fn with_a_max_idle_of_zero_nothing_above_minconn_is_kept_and_without_end_everything() {
-    let world = World::new(0, 1);
-    world.open([1]);
+    let world = World::new(0, 1).lending([1]);
     assert!(!world.give_back(1));
-    let world = World::with(0, 2, Policy { max_idle: crate::Span::FOREVER, ..Policy::default() });
-    world.open([1, 2]);
-    assert!(world.give_back(1) && world.give_back(2));
+    let world = World::with(0, 2, Policy { max_idle: crate::Span::FOREVER, ..Policy::default() }).resting([1, 2]);
     world.pass(1e9);
     assert!(world.rest().is_infinite());
     assert_eq!(world.idle(), [1, 2]);
@@ -298,16 +263,13 @@ fn an_idle_connection_is_closed_at_the_end_of_its_life_and_another_one_opened() 
     let (slept, over) = world.sleep();
     assert!((9.0..=10.0).contains(&slept), "{slept}");
     assert_eq!(over.closing(), Some(CloseReason::Lifetime));
-    let before = housekeeper.wakes();
-    drop(over);
-    assert_eq!(housekeeper.wakes(), before + 1, "one is missing now");
+    assert_eq!(housekeeper.wakes_by(|| drop(over)), 1, "one is missing now");
     drop(world.take_refill());
 }
 
 #[test]
 fn the_end_of_a_lent_connections_life_is_looked_out_for_as_it_may_have_come_back_by_then() {
-    let world = mortal(2, 2);
-    world.open([1, 2]);
+    let world = mortal(2, 2).lending([1, 2]);
     world.pass(8.0);
     let rest = world.rest();
     assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
@@ -343,8 +305,7 @@ fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_th
     let world = World::with(1, 1, with_housekeeper(Policy::default()));
     let housekeeper = world.housekeeper();
     world.open([1]);
-    let waker = world.waker();
-    let waiter = world.join(&world.any(), &waker);
+    let waiter = world.join();
     assert!(world.give_back(1));
     drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
@@ -359,15 +320,12 @@ fn the_housekeeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhil
     let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
     drop(world.ledger.drain(7));
     assert!(world.rest().is_infinite());
-    let before = housekeeper.wakes();
-    world.fulfil(&opening, 1).expect("the pool is open");
-    assert!(housekeeper.wakes() > before);
+    assert!(housekeeper.wakes_by(|| world.fulfil(&opening, 1).expect("the pool is open")) > 0);
 }
 
 #[test]
 fn a_connection_that_was_looked_at_is_closed_when_it_has_been_idle_for_too_long_wherever_it_lies() {
-    let world = shrinking(0, 2);
-    world.open([1, 2]);
+    let world = shrinking(0, 2).lending([1, 2]);
     assert!(world.give_back(1));
     world.pass(5.0);
     assert!(world.give_back(2));
@@ -385,17 +343,14 @@ fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_o
     world.open_idle(1);
     world.pass(100.0);
     assert!(world.rest() > 0.0);
-    let before = housekeeper.wakes();
-    world.ledger.set_minconn(0);
-    assert!(housekeeper.wakes() > before);
+    assert!(housekeeper.wakes_by(|| world.ledger.set_minconn(0)) > 0);
 }
 
 // --- what is missing -----------------------------------------------------------------------------------------------
 
 #[test]
 fn the_housekeeper_opens_another_connection_when_one_is_lost() {
-    let world = World::with(2, 3, with_housekeeper(Policy::default()));
-    world.open([1, 2]);
+    let world = World::with(2, 3, with_housekeeper(Policy::default())).lending([1, 2]);
     let housekeeper = world.housekeeper();
     drop(world.begin_return(1).expect("it is lent"));
     assert_eq!(housekeeper.wakes(), 1);
@@ -433,8 +388,7 @@ fn in_whichever_way_a_connection_ends_the_housekeeper_is_told() {
 
 #[test]
 fn a_forgotten_loan_is_reclaimed_without_waking_the_housekeeper() {
-    let world = World::with(1, 1, with_housekeeper(Policy::default()));
-    world.open([1]);
+    let world = World::with(1, 1, with_housekeeper(Policy::default())).lending([1]);
     let (housekeeper, slot) = (world.housekeeper(), world.loan(1));
     assert!(world.reclaim(slot).is_some());
     assert_eq!(housekeeper.wakes(), 0, "a weak reference's callback is no place to start a thread in");
@@ -475,9 +429,7 @@ fn a_pause_ends_when_another_caller_reaches_the_server_and_the_next_is_a_short_o
     }
     world.fail(world.take_refill());
     assert!(world.rest() > 3.0);
-    let before = housekeeper.wakes();
-    world.ledger.note_connect(seconds(0.1), false);
-    assert_eq!(housekeeper.wakes(), before + 1);
+    assert_eq!(housekeeper.wakes_by(|| world.ledger.note_connect(seconds(0.1), false)), 1);
     world.fail(world.take_refill());
     assert!(world.rest() <= 0.25);
     world.ledger.hurry_refill();
@@ -514,13 +466,7 @@ fn the_housekeeper_is_told_when_another_caller_gives_a_refill_up() {
         let housekeeper = world.housekeeper();
         let refill = world.take_refill();
         assert!(world.rest().is_infinite(), "a refill is under way");
-        let before = housekeeper.wakes();
-        if fail {
-            world.fail(refill);
-        } else {
-            drop(refill);
-        }
-        assert!(housekeeper.wakes() > before);
+        assert!(housekeeper.wakes_by(|| if fail { world.fail(refill) } else { drop(refill) }) > 0);
     }
 }
 
@@ -549,9 +495,7 @@ fn the_housekeeper_is_told_when_a_pool_is_opened_again() {
     let housekeeper = world.housekeeper();
     world.ledger.close().expect("it is open");
     assert!(world.rest().is_infinite());
-    let before = housekeeper.wakes();
-    world.ledger.set_closed(false);
-    assert!(housekeeper.wakes() > before);
+    assert!(housekeeper.wakes_by(|| world.ledger.set_closed(false)) > 0);
 }
 
 // --- loans that last too long ------------------------------------------------------------------------------------------
@@ -562,8 +506,7 @@ fn watchful() -> World {
 
 #[test]
 fn a_loan_that_lasts_too_long_is_reported_once_and_said_to_be_late_when_it_comes_back() {
-    let world = watchful();
-    world.open([1]);
+    let world = watchful().lending([1]);
     world.pass(1.0);
     world.open([2]);
     assert!((world.rest() - 9.0).abs() < 1e-9);
@@ -580,8 +523,7 @@ fn a_loan_that_lasts_too_long_is_reported_once_and_said_to_be_late_when_it_comes
 
 #[test]
 fn the_next_loan_of_a_connection_is_watched_anew() {
-    let world = watchful();
-    world.open([1]);
+    let world = watchful().lending([1]);
     world.pass(10.0);
     drop(world.take_report());
     assert!(world.begin_return(1).expect("it is lent").keep(world.now()));
@@ -594,8 +536,7 @@ fn the_next_loan_of_a_connection_is_watched_anew() {
 
 #[test]
 fn the_next_loan_of_a_connection_that_came_back_by_the_fast_path_is_watched_anew() {
-    let world = watchful();
-    world.open([1]);
+    let world = watchful().lending([1]);
     world.pass(10.0);
     drop(world.take_report());
     world.give_back(1);
@@ -607,32 +548,22 @@ fn the_next_loan_of_a_connection_that_came_back_by_the_fast_path_is_watched_anew
 
 #[test]
 fn one_waiter_too_many_is_refused_and_the_waiters_keep_their_places() {
-    let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(2), ..Policy::default() });
-    world.open([1]);
-    let (wakers, wants) = ([world.waker(), world.waker()], [world.any(), world.any()]);
-    let waiters = [0, 1].map(|i| world.join(&wants[i], &wakers[i]));
+    let world =
+        World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(2), ..Policy::default() }).lending([1]);
+    let mut waiters = [world.join(), world.join()];
     let answer = world.ledger.check_out(&world.any(), None, Some(world.waker()), world.now());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Crowded, None))), "{}", show(&answer));
-    let answer = world.ledger.check_out(&wants[0], Some(&waiters[0]), Some(world.waker()), world.now());
-    assert!(matches!(answer, Ok(CheckOut::Busy(Busy::Full, None))), "{}", show(&answer));
+    assert_eq!(show(&answer), "Crowded, waiting: false");
+    assert_eq!(show(&waiters[0].wait_on()), "Full, waiting: false");
+    assert!(world.is_full(), "a caller that does not wait is told the same however many do");
     drop(waiters);
-    let _waiter = world.join(&world.any(), &world.waker());
-}
-
-#[test]
-fn a_caller_that_does_not_wait_is_told_that_the_pool_is_full_however_many_wait() {
-    let world = World::with(0, 1, Policy { max_waiting: std::num::NonZeroUsize::new(1), ..Policy::default() });
-    world.open([1]);
-    let _waiter = world.join(&world.any(), &world.waker());
-    assert!(world.is_full());
+    let _waiter = world.join();
 }
 
 // --- another process ---------------------------------------------------------------------------------------------------
 
 #[test]
 fn a_pool_in_another_process_begins_empty_with_its_limits_and_tells_its_housekeeper() {
-    let world = World::with(1, 2, with_housekeeper(Policy::default()));
-    world.open([1, 2]);
+    let world = World::with(1, 2, with_housekeeper(Policy::default())).lending([1, 2]);
     world.defer_returns([1]);
     let housekeeper = world.housekeeper();
     world.ledger.enter_process(7, 1);
@@ -670,10 +601,9 @@ fn the_housekeeping_rests_for_ever_while_no_more_than_minconn_are_open_however_s
         assert!(world.give_back(1));
         let rest = world.rest();
         assert!(rest > 900.0, "rests for {rest} s");
-        let before = housekeeper.wakes();
         world.pass(0.002);
-        let _lent = world.check_out(&world.any());
-        assert_eq!(housekeeper.wakes(), before + 1, "a loan that may be reported");
+        let lend = || drop(world.check_out(&world.any()));
+        assert_eq!(housekeeper.wakes_by(lend), 1, "a loan that may be reported");
     }
 }
 
@@ -683,9 +613,7 @@ fn the_housekeeping_is_woken_when_more_than_minconn_are_opened_while_it_rests() 
     let housekeeper = world.housekeeper();
     world.open([1]);
     assert!(world.rest().is_infinite());
-    let before = housekeeper.wakes();
-    world.open([2]);
-    assert_eq!(housekeeper.wakes(), before + 1);
+    assert_eq!(housekeeper.wakes_by(|| world.open([2])), 1);
     assert!(world.rest() <= 10.0);
 }
 

@@ -1,6 +1,6 @@
 //! Statistics and loans, and the loans that their borrowers have forgotten.
 
-use super::props::{World, by_key, connect_error, resolve_key, seconds};
+use super::props::{World, by_key, connect_error, resolve_key, seconds, show};
 use crate::{CheckOut, CloseReason, ConnectNews, LoanKey, Policy, Refusal, Stats};
 
 fn stats(world: &World) -> Stats {
@@ -51,8 +51,7 @@ fn waits_and_errors_are_summed_up() {
 
 #[test]
 fn the_time_that_connections_were_lent_is_summed_up_whatever_way_they_come_back() {
-    let world = World::new(2, 3);
-    world.open([1, 2, 3]);
+    let world = World::new(2, 3).lending([1, 2, 3]);
     world.pass(2.0);
     assert!(world.take_back_clean(1));
     assert!(world.begin_return(2).expect("it is lent").keep(world.now()));
@@ -162,8 +161,7 @@ fn each_close_is_counted_once_under_its_reason() {
 
 #[test]
 fn what_was_found_dead_is_counted_as_lost_a_failed_check_as_one_and_a_bad_return_as_one() {
-    let world = World::new(3, 3);
-    world.open([1, 2, 3]);
+    let world = World::new(3, 3).lending([1, 2, 3]);
     let slots = world.ledger.idle_slots();
     assert!(slots.is_empty() && world.give_back(1));
     let checking = world.check_idle();
@@ -176,8 +174,7 @@ fn what_was_found_dead_is_counted_as_lost_a_failed_check_as_one_and_a_bad_return
 
 #[test]
 fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
-    let world = World::new(0, 3);
-    world.open([9]);
+    let world = World::new(0, 3).lending([9]);
     let over = world.loan(9);
     assert!(!world.give_back(9));
     world.open([1]);
@@ -200,8 +197,7 @@ fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
 
 #[test]
 fn a_note_goes_with_its_loan() {
-    let world = World::with(1, 1, Policy { leak_after: seconds(60.0), ..Policy::default() });
-    world.open([1]);
+    let world = World::with(1, 1, Policy { leak_after: seconds(60.0), ..Policy::default() }).lending([1]);
     world.ledger.annotate(world.loan(1), world.thing(77));
     assert!(!world.take_back_clean(1), "the fast path has no place to drop a note");
     assert!(world.give_back(1));
@@ -212,24 +208,21 @@ fn a_note_goes_with_its_loan() {
 
 #[test]
 fn a_forgotten_loan_gives_its_slot_to_the_waiter() {
-    let world = World::new(0, 1);
-    world.open([1]);
+    let world = World::new(0, 1).lending([1]);
     world.ledger.annotate(world.loan(1), world.thing(77));
     let slot = world.loan(1);
-    let (waker, want) = (world.waker(), world.any());
-    let waiter = world.join(&want, &waker);
+    let mut waiter = world.join();
     world.pass(3.0);
     let report = world.reclaim(slot).expect("it is lent");
     assert!(report.age == seconds(3.0) && report.note.is_some_and(|note| note.name == 77));
-    assert_eq!((waker.wakes(), stats(&world).reclaimed), (1, 1));
-    assert!(matches!(world.ledger.check_out(&want, Some(&waiter), None, world.now()), Ok(CheckOut::Reserved(_))));
+    assert_eq!((waiter.wakes(), stats(&world).reclaimed), (1, 1));
+    assert_eq!(show(&waiter.ask_again()), "reserved");
     assert!(world.reclaim(slot).is_none());
 }
 
 #[test]
 fn what_came_back_in_time_is_not_reclaimed_nor_is_its_next_loan() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     let slot = world.loan(1);
     assert!(world.give_back(1));
     assert!(world.reclaim(slot).is_none());
@@ -248,8 +241,7 @@ fn a_loan_under_a_users_key_is_not_to_be_reclaimed() {
 
 #[test]
 fn a_handle_that_is_replaced_is_dropped_after_the_unlock_and_one_that_comes_too_late_at_once() {
-    let world = World::new(1, 1);
-    world.open([1]);
+    let world = World::new(1, 1).lending([1]);
     let slot = world.loan(1);
     world.ledger.replace_handle(slot, world.thing(11));
     assert_eq!((world.lent(), world.dropped.lock().expect("no panic").clone()), (vec![11], vec![1]));

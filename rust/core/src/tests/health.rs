@@ -1,7 +1,7 @@
 //! Health: which connections are lent at once, which after a check, and which not at all.
 
 use super::props::{TestWaker, Thing, World, by_key, connect_error, counts, must_check, resolve_key, seconds, show};
-use crate::{Busy, Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve};
+use crate::{Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
 fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
@@ -44,13 +44,9 @@ fn a_connection_that_has_been_idle_for_check_after_is_lent_once_it_has_been_chec
 
 #[test]
 fn with_a_check_after_of_zero_every_connection_is_checked_and_without_a_check_none() {
-    let world = World::with(1, 1, Policy { check_after: seconds(0.0), ..Policy::default() });
-    world.open([1]);
-    assert!(world.give_back(1));
+    let world = World::with(1, 1, Policy { check_after: seconds(0.0), ..Policy::default() }).resting([1]);
     drop(world.must_check());
-    let world = World::new(1, 1);
-    world.open([1]);
-    assert!(world.give_back(1));
+    let world = World::new(1, 1).resting([1]);
     world.pass(1e9);
     assert_eq!(world.borrow(), 1);
 }
@@ -77,13 +73,11 @@ fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
-    let waker = world.waker();
-    let _waiter = world.join(&world.any(), &waker);
+    let waiter = world.join();
     let answer = checking.next(CloseReason::Lost, world.now());
-    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
-    assert_eq!(waker.wakes(), 0, "who came later gets nothing of it");
+    assert_eq!((show(&answer), waiter.wakes()), ("reserved".to_owned(), 0), "who came later gets nothing of it");
     drop(answer);
-    assert_eq!(waker.wakes(), 1);
+    assert_eq!(waiter.wakes(), 1);
 }
 
 #[test]
@@ -118,9 +112,7 @@ fn a_new_connection_in_the_place_of_a_dead_one_is_trusted() {
 
 #[test]
 fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
-    world.open([1]);
-    assert!(world.give_back(1));
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).resting([1]);
     world.pass(10.0);
     let answer = world.must_check().next(CloseReason::Lifetime, world.now());
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("no room") };
@@ -144,9 +136,7 @@ fn after_a_failed_connect_all_are_checked_unless_there_is_no_check() {
     let world = checked(1, 2, &[1]);
     world.ledger.note_connect(seconds(0.1), true);
     assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
-    let world = World::new(1, 2);
-    world.open([1]);
-    assert!(world.give_back(1));
+    let world = World::new(1, 2).resting([1]);
     world.ledger.note_connect(seconds(0.1), true);
     assert_eq!(world.borrow(), 1);
 }
@@ -156,12 +146,10 @@ fn an_interrupted_check_discards_the_connection_and_serves_the_waiter() {
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = world.must_check();
-    let (waker, mut want) = (world.waker(), world.any());
-    let waiter = world.join(&want, &waker);
+    let mut waiter = world.join();
     drop(checking);
-    assert_eq!((waker.wakes(), world.closed(CloseReason::Unclean)), (1, 1));
-    let answer = world.ask_again(&mut want, &waiter);
-    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+    assert_eq!((waiter.wakes(), world.closed(CloseReason::Unclean)), (1, 1));
+    assert_eq!(show(&waiter.ask_again()), "reserved");
 }
 
 #[test]
@@ -170,12 +158,9 @@ fn callers_that_ask_for_a_key_whose_connection_is_checked_wait_and_get_that_conn
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
     assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant), "it would wait for itself");
-    let (mut want, waker) = (world.ask(2, 2), world.waker());
-    let _waiter = world.follow(&mut want, &waker);
+    let mut waiter = world.follow(2, 2);
     checking.lend(world.now()).expect("the pool is open");
-    assert_eq!(waker.wakes(), 1);
-    let answer = resolve_key(&mut want, |want| world.check_out(want));
-    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 1), "{}", show(&answer));
+    assert_eq!((waiter.wakes(), waiter.claim()), (1, 1));
 }
 
 #[test]
@@ -195,18 +180,14 @@ fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_
     let world = checked(2, 2, &[1, 2]);
     world.pass(1.0);
     let dead = must_check(by_key(&world, 2, 1));
-    let (mut want, waker) = (world.ask(2, 2), world.waker());
-    let _waiter = world.follow(&mut want, &waker);
+    let mut waiter = world.follow(2, 2);
     let next = must_check(dead.next(CloseReason::Lost, world.now()));
-    assert_eq!(looked_at(&next), (1, Check::Required));
-    assert_eq!(waker.wakes(), 0);
+    assert_eq!((looked_at(&next), waiter.wakes()), ((1, Check::Required), 0));
     let Ok(CheckOut::Reserved(room)) = next.next(CloseReason::Lost, world.now()) else { panic!("there is room") };
-    assert!(matches!(by_key(&world, 2, 3), Ok(CheckOut::Busy(Busy::KeyOpening, None))));
+    assert_eq!(show(&by_key(&world, 2, 3)), "KeyOpening, waiting: false");
     world.fulfil(&room, 3).expect("the pool is open");
     drop(room);
-    assert_eq!(waker.wakes(), 1);
-    let answer = resolve_key(&mut want, |want| world.check_out(want));
-    assert!(matches!(&answer, Ok(CheckOut::Lent(connection)) if connection.name == 3), "{}", show(&answer));
+    assert_eq!((waiter.wakes(), waiter.claim()), (1, 3));
 }
 
 #[test]
@@ -214,13 +195,10 @@ fn a_waiter_for_a_key_gets_a_place_in_the_queue_when_the_check_is_interrupted() 
     let world = checked(1, 1, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
-    let (mut want, wakers) = (world.ask(2, 2), [world.waker(), world.waker()]);
-    let first = world.follow(&mut want, &wakers[0]);
-    let _second = world.join(&world.any(), &wakers[1]);
+    let (mut first, second) = (world.follow(2, 2), world.join());
     drop(checking);
-    assert_eq!([wakers[0].wakes(), wakers[1].wakes()], [1, 0]);
-    let answer = world.ask_again(&mut want, &first);
-    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+    assert_eq!([first.wakes(), second.wakes()], [1, 0]);
+    assert_eq!(show(&first.ask_again()), "reserved");
 }
 
 #[test]
@@ -237,8 +215,7 @@ fn a_connection_whose_room_was_used_for_another_is_forgotten() {
 
 #[test]
 fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it_comes_back() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
-    world.open([1]);
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).lending([1]);
     world.pass(10.0);
     assert_eq!(world.lent(), [1]);
     assert!(!world.take_back_clean(1), "the fast path keeps none that is too old");
@@ -247,8 +224,7 @@ fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it
 
 #[test]
 fn a_connection_that_grows_too_old_while_it_is_returned_is_not_kept() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
-    world.open([1]);
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).lending([1]);
     let mut returning = world.begin_return(1).expect("it is lent");
     assert_eq!(returning.closing(), None);
     world.pass(10.0);
@@ -258,33 +234,27 @@ fn a_connection_that_grows_too_old_while_it_is_returned_is_not_kept() {
 
 #[test]
 fn an_idle_connection_that_is_too_old_is_not_lent() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
-    world.open([1]);
-    assert!(world.give_back(1));
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).resting([1]);
     world.pass(10.0);
     let over = world.must_check();
     assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
-    let answer = over.next(CloseReason::Lifetime, world.now());
-    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+    assert_eq!(show(&over.next(CloseReason::Lifetime, world.now())), "reserved");
     assert_eq!((world.closed(CloseReason::Lifetime), world.ledger.stats(world.now()).0.connections_lost), (1, 0));
 }
 
 #[test]
 fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() });
-    world.open([1]);
-    let (waker, mut want) = (world.waker(), world.any());
-    let waiter = world.join(&want, &waker);
+    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).lending([1]);
+    let mut waiter = world.join();
     assert!(world.give_back(1));
     world.pass(10.0);
-    let over = must_check(world.ask_again(&mut want, &waiter));
+    let over = must_check(waiter.ask_again());
     assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
 }
 
 #[test]
 fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_later() {
-    let world = World::new(4, 4);
-    world.open([1, 2, 3]);
+    let world = World::new(4, 4).lending([1, 2, 3]);
     let opening = world.reserve();
     assert!(world.give_back(1));
     let mut returning = world.begin_return(2).expect("it is lent");
@@ -316,8 +286,7 @@ fn an_invalidated_connection_counts_as_lost_when_it_comes_back() {
 
 #[test]
 fn a_connection_that_is_invalidated_with_the_older_ones_spares_the_newer_ones() {
-    let world = World::new(4, 4);
-    world.open([1, 2, 3, 4]);
+    let world = World::new(4, 4).lending([1, 2, 3, 4]);
     assert!(world.give_back(1));
     world.ledger.invalidate(world.loan(3), true);
     for (name, closing) in [(2, Some(CloseReason::Drained)), (3, Some(CloseReason::Lost)), (4, None)] {
@@ -330,8 +299,7 @@ fn a_connection_that_is_invalidated_with_the_older_ones_spares_the_newer_ones() 
 fn a_connection_under_a_check_when_the_pool_is_closed_is_closed_by_the_caller_that_checks_it() {
     let world = checked(3, 3, &[1, 2, 3]);
     world.pass(1.0);
-    let (lent, next, idle) = (world.must_check(), world.must_check(), world.ledger.idle_slots()[0]);
-    let idle = world.ledger.begin_idle_check(idle, 7, world.now()).expect("it is idle");
+    let (lent, next, idle) = (world.must_check(), world.must_check(), world.check_idle());
     assert!(world.ledger.close().expect("it is open").is_empty(), "none of them is the closer's");
     assert_eq!(lent.lend(world.now()), Err(CloseReason::WithPool));
     assert!(idle.put_back(world.now()).is_err());
@@ -356,9 +324,8 @@ fn a_check_from_before_the_pool_was_made_anew_does_no_harm() {
 
 #[test]
 fn a_check_of_an_idle_connection_is_no_use_of_it() {
-    let world = World::with(0, 2, Policy { check_after: seconds(0.5), max_idle: seconds(10.0), ..Policy::default() });
-    world.open([1]);
-    assert!(world.give_back(1));
+    let world = World::with(0, 2, Policy { check_after: seconds(0.5), max_idle: seconds(10.0), ..Policy::default() })
+        .resting([1]);
     world.pass(9.0);
     let slot = world.ledger.idle_slots()[0];
     let checking = world.ledger.begin_idle_check(slot, 7, world.now()).expect("it is idle");
@@ -373,13 +340,10 @@ fn a_check_of_an_idle_connection_is_no_use_of_it() {
 #[test]
 fn an_idle_connection_under_a_check_is_waited_for_and_given_to_the_waiter() {
     let world = checked(1, 1, &[1]);
-    let slot = world.ledger.idle_slots()[0];
-    let checking = world.ledger.begin_idle_check(slot, 7, world.now()).expect("it is idle");
-    let (waker, want) = (world.waker(), world.any());
-    let waiter = world.join(&want, &waker);
+    let checking = world.check_idle();
+    let mut waiter = world.join();
     checking.put_back(world.now()).expect("the pool is open");
-    assert_eq!(waker.wakes(), 1);
-    assert_eq!(world.claim(&want, &waiter), 1);
+    assert_eq!((waiter.wakes(), waiter.claim()), (1, 1));
 }
 
 #[test]
@@ -401,8 +365,7 @@ fn a_connection_that_is_drained_while_it_is_checked_is_not_lent_but_replaced() {
     let checking = world.must_check();
     assert!(world.ledger.drain(7).is_empty());
     assert_eq!(checking.lend(world.now()), Err(CloseReason::Drained));
-    let answer = checking.next(CloseReason::Drained, world.now());
-    assert!(matches!(answer, Ok(CheckOut::Reserved(_))), "{}", show(&answer));
+    assert_eq!(show(&checking.next(CloseReason::Drained, world.now())), "reserved");
 }
 
 #[test]
@@ -446,8 +409,7 @@ fn an_idle_connection_that_is_checked_while_another_takes_its_place_is_not_put_b
 fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
     let world = checked(1, 1, &[1]);
     world.borrow();
-    let waker = world.waker();
-    let waiter = world.join(&world.any(), &waker);
+    let waiter = world.join();
     assert!(world.give_back(1));
     world.pass(60.0);
     assert!(world.check_out(&world.any()).is_ok(), "another caller tells the time");
@@ -470,7 +432,6 @@ fn a_check_whose_connection_a_subclass_has_replaced_is_not_told_that_the_pool_is
     let world = checked(1, 2, &[1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
-    resolve_key(&mut world.ask(2, 9), |want| world.ledger.insert_loan(want, 7, &world.thing(7), world.now()))
-        .expect("the pool is open");
+    world.insert_by_key(2, 7);
     assert_ne!(checking.lend(world.now()), Err(CloseReason::WithPool));
 }

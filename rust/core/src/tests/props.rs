@@ -36,6 +36,13 @@ impl TestWaker {
     pub(super) fn wakes(&self) -> usize {
         self.wakes.load(Ordering::SeqCst)
     }
+
+    /// Counts how often it is called while something is done.
+    pub(super) fn wakes_by(&self, act: impl FnOnce()) -> usize {
+        let before = self.wakes();
+        act();
+        self.wakes() - before
+    }
 }
 
 impl crate::Wake for TestWaker {
@@ -88,6 +95,19 @@ impl World {
         let world = Self::new(minconn, maxconn);
         world.ledger.set_policy(policy);
         world
+    }
+
+    /// Has lent connections with these names.
+    pub(super) fn lending<const N: usize>(self, names: [u32; N]) -> Self {
+        self.open(names);
+        self
+    }
+
+    /// Has idle connections with these names, which came back in this order.
+    pub(super) fn resting<const N: usize>(self, names: [u32; N]) -> Self {
+        self.open(names);
+        assert!(names.into_iter().all(|name| self.give_back(name)), "each is kept");
+        self
     }
 
     /// Sets a housekeeper, and gives its waker.
@@ -183,28 +203,29 @@ impl World {
     }
 
     /// Joins the queue, and expects the pool to be full.
-    pub(super) fn join(&self, want: &Want<Thing>, waker: &TestWaker) -> Waiter<'_, Thing, TestWaker> {
-        match self.ledger.check_out(want, None, Some(waker.clone()), self.now()) {
-            Ok(CheckOut::Busy(Busy::Full | Busy::InTransit, Some(waiter))) => waiter,
-            other => panic!("it did not wait: {}", show(&other)),
-        }
+    pub(super) fn join(&self) -> Queued<'_> {
+        self.queue(self.any(), &[Busy::Full, Busy::InTransit])
+    }
+
+    /// Joins the queue to borrow under a key, and expects the pool to be full.
+    pub(super) fn join_for(&self, key: u32, caller: u64) -> Queued<'_> {
+        self.queue(self.ask(key, caller), &[Busy::Full])
     }
 
     /// Asks for a key that another caller is about to get, and expects to wait for it.
-    pub(super) fn follow(&self, want: &mut Want<Thing>, waker: &TestWaker) -> Waiter<'_, Thing, TestWaker> {
-        match resolve_key(want, |want| self.ledger.check_out(want, None, Some(waker.clone()), self.now())) {
-            Ok(CheckOut::Busy(Busy::KeyOpening, Some(waiter))) => waiter,
-            other => panic!("it did not wait for the key: {}", show(&other)),
-        }
+    pub(super) fn follow(&self, key: u32, caller: u64) -> Queued<'_> {
+        self.queue(self.ask(key, caller), &[Busy::KeyOpening])
     }
 
-    /// Asks again, for a waiter that waits no longer.
-    pub(super) fn ask_again(
-        &self,
-        want: &mut Want<Thing>,
-        waiter: &Waiter<'_, Thing, TestWaker>,
-    ) -> Result<CheckOut<'_, Thing, TestWaker>, Refusal> {
-        resolve_key(want, |want| self.ledger.check_out(want, Some(waiter), None, self.now()))
+    /// Waits, and expects to be told this.
+    pub(super) fn queue(&self, mut want: Want<Thing>, expected: &[Busy]) -> Queued<'_> {
+        let waker = self.waker();
+        match resolve_key(&mut want, |want| self.ledger.check_out(want, None, Some(waker.clone()), self.now())) {
+            Ok(CheckOut::Busy(busy, Some(place))) if expected.contains(&busy) => {
+                Queued { world: self, want, place, waker }
+            }
+            other => panic!("it did not wait as expected: {}", show(&other)),
+        }
     }
 
     /// Says whether a caller that does not wait is told that the pool is full.
@@ -215,14 +236,6 @@ impl World {
     /// Takes the connection that has been idle for longest out of the pool to check it.
     pub(super) fn check_idle(&self) -> Checking<'_, Thing, TestWaker> {
         self.ledger.begin_idle_check(self.ledger.idle_slots()[0], 7, self.now()).expect("it is idle")
-    }
-
-    /// Claims what a waiter was promised, and expects a connection.
-    pub(super) fn claim(&self, want: &Want<Thing>, waiter: &Waiter<'_, Thing, TestWaker>) -> u32 {
-        match self.ledger.check_out(want, Some(waiter), None, self.now()) {
-            Ok(CheckOut::Lent(connection)) => connection.name,
-            other => panic!("nothing was promised: {}", show(&other)),
-        }
     }
 
     /// Borrows, and expects a connection that must be checked first.
@@ -315,6 +328,12 @@ impl World {
         self.fulfil(&reservation, name).expect("the pool is open");
     }
 
+    /// Inserts a loan that a subclass has made under a key.
+    pub(super) fn insert_by_key(&self, key: u32, name: u32) {
+        let insert = |want: &_| self.ledger.insert_loan(want, name as usize, &self.thing(name), self.now());
+        resolve_key(&mut self.ask(key, 9), insert).expect("the pool is open");
+    }
+
     /// Counts the connections that were closed for this reason.
     pub(super) fn closed(&self, reason: CloseReason) -> u64 {
         self.ledger.stats(self.now()).0.closed[reason as usize]
@@ -326,6 +345,47 @@ impl World {
 
     pub(super) fn lent(&self) -> Vec<u32> {
         self.ledger.lent().iter().map(|(_, connection)| connection.name).collect()
+    }
+}
+
+/// A caller that waits.
+pub(super) struct Queued<'w> {
+    world: &'w World,
+    want: Want<Thing>,
+    place: Waiter<'w, Thing, TestWaker>,
+    waker: TestWaker,
+}
+
+impl<'w> Queued<'w> {
+    /// Counts how often it was woken.
+    pub(super) fn wakes(&self) -> usize {
+        self.waker.wakes()
+    }
+
+    /// Asks again, and waits no longer.
+    pub(super) fn ask_again(&mut self) -> Result<CheckOut<'w, Thing, TestWaker>, Refusal> {
+        resolve_key(&mut self.want, |want| self.world.ledger.check_out(want, Some(&self.place), None, self.world.now()))
+    }
+
+    /// Asks again, and is willing to wait on.
+    pub(super) fn wait_on(&mut self) -> Result<CheckOut<'w, Thing, TestWaker>, Refusal> {
+        let waker = || Some(self.waker.clone());
+        resolve_key(&mut self.want, |want| {
+            self.world.ledger.check_out(want, Some(&self.place), waker(), self.world.now())
+        })
+    }
+
+    /// Claims what it was promised, and expects a connection.
+    pub(super) fn claim(&mut self) -> u32 {
+        match self.ask_again() {
+            Ok(CheckOut::Lent(connection)) => connection.name,
+            other => panic!("nothing was promised: {}", show(&other)),
+        }
+    }
+
+    /// Gives up its place.
+    pub(super) fn leave(self) -> Option<Returning<'w, Thing, TestWaker>> {
+        self.place.leave()
     }
 }
 

@@ -1,12 +1,11 @@
 //! Loans, waiters, limits and closing: one thing that can go wrong a test.
 
-use super::props::{TestWaker, World, connect_error, counts, refusal};
-use crate::{CheckOut, Refusal};
+use super::props::{Queued, World, connect_error, counts, show};
+use crate::Refusal;
 
 #[test]
 fn the_last_connection_that_came_back_is_lent_first() {
-    let world = World::new(3, 3);
-    world.open([1, 2, 3]);
+    let world = World::new(3, 3).lending([1, 2, 3]);
     assert!(world.give_back(1) && world.give_back(3) && world.give_back(2));
     assert_eq!(world.idle(), [1, 3, 2]);
     assert_eq!([world.borrow(), world.borrow(), world.borrow()], [2, 3, 1]);
@@ -20,8 +19,8 @@ fn no_more_than_maxconn_are_opened_however_slow_connects_are() {
     assert!(world.is_full());
     world.fulfil(&first, 1).expect("open");
     assert!(world.is_full());
-    drop(second);
-    assert_eq!(counts(&world), (0, 1, 0, 0, 0));
+    drop((first, second));
+    assert_eq!(counts(&world), (0, 1, 0, 0, 0), "the one that was spent frees nothing");
     world.open([2]);
 }
 
@@ -32,15 +31,6 @@ fn a_reservation_that_is_dropped_unspent_gives_its_room_back() {
     drop(world.reserve().fail(connect_error("the server is down")));
     assert_eq!(world.ledger.connect_error().expect("there was one").text, "the server is down");
     world.open([1]);
-}
-
-#[test]
-fn a_reservation_that_is_dropped_after_it_was_spent_frees_nothing() {
-    let world = World::new(0, 1);
-    let reservation = world.reserve();
-    world.fulfil(&reservation, 1).expect("open");
-    drop(reservation);
-    assert_eq!(counts(&world), (0, 1, 0, 0, 0));
 }
 
 #[test]
@@ -57,29 +47,19 @@ fn a_spent_reservation_is_not_followed_to_the_next_user_of_its_slot() {
 }
 
 #[test]
-fn a_connection_above_minconn_is_not_kept() {
-    let world = World::new(1, 2);
-    world.open([1, 2]);
-    assert!(world.give_back(1));
-    assert!(!world.give_back(2));
-    assert_eq!((world.idle(), counts(&world)), (vec![1], (1, 0, 0, 0, 0)));
-}
-
-#[test]
 fn a_slot_is_taken_until_its_connection_is_closed() {
-    let world = World::new(0, 1);
-    world.open([1]);
+    let world = World::new(0, 1).lending([1]);
     let returning = world.begin_return(1).expect("lent");
     assert!(returning.closing().is_some());
     assert!(world.is_full());
     drop(returning);
+    assert_eq!(*world.dropped.lock().expect("no panic"), [1], "no handle of it is left");
     world.open([2]);
 }
 
 #[test]
 fn what_is_not_lent_cannot_be_returned() {
-    let world = World::new(1, 2);
-    world.open([1]);
+    let world = World::new(1, 2).lending([1]);
     assert!(world.begin_return(7).is_err_and(|refusal| refusal == Refusal::Unkeyed));
     assert!(world.give_back(1));
     assert!(world.begin_return(1).is_err_and(|refusal| refusal == Refusal::Unkeyed));
@@ -87,50 +67,40 @@ fn what_is_not_lent_cannot_be_returned() {
 
 #[test]
 fn a_waiter_gets_what_comes_back_and_a_newcomer_does_not() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let (waker, want) = (world.waker(), world.any());
-    let waiter = world.join(&want, &waker);
+    let world = World::new(0, 1).lending([1]);
+    let mut waiter = world.join();
     assert!(world.give_back(1), "kept for the waiter, although minconn is 0");
-    assert_eq!(waker.wakes(), 1);
+    assert_eq!(waiter.wakes(), 1);
     assert!(world.ledger.lend_idle(0, world.now()).is_none());
     assert!(world.is_full());
-    assert_eq!(world.claim(&want, &waiter), 1);
+    assert_eq!(waiter.claim(), 1);
 }
 
 #[test]
 fn waiters_are_served_in_the_order_in_which_they_came() {
-    let world = World::new(0, 2);
-    world.open([1, 2]);
-    let wakers = [world.waker(), world.waker(), world.waker()];
-    let wants = [world.any(), world.any(), world.any()];
-    let waiters = [0, 1, 2].map(|i| world.join(&wants[i], &wakers[i]));
+    let world = World::new(0, 2).lending([1, 2]);
+    let mut waiters = [world.join(), world.join(), world.join()];
     for (turn, connection) in [1, 2, 1].into_iter().enumerate() {
         assert!(world.give_back(connection));
-        assert_eq!(wakers.iter().map(TestWaker::wakes).sum::<usize>(), turn + 1);
-        assert_eq!(world.claim(&wants[turn], &waiters[turn]), connection);
+        assert_eq!(waiters.iter().map(Queued::wakes).sum::<usize>(), turn + 1);
+        assert_eq!(waiters[turn].claim(), connection);
     }
 }
 
 #[test]
 fn a_waiter_that_leaves_hands_its_promise_to_the_next() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let wakers = [world.waker(), world.waker()];
-    let wants = [world.any(), world.any()];
-    let [first, second] = [0, 1].map(|i| world.join(&wants[i], &wakers[i]));
+    let world = World::new(0, 1).lending([1]);
+    let (first, mut second) = (world.join(), world.join());
     assert!(world.give_back(1));
+    assert_eq!((first.wakes(), second.wakes()), (1, 0));
     assert!(first.leave().is_none());
-    assert_eq!((wakers[0].wakes(), wakers[1].wakes()), (1, 1));
-    assert_eq!(world.claim(&wants[1], &second), 1);
+    assert_eq!((second.wakes(), second.claim()), (1, 1));
 }
 
 #[test]
 fn a_promised_connection_that_the_pool_has_no_use_for_comes_out_to_be_closed() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let waker = world.waker();
-    let waiter = world.join(&world.any(), &waker);
+    let world = World::new(0, 1).lending([1]);
+    let waiter = world.join();
     assert!(world.give_back(1));
     let surplus = waiter.leave().expect("minconn is 0");
     assert_eq!((surplus.connection().name, counts(&world)), (1, (0, 0, 0, 1, 0)));
@@ -139,39 +109,14 @@ fn a_promised_connection_that_the_pool_has_no_use_for_comes_out_to_be_closed() {
 }
 
 #[test]
-fn a_waiter_that_is_dropped_loses_nothing() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let waker = world.waker();
-    let waiter = world.join(&world.any(), &waker);
+fn a_waiter_that_is_dropped_loses_neither_a_promised_connection_nor_promised_room() {
+    let world = World::new(0, 1).lending([1]);
+    let waiter = world.join();
     assert!(world.give_back(1));
     drop(waiter);
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
-    world.open([2]);
-}
-
-#[test]
-fn a_failed_connect_lets_the_first_waiter_try() {
-    let world = World::new(0, 1);
     let reservation = world.reserve();
-    let (waker, want) = (world.waker(), world.any());
-    let waiter = world.join(&want, &waker);
-    drop(reservation.fail(connect_error("no")));
-    assert_eq!(waker.wakes(), 1);
-    let Ok(CheckOut::Reserved(room)) = world.ledger.check_out(&want, Some(&waiter), None, world.now()) else {
-        panic!("room was promised")
-    };
-    drop(waiter);
-    world.fulfil(&room, 1).expect("open");
-    assert_eq!(world.lent(), [1]);
-}
-
-#[test]
-fn a_waiter_that_leaves_gives_promised_room_back() {
-    let world = World::new(0, 1);
-    let reservation = world.reserve();
-    let waker = world.waker();
-    let waiter = world.join(&world.any(), &waker);
+    let waiter = world.join();
     drop(reservation);
     assert_eq!(counts(&world), (0, 0, 1, 0, 0));
     drop(waiter);
@@ -179,20 +124,25 @@ fn a_waiter_that_leaves_gives_promised_room_back() {
 }
 
 #[test]
-fn a_raised_maxconn_serves_as_many_waiters_as_there_is_room_for() {
+fn a_failed_connect_lets_the_first_waiter_try() {
     let world = World::new(0, 1);
-    world.open([1]);
-    let wakers = [world.waker(), world.waker(), world.waker()];
-    let wants = [world.any(), world.any(), world.any()];
-    let _waiters = [0, 1, 2].map(|i| world.join(&wants[i], &wakers[i]));
+    let reservation = world.reserve();
+    let mut waiter = world.join();
+    drop(reservation.fail(connect_error("no")));
+    assert_eq!((waiter.wakes(), show(&waiter.ask_again())), (1, "reserved".to_owned()));
+}
+
+#[test]
+fn a_raised_maxconn_serves_as_many_waiters_as_there_is_room_for() {
+    let world = World::new(0, 1).lending([1]);
+    let waiters = [world.join(), world.join(), world.join()];
     drop(world.ledger.set_maxconn(3));
-    assert_eq!([wakers[0].wakes(), wakers[1].wakes(), wakers[2].wakes()], [1, 1, 0]);
+    assert_eq!(waiters.each_ref().map(Queued::wakes), [1, 1, 0]);
 }
 
 #[test]
 fn a_lowered_maxconn_holds_again_as_soon_as_it_can() {
-    let world = World::new(4, 4);
-    world.open([1, 2, 3, 4]);
+    let world = World::new(4, 4).lending([1, 2, 3, 4]);
     assert!(world.give_back(1) && world.give_back(2));
     let retired = world.ledger.set_maxconn(1);
     assert_eq!(retired.iter().map(|retired| retired.connection().name).collect::<Vec<_>>(), [1, 2]);
@@ -204,8 +154,7 @@ fn a_lowered_maxconn_holds_again_as_soon_as_it_can() {
 
 #[test]
 fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
-    let world = World::new(2, 4);
-    world.open([1, 2, 3, 4]);
+    let world = World::new(2, 4).lending([1, 2, 3, 4]);
     assert!(world.give_back(2) && world.give_back(1));
     let closing = world.ledger.close().expect("it is open");
     assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 1, 3, 4]);
@@ -217,33 +166,23 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
 
 #[test]
 fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let (waker, want) = (world.waker(), world.any());
-    let waiter = world.join(&want, &waker);
+    let world = World::new(0, 1).lending([1]);
+    let mut waiter = world.join();
     world.ledger.close().expect("it is open");
-    assert_eq!(waker.wakes(), 1);
-    assert!(
-        world
-            .ledger
-            .check_out(&want, Some(&waiter), None, world.now())
-            .is_err_and(|unanswered| refusal(unanswered) == Refusal::Closed)
-    );
+    assert_eq!((waiter.wakes(), show(&waiter.ask_again())), (1, "Closed".to_owned()));
 }
 
 #[test]
 fn a_connection_that_was_promised_is_closed_with_the_pool() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    let _waiter = world.join(&world.any(), &world.waker());
+    let world = World::new(0, 1).lending([1]);
+    let _waiter = world.join();
     assert!(world.give_back(1));
     assert_eq!(world.ledger.close().expect("it is open").len(), 1);
 }
 
 #[test]
 fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() {
-    let world = World::new(2, 2);
-    world.open([1]);
+    let world = World::new(2, 2).lending([1]);
     let mut returning = world.begin_return(1).expect("lent");
     let reservation = world.reserve();
     assert!(world.ledger.close().expect("it is open").is_empty());
@@ -255,9 +194,7 @@ fn a_connection_that_was_being_opened_or_returned_comes_back_to_a_closed_pool() 
 
 #[test]
 fn one_object_lent_twice_is_returned_twice() {
-    let world = World::new(2, 2);
-    world.open([5, 5]);
-    assert!(world.give_back(5) && world.give_back(5));
+    let world = World::new(2, 2).resting([5, 5]);
     assert!(world.begin_return(5).is_err());
     assert_eq!(world.idle(), [5, 5]);
     assert_eq!([world.borrow(), world.borrow()], [5, 5]);
@@ -265,8 +202,7 @@ fn one_object_lent_twice_is_returned_twice() {
 
 #[test]
 fn a_pool_made_anew_forgets_and_stale_guards_do_no_harm() {
-    let world = World::new(2, 3);
-    world.open([1, 2]);
+    let world = World::new(2, 3).lending([1, 2]);
     let reservation = world.reserve();
     let mut returning = world.begin_return(1).expect("lent");
     world.ledger.reset();
@@ -278,17 +214,8 @@ fn a_pool_made_anew_forgets_and_stale_guards_do_no_harm() {
 }
 
 #[test]
-fn a_connection_that_is_let_go_has_no_handle_left() {
-    let world = World::new(0, 1);
-    world.open([1]);
-    drop(world.begin_return(1).expect("lent"));
-    assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
-}
-
-#[test]
 fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
-    let world = World::new(2, 2);
-    world.open([1, 2]);
+    let world = World::new(2, 2).lending([1, 2]);
     assert!(world.give_back(1));
     let mut returning = world.begin_return(2).expect("lent");
     assert!(world.ledger.set_maxconn(usize::MAX).is_empty());

@@ -1,10 +1,12 @@
 //! Real threads on one pool: the limit, the order, and nothing lost.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::{CheckOut, Chore, CloseReason, Moment, Policy, Reserve, Returning, SharedLedger, Span, Wake, Want};
+use crate::{CheckOut, Chore, CloseReason, Moment, Policy, Reserve, Returning, SharedLedger, Span, Stats, Wake, Want};
 
 /// A waker that a thread sleeps on.
 #[derive(Clone, Default)]
@@ -31,69 +33,7 @@ impl Parker {
     }
 }
 
-fn borrow(ledger: &SharedLedger<usize, Parker>, names: &AtomicUsize) -> usize {
-    if let Some(connection) = ledger.lend_idle(0, Moment::START) {
-        return *connection;
-    }
-    let want = Want::Any(ledger.next_number(), 0);
-    let parker = Parker::default();
-    let mut waiter = None;
-    loop {
-        match ledger.check_out(&want, waiter.as_ref(), Some(parker.clone()), Moment::START).expect("the pool is open") {
-            CheckOut::Lent(connection) => return *connection,
-            CheckOut::Reserved(reservation) => {
-                let name = names.fetch_add(1, Ordering::SeqCst);
-                ledger.fulfil(reservation.slot(), name, &Arc::new(name), Moment::START).expect("the pool is open");
-                return name;
-            }
-            CheckOut::Check(_) | CheckOut::FinishReturn(_) => panic!("this pool checks nothing and leaves nothing"),
-            CheckOut::Busy(_, joined) => {
-                waiter = joined.or(waiter);
-                parker.park();
-            }
-        }
-    }
-}
-
-#[test]
-fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
-    const THREADS: usize = 8;
-    const LOANS: usize = 3000;
-    const MAXCONN: usize = 3;
-    let ledger = SharedLedger::<usize, Parker>::new(1);
-    ledger.set_minconn(2);
-    drop(ledger.set_maxconn(MAXCONN));
-    let names = AtomicUsize::new(1);
-    let holders = (0..THREADS * LOANS + 2).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>();
-    let out = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (ledger, names, holders, out) = (&ledger, &names, &holders, &out);
-            scope.spawn(move || {
-                for loan in 0..LOANS {
-                    let name = borrow(ledger, names);
-                    assert_eq!(holders[name].fetch_add(1, Ordering::SeqCst), 0, "two holders");
-                    assert!(out.fetch_add(1, Ordering::SeqCst) < MAXCONN, "above the limit");
-                    out.fetch_sub(1, Ordering::SeqCst);
-                    holders[name].fetch_sub(1, Ordering::SeqCst);
-                    if (loan + thread) % 3 > 0 && ledger.take_back_clean(name, Moment::START) {
-                        continue;
-                    }
-                    let close = (loan + thread) % 7 == 0;
-                    let Ok(mut returning) = ledger.begin_return(Some(name), None, close, Moment::START) else {
-                        panic!("it is lent")
-                    };
-                    let _kept = returning.closing().is_none() && returning.keep(Moment::START);
-                }
-            });
-        }
-    });
-    let counts = ledger.counts();
-    assert_eq!((counts.lent, counts.opening, counts.returning, counts.waiting), (0, 0, 0, 0));
-    assert!(counts.idle <= 2 + 1, "no more than minconn, and one that was kept for a waiter that left");
-}
-
-/// A pool with a housekeeper, in which every connection is checked, many die, and none lives long.
+/// A pool with a housekeeper, whose borrowers and connections have accidents.
 struct Town {
     ledger: SharedLedger<u64, Parker>,
     began: Instant,
@@ -198,9 +138,9 @@ fn address(name: u64) -> usize {
     usize::try_from(name).expect("64 bits")
 }
 
-#[test]
-fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whichever_connections_die_or_expire() {
-    const LOANS: usize = 1000;
+/// Lets threads borrow from a pool with a housekeeper, each so many times; tells what has come of it.
+fn live(policy: Policy, loans: usize) -> Stats {
+    const MAXCONN: usize = 3;
     let town = Town {
         ledger: SharedLedger::new(1),
         began: Instant::now(),
@@ -208,36 +148,36 @@ fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whichever_connecti
         chance: AtomicU64::new(0),
         over: AtomicBool::new(false),
     };
-    let micros = |micros: f64| Span::from_secs_f64(micros * 1e-6);
-    town.ledger.set_policy(Policy {
-        check_after: micros(5.0),
-        max_idle: micros(50.0),
-        max_lifetime: micros(500.0),
-        has_housekeeper: true,
-        ..Policy::default()
-    });
-    drop(town.ledger.resize(2, 3));
-    let parker = Parker::default();
+    town.ledger.set_policy(policy);
+    drop(town.ledger.resize(2, MAXCONN));
+    let (parker, held) = (Parker::default(), Mutex::new(HashSet::new()));
     town.ledger.set_housekeeper(parker.clone());
     std::thread::scope(|scope| {
         let housekeeper = scope.spawn(|| town.do_chores(&parker));
         let borrowers = (0..6).map(|number| {
-            let town = &town;
+            let (town, held) = (&town, &held);
             scope.spawn(move || {
-                for _ in 0..LOANS {
+                for _ in 0..loans {
                     let name = town.borrow(number + 10);
+                    {
+                        let mut held = held.lock().expect("no panic");
+                        assert!(held.insert(name), "two hold {name}");
+                        assert!(held.len() <= MAXCONN, "above the limit: {held:?}");
+                    }
                     // Others find it lent, and wait.
                     if town.once_in(2) {
                         std::thread::sleep(Duration::from_micros(20));
                     }
+                    held.lock().expect("no panic").remove(&name);
                     town.give_back(name);
                 }
             })
         });
-        borrowers.collect::<Vec<_>>().into_iter().for_each(|borrower| borrower.join().expect("no panic"));
+        let ends: Vec<_> = borrowers.collect::<Vec<_>>().into_iter().map(ScopedJoinHandle::join).collect();
         town.over.store(true, Ordering::SeqCst);
         parker.wake();
         housekeeper.join().expect("no panic");
+        ends.into_iter().for_each(|end| end.expect("no panic"));
     });
     while let Chore::Return(returning) = town.ledger.chore(7, town.now()) {
         drop(returning);
@@ -246,4 +186,26 @@ fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whichever_connecti
     assert_eq!((counts.open(), counts.opening, counts.waiting), (counts.idle, 0, 0), "{counts:?}");
     let open = u64::try_from(counts.idle).expect("small");
     assert_eq!(stats.connections_num, open + stats.closed.iter().sum::<u64>(), "{stats:?}");
+    stats
+}
+
+#[test]
+fn many_threads_never_hold_one_connection_twice_nor_more_than_maxconn() {
+    live(Policy { has_housekeeper: true, ..Policy::default() }, 4000);
+}
+
+#[test]
+fn many_threads_and_a_housekeeper_lose_no_slot_and_no_wake_up_whichever_connections_die_or_expire() {
+    let micros = |micros: f64| Span::from_secs_f64(micros * 1e-6);
+    let stats = live(
+        Policy {
+            check_after: micros(5.0),
+            max_idle: micros(50.0),
+            max_lifetime: micros(500.0),
+            has_housekeeper: true,
+            ..Policy::default()
+        },
+        1000,
+    );
+    assert!(stats.checks_failed > 0 && stats.closed[CloseReason::Lifetime as usize] > 0, "{stats:?}");
 }

@@ -71,8 +71,7 @@ fn a_slot_holds_its_connection_until_it_is_discarded() {
 
 #[test]
 fn the_collector_sees_what_was_noted_of_a_loan_and_finds_nothing_where_a_connection_is_yet_to_be_opened() {
-    let world = World::new(0, 2);
-    world.open([1]);
+    let world = World::new(0, 2).lending([1]);
     world.ledger.annotate(world.loan(1), world.thing(7));
     let _opening = world.reserve();
     let mut seen = Vec::new();
@@ -82,8 +81,7 @@ fn the_collector_sees_what_was_noted_of_a_loan_and_finds_nothing_where_a_connect
 
 #[test]
 fn the_collector_visits_nothing_while_the_ledger_is_edited_and_does_not_wait() {
-    let world = World::new(0, 1);
-    world.open([1]);
+    let world = World::new(0, 1).lending([1]);
     let mut seen = 0;
     world.ledger.edit(|_ledger| world.ledger.try_visit(|_| seen += 1));
     assert_eq!(seen, 0);

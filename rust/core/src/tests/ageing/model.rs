@@ -120,6 +120,7 @@ pub(super) enum Job {
     Rest,
 }
 
+#[derive(Default)]
 pub(super) struct Model {
     pub(super) policy: Policy,
     pub(super) minconn: usize,
@@ -158,30 +159,7 @@ pub(super) fn nanos(nanos: u64) -> Span {
 
 impl Model {
     pub(super) fn new(minconn: usize, maxconn: usize, policy: Policy, seed: u64) -> Self {
-        Self {
-            policy,
-            minconn,
-            maxconn,
-            closed: false,
-            now: Moment::START,
-            idle: vec![],
-            lent: vec![],
-            opening: vec![],
-            checking: vec![],
-            returning: vec![],
-            promised: vec![],
-            queue: vec![],
-            wishes: BTreeMap::new(),
-            turns: BTreeMap::new(),
-            wakes: BTreeMap::new(),
-            deferred_returns: VecDeque::new(),
-            refill: Refill::default(),
-            openings: 0,
-            drained: 0,
-            rng: Rng::new(seed),
-            stats: Stats::default(),
-            usage_told: 0,
-        }
+        Self { policy, minconn, maxconn, rng: Rng::new(seed), ..Self::default() }
     }
 
     pub(super) fn occupied(&self) -> usize {
@@ -243,6 +221,21 @@ impl Model {
     pub(super) fn has_use(&self) -> bool {
         let spare = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
         (spare || self.waiting_for_room() > 0) && self.occupied() <= self.maxconn
+    }
+
+    /// Takes the idle connections that have been so for longest, to be closed, and names them.
+    pub(super) fn retire(
+        &mut self,
+        many: usize,
+        tokens: &[Token],
+        closing: CloseReason,
+        in_transit: Option<u64>,
+    ) -> Vec<u32> {
+        let retired = self.idle.drain(..many).zip(tokens);
+        let returning = |(connection, &token)| Returning { token, connection, closing: Some(closing), in_transit };
+        let before = self.returning.len();
+        self.returning.extend(retired.map(returning));
+        self.returning[before..].iter().map(|returning| returning.connection.name).collect()
     }
 
     pub(super) fn useless(&self, connection: &Connection) -> Option<CloseReason> {

@@ -56,26 +56,27 @@ impl Model {
         Ok((closing, loan.reported.then_some(lent_for)))
     }
 
+    fn place_of(&self, returning: Token) -> usize {
+        self.returning.iter().position(|other| other.token == returning).expect("it is returned")
+    }
+
     pub(super) fn take_returning(&mut self, token: Token) -> Returning {
-        let at = self.returning.iter().position(|returning| returning.token == token).expect("it is returned");
-        self.returning.remove(at)
+        self.returning.remove(self.place_of(token))
     }
 
     pub(super) fn keep(&mut self, token: Token) -> bool {
-        let returning = self.returning.iter().find(|returning| returning.token == token).expect("it is returned");
-        let closing = self.useless(&returning.connection);
+        let closing = self.useless(&self.returning[self.place_of(token)].connection);
+        self.close_returning_for(token, closing);
         if closing.is_none() {
             let connection = self.take_returning(token).connection;
             self.become_idle(connection);
-            return true;
         }
-        self.close_returning_for(token, closing);
-        false
+        closing.is_none()
     }
 
     pub(super) fn close_returning_for(&mut self, token: Token, closing: Option<CloseReason>) {
-        let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
-        returning.closing = closing;
+        let at = self.place_of(token);
+        self.returning[at].closing = closing;
     }
 
     pub(super) fn discard(&mut self, token: Token) {
@@ -94,15 +95,16 @@ impl Model {
         if self.closed || behind || self.waiting_for_room() > 0 {
             return false;
         }
-        let returning = self.returning.iter_mut().find(|returning| returning.token == token).expect("it is returned");
-        returning.in_transit = Some(0);
+        let at = self.place_of(token);
+        self.returning[at].in_transit = Some(0);
         self.deferred_returns.push_back((token, self.now));
         true
     }
 
     pub(super) fn next_deferred_return(&mut self, token: Token, caller: u64) -> Option<(u32, Option<CloseReason>)> {
         let (left, _) = self.deferred_returns.pop_front()?;
-        let returning = self.returning.iter_mut().find(|returning| returning.token == left).expect("it was left");
+        let at = self.place_of(left);
+        let returning = &mut self.returning[at];
         (returning.token, returning.in_transit) = (token, Some(caller));
         Some((returning.connection.name, returning.closing))
     }
@@ -225,15 +227,6 @@ impl Model {
             return vec![];
         }
         self.replace_all(self.openings);
-        let drained: Vec<_> = self.idle.drain(..).collect();
-        let names = drained.iter().map(|connection| connection.name).collect();
-        let closing = Some(CloseReason::Drained);
-        self.returning.extend(drained.into_iter().zip(tokens).map(|(connection, &token)| Returning {
-            token,
-            connection,
-            closing,
-            in_transit: Some(HOUSEKEEPER),
-        }));
-        names
+        self.retire(self.idle.len(), tokens, CloseReason::Drained, Some(HOUSEKEEPER))
     }
 }

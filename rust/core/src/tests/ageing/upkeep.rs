@@ -92,20 +92,13 @@ impl Model {
     pub(super) fn set_maxconn(&mut self, maxconn: usize, tokens: &[Token]) -> Vec<u32> {
         self.maxconn = maxconn;
         let surplus = self.occupied().saturating_sub(maxconn + self.returning.len()).min(self.idle.len());
-        let retired: Vec<_> = self.idle.drain(..surplus).collect();
-        let names = retired.iter().map(|connection| connection.name).collect();
-        let closing = Some(if self.closed { CloseReason::WithPool } else { CloseReason::Surplus });
+        let closing = if self.closed { CloseReason::WithPool } else { CloseReason::Surplus };
+        let names = self.retire(surplus, tokens, closing, None);
         if self.closed {
             // Counted already, and to be counted again.
             let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
             *counted = counted.saturating_sub(surplus as u64);
         }
-        self.returning.extend(retired.into_iter().zip(tokens).map(|(connection, &token)| Returning {
-            token,
-            connection,
-            closing,
-            in_transit: None,
-        }));
         self.serve();
         names
     }

@@ -11,6 +11,7 @@ use super::explorer::note;
 #[derive(Clone)]
 pub(super) struct Model(Arc<Mutex<State>>);
 
+#[derive(Default)]
 pub(super) struct State {
     pub(super) limit: usize,
     /// The highest limit there was.
@@ -37,20 +38,7 @@ pub(super) struct State {
 
 impl Model {
     pub(super) fn new(limit: usize) -> Self {
-        Self(Arc::new(Mutex::new(State {
-            limit,
-            highest: limit,
-            closed: false,
-            taken: 0,
-            careless: false,
-            connections: BTreeMap::new(),
-            holders: Vec::new(),
-            queue: Vec::new(),
-            key_opener: None,
-            key_holders: Vec::new(),
-            granted: Vec::new(),
-            handles: 0,
-        })))
+        Self(Arc::new(Mutex::new(State { limit, highest: limit, ..State::default() })))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
