@@ -58,17 +58,11 @@ impl<H, W> Ledger<H, W> {
         let Some(connection) = slot.connection.clone() else {
             return Err(Refusal::Unkeyed);
         };
-        let (health, lent_for) = (slot.health, self.now.since(slot.since));
+        let lent_for = self.now.since(slot.since);
         let overdue = slot.overdue.then_some(lent_for);
         self.stats.usage.add(lent_for);
         self.end_loan(index);
-        let closing = if close {
-            Some(CloseReason::Requested)
-        } else if self.now >= health.replace_at {
-            Some(health.why)
-        } else {
-            (!self.has_use_for_another()).then_some(CloseReason::Surplus)
-        };
+        let closing = if close { Some(CloseReason::Requested) } else { self.useless(index) };
         self.table.advance(index, State::Returning);
         Ok(Return { slot: self.table.id(index), connection, closing, overdue })
     }
@@ -76,18 +70,21 @@ impl<H, W> Ledger<H, W> {
     /// Makes a clean connection idle; or says why the caller must close and discard it.
     pub(crate) fn keep_returned(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.table.find(slot).ok_or(CloseReason::Unplaced)?;
-        let health = self.table.get(index).health;
-        if self.closed {
-            return Err(CloseReason::WithPool);
-        }
-        if self.now >= health.replace_at {
-            return Err(health.why);
-        }
-        if !self.has_use_for_another() {
-            return Err(CloseReason::Surplus);
+        if let Some(reason) = self.useless(index) {
+            return Err(reason);
         }
         self.become_idle(index);
         Ok(())
+    }
+
+    /// Says why the pool has no use for a connection that comes back.
+    fn useless(&self, index: u32) -> Option<CloseReason> {
+        let health = self.table.get(index).health;
+        match () {
+            () if self.closed => Some(CloseReason::WithPool),
+            () if self.now >= health.replace_at => Some(health.why),
+            () => (!self.has_use_for_another()).then_some(CloseReason::Surplus),
+        }
     }
 
     /// Discards a connection that is being returned, and frees its slot.

@@ -123,12 +123,8 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn fail(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<Return<H>> {
         self.connect_error = Some(why);
         let index = self.table.reserved(slot)?;
-        if self.table.get(index).state == State::Opening {
-            self.vacate(index);
-            return None;
-        }
-        if self.closed {
-            // The closer has closed it with the others.
+        // The closer of a pool has closed what was filed with the others.
+        if self.table.get(index).state == State::Opening || self.closed {
             self.vacate(index);
             return None;
         }

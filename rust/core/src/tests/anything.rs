@@ -80,9 +80,11 @@ impl<'w> Hands<'w> {
     }
 
     /// Makes a call. Four objects, four keys and three callers are all there is, so that they meet.
+    #[expect(clippy::too_many_lines, reason = "there are so many calls")]
     fn call(&mut self, world: &'w World, step: Step) {
         let (call, nth, number, flag) = step;
-        let (ledger, now, caller) = (&world.ledger, world.now(), caller(number));
+        let (ledger, now) = (&world.ledger, world.now());
+        let (name, asker, caller) = (name(nth), || world.ask(number, caller(number)), caller(number));
         let want = || want(world, number, flag);
         match call {
             Call::Pass => world.pass(f64::from(number)),
@@ -108,7 +110,7 @@ impl<'w> Hands<'w> {
             }
             Call::Fulfil => {
                 if let Some(reservation) = self.reservations.get(nth) {
-                    let _refused = world.fulfil(reservation, name(nth));
+                    let _refused = world.fulfil(reservation, name);
                 }
             }
             Call::Fail => {
@@ -117,23 +119,13 @@ impl<'w> Hands<'w> {
                 self.returns.extend(failed);
             }
             Call::EndReservation => drop(take(&mut self.reservations, nth)),
-            _ => self.give_back(world, step),
-        }
-    }
-
-    fn give_back(&mut self, world: &'w World, step: Step) {
-        let (call, nth, number, flag) = step;
-        let (ledger, now) = (&world.ledger, world.now());
-        match call {
-            Call::TakeBackClean => drop(world.take_back_clean(name(nth))),
+            Call::TakeBackClean => drop(world.take_back_clean(name)),
             Call::BeginReturn => {
-                self.returns.extend(ledger.begin_return(Some(name(nth) as usize), None, flag, now).ok());
+                self.returns.extend(ledger.begin_return(Some(name as usize), None, flag, now).ok());
             }
             Call::ReturnByKey => {
-                let address = flag.then_some(name(nth) as usize);
-                let begun = resolve_key(&mut world.ask(number, caller(number)), |want| {
-                    ledger.begin_return(address, Some(want), false, now)
-                });
+                let address = flag.then_some(name as usize);
+                let begun = resolve_key(&mut asker(), |want| ledger.begin_return(address, Some(want), false, now));
                 self.returns.extend(begun.ok());
             }
             Call::Keep => {
@@ -170,15 +162,6 @@ impl<'w> Hands<'w> {
                     checking.discard(CloseReason::Lost);
                 }
             }
-            _ => self.manage(world, step),
-        }
-    }
-
-    fn manage(&mut self, world: &'w World, step: Step) {
-        let (call, nth, number, flag) = step;
-        let (ledger, now, caller, name) = (&world.ledger, world.now(), caller(number), name(nth));
-        let want = || want(world, number, flag);
-        match call {
             Call::IdleCheck => {
                 if let Some(&slot) = ledger.idle_slots().get(nth) {
                     self.checks.extend(ledger.begin_idle_check(slot, caller, now).map(|checking| (checking, false)));
@@ -228,7 +211,6 @@ impl<'w> Hands<'w> {
             Call::Close => drop(ledger.close()),
             Call::Open => ledger.set_closed(false),
             Call::Reset => ledger.reset(),
-            _ => panic!("{call:?} has been dealt with"),
         }
     }
 }

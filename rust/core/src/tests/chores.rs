@@ -58,27 +58,6 @@ fn a_caller_that_finds_the_pool_full_finishes_a_deferred_return() {
 }
 
 #[test]
-fn a_return_that_a_waiter_waits_for_is_not_deferred_but_finished_at_once() {
-    let world = World::new(1, 1).lending([1]);
-    let mut waiter = world.join();
-    let mut returning = world.begin_return(1).expect("it is lent").defer(world.now()).expect("it comes back");
-    assert!(returning.keep(world.now()));
-    drop(returning);
-    assert!(world.is_full());
-    assert_eq!((waiter.wakes(), waiter.claim()), (1, 1));
-}
-
-#[test]
-fn returns_are_not_deferred_to_a_housekeeping_that_is_behind() {
-    let world = World::new(2, 2).lending([1, 2]);
-    world.defer_returns([1]);
-    world.pass(0.2);
-    assert!(world.begin_return(2).expect("it is lent").defer(world.now()).is_some());
-    drop(world.take_return());
-    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
-}
-
-#[test]
 fn the_caller_that_will_get_what_the_housekeeping_returns_is_told_so_and_the_next_is_not() {
     let world = World::new(1, 1).lending([1]);
     world.defer_returns([1]);
@@ -92,29 +71,6 @@ fn the_caller_that_will_get_what_the_housekeeping_returns_is_told_so_and_the_nex
 }
 
 #[test]
-fn a_housekeeper_that_is_killed_at_a_return_frees_the_slot() {
-    let world = World::new(1, 1).lending([1]);
-    world.defer_returns([1]);
-    drop(world.take_return());
-    assert_eq!((counts(&world), world.closed(CloseReason::Unclean)), ((0, 0, 0, 0, 0), 1));
-    world.open([2]);
-    assert!(world.is_full());
-}
-
-#[test]
-fn a_pool_that_is_closed_gives_the_deferred_returns_that_no_caller_has_begun_and_takes_back_the_others() {
-    let world = World::new(3, 3).lending([1, 2, 3]);
-    world.defer_returns([1, 2]);
-    let mut begun = world.take_return();
-    let closing = world.ledger.close().expect("it is open");
-    assert_eq!(closing.iter().map(|connection| connection.name).collect::<Vec<_>>(), [2, 3]);
-    assert!(!begun.keep(world.now()));
-    assert_eq!(begun.closing(), Some(CloseReason::WithPool));
-    drop(begun);
-    assert_eq!((counts(&world), world.closed(CloseReason::WithPool)), ((0, 1, 0, 0, 0), 3));
-}
-
-#[test]
 fn a_pool_made_anew_knows_nothing_of_deferred_returns() {
     let world = World::new(2, 2).lending([1, 2]);
     world.defer_returns([1, 2]);
@@ -125,17 +81,6 @@ fn a_pool_made_anew_knows_nothing_of_deferred_returns() {
     world.open([3, 4]);
     assert!(world.is_full());
     assert_eq!(*world.dropped.lock().expect("no panic"), [2, 1]);
-}
-
-#[test]
-fn a_return_that_is_deferred_in_a_pool_that_was_closed_meanwhile_is_finished_all_the_same() {
-    let world = World::new(1, 1).lending([1]);
-    let returning = world.begin_return(1).expect("it is lent");
-    world.ledger.close().expect("it is open");
-    let mut taken = returning.defer(world.now()).expect("a closed pool has no chores");
-    assert!(!taken.keep(world.now()));
-    drop(taken);
-    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 
 #[test]
@@ -212,15 +157,6 @@ fn of_two_callers_that_are_told_of_a_slot_in_transit_only_the_first_that_joins_t
     assert_eq!(shown, ["InTransit, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
 }
 
-#[test]
-fn a_return_that_was_deferred_before_the_pool_was_marked_as_closed_is_finished_all_the_same() {
-    let world = World::new(1, 1).lending([1]);
-    world.defer_returns([1]);
-    world.ledger.set_closed(true);
-    drop(world.take_return());
-    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
-}
-
 // --- what has been idle for too long, and what is too old ----------------------------------------------------------
 
 #[test]
@@ -268,23 +204,16 @@ fn an_idle_connection_is_closed_at_the_end_of_its_life_and_another_one_opened() 
 }
 
 #[test]
-fn the_end_of_a_lent_connections_life_is_looked_out_for_as_it_may_have_come_back_by_then() {
+fn the_end_of_a_lent_or_checked_connections_life_is_looked_out_for_as_it_may_have_come_back_by_then() {
     let world = mortal(2, 2).lending([1, 2]);
     world.pass(8.0);
-    let rest = world.rest();
-    assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
+    assert!(world.rest() <= 2.0, "the housekeeper comes back in time");
     assert!(world.take_back_clean(1), "of which it is not told");
-}
-
-#[test]
-fn the_end_of_a_connections_life_is_looked_out_for_while_it_is_looked_at() {
     let world = mortal(1, 1);
     world.open_idle(1);
     world.pass(8.0);
-    let checking = world.check_idle();
-    let rest = world.rest();
-    assert!(rest <= 2.0, "the housekeeper comes back in {rest} s");
-    checking.put_back(world.now()).expect("the pool is open");
+    let _checking = world.check_idle();
+    assert!(world.rest() <= 2.0, "and so it may from a check");
 }
 
 #[test]
@@ -314,13 +243,39 @@ fn the_housekeeper_is_told_when_a_drained_connection_comes_back_from_a_waiter_th
 }
 
 #[test]
-fn the_housekeeper_is_told_when_a_connection_is_opened_that_was_drained_meanwhile() {
-    let world = World::with(1, 1, with_housekeeper(Policy::default()));
-    let housekeeper = world.housekeeper();
-    let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
-    drop(world.ledger.drain(7));
-    assert!(world.rest().is_infinite());
-    assert!(housekeeper.wakes_by(|| world.fulfil(&opening, 1).expect("the pool is open")) > 0);
+fn the_housekeeper_is_told_of_a_chore_whoever_brings_it_about() {
+    type Way = for<'w> fn(&'w World) -> Box<dyn FnOnce() + 'w>;
+    let ways: [(&str, Way); 5] = [
+        ("a connection is opened that was drained meanwhile", |world| {
+            let Ok(Reserve::New(opening)) = world.ledger.reserve(None, 0) else { panic!("there is room") };
+            drop(world.ledger.drain(7));
+            Box::new(move || world.fill(opening, 1))
+        }),
+        ("a lowered minconn makes an old idle connection one too many", |world| {
+            world.open_idle(1);
+            world.pass(100.0);
+            Box::new(|| world.ledger.set_minconn(0))
+        }),
+        ("another caller gives a refill up", |world| {
+            let refill = world.take_refill();
+            Box::new(|| drop(refill))
+        }),
+        ("another caller fails in a refill", |world| {
+            let refill = world.take_refill();
+            Box::new(|| world.fail(refill))
+        }),
+        ("the pool is opened again", |world| {
+            world.ledger.close().expect("it is open");
+            Box::new(|| world.ledger.set_closed(false))
+        }),
+    ];
+    for (way, prepare) in ways {
+        let world = shrinking(1, 1);
+        let housekeeper = world.housekeeper();
+        let act = prepare(&world);
+        assert!(world.rest().is_infinite(), "{way}: there is nothing to do yet");
+        assert!(housekeeper.wakes_by(act) > 0, "{way}");
+    }
 }
 
 #[test]
@@ -334,16 +289,6 @@ fn a_connection_that_was_looked_at_is_closed_when_it_has_been_idle_for_too_long_
     drop(checking);
     world.pass(5.0);
     assert_eq!(world.take_return().connection().name, 1);
-}
-
-#[test]
-fn the_housekeeper_is_told_when_a_lowered_minconn_makes_an_old_idle_connection_one_too_many() {
-    let world = shrinking(1, 1);
-    let housekeeper = world.housekeeper();
-    world.open_idle(1);
-    world.pass(100.0);
-    assert!(world.rest() > 0.0);
-    assert!(housekeeper.wakes_by(|| world.ledger.set_minconn(0)) > 0);
 }
 
 // --- what is missing -----------------------------------------------------------------------------------------------
@@ -437,17 +382,6 @@ fn a_pause_ends_when_another_caller_reaches_the_server_and_the_next_is_a_short_o
 }
 
 #[test]
-fn nothing_is_opened_above_maxconn_in_a_closed_pool_or_for_a_minconn_of_zero() {
-    for (minconn, maxconn) in [(2, 0), (0, 2), (0, 0)] {
-        let world = World::with(minconn, maxconn, with_housekeeper(Policy::default()));
-        assert!(world.rest().is_infinite());
-    }
-    let world = World::with(2, 2, with_housekeeper(Policy::default()));
-    world.ledger.close().expect("it is open");
-    assert!(world.rest().is_infinite());
-}
-
-#[test]
 fn raised_limits_are_filled_up() {
     for (minconn, maxconn) in [(1, 2), (2, 2)] {
         let world = World::with(1, 1, with_housekeeper(Policy::default()));
@@ -460,26 +394,6 @@ fn raised_limits_are_filled_up() {
 }
 
 #[test]
-fn the_housekeeper_is_told_when_another_caller_gives_a_refill_up() {
-    for fail in [false, true] {
-        let world = World::with(1, 1, with_housekeeper(Policy::default()));
-        let housekeeper = world.housekeeper();
-        let refill = world.take_refill();
-        assert!(world.rest().is_infinite(), "a refill is under way");
-        assert!(housekeeper.wakes_by(|| if fail { world.fail(refill) } else { drop(refill) }) > 0);
-    }
-}
-
-#[test]
-fn the_pause_begins_when_the_connect_has_failed_not_when_it_began() {
-    let world = World::with(1, 1, with_housekeeper(Policy::default()));
-    let refill = world.take_refill();
-    world.pass(30.0);
-    world.fail(refill);
-    assert!(world.rest() > 0.0);
-}
-
-#[test]
 fn a_refill_from_before_the_pool_was_made_anew_does_no_harm() {
     let world = World::with(2, 2, with_housekeeper(Policy::default()));
     let before = world.take_refill();
@@ -487,15 +401,6 @@ fn a_refill_from_before_the_pool_was_made_anew_does_no_harm() {
     let _refill = world.take_refill();
     drop(before);
     assert!(world.rest().is_infinite(), "one at a time");
-}
-
-#[test]
-fn the_housekeeper_is_told_when_a_pool_is_opened_again() {
-    let world = World::with(1, 1, with_housekeeper(Policy::default()));
-    let housekeeper = world.housekeeper();
-    world.ledger.close().expect("it is open");
-    assert!(world.rest().is_infinite());
-    assert!(housekeeper.wakes_by(|| world.ledger.set_closed(false)) > 0);
 }
 
 // --- loans that last too long ------------------------------------------------------------------------------------------
@@ -519,19 +424,6 @@ fn a_loan_that_lasts_too_long_is_reported_once_and_said_to_be_late_when_it_comes
     drop(returning);
     assert_eq!(world.begin_return(2).expect("it is lent").overdue(), None);
     assert_eq!(world.ledger.stats(world.now()).0.leaks, 1);
-}
-
-#[test]
-fn the_next_loan_of_a_connection_is_watched_anew() {
-    let world = watchful().lending([1]);
-    world.pass(10.0);
-    drop(world.take_report());
-    assert!(world.begin_return(1).expect("it is lent").keep(world.now()));
-    assert_eq!(world.borrow(), 1);
-    world.pass(9.0);
-    world.rest();
-    world.pass(1.0);
-    assert!((world.take_report().age.as_secs_f64() - 10.0).abs() < 1e-9);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Statistics and loans, and the loans that their borrowers have forgotten.
 
-use super::props::{World, by_key, connect_error, resolve_key, seconds, show};
-use crate::{CheckOut, CloseReason, ConnectNews, LoanKey, Policy, Refusal, Stats};
+use super::props::{World, by_key, connect_error, must_reserve, resolve_key, seconds, show};
+use crate::{CloseReason, ConnectNews, LoanKey, Policy, Refusal, Stats};
 
 fn stats(world: &World) -> Stats {
     world.ledger.stats(world.now()).0
@@ -47,41 +47,6 @@ fn waits_and_errors_are_summed_up() {
     world.ledger.end_request(None, true);
     let Stats { requests_queued, requests_wait, requests_errors, .. } = stats(&world);
     assert_eq!((requests_queued, requests_wait, requests_errors), (2, seconds(0.75), 2));
-}
-
-#[test]
-fn the_time_that_connections_were_lent_is_summed_up_whatever_way_they_come_back() {
-    let world = World::new(2, 3).lending([1, 2, 3]);
-    world.pass(2.0);
-    assert!(world.take_back_clean(1));
-    assert!(world.begin_return(2).expect("it is lent").keep(world.now()));
-    let slot = world.loan(3);
-    assert!(world.reclaim(slot).is_some());
-    assert_eq!(stats(&world).usage, seconds(6.0));
-    world.pass(5.0);
-    world.borrow();
-    world.pass(1.0);
-    assert!(world.give_back(2));
-    assert_eq!(stats(&world).usage, seconds(7.0), "rest is no use");
-}
-
-#[test]
-fn connects_are_counted_with_their_time_and_their_failures() {
-    let world = World::new(0, 1);
-    world.ledger.note_connect(seconds(1.0), false);
-    world.ledger.note_connect(seconds(2.0), true);
-    let Stats { connections_num, connections_time, connections_errors, .. } = stats(&world);
-    assert_eq!((connections_num, connections_time, connections_errors), (2, seconds(3.0), 1));
-}
-
-#[test]
-fn taken_statistics_begin_at_zero_and_the_counts_stay() {
-    let world = World::new(1, 1);
-    open_counted(&world, [1]);
-    assert!(world.give_back(1));
-    let (taken, counts) = world.ledger.take_stats(world.now());
-    assert_eq!((taken.connections_num, counts.idle), (1, 1));
-    assert_eq!((stats(&world), world.ledger.counts()), (Stats::default(), counts));
 }
 
 #[test]
@@ -160,28 +125,13 @@ fn each_close_is_counted_once_under_its_reason() {
 }
 
 #[test]
-fn what_was_found_dead_is_counted_as_lost_a_failed_check_as_one_and_a_bad_return_as_one() {
-    let world = World::new(3, 3).lending([1, 2, 3]);
-    let slots = world.ledger.idle_slots();
-    assert!(slots.is_empty() && world.give_back(1));
-    let checking = world.check_idle();
-    checking.discard(CloseReason::Lost);
-    world.begin_return(2).expect("it is lent").close_for(CloseReason::Lost);
-    drop(world.begin_return(3).expect("it is lent"));
-    let Stats { checks_failed, connections_lost, returns_bad, .. } = stats(&world);
-    assert_eq!((checks_failed, connections_lost, returns_bad), (1, 2, 2));
-}
-
-#[test]
 fn loans_are_reported_the_oldest_first_with_their_borrowers_and_notes() {
     let world = World::new(0, 3).lending([9]);
     let over = world.loan(9);
     assert!(!world.give_back(9));
     world.open([1]);
     world.pass(2.0);
-    let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 6, 42) else { panic!("there is room") };
-    world.fulfil(&reservation, 2).expect("the pool is open");
-    drop(reservation);
+    world.fill(must_reserve(by_key(&world, 6, 42)), 2);
     world.ledger.annotate(world.loan(2), world.thing(77));
     world.ledger.annotate(world.loan(2), world.thing(78));
     world.ledger.annotate(over, world.thing(79));
@@ -234,7 +184,7 @@ fn what_came_back_in_time_is_not_reclaimed_nor_is_its_next_loan() {
 #[test]
 fn a_loan_under_a_users_key_is_not_to_be_reclaimed() {
     let world = World::new(0, 2);
-    let Ok(CheckOut::Reserved(reservation)) = by_key(&world, 6, 42) else { panic!("there is room") };
+    let reservation = must_reserve(by_key(&world, 6, 42));
     world.fulfil(&reservation, 2).expect("the pool is open");
     assert!(!world.ledger.is_unkeyed(world.loan(2)));
 }

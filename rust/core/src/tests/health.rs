@@ -1,16 +1,18 @@
 //! Health: which connections are lent at once, which after a check, and which not at all.
 
-use super::props::{TestWaker, Thing, World, by_key, connect_error, counts, must_check, resolve_key, seconds, show};
+use super::props::{
+    TestWaker, Thing, World, by_key, connect_error, counts, must_check, must_reserve, resolve_key, seconds, show,
+};
 use crate::{Check, CheckOut, Checking, CloseReason, Policy, Refusal, Reserve};
 
 /// A pool that checks what has been idle for half a second, with connections of these names idle.
-fn checked(minconn: usize, maxconn: usize, names: &[u32]) -> World {
-    let world = World::with(minconn, maxconn, Policy { check_after: seconds(0.5), ..Policy::default() });
-    world.open(names.iter().copied());
-    for &name in names {
-        assert!(world.give_back(name));
-    }
-    world
+fn checked<const N: usize>(minconn: usize, maxconn: usize, names: [u32; N]) -> World {
+    World::with(minconn, maxconn, Policy { check_after: seconds(0.5), ..Policy::default() }).resting(names)
+}
+
+/// A pool whose connections live for ten seconds at most.
+fn mortal() -> World {
+    World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() })
 }
 
 fn looked_at(checking: &Checking<'_, Thing, TestWaker>) -> (u32, Check) {
@@ -19,7 +21,7 @@ fn looked_at(checking: &Checking<'_, Thing, TestWaker>) -> (u32, Check) {
 
 #[test]
 fn a_connection_that_was_used_a_moment_ago_is_lent_without_a_check() {
-    let world = checked(1, 1, &[1]);
+    let world = checked(1, 1, [1]);
     world.pass(0.499);
     assert_eq!(world.borrow(), 1);
     world.pass(60.0);
@@ -30,7 +32,7 @@ fn a_connection_that_was_used_a_moment_ago_is_lent_without_a_check() {
 
 #[test]
 fn a_connection_that_has_been_idle_for_check_after_is_lent_once_it_has_been_checked() {
-    let world = checked(1, 1, &[1]);
+    let world = checked(1, 1, [1]);
     world.pass(0.5);
     let checking = world.must_check();
     assert_eq!(looked_at(&checking), (1, Check::Required));
@@ -43,17 +45,8 @@ fn a_connection_that_has_been_idle_for_check_after_is_lent_once_it_has_been_chec
 }
 
 #[test]
-fn with_a_check_after_of_zero_every_connection_is_checked_and_without_a_check_none() {
-    let world = World::with(1, 1, Policy { check_after: seconds(0.0), ..Policy::default() }).resting([1]);
-    drop(world.must_check());
-    let world = World::new(1, 1).resting([1]);
-    world.pass(1e9);
-    assert_eq!(world.borrow(), 1);
-}
-
-#[test]
 fn a_dead_connection_gives_way_to_the_next_and_the_last_to_a_new_one() {
-    let world = checked(3, 3, &[1, 2, 3]);
+    let world = checked(3, 3, [1, 2, 3]);
     world.pass(1.0);
     let mut answer = world.check_out(&world.any()).map_err(|_| Refusal::Closed);
     for name in [3, 2, 1] {
@@ -63,26 +56,13 @@ fn a_dead_connection_gives_way_to_the_next_and_the_last_to_a_new_one() {
     }
     let Ok(CheckOut::Reserved(room)) = answer else { panic!("{}", show(&answer)) };
     assert_eq!(counts(&world), (0, 0, 1, 0, 0));
-    world.fulfil(&room, 4).expect("the pool is open");
-    drop(room);
+    world.fill(room, 4);
     assert_eq!((world.lent(), world.closed(CloseReason::Lost)), (vec![4], 3));
 }
 
 #[test]
-fn a_dead_connection_in_a_full_pool_leaves_its_room_to_its_borrower() {
-    let world = checked(1, 1, &[1]);
-    world.pass(1.0);
-    let checking = world.must_check();
-    let waiter = world.join();
-    let answer = checking.next(CloseReason::Lost, world.now());
-    assert_eq!((show(&answer), waiter.wakes()), ("reserved".to_owned(), 0), "who came later gets nothing of it");
-    drop(answer);
-    assert_eq!(waiter.wakes(), 1);
-}
-
-#[test]
 fn after_a_death_all_that_were_open_are_checked_and_no_newer_one() {
-    let world = checked(4, 4, &[1, 2, 3]);
+    let world = checked(4, 4, [1, 2, 3]);
     world.pass(1.0);
     world.must_check().lend(world.now()).expect("the pool is open");
     assert!(world.give_back(3));
@@ -98,52 +78,18 @@ fn after_a_death_all_that_were_open_are_checked_and_no_newer_one() {
 }
 
 #[test]
-fn a_new_connection_in_the_place_of_a_dead_one_is_trusted() {
-    let world = checked(1, 1, &[1]);
-    world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.must_check().next(CloseReason::Lost, world.now()) else {
-        panic!("no room")
-    };
-    world.fulfil(&room, 2).expect("the pool is open");
-    drop(room);
-    assert!(world.give_back(2));
-    assert_eq!(world.borrow(), 2);
-}
-
-#[test]
 fn a_new_connection_in_the_place_of_one_that_is_over_has_a_life_of_its_own() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).resting([1]);
+    let world = mortal().resting([1]);
     world.pass(10.0);
     let answer = world.must_check().next(CloseReason::Lifetime, world.now());
-    let Ok(CheckOut::Reserved(room)) = answer else { panic!("no room") };
-    world.fulfil(&room, 2).expect("the pool is open");
-    drop(room);
+    world.fill(must_reserve(answer), 2);
     world.pass(8.9);
     assert!(world.give_back(2));
 }
 
 #[test]
-fn a_connection_that_was_lent_while_another_died_is_checked_before_the_next_loan() {
-    let world = checked(2, 2, &[1, 2]);
-    assert_eq!([world.borrow(), world.borrow()], [2, 1]);
-    world.begin_return(1).expect("it is lent").close_for(CloseReason::Lost);
-    assert!(world.take_back_clean(2), "its borrower was content with it");
-    assert_eq!(looked_at(&world.must_check()), (2, Check::Required));
-}
-
-#[test]
-fn after_a_failed_connect_all_are_checked_unless_there_is_no_check() {
-    let world = checked(1, 2, &[1]);
-    world.ledger.note_connect(seconds(0.1), true);
-    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
-    let world = World::new(1, 2).resting([1]);
-    world.ledger.note_connect(seconds(0.1), true);
-    assert_eq!(world.borrow(), 1);
-}
-
-#[test]
 fn an_interrupted_check_discards_the_connection_and_serves_the_waiter() {
-    let world = checked(1, 1, &[1]);
+    let world = checked(1, 1, [1]);
     world.pass(1.0);
     let checking = world.must_check();
     let mut waiter = world.join();
@@ -154,7 +100,7 @@ fn an_interrupted_check_discards_the_connection_and_serves_the_waiter() {
 
 #[test]
 fn callers_that_ask_for_a_key_whose_connection_is_checked_wait_and_get_that_connection() {
-    let world = checked(1, 3, &[1]);
+    let world = checked(1, 3, [1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
     assert!(by_key(&world, 2, 1).is_err_and(|refusal| refusal == Refusal::Reentrant), "it would wait for itself");
@@ -165,7 +111,7 @@ fn callers_that_ask_for_a_key_whose_connection_is_checked_wait_and_get_that_conn
 
 #[test]
 fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and_leaves_that_alone() {
-    let world = checked(1, 2, &[1]);
+    let world = checked(1, 2, [1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
     let reserved = resolve_key(&mut world.ask(2, 1), |want| world.ledger.reserve(Some(want), 1));
@@ -177,37 +123,23 @@ fn a_check_that_connects_under_the_key_of_what_it_looks_at_opens_another_one_and
 
 #[test]
 fn a_key_moves_on_with_its_borrower_from_a_dead_connection_to_the_next_and_to_a_new_one() {
-    let world = checked(2, 2, &[1, 2]);
+    let world = checked(2, 2, [1, 2]);
     world.pass(1.0);
     let dead = must_check(by_key(&world, 2, 1));
     let mut waiter = world.follow(2, 2);
     let next = must_check(dead.next(CloseReason::Lost, world.now()));
     assert_eq!((looked_at(&next), waiter.wakes()), ((1, Check::Required), 0));
-    let Ok(CheckOut::Reserved(room)) = next.next(CloseReason::Lost, world.now()) else { panic!("there is room") };
+    let room = must_reserve(next.next(CloseReason::Lost, world.now()));
     assert_eq!(show(&by_key(&world, 2, 3)), "KeyOpening, waiting: false");
-    world.fulfil(&room, 3).expect("the pool is open");
-    drop(room);
+    world.fill(room, 3);
     assert_eq!((waiter.wakes(), waiter.claim()), (1, 3));
 }
 
 #[test]
-fn a_waiter_for_a_key_gets_a_place_in_the_queue_when_the_check_is_interrupted() {
-    let world = checked(1, 1, &[1]);
-    world.pass(1.0);
-    let checking = must_check(by_key(&world, 2, 1));
-    let (mut first, second) = (world.follow(2, 2), world.join());
-    drop(checking);
-    assert_eq!([first.wakes(), second.wakes()], [1, 0]);
-    assert_eq!(show(&first.ask_again()), "reserved");
-}
-
-#[test]
 fn a_connection_whose_room_was_used_for_another_is_forgotten() {
-    let world = checked(1, 1, &[1]);
+    let world = checked(1, 1, [1]);
     world.pass(1.0);
-    let Ok(CheckOut::Reserved(room)) = world.must_check().next(CloseReason::Lost, world.now()) else {
-        panic!("no room")
-    };
+    let room = must_reserve(world.must_check().next(CloseReason::Lost, world.now()));
     assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
     drop(room.fail(connect_error("the server is down")));
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
@@ -215,7 +147,7 @@ fn a_connection_whose_room_was_used_for_another_is_forgotten() {
 
 #[test]
 fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it_comes_back() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).lending([1]);
+    let world = mortal().lending([1]);
     world.pass(10.0);
     assert_eq!(world.lent(), [1]);
     assert!(!world.take_back_clean(1), "the fast path keeps none that is too old");
@@ -223,33 +155,13 @@ fn a_lent_connection_stays_its_borrowers_however_old_it_is_and_is_closed_when_it
 }
 
 #[test]
-fn a_connection_that_grows_too_old_while_it_is_returned_is_not_kept() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).lending([1]);
-    let mut returning = world.begin_return(1).expect("it is lent");
-    assert_eq!(returning.closing(), None);
-    world.pass(10.0);
-    assert!(!returning.keep(world.now()));
-    assert_eq!(returning.closing(), Some(CloseReason::Lifetime));
-}
-
-#[test]
 fn an_idle_connection_that_is_too_old_is_not_lent() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).resting([1]);
+    let world = mortal().resting([1]);
     world.pass(10.0);
     let over = world.must_check();
     assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
     assert_eq!(show(&over.next(CloseReason::Lifetime, world.now())), "reserved");
     assert_eq!((world.closed(CloseReason::Lifetime), world.ledger.stats(world.now()).0.connections_lost), (1, 0));
-}
-
-#[test]
-fn a_promised_connection_that_grows_too_old_before_it_is_claimed_is_not_lent() {
-    let world = World::with(1, 1, Policy { max_lifetime: seconds(10.0), ..Policy::default() }).lending([1]);
-    let mut waiter = world.join();
-    assert!(world.give_back(1));
-    world.pass(10.0);
-    let over = must_check(waiter.ask_again());
-    assert_eq!(looked_at(&over), (1, Check::Expired(CloseReason::Lifetime)));
 }
 
 #[test]
@@ -272,19 +184,6 @@ fn draining_replaces_what_is_open_wherever_it_is_and_nothing_that_is_opened_late
 }
 
 #[test]
-fn an_invalidated_connection_counts_as_lost_when_it_comes_back() {
-    let world = checked(3, 3, &[1, 2]);
-    assert_eq!(world.borrow(), 2);
-    world.ledger.invalidate(world.loan(2), false);
-    assert!(!world.take_back_clean(2));
-    let returning = world.begin_return(2).expect("it is lent");
-    assert_eq!(returning.closing(), Some(CloseReason::Lost));
-    drop(returning);
-    assert_eq!(world.ledger.stats(world.now()).0.connections_lost, 1);
-    assert_eq!(looked_at(&world.must_check()), (1, Check::Required));
-}
-
-#[test]
 fn a_connection_that_is_invalidated_with_the_older_ones_spares_the_newer_ones() {
     let world = World::new(4, 4).lending([1, 2, 3, 4]);
     assert!(world.give_back(1));
@@ -297,7 +196,7 @@ fn a_connection_that_is_invalidated_with_the_older_ones_spares_the_newer_ones() 
 
 #[test]
 fn a_connection_under_a_check_when_the_pool_is_closed_is_closed_by_the_caller_that_checks_it() {
-    let world = checked(3, 3, &[1, 2, 3]);
+    let world = checked(3, 3, [1, 2, 3]);
     world.pass(1.0);
     let (lent, next, idle) = (world.must_check(), world.must_check(), world.check_idle());
     assert!(world.ledger.close().expect("it is open").is_empty(), "none of them is the closer's");
@@ -311,7 +210,7 @@ fn a_connection_under_a_check_when_the_pool_is_closed_is_closed_by_the_caller_th
 
 #[test]
 fn a_check_from_before_the_pool_was_made_anew_does_no_harm() {
-    let world = checked(2, 2, &[1, 2]);
+    let world = checked(2, 2, [1, 2]);
     world.pass(1.0);
     let (first, second) = (world.must_check(), world.must_check());
     world.ledger.reset();
@@ -338,17 +237,8 @@ fn a_check_of_an_idle_connection_is_no_use_of_it() {
 }
 
 #[test]
-fn an_idle_connection_under_a_check_is_waited_for_and_given_to_the_waiter() {
-    let world = checked(1, 1, &[1]);
-    let checking = world.check_idle();
-    let mut waiter = world.join();
-    checking.put_back(world.now()).expect("the pool is open");
-    assert_eq!((waiter.wakes(), waiter.claim()), (1, 1));
-}
-
-#[test]
 fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
-    let world = checked(2, 2, &[5, 5]);
+    let world = checked(2, 2, [5, 5]);
     world.pass(1.0);
     let dead = world.must_check();
     let next = must_check(dead.next(CloseReason::Lost, world.now()));
@@ -359,18 +249,8 @@ fn of_two_slots_with_one_object_a_dead_one_is_let_go_alone() {
 }
 
 #[test]
-fn a_connection_that_is_drained_while_it_is_checked_is_not_lent_but_replaced() {
-    let world = checked(1, 1, &[1]);
-    world.pass(1.0);
-    let checking = world.must_check();
-    assert!(world.ledger.drain(7).is_empty());
-    assert_eq!(checking.lend(world.now()), Err(CloseReason::Drained));
-    assert_eq!(show(&checking.next(CloseReason::Drained, world.now())), "reserved");
-}
-
-#[test]
 fn a_lowered_maxconn_lets_a_borrower_that_checks_have_its_connection_and_no_more_than_that() {
-    let world = checked(2, 2, &[1, 2]);
+    let world = checked(2, 2, [1, 2]);
     world.pass(1.0);
     let (first, second) = (world.must_check(), world.must_check());
     drop(world.ledger.set_maxconn(0));
@@ -384,7 +264,7 @@ fn a_lowered_maxconn_lets_a_borrower_that_checks_have_its_connection_and_no_more
 
 #[test]
 fn an_idle_connection_that_is_checked_while_maxconn_is_lowered_is_not_put_back_above_it() {
-    let world = checked(2, 2, &[1, 2]);
+    let world = checked(2, 2, [1, 2]);
     let slots = world.ledger.idle_slots();
     let looks: Vec<_> = slots.iter().map(|&slot| world.ledger.begin_idle_check(slot, 7, world.now())).collect();
     drop(world.ledger.set_maxconn(1));
@@ -396,7 +276,7 @@ fn an_idle_connection_that_is_checked_while_maxconn_is_lowered_is_not_put_back_a
 
 #[test]
 fn an_idle_connection_that_is_checked_while_another_takes_its_place_is_not_put_back_above_minconn() {
-    let world = checked(1, 2, &[1]);
+    let world = checked(1, 2, [1]);
     let checking = world.check_idle();
     world.open([2]);
     assert!(world.give_back(2));
@@ -407,7 +287,7 @@ fn an_idle_connection_that_is_checked_while_another_takes_its_place_is_not_put_b
 
 #[test]
 fn a_promise_that_is_handed_back_is_no_use_of_the_connection() {
-    let world = checked(1, 1, &[1]);
+    let world = checked(1, 1, [1]);
     world.borrow();
     let waiter = world.join();
     assert!(world.give_back(1));
@@ -429,7 +309,7 @@ fn a_connection_that_is_invalidated_with_the_older_ones_takes_those_along_that_a
 
 #[test]
 fn a_check_whose_connection_a_subclass_has_replaced_is_not_told_that_the_pool_is_closed() {
-    let world = checked(1, 2, &[1]);
+    let world = checked(1, 2, [1]);
     world.pass(1.0);
     let checking = must_check(by_key(&world, 2, 1));
     world.insert_by_key(2, 7);

@@ -1,16 +1,13 @@
 //! Keys, and what other people's code edits: one thing that can go wrong a test.
 
 use super::props::{
-    Queued, TestWaker, Thing, World, by_key, compare, connect_error, counts, refusal, resolve_key, show,
+    Queued, TestWaker, Thing, World, by_key, compare, connect_error, counts, must_reserve, refusal, resolve_key, show,
 };
-use crate::{Busy, CheckOut, LoanKey, Refusal, Reservation, Reserve, Unanswered, Want};
+use crate::{Busy, LoanKey, Refusal, Reservation, Reserve, Unanswered, Want};
 
 /// Takes room to open a connection under a key.
 fn reserve_key(world: &World, key: u32, caller: u64) -> Reservation<'_, Thing, TestWaker> {
-    match by_key(world, key, caller) {
-        Ok(CheckOut::Reserved(reservation)) => reservation,
-        other => panic!("no room was reserved: {}", show(&other)),
-    }
+    must_reserve(by_key(world, key, caller))
 }
 
 /// Takes a slot to open another connection in under a key, which is lent or not.
@@ -23,7 +20,7 @@ fn reserve_anew(world: &World, key: u32, caller: u64) -> Reservation<'_, Thing, 
 }
 
 fn open_by_key(world: &World, key: u32, name: u32) {
-    world.fulfil(&reserve_key(world, key, 0), name).expect("open");
+    world.fill(reserve_key(world, key, 0), name);
 }
 
 /// Inserts a loan that was made elsewhere under a number.
@@ -75,18 +72,6 @@ fn a_key_that_claims_promised_room_is_seen_by_a_caller_that_compared_before() {
     assert_eq!(show(&claimed), "reserved");
     let answer = resolve_key(&mut late, |want| world.check_out(want));
     assert_eq!(show(&answer), "KeyOpening, waiting: false");
-}
-
-#[test]
-fn callers_that_ask_for_a_key_that_is_being_opened_wait_and_get_that_connection() {
-    let world = World::new(0, 5);
-    let reservation = reserve_key(&world, 2, 1);
-    assert_eq!(show(&by_key(&world, 2, 2)), "KeyOpening, waiting: false");
-    let mut waiter = world.follow(2, 2);
-    world.fulfil(&reservation, 20).expect("open");
-    drop(reservation);
-    assert_eq!((waiter.wakes(), waiter.claim()), (1, 20));
-    assert_eq!(world.lent(), [20]);
 }
 
 #[test]
@@ -143,18 +128,10 @@ fn a_key_alone_returns_what_is_lent_under_it() {
 fn a_reservation_of_a_caller_further_up_is_found_by_its_key() {
     let world = World::new(0, 2);
     let want = world.ask(2, 1);
-    let Ok(CheckOut::Reserved(above)) = world.check_out(&want) else { panic!("there is room") };
+    let above = must_reserve(world.check_out(&want));
     let Ok(Reserve::Pending(slot)) = world.ledger.reserve(Some(&want), 0) else { panic!("it is pending") };
     assert_eq!(slot, above.slot());
     let Ok(Reserve::New(_)) = world.ledger.reserve(None, 0) else { panic!("there is room for one more") };
-}
-
-#[test]
-fn a_reservation_without_a_key_becomes_an_idle_connection() {
-    let world = World::new(0, 1);
-    world.open_idle(1);
-    assert_eq!(world.idle(), [1]);
-    assert!(world.ledger.reserve(None, 0).is_err_and(|unanswered| refusal(unanswered) == Refusal::Exhausted));
 }
 
 #[test]
@@ -197,20 +174,9 @@ fn the_collector_sees_every_handle_and_is_never_blocked() {
 }
 
 #[test]
-fn a_waiter_for_a_key_that_is_not_opened_is_served_before_one_that_came_later() {
-    let world = World::new(0, 1);
-    let opening = reserve_key(&world, 2, 1);
-    let (mut first, second) = (world.follow(2, 2), world.join());
-    assert_eq!(world.ledger.counts().waiting, 2);
-    drop(opening.fail(connect_error("no")));
-    assert_eq!([first.wakes(), second.wakes()], [1, 0]);
-    assert_eq!(show(&first.ask_again()), "reserved");
-}
-
-#[test]
 fn an_automatic_number_that_is_being_opened_is_waited_for_and_not_by_its_opener() {
     let world = World::new(0, 2);
-    let Ok(CheckOut::Reserved(opening)) = world.check_out(&Want::Number(7, 1)) else { panic!("there is room") };
+    let opening = must_reserve(world.check_out(&Want::Number(7, 1)));
     let again = world.check_out(&Want::Number(7, 1));
     assert!(again.is_err_and(|unanswered| refusal(unanswered) == Refusal::Reentrant));
     let mut waiter = world.queue(Want::Number(7, 2), &[Busy::KeyOpening]);
@@ -295,7 +261,7 @@ fn what_was_filed_before_the_opener_failed_is_given_to_be_closed_and_nothing_els
 fn an_opener_that_connects_again_needs_no_more_room() {
     let world = World::new(0, 1);
     let want = world.ask(2, 1);
-    let Ok(CheckOut::Reserved(opening)) = world.check_out(&want) else { panic!("there is room") };
+    let opening = must_reserve(world.check_out(&want));
     for name in [20, 21] {
         let Ok(Reserve::Pending(slot)) = world.ledger.reserve(Some(&want), 0) else { panic!("it is pending") };
         world.ledger.fulfil(slot, name as usize, &world.thing(name), world.now()).expect("open");
@@ -310,8 +276,7 @@ fn a_waiter_for_a_key_and_then_for_room_keeps_its_turn() {
     let world = World::new(1, 1);
     let opening = reserve_key(&world, 2, 1);
     let (mut first, second) = (world.follow(2, 2), world.join());
-    world.fulfil(&opening, 20).expect("open");
-    drop(opening);
+    world.fill(opening, 20);
     // Before the follower has come to look, the connection is returned.
     assert!(world.give_back(20));
     assert_eq!([first.wakes(), second.wakes(), first.claim() as usize], [1, 0, 20]);

@@ -183,10 +183,7 @@ impl World {
 
     /// Borrows, and expects room to open a connection.
     pub(super) fn reserve(&self) -> Reservation<'_, Thing, TestWaker> {
-        match self.check_out(&self.any()) {
-            Ok(CheckOut::Reserved(reservation)) => reservation,
-            other => panic!("no room was reserved: {}", show(&other)),
-        }
+        must_reserve(self.check_out(&self.any()))
     }
 
     /// Fulfils a reservation with a connection of this name.
@@ -194,12 +191,15 @@ impl World {
         self.ledger.fulfil(reservation.slot(), name as usize, &self.thing(name), self.now())
     }
 
+    /// Fulfils a reservation with a connection of this name, and is done with it.
+    #[expect(clippy::needless_pass_by_value, reason = "the reservation is dropped here")]
+    pub(super) fn fill(&self, reservation: Reservation<'_, Thing, TestWaker>, name: u32) {
+        self.fulfil(&reservation, name).expect("the pool is open");
+    }
+
     /// Opens connections with these names, and lends them.
     pub(super) fn open(&self, names: impl IntoIterator<Item = u32>) {
-        for name in names {
-            let reservation = self.reserve();
-            self.fulfil(&reservation, name).expect("the pool is open");
-        }
+        names.into_iter().for_each(|name| self.fill(self.reserve(), name));
     }
 
     /// Joins the queue, and expects the pool to be full.
@@ -325,7 +325,7 @@ impl World {
     /// Opens a connection that lies idle, as the housekeeping does.
     pub(super) fn open_idle(&self, name: u32) {
         let Ok(Reserve::New(reservation)) = self.ledger.reserve(None, 0) else { panic!("there is no room") };
-        self.fulfil(&reservation, name).expect("the pool is open");
+        self.fill(reservation, name);
     }
 
     /// Inserts a loan that a subclass has made under a key.
@@ -444,6 +444,16 @@ fn show_chore(chore: &Chore<'_, Thing, TestWaker>) -> String {
         Chore::Report(loan) => format!("report a loan that has lasted for {} s", loan.age.as_secs_f64()),
         Chore::Open(_) => "open one".to_owned(),
         Chore::Rest(until) => format!("rest until {until:?}"),
+    }
+}
+
+/// Expects room to open a connection.
+pub(super) fn must_reserve<E: std::fmt::Debug>(
+    answer: Result<CheckOut<'_, Thing, TestWaker>, E>,
+) -> Reservation<'_, Thing, TestWaker> {
+    match answer {
+        Ok(CheckOut::Reserved(reservation)) => reservation,
+        other => panic!("no room was reserved: {}", show(&other)),
     }
 }
 

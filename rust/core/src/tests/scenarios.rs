@@ -98,17 +98,6 @@ fn a_waiter_that_leaves_hands_its_promise_to_the_next() {
 }
 
 #[test]
-fn a_promised_connection_that_the_pool_has_no_use_for_comes_out_to_be_closed() {
-    let world = World::new(0, 1).lending([1]);
-    let waiter = world.join();
-    assert!(world.give_back(1));
-    let surplus = waiter.leave().expect("minconn is 0");
-    assert_eq!((surplus.connection().name, counts(&world)), (1, (0, 0, 0, 1, 0)));
-    drop(surplus);
-    assert_eq!(counts(&world), (0, 0, 0, 0, 0));
-}
-
-#[test]
 fn a_waiter_that_is_dropped_loses_neither_a_promised_connection_nor_promised_room() {
     let world = World::new(0, 1).lending([1]);
     let waiter = world.join();
@@ -133,14 +122,6 @@ fn a_failed_connect_lets_the_first_waiter_try() {
 }
 
 #[test]
-fn a_raised_maxconn_serves_as_many_waiters_as_there_is_room_for() {
-    let world = World::new(0, 1).lending([1]);
-    let waiters = [world.join(), world.join(), world.join()];
-    drop(world.ledger.set_maxconn(3));
-    assert_eq!(waiters.each_ref().map(Queued::wakes), [1, 1, 0]);
-}
-
-#[test]
 fn a_lowered_maxconn_holds_again_as_soon_as_it_can() {
     let world = World::new(4, 4).lending([1, 2, 3, 4]);
     assert!(world.give_back(1) && world.give_back(2));
@@ -162,22 +143,6 @@ fn closing_wakes_everybody_and_gives_idle_connections_before_lent_ones() {
     assert!(world.ledger.lend_idle(0, world.now()).is_none());
     assert!(world.begin_return(3).is_err_and(|refusal| refusal == Refusal::Closed));
     assert!(!world.take_back_clean(3));
-}
-
-#[test]
-fn a_waiter_in_a_closed_pool_is_woken_and_refused() {
-    let world = World::new(0, 1).lending([1]);
-    let mut waiter = world.join();
-    world.ledger.close().expect("it is open");
-    assert_eq!((waiter.wakes(), show(&waiter.ask_again())), (1, "Closed".to_owned()));
-}
-
-#[test]
-fn a_connection_that_was_promised_is_closed_with_the_pool() {
-    let world = World::new(0, 1).lending([1]);
-    let _waiter = world.join();
-    assert!(world.give_back(1));
-    assert_eq!(world.ledger.close().expect("it is open").len(), 1);
 }
 
 #[test]

@@ -177,7 +177,9 @@ fn live(policy: Policy, loans: usize) -> Stats {
         town.over.store(true, Ordering::SeqCst);
         parker.wake();
         housekeeper.join().expect("no panic");
-        ends.into_iter().for_each(|end| end.expect("no panic"));
+        for end in ends {
+            end.expect("no panic");
+        }
     });
     while let Chore::Return(returning) = town.ledger.chore(7, town.now()) {
         drop(returning);

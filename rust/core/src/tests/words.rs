@@ -9,17 +9,13 @@ use crate::time::Span;
 use crate::{CloseReason, Refusal};
 
 #[test]
-fn a_refusal_that_psycopg2_knows_too_is_put_in_its_words() {
+fn a_refusal_that_psycopg2_knows_too_is_put_in_its_words_and_one_of_our_own_says_what_is_wrong_with_the_key() {
     let said = |refusal: Refusal| refusal.to_string();
     assert_eq!(said(Refusal::Closed), "connection pool is closed");
     assert_eq!(said(Refusal::Exhausted), "connection pool exhausted");
     assert_eq!(said(Refusal::Unkeyed), "trying to put unkeyed connection");
-}
-
-#[test]
-fn a_refusal_that_is_our_own_says_what_was_wrong_with_the_key() {
-    assert!(Refusal::WrongKey.to_string().contains("lent under another key"));
-    assert!(Refusal::Reentrant.to_string().contains("this very call is opening"));
+    assert!(said(Refusal::WrongKey).contains("lent under another key"));
+    assert!(said(Refusal::Reentrant).contains("this very call is opening"));
 }
 
 #[test]

@@ -302,12 +302,8 @@ impl Model {
             // It was closed with the others.
             return None;
         }
-        self.returning.push(Returning {
-            token: filed,
-            connection,
-            closing: Some(CloseReason::Unplaced),
-            in_transit: None,
-        });
+        let closing = Some(CloseReason::Unplaced);
+        self.returning.push(Returning { token: filed, connection, closing, in_transit: None });
         self.key_gone(key);
         Some(name)
     }

@@ -145,13 +145,10 @@ impl<'w> Duel<'w> {
     pub(super) fn reserve(&mut self) {
         let token = self.token();
         let expected = self.model.reserve(token);
-        match self.world.ledger.reserve(None, HOUSEKEEPER) {
-            Ok(Reserve::New(reservation)) => {
-                assert_eq!(expected, Ok(()));
-                self.reservations.push((token, reservation));
-            }
-            Ok(Reserve::Pending(_)) => panic!("it has no key"),
-            Err(unanswered) => assert_eq!(expected, Err(refusal(unanswered))),
+        let reserved = self.world.ledger.reserve(None, HOUSEKEEPER).map_err(refusal);
+        assert_eq!(reserved.as_ref().map(drop).map_err(|&refusal| refusal), expected);
+        if let Ok(Reserve::New(reservation)) = reserved {
+            self.reservations.push((token, reservation));
         }
     }
 
@@ -256,16 +253,9 @@ impl<'w> Duel<'w> {
         let (loan, now) = (purpose != Purpose::Rest, self.world.now());
         match how {
             Checked::Pass if check == crate::Check::Required => {
-                let passed = if loan {
-                    let passed = checking.lend(now);
-                    assert_eq!(passed, self.model.passed(token));
-                    passed.is_ok()
-                } else {
-                    let passed = checking.put_back(now);
-                    assert_eq!(passed, self.model.put_back(token));
-                    passed.is_ok()
-                };
-                if !passed {
+                let passed = if loan { checking.lend(now) } else { checking.put_back(now) };
+                assert_eq!(passed, if loan { self.model.passed(token) } else { self.model.put_back(token) });
+                if passed.is_err() {
                     self.checking.push((token, checking));
                 }
             }

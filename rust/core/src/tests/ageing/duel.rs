@@ -126,12 +126,7 @@ impl<'w> Duel<'w> {
             Step::TakeStats => {
                 assert_eq!(self.world.ledger.take_stats(self.world.now()).0, self.model.take_stats());
             }
-            Step::Drain
-            | Step::SetMinconn(_)
-            | Step::SetMaxconn(_)
-            | Step::Close
-            | Step::SetClosed(_)
-            | Step::Reset => self.manage(step),
+            _ => self.manage(step),
         }
     }
 

@@ -77,6 +77,16 @@ fn be_served(mut caller: Caller<'_>) {
     caller.give_back(name, false);
 }
 
+/// Lets one thread act, and others wait until they are served.
+fn all_are_served<'w>(act: impl FnOnce() + Send + 'w, waiters: [Caller<'w>; 2]) {
+    shuttle::thread::scope(|scope| {
+        scope.spawn(act);
+        for caller in waiters {
+            scope.spawn(move || be_served(caller));
+        }
+    });
+}
+
 /// Waits, and maybe in vain. What it got, it gives back.
 fn try_to_be_served(mut caller: Caller<'_>, patience: Patience) {
     if let Some(name) = caller.wait(patience) {
@@ -112,17 +122,12 @@ fn waiters_are_served_in_their_order_whichever_caller_gives_back() {
         let world = full(2);
         let lenders = [1, 2].map(|thread| lender(&world, thread));
         let waiters = [3, 4].map(|thread| waiter(&world, thread));
-        shuttle::thread::scope(|scope| {
-            let [first, second] = lenders;
-            scope.spawn(move || {
-                for (mut caller, name) in [first, second] {
-                    caller.give_back(name, false);
-                }
-            });
-            for caller in waiters {
-                scope.spawn(move || be_served(caller));
+        let give_back = move || {
+            for (mut caller, name) in lenders {
+                caller.give_back(name, false);
             }
-        });
+        };
+        all_are_served(give_back, waiters);
         world.end();
     });
 }
@@ -171,12 +176,7 @@ fn a_failed_connect_lets_the_first_waiter_try() {
         let mut fails = Caller::new(&world, 1);
         let room = world.reserve(1, fails.want());
         let waiters = [2, 3].map(|thread| waiter(&world, thread));
-        shuttle::thread::scope(|scope| {
-            scope.spawn(move || fails.fail(room));
-            for caller in waiters {
-                scope.spawn(move || be_served(caller));
-            }
-        });
+        all_are_served(move || fails.fail(room), waiters);
         world.end();
     });
 }
@@ -190,11 +190,7 @@ fn a_waiter_for_a_key_has_its_place_in_the_queue_when_the_connect_fails() {
         let mut first = Caller::by_key(&world, 2);
         first.join();
         let second = waiter(&world, 3);
-        shuttle::thread::scope(|scope| {
-            scope.spawn(move || fails.fail(room));
-            scope.spawn(move || be_served(first));
-            scope.spawn(move || be_served(second));
-        });
+        all_are_served(move || fails.fail(room), [first, second]);
         assert_eq!(world.model.state().granted[1], 2, "it came before the other");
         world.end();
     });
@@ -207,15 +203,11 @@ fn an_interrupted_connect_gives_its_room_to_the_first_waiter() {
         let interrupted = Caller::new(&world, 1);
         let room = world.reserve(1, interrupted.want());
         let waiters = [2, 3].map(|thread| waiter(&world, thread));
-        shuttle::thread::scope(|scope| {
-            scope.spawn(move || {
-                note(1, "is interrupted while it connects");
-                drop((room, interrupted));
-            });
-            for caller in waiters {
-                scope.spawn(move || be_served(caller));
-            }
-        });
+        let interrupt = move || {
+            note(1, "is interrupted while it connects");
+            drop((room, interrupted));
+        };
+        all_are_served(interrupt, waiters);
         world.end();
     });
 }
