@@ -52,7 +52,6 @@ class Watch:
     """What is lent now, and what is lent later on that was not then."""
 
     def __init__(self) -> None:
-        """Begin."""
         self.pools: dict[int, AbstractConnectionPool] = {}
         holders.append(self.pools)
         self.pools.update((id(pool), pool) for pool in pools())

@@ -20,7 +20,6 @@ class Accounts:
     _closed: int
 
     def __init__(self, prepared: set[str]) -> None:
-        """Begin in no transaction, out of autocommit, at a server with these prepared transactions."""
         self.queries: list[Any] = []
         self._session = Session(prepared)
         self._status: int = STATUS_READY

@@ -29,7 +29,6 @@ class Clock:
     """Tells the seconds since it was made: those that have passed, and those by which it has been put forward."""
 
     def __init__(self) -> None:
-        """Begin at 0."""
         self._began = monotonic()
         self._ahead = 0.0
         # What it has added to the module `time`, and takes back at its end.
@@ -41,7 +40,6 @@ class Clock:
         return monotonic() - self._began + self._ahead
 
     def __repr__(self) -> str:
-        """Show the time."""
         return f"<clock at {self():.3f} s, {self._ahead:g} s ahead>"
 
     @property
@@ -98,7 +96,6 @@ class _Shift:
     """The functions that stand in for those of `time`: each adds to what the one that it replaces tells."""
 
     def __init__(self) -> None:
-        """Touch nothing yet."""
         self.users = 0
         self._seconds = 0.0
         # By name: the function that was replaced, and the one in its place.

@@ -29,7 +29,6 @@ class FakeInfo:
     """What `connection.info` shows of a fake connection."""
 
     def __init__(self, connection: BareFakeConnection) -> None:
-        """Show this connection."""
         self._connection = connection
 
     @property
@@ -53,7 +52,6 @@ class BareFakeConnection(Accounts):
     socket, and pass every check that looks at one."""
 
     def __init__(self, server: FakeServer, serial: int) -> None:
-        """Be the connection with this number."""
         super().__init__(server.prepared)
         self.server = server
         self.serial = serial
@@ -63,7 +61,6 @@ class BareFakeConnection(Accounts):
         self._closed = 0
 
     def __repr__(self) -> str:
-        """Show the number and the state."""
         told = f"transaction_status={self.transaction_status} status={self._status}"
         return f"<connection {self.serial} closed={self._closed} {told}>"
 
@@ -130,7 +127,6 @@ class FakeConnection(BareFakeConnection):
     """A connection that also answers psycopg2's `get_transaction_status()`, and serves as a block that commits."""
 
     def __enter__(self) -> Self:
-        """Return the connection."""
         self.refuse_if_closed()
         if self._entered:
             raise psycopg2.ProgrammingError("the connection cannot be re-entered recursively")
@@ -157,5 +153,4 @@ class MortalFakeConnection(FakeConnection):
     """A connection that closes when its last reference goes, as psycopg2's do."""
 
     def __del__(self) -> None:
-        """Let the server forget it."""
         self.server.forget(self)

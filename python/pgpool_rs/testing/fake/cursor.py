@@ -17,18 +17,15 @@ class FakeCursor:
     rowcount = 1
 
     def __init__(self, connection: BareFakeConnection) -> None:
-        """Work on this connection."""
         self.connection = connection
 
     def __enter__(self) -> FakeCursor:
-        """Return the cursor."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Do nothing: nothing is held."""
 
     def __iter__(self) -> Iterator[tuple[int]]:
-        """Go through the rows."""
         return iter(self.fetchall())
 
     def execute(self, query: Any, _parameters: object = None) -> None:

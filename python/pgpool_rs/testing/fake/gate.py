@@ -16,7 +16,6 @@ class Gate:
     """Keeps callers inside a call until a test releases it, and tells how many have arrived."""
 
     def __init__(self) -> None:
-        """Make a gate that is shut."""
         self._changed = threading.Condition()
         self._passes = 0
         self._open = False
@@ -24,11 +23,9 @@ class Gate:
         """How many callers have come since the gate was made."""
 
     def __enter__(self) -> Gate:
-        """Return the gate, to be released at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Release the callers that it still holds."""
         self.release()
 
     @property

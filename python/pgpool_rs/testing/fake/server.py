@@ -1,13 +1,8 @@
 """A database server in memory, shaped like psycopg2 as far as a pool looks.
 
 `FakeServer.connect` stands in for `psycopg2.connect`. The server counts the connections it sees, counts and logs every
-call, and fails, hangs, dawdles or calls back when a test tells it to:
-
-- `fail(call, *errors)`: the next calls of that name raise these, in order; `fail_nth(call, n, error)`: the n-th does;
-- `hold(call)`: a `Gate` that keeps every caller of that name inside until it is released;
-- `delay(call, seconds)`: each call of that name takes so long;
-- `on(call, callback)`: runs the callback inside each call of that name;
-- `kill(connection)`: the server has ended that session, and the connection does not know it yet.
+call, and fails (`fail`, `fail_nth`), hangs (`hold`), dawdles (`delay`), calls back (`on`) or ends a session (`kill`)
+when a test tells it to.
 
 The calls are connect, execute, rollback, commit, close; check, which `server.check` makes; and closed, info and status,
 the three ways to look at a connection.

@@ -49,7 +49,6 @@ class HistoryError(AssertionError):
     """
 
     def __init__(self, part: History, operation: Operation, reason: str, size: int) -> None:
-        """Show this part of a history of so many operations."""
         self.part = part
         self.operation = operation
         self.reason = reason

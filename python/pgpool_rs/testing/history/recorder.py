@@ -158,14 +158,11 @@ class _Record:
 
     def operation(self, thread: int, called: int, returned: int | None) -> Operation:
         """Say the same as plain data."""
+        outcome, connection, error = self.outcome, self.connection, self.error
         if returned is None:
-            lent = None if self.name == "getconn" else self.connection
-            outcome = Outcome.PENDING
-            return Operation(thread, self.name, called, None, outcome, lent, self.key, self.close, self.maxconn)
-        return Operation(
-            thread, self.name, called, returned, self.outcome, self.connection, self.key, self.close, self.maxconn,
-            self.error,
-        )  # fmt: skip
+            outcome, connection, error = Outcome.PENDING, None if self.name == "getconn" else connection, None
+        given = self.key, self.close, self.maxconn
+        return Operation(thread, self.name, called, returned, outcome, connection, *given, error)
 
 
 @final
@@ -190,7 +187,7 @@ class _Numbers:
         try:
             refer: Callable[[], Any] = weakref.ref(conn)
         except TypeError:
-            refer = _Strong(conn)
+            refer = _always(conn)
         with self._lock:
             known = self._known.get(id(conn))
             if known is None or known[0]() is not conn:
@@ -199,15 +196,9 @@ class _Numbers:
             return known[1]
 
 
-@final
-class _Strong:
-    """Refers to an object and keeps it."""
-
-    def __init__(self, conn: Any) -> None:
-        self._conn = conn
-
-    def __call__(self) -> Any:
-        return self._conn
+def _always(conn: Any) -> Callable[[], Any]:
+    """Refer to an object and keep it."""
+    return lambda: conn
 
 
 @final

@@ -27,7 +27,6 @@ class Call:
     """Whether it gives a connection back."""
 
     def __init__(self, number: int, operation: Operation, key: int | None) -> None:
-        """Be the call with this number, for the key with that one."""
         self.number = number
         self.operation = operation
         self.connection = operation.connection
@@ -112,7 +111,6 @@ class Put(Call):
     returns = True
 
     def __init__(self, number: int, operation: Operation, key: int | None) -> None:
-        """Be this return."""
         super().__init__(number, operation, key)
         self.close = operation.close
 

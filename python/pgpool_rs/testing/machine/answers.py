@@ -27,7 +27,6 @@ class Answers:
     """Waits for the answers to calls, and judges the pool by them."""
 
     def __init__(self, model: Model, patience: Patience) -> None:
-        """Enter outcomes in this model."""
         self.model = model
         self.judge = Judge(model, patience)
         self._workers: list[Worker] = []

@@ -123,8 +123,7 @@ class Driver(Answers):
         self._turn += 1
         borrower.turn = self._turn
         borrower.call = call
-        self._start(call)
-        self.settle(call)
+        self._run(call)
 
     def give_back(
         self,
@@ -159,8 +158,7 @@ class Driver(Answers):
         if loan is None:
             call = borrower.call = Call("other", leave)
             self._strays[call] = error
-            self._start(call)
-            self.settle(call)
+            self._run(call)
             return
         call = Call("return", leave, holds=holds, faults=faults)
         if loan.connection._closed == 1 and self.model.judges_blocks:
@@ -179,8 +177,7 @@ class Driver(Answers):
         self.model.release(loan)
         self.model.returning[call] = loan.connection
         borrower.call = call
-        self._start(call)
-        self.settle(call)
+        self._run(call)
 
     def do(
         self,
@@ -195,8 +192,7 @@ class Driver(Answers):
         if closes:
             self.model.closing = True
             self._closing.add(call)
-        self._start(call)
-        self.settle(call)
+        self._run(call)
         return call
 
     def close_the_pool(self, holds: Collection[str] = (), faults: dict[str, BaseException] | None = None) -> None:
@@ -243,6 +239,10 @@ class Driver(Answers):
         call.go_on()
         self.settle(call)
 
+    def _run(self, call: Call) -> None:
+        self._start(call)
+        self.settle(call)
+
     def _start(self, call: Call) -> Call:
         worker = next((worker for worker in self._workers if worker.call is None), None)
         if worker is None:
@@ -260,13 +260,12 @@ class Driver(Answers):
 
     def lend_all(self) -> list[Borrower]:
         """Lend all connections that can be lent, and check that they are as many as the pool promises."""
-        model, lenders = self.model, []
+        model = self.model
+        lenders: list[Borrower] = []
         while model.room() > 0:
-            borrower = Borrower(len(model.borrowers) + 1)
-            model.borrowers.append(borrower)
-            lenders.append(borrower)
-            self.borrow(borrower)
-            if borrower.loan is None:
+            lenders.append(model.newcomer())
+            self.borrow(lenders[-1])
+            if lenders[-1].loan is None:
                 break
         return lenders
 
@@ -281,8 +280,7 @@ class Driver(Answers):
             while model.loans:
                 self.give_back(model.loans[0].holders[0])
             lenders = self.lend_all()
-            extra = Borrower(len(model.borrowers) + 1)
-            model.borrowers.append(extra)
+            extra = model.newcomer()
             if model.promises.waits != "always":
                 self.borrow(extra)
             for borrower in (*lenders, extra):

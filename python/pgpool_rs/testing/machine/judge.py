@@ -32,7 +32,6 @@ class Patience:
     """
 
     def __init__(self) -> None:
-        """Begin patient."""
         self.seconds = PATIENCE
 
     def lose(self) -> None:
@@ -44,7 +43,6 @@ class Judge:
     """Looks at the invariants that a pool promises."""
 
     def __init__(self, model: Model, patience: Patience) -> None:
-        """Judge by this model."""
         self.model = model
         self.patience = patience
 

@@ -53,7 +53,6 @@ class PoolMachine(OverlappingRules, LeavingRules, PoolRules):
         cls._known = {}
 
     def __init__(self) -> None:
-        """Make a server and a pool over it."""
         super().__init__()
         self._begin()
 

@@ -22,7 +22,6 @@ class Loan:
     turn: int
 
     def __str__(self) -> str:
-        """Name the key, or the borrower."""
         return str(self.holders[0]) if self.key is None else repr(self.key)
 
 
@@ -42,7 +41,6 @@ class Borrower:
     apart: bool = False
 
     def __str__(self) -> str:
-        """Name the borrower."""
         return f"borrower {self.number}"
 
     def doing(self) -> str:
@@ -66,7 +64,6 @@ class Model:
     """Keeps which borrower holds what, and what the server saw."""
 
     def __init__(self, server: FakeServer, promises: Promises) -> None:
-        """Begin with a pool that has just been made, or is being made."""
         self.server = server
         self.promises = promises
         self.pool: Any = None
@@ -132,6 +129,11 @@ class Model:
         """End a loan."""
         self.release(loan)
         self.lives[loan.connection.serial].unused_since = self.now
+
+    def newcomer(self) -> Borrower:
+        """Add a borrower, with the next number."""
+        self.borrowers.append(Borrower(len(self.borrowers) + 1))
+        return self.borrowers[-1]
 
     def release(self, loan: Loan) -> None:
         """Take a loan from all its holders. A holder in a block stays in it."""

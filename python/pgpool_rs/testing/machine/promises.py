@@ -68,7 +68,6 @@ class Promises:
     waive: Collection[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Check each value."""
         for name in ("maxconn", "minconn"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool):
@@ -114,7 +113,6 @@ class Abilities:
     """What a pool can be asked for, found out by looking at it."""
 
     def __init__(self, pool: Any) -> None:
-        """Look at this pool."""
         self.closes_on_return = "close" in _parameters(pool, "putconn")
         self.takes_keys_back = _takes(pool, "putconn", 2)
         self.blocks_take_keys = _takes(pool, "connection", 1)

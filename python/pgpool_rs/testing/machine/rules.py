@@ -16,10 +16,11 @@ from pgpool_rs.testing.fake.server import FakeServer
 from pgpool_rs.testing.fake.session import INTRANS, UNKNOWN
 from pgpool_rs.testing.machine.driver import SHORTLY, Driver
 from pgpool_rs.testing.machine.invariant import BrokenInvariant
-from pgpool_rs.testing.machine.model import Borrower
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from pgpool_rs.testing.machine.model import Borrower, Model
 
 # Some are one key for a dict, some are false, some are numbers as a pool's own keys may be.
 NUMBER_KEYS: tuple[Any, ...] = (1, 2, 0, 1.0, True, False, 0.0)
@@ -65,7 +66,6 @@ class Rules(RuleBasedStateMachine):
     failed_steps: ClassVar[list[tuple[str, dict[str, Any]]] | None] = None
 
     def __init__(self) -> None:
-        """Begin a program."""
         super().__init__()
         self.steps: list[tuple[str, dict[str, Any]]] = []
 
@@ -75,33 +75,39 @@ class Rules(RuleBasedStateMachine):
     def _end(self) -> None:
         raise NotImplementedError
 
+    @property
+    def _model(self) -> Model:
+        return self.driver.model
+
+    def _can(self, method: str) -> bool:
+        return method in self.driver.can.methods
+
     def _is_open(self) -> bool:
-        return not self.driver.model.closing and self._can_call()
+        return not self._model.closing and self._can_call()
 
     def _may(self, fault: str) -> bool:
-        return self.driver.model.promises.bears(fault)
+        return self._model.promises.bears(fault)
 
     def _can_call(self) -> bool:
         """Tell whether another call may be made: if two wait for one lock, the machine cannot choose which gets it."""
-        return self.driver.model.strictly() or not self.driver.model.blocked()
+        return self._model.strictly() or not self._model.blocked()
 
     def _has_free(self) -> bool:
-        model = self.driver.model
-        return self._can_call() and sum(not _is_free(one) for one in model.borrowers) < model.limit + CROWD
+        busy = sum(not _is_free(one) for one in self._model.borrowers)
+        return self._can_call() and busy < self._model.limit + CROWD
 
     def _lenders(self) -> list[Borrower]:
         """List the borrowers that have a connection and may give it back now."""
-        return [one for one in self.driver.model.borrowers if one.loan is not None] if self._can_call() else []
+        return [one for one in self._model.borrowers if one.loan is not None] if self._can_call() else []
 
     def _held(self) -> list[Borrower]:
-        return [one for one in self.driver.model.borrowers if one.call is not None and one.call.held_in is not None]
+        return [one for one in self._model.borrowers if one.call is not None and one.call.held_in is not None]
 
     def _borrower(self, number: int) -> Borrower:
         """Return the borrower of this number, a new one if need be."""
-        borrowers = self.driver.model.borrowers
-        while len(borrowers) < number:
-            borrowers.append(Borrower(len(borrowers) + 1))
-        return borrowers[number - 1]
+        while len(self._model.borrowers) < number:
+            self._model.newcomer()
+        return self._model.borrowers[number - 1]
 
     def _connection(self, borrower: int) -> Any:
         loan = self._borrower(borrower).loan
@@ -118,7 +124,7 @@ class Rules(RuleBasedStateMachine):
         return psycopg2.OperationalError("the server has failed, as the test has told it to")
 
     def _free_number(self) -> int:
-        borrowers = self.driver.model.borrowers
+        borrowers = self._model.borrowers
         return next((one.number for one in borrowers if _is_free(one)), len(borrowers) + 1)
 
     def _keys(self) -> tuple[Any, ...]:
@@ -139,7 +145,7 @@ def _is_free(borrower: Borrower) -> bool:
 
 def _key_or_none(machine: Rules, number: int) -> Any:
     keys = machine._keys()
-    asks = number > MOST // 2 and machine.driver.model.promises.keys
+    asks = number > MOST // 2 and machine._model.promises.keys
     return keys[number % len(keys)] if asks else None
 
 
@@ -174,26 +180,20 @@ class BorrowingRules(Rules):
         """Borrow a connection; if one is opened for it, that fails."""
         self.driver.borrow(self._borrower(borrower), key, faults={"connect": self._error(error)})
 
-    @precondition(lambda self: self._has_free() and self.driver.model.promises.check and self._may("check"))
+    @precondition(lambda self: self._has_free() and self._model.promises.check and self._may("check"))
     @rule(borrower=somebody, error=an_error)
     def borrow_as_the_check_fails(self, borrower: int, error: str) -> None:
         """Borrow a connection; if one that is idle is checked for it by `server.check`, that fails."""
         self.driver.borrow(self._borrower(borrower), faults={"check": self._error(error)})
 
-    @precondition(lambda self: self._has_free() and self.driver.model.promises.keys and self._may("unhashable_keys"))
+    @precondition(lambda self: self._has_free() and self._model.promises.keys and self._may("unhashable_keys"))
     @rule(borrower=somebody)
     def borrow_under_an_unhashable_key(self, borrower: int) -> None:
         """Ask for a key that is a list: whatever comes of it, no connection must be lost."""
         self.driver.borrow(self._borrower(borrower), [])
 
-    @precondition(
-        lambda self: (
-            self._has_free()
-            and self.driver.model.promises.waits == "timeout"
-            and self.driver.model.room() <= 0
-            and self.driver.model.strictly()
-        )
-    )
+    @precondition(lambda self: self._has_free() and self._model.promises.waits == "timeout")
+    @precondition(lambda self: self._model.room() <= 0 and self._model.strictly())
     @rule(borrower=somebody, key=a_key_or_none)
     def wait_in_vain(self, borrower: int, key: Any) -> None:
         """Wait for a connection where all are lent, until the timeout has passed."""
@@ -240,7 +240,7 @@ class BorrowingRules(Rules):
         self._connection(borrower).transaction_status = UNKNOWN
         self._connection(borrower).set_closed(2)
 
-    @precondition(lambda self: self._lenders() and self.driver.model.promises.keys and self.driver.can.takes_keys_back)
+    @precondition(lambda self: self._lenders() and self._model.promises.keys and self.driver.can.takes_keys_back)
     @rule(borrower=a_lender, key=a_key)
     def give_back_under_a_key(self, borrower: int, key: Any) -> None:
         """Give a connection back under a key: its own, or another one, which is an error and changes nothing."""
@@ -253,7 +253,7 @@ class BorrowingRules(Rules):
         one = self._borrower(borrower)
         handle, connection = one.handle, self._connection(borrower)
         self.driver.give_back(one)
-        if one.call is None and not any(loan.connection is connection for loan in self.driver.model.loans):
+        if one.call is None and not any(loan.connection is connection for loan in self._model.loans):
             self.driver.do(lambda: self.driver.pool.putconn(handle))
 
     @precondition(lambda self: self._is_open() and self._may("not_lent"))
@@ -261,8 +261,8 @@ class BorrowingRules(Rules):
     def give_back_what_is_not_lent(self, number: int) -> None:
         """Give back a connection of another pool, or one that was given back before."""
         known = self.driver.server.connections
-        things = [*self.driver.model.free_open(), FakeServer().connect()]
+        things = [*self._model.free_open(), FakeServer().connect()]
         things += [connection for connection in known[-2:] if not self.driver.server.sees(connection)]
         thing = pick(things, number)
-        if not any(loan.connection is thing for loan in self.driver.model.loans):
+        if not any(loan.connection is thing for loan in self._model.loans):
             self.driver.do(lambda: self.driver.pool.putconn(thing))

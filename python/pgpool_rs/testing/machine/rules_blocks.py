@@ -21,8 +21,8 @@ _KEYS = ("a", "b")
 
 def _block_key(machine: BlockRules, number: int) -> Any:
     lent = machine._lent_keys()
-    free = (None, None, *_KEYS) if machine._shares_keys() and machine.driver.model.room() > 0 else (None,)
-    return pick((*lent, *free) if machine.driver.model.room() > 0 else lent or free, number)
+    free = (None, None, *_KEYS) if machine._shares_keys() and machine._model.room() > 0 else (None,)
+    return pick((*lent, *free) if machine._model.room() > 0 else lent or free, number)
 
 
 one_in_a_block = chosen(lambda machine, number: pick(machine._in_a_block(), number).number)
@@ -34,29 +34,23 @@ class BlockRules(Rules):
 
     def _in_a_block(self) -> list[Borrower]:
         """List the borrowers that may leave a block now, whether its loan is over or not."""
-        return [one for one in self.driver.model.borrowers if one.block is not None and one.call is None]
+        return [one for one in self._model.borrowers if one.block is not None and one.call is None]
 
     def _shares_keys(self) -> bool:
-        model = self.driver.model
+        model = self._model
         return bool(model.judges_blocks and model.promises.keys and self.driver.can.blocks_take_keys)
 
     def _lent_keys(self) -> tuple[Any, ...]:
         """List the keys that are lent, under which no block may be entered."""
-        return (
-            tuple(loan.key for loan in self.driver.model.loans if loan.key is not None) if self._shares_keys() else ()
-        )
+        loans = self._model.loans if self._shares_keys() else []
+        return tuple(loan.key for loan in loans if loan.key is not None)
 
-    @precondition(
-        lambda self: (
-            self._has_free()
-            and "connection" in self.driver.can.methods
-            and (self.driver.model.room() > 0 or self._lent_keys())
-        )
-    )
+    @precondition(lambda self: self._has_free() and self._can("connection"))
+    @precondition(lambda self: self._model.room() > 0 or bool(self._lent_keys()))
     @rule(borrower=somebody, key=a_block_key)
     def enter_a_block(self, borrower: int, key: Any) -> None:
         """Borrow a connection for a `connection()` block; under a key that is lent, that is refused."""
-        model = self.driver.model
+        model = self._model
         is_lent = model.loan_of(key) is not None
         # Whether it is lent at that moment is not to be told while another call may be about to borrow it.
         if (is_lent or model.room() > 0) and not any(same(call.key, key) for call in model.calls):

@@ -95,7 +95,7 @@ class LeavingRules(Rules):
         """Leave a lent connection in a transaction that libpq and psycopg2 do not agree upon, or that cannot end."""
         self._note(borrower, what)
         self._do(borrower, LEAVINGS[what])
-        self.driver.model.prepared |= self.driver.server.prepared
+        self._model.prepared |= self.driver.server.prepared
 
     _leave_behind_often = leave_behind
 
@@ -108,5 +108,5 @@ class LeavingRules(Rules):
             pass  # it was in another transaction before
 
     def _note(self, borrower: int, what: str) -> None:
-        model = self.driver.model
+        model = self._model
         model.lives[self._connection(borrower).serial].left = f"borrower {borrower} had left {what}"

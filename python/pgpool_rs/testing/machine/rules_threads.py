@@ -26,7 +26,7 @@ class OverlappingRules(BorrowingRules, BlockRules):
     """Calls that are under way while others are made. Which one goes on when is the machine's choice."""
 
     def _threads(self) -> bool:
-        return bool(self.driver.model.promises.threads)
+        return bool(self._model.promises.threads)
 
     def _holds_closeall(self) -> bool:
         return self.driver.held_closing() is not None
@@ -39,7 +39,7 @@ class OverlappingRules(BorrowingRules, BlockRules):
 
     _start_to_borrow_often = start_to_borrow
 
-    @precondition(lambda self: self._has_free() and self._threads() and self.driver.model.promises.waits != "never")
+    @precondition(lambda self: self._has_free() and self._threads() and self._model.promises.waits != "never")
     @rule(borrower=somebody, key=a_key_or_none)
     def wait_for_a_connection(self, borrower: int, key: Any) -> None:
         """Borrow in a thread, and wait if there is none."""
@@ -89,7 +89,7 @@ class OverlappingRules(BorrowingRules, BlockRules):
 
     _go_on_and_fail_often = go_on_and_fail
 
-    @precondition(lambda self: self._threads() and "closeall" in self.driver.can.methods and self._is_open())
+    @precondition(lambda self: self._threads() and self._can("closeall") and self._is_open())
     @rule()
     def start_closeall(self) -> None:
         """Close the pool in a thread; it is held in the first close of a connection."""
