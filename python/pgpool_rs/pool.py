@@ -249,5 +249,7 @@ class ThreadedConnectionPool(
     A caller of `getconn` must return the connection with `putconn`. A `with` block of `connection()` does both.
     """
 
+    # `getconn` and `putconn` are written in Rust: in `fast_path`, which falls back to `methods`.
+
 
 _core.prepare(_for_rust)

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Busy, Caller, CheckOut, CloseReason, Refusal, Reservation, SlotId, Span, Waiter, Want};
 use pyo3::prelude::*;
 
-use crate::call::{call_or_undo, is_logging, speak};
+use crate::arguments::Timeout;
+use crate::call::{call_or_undo, is_logging, write_waiting_lines};
 use crate::caller::caller;
 use crate::check;
 use crate::error::{Error, both, weightier};
@@ -15,12 +16,12 @@ use crate::handle::{Handle, address};
 use crate::keys::{key_of, resolve_key, want_for};
 use crate::leaks;
 use crate::log::{CROWDED, TIMED_OUT, close_and_log, log};
-use crate::notes::{annotated, told};
+use crate::notes::{annotated, with_notes};
 use crate::open::{connect_error, last_connect_error};
 use crate::pool::AbstractPool;
 use crate::python::name;
 use crate::system::now;
-use crate::wait::{Parker, Timeout, Waker};
+use crate::wait::{Parker, Waker};
 
 /// A caller with timeout 0 waits for room that is in transit. It looks this often whether the room still is.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -60,10 +61,10 @@ fn lend<'py>(
 ) -> Result<NewLoan<'py>, Error> {
     let ledger = pool.get().ledger();
     leaks::log_forgotten(pool)?;
-    let since = told(pool, ledger.begin_request())?;
+    let since = with_notes(pool, ledger.begin_request())?;
     let mut queued_at = None;
     let mut borrower = 0;
-    let found = file(pool, key).and_then(|mut want| {
+    let found = want_of(pool, key).and_then(|mut want| {
         borrower = want.caller();
         seek(pool, &mut want, timeout, &mut queued_at)
     });
@@ -76,11 +77,11 @@ fn lend<'py>(
         annotated(pool, error, waited, None)
     })?;
     let lent = NewLoan { connection, borrower, since };
-    let watched = match pool.get().watches().then(|| lent.loan(pool)).flatten() {
+    let begun = match pool.get().needs_loans().then(|| lent.loan(pool)).flatten() {
         Some(loan) => leaks::begin(pool, loan, &lent.connection),
         None => Ok(()),
     };
-    match both(pool.py(), given_up, watched) {
+    match both(pool.py(), given_up, begun) {
         Ok(()) => Ok(lent),
         Err(error) => Err(weightier(pool.py(), error, lent.undo(pool).err()).into()),
     }
@@ -151,7 +152,7 @@ fn seek_from<'py, 'p>(
         match &parker {
             None => {
                 // The wait may be long, and this call holds nothing yet: write its lines now.
-                speak(py, caller)?;
+                write_waiting_lines(py, caller)?;
                 parker = Some(Parker::new(py)?);
             }
             Some(parker) => {
@@ -164,7 +165,7 @@ fn seek_from<'py, 'p>(
 
 /// Finds the key for the loan, as psycopg2.pool does: it refuses a closed pool before a bad key, and uses up an automatic key
 /// even if the call then fails.
-fn file(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<Want<Handle>, Error> {
+fn want_of(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<Want<Handle>, Error> {
     Ok(match key {
         Some(key) => want_for(key)?,
         None if pool.get().hooks().getkey => want_for(&pool.call_method0(name!(pool.py(), getkey_hook))?)?,

@@ -41,7 +41,7 @@ struct Calls {
     /// How many calls the caller is within, one within the other.
     depth: usize,
     /// Whether the caller is writing lines. Pool calls that a log handler makes meanwhile log nothing and wait for nothing.
-    speaking: bool,
+    is_logging: bool,
     /// Lines to write when the outermost call ends.
     lines: Vec<Line>,
     /// The interrupt to raise when the innermost call ends.
@@ -53,11 +53,11 @@ thread_local! {
 }
 
 /// Changes what is kept under a caller. `change` runs no Python code and drops no object: it returns what it displaces.
-fn file<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
+fn with_calls<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     CALLS.with_borrow_mut(|all| {
         let calls = all.entry(caller).or_default();
         let changed = change(calls);
-        if calls.depth == 0 && !calls.speaking {
+        if calls.depth == 0 && !calls.is_logging {
             all.remove(&caller);
         }
         changed
@@ -89,9 +89,9 @@ where
 {
     // A connection must come back even if the caller cannot be told.
     let (caller, struck) = caller(py).map_or_else(|error| (thread_ident(), Some(error)), |caller| (caller, None));
-    file(caller, |calls| calls.depth += 1);
+    with_calls(caller, |calls| calls.depth += 1);
     let done = body().map_err(PyErr::from);
-    let (interrupt, lines) = file(caller, |calls| {
+    let (interrupt, lines) = with_calls(caller, |calls| {
         calls.depth -= 1;
         let lines = if calls.depth == 0 { std::mem::take(&mut calls.lines) } else { Vec::new() };
         (calls.interrupt.take(), lines)
@@ -109,26 +109,26 @@ where
 /// printed. An `Exception` is printed, too: it does not concern the caller.
 pub(crate) fn defer_interrupt(py: Python<'_>, error: PyErr) {
     let raised = !is_exception(py, &error);
-    keep(py, error, raised);
+    defer(py, error, raised);
 }
 
 /// As [`defer_interrupt`], for our own Python code, in which even an `Exception` concerns the caller: it is a job's time limit.
 pub(crate) fn defer_error(py: Python<'_>, error: PyErr) {
-    keep(py, error, true);
+    defer(py, error, true);
 }
 
-fn keep(py: Python<'_>, error: PyErr, raised: bool) {
+fn defer(py: Python<'_>, error: PyErr, raised: bool) {
     let caller = caller(py).unwrap_or_else(|_| thread_ident());
-    let within = file(caller, |calls| calls.depth > 0);
+    let within = with_calls(caller, |calls| calls.depth > 0);
     if !raised || !within {
         return error.write_unraisable(py, None);
     }
-    let first = file(caller, |calls| calls.interrupt.take());
+    let first = with_calls(caller, |calls| calls.interrupt.take());
     let kept = match first {
         Some(first) => weightier(py, first, Some(error)),
         None => error,
     };
-    drop(file(caller, |calls| calls.interrupt.replace(kept)));
+    drop(with_calls(caller, |calls| calls.interrupt.replace(kept)));
 }
 
 /// Takes the answer of a question that may fail without harm. Defers an error that is no `Exception`.
@@ -154,12 +154,12 @@ pub(crate) fn answered_by_ours<T>(py: Python<'_>, answer: PyResult<T>) -> Option
 
 /// Says whether this caller is writing a log line of a pool. Then its pool calls log nothing and wait for nothing.
 pub(crate) fn is_logging(caller: Caller) -> bool {
-    CALLS.with_borrow(|all| all.get(&caller).is_some_and(|calls| calls.speaking))
+    CALLS.with_borrow(|all| all.get(&caller).is_some_and(|calls| calls.is_logging))
 }
 
 /// Writes a line when the outermost call of this caller ends, or at once if it is within none.
-pub(crate) fn say(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
-    let at_once = file(caller, |calls| {
+pub(crate) fn write_at_end(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
+    let at_once = with_calls(caller, |calls| {
         if calls.depth == 0 {
             return Some(line);
         }
@@ -170,9 +170,9 @@ pub(crate) fn say(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
 }
 
 /// Writes the lines that wait, in the middle of a call that holds nothing: before a wait, for instance.
-pub(crate) fn speak(py: Python<'_>, caller: Caller) -> PyResult<()> {
+pub(crate) fn write_waiting_lines(py: Python<'_>, caller: Caller) -> PyResult<()> {
     let outermost = |calls: &mut Calls| if calls.depth == 1 { std::mem::take(&mut calls.lines) } else { Vec::new() };
-    let lines = file(caller, outermost);
+    let lines = with_calls(caller, outermost);
     write(py, caller, &lines)
 }
 
@@ -181,13 +181,13 @@ fn write(py: Python<'_>, caller: Caller, lines: &[Line]) -> PyResult<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    speaking(caller, || lines.iter().map(|line| line.write(py)).fold(Ok(()), Result::and))
+    while_logging(caller, || lines.iter().map(|line| line.write(py)).fold(Ok(()), Result::and))
 }
 
 /// Runs `write`, which writes to the log.
-pub(crate) fn speaking<T>(caller: Caller, write: impl FnOnce() -> T) -> T {
-    file(caller, |calls| calls.speaking = true);
+pub(crate) fn while_logging<T>(caller: Caller, write: impl FnOnce() -> T) -> T {
+    with_calls(caller, |calls| calls.is_logging = true);
     let written = write();
-    file(caller, |calls| calls.speaking = false);
+    with_calls(caller, |calls| calls.is_logging = false);
     written
 }

@@ -10,13 +10,21 @@ use crate::system::thread_ident;
 
 /// Gives the ident of the caller. Looks `threading.get_ident` up now: gevent replaces it by one that tells greenlets apart.
 pub(crate) fn caller(py: Python<'_>) -> PyResult<Caller> {
-    let get_ident = imports()?.threading.bind(py).getattr(name!(py, get_ident))?;
+    let get_ident = get_ident(py)?;
     // CPython's own is not called: it makes an integer, and a return must not fail for want of memory.
     if is_native(&get_ident)? { Ok(thread_ident()) } else { get_ident.call0()?.extract() }
 }
 
-/// Says whether this is CPython's own `threading.get_ident`. gevent and eventlet replace it.
-pub(crate) fn is_native(get_ident: &Bound<'_, PyAny>) -> PyResult<bool> {
+/// Says whether `threading.get_ident` is CPython's own. gevent and eventlet replace it.
+pub(crate) fn is_thread_ident_native(py: Python<'_>) -> PyResult<bool> {
+    is_native(&get_ident(py)?)
+}
+
+fn get_ident(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    imports()?.threading.bind(py).getattr(name!(py, get_ident))
+}
+
+fn is_native(get_ident: &Bound<'_, PyAny>) -> PyResult<bool> {
     static NATIVE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = get_ident.py();
     if NATIVE.get(py).is_some_and(|native| native.is(get_ident)) {

@@ -12,9 +12,10 @@ use crate::connection::{self, Closed, Look};
 use crate::error::{Error, both, every, is_exception, is_shortage, weightier};
 use crate::handle::{Handle, address};
 use crate::keys::{resolve_key_if_any, want_for};
-use crate::leaks;
-use crate::log::{CLOSE_FAILED, Event, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log_closed, log_unclean, report};
-use crate::notes::{annotated, told};
+use crate::log::{
+    CLOSE_FAILED, Event, LATE, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log, log_closed, log_unclean, report,
+};
+use crate::notes::{annotated, with_notes};
 use crate::pool::AbstractPool;
 use crate::python::name;
 use crate::system::now;
@@ -28,7 +29,7 @@ pub(crate) fn give_back(
     close: bool,
 ) -> Result<(), Error> {
     Ok(call(pool.py(), || match begin(pool, connection, key, close)? {
-        Some(returning) => take_back(pool, returning),
+        Some(returning) => finish_or_defer(pool, returning),
         // The parent process lent it.
         None => Ok(()),
     })?)
@@ -36,10 +37,11 @@ pub(crate) fn give_back(
 
 /// As [`give_back`], for one loan, if it has not ended.
 pub(crate) fn give_back_loan(pool: &Bound<'_, AbstractPool>, loan: SlotId, close: bool) -> Result<(), Error> {
-    Ok(call(pool.py(), || take_back(pool, pool.get().ledger().begin_return_of(loan, close, now())?))?)
+    Ok(call(pool.py(), || finish_or_defer(pool, pool.get().ledger().begin_return_of(loan, close, now())?))?)
 }
 
-pub(crate) fn take_back(
+/// Finishes a return, or leaves it to the housekeeper.
+pub(crate) fn finish_or_defer(
     pool: &Bound<'_, AbstractPool>,
     mut returning: Returning<'_, Handle, Waker>,
 ) -> Result<(), Error> {
@@ -55,7 +57,7 @@ pub(crate) fn take_back(
         Err(error) => close_after(pool, returning, RETURN_FAILED, error)?,
     }
     if let Some(lent_for) = overdue {
-        leaks::log_late(pool, lent_for.as_secs_f64())?;
+        log(pool, LATE, || (lent_for.as_secs_f64(),))?;
     }
     Ok(())
 }
@@ -154,7 +156,7 @@ fn begin<'p>(
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<Option<Returning<'p, Handle, Waker>>, Error> {
-    told(pool, pool.get().ensure_open())?;
+    with_notes(pool, pool.get().ensure_open())?;
     let (py, ledger) = (pool.py(), pool.get().ledger());
     let place = connection.map(address);
     let filed = key.map(want_for).transpose().map_err(Error::from);

@@ -10,7 +10,7 @@ use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 use crate::call::edit;
 use crate::handle::Handle;
 use crate::keys::loan_key;
-use crate::log::{LATE, RECLAIMED, log, masked};
+use crate::log::{RECLAIMED, log, masked};
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::{float, int, now};
@@ -53,7 +53,8 @@ pub(crate) fn prepare(py: Python<'_>) {
     py.get_type::<Forgotten>();
 }
 
-/// Records the stack: each frame's code and its offset there. Lines are looked up when they are shown. No variable is kept alive.
+/// Records the stack: each frame's code and its offset there. `_loans` looks the lines up when a program reads them. The record keeps
+/// no variable alive.
 fn record(py: Python<'_>) -> PyResult<Bound<'_, PyTuple>> {
     let innermost = imports()?.get_frame.bind(py).call0()?.cast_into::<PyFrame>().ok();
     let mut frames = Vec::with_capacity(2 * FRAMES);
@@ -84,11 +85,6 @@ fn loan_info<'py>(py: Python<'py>, loan: &LoanReport<Handle>) -> PyResult<Bound<
 pub(crate) fn loans<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     let loans = edit(pool.py(), || pool.get().ledger().loans(now()))?;
     loans.iter().map(|(loan, _)| loan_info(pool.py(), loan)).collect()
-}
-
-/// Logs that a reported loan has come back.
-pub(crate) fn log_late(pool: &Bound<'_, AbstractPool>, seconds: f64) -> PyResult<()> {
-    log(pool, LATE, || (seconds,))
 }
 
 /// Logs the loans that their borrowers forgot.

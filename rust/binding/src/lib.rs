@@ -1,17 +1,17 @@
 //! The extension `_core`: it gives `pgpool-core` to Python, and acts on connections as the ledger decides.
 //!
-//! Each module imports only from floors above its own.
+//! Each module imports only from floors with a smaller number than its own.
 //!
 //! | floor | module             | what it holds |
 //! |-------|--------------------|---------------|
 //! | 1     | `python`           | all that is looked up in Python, once, and the names of attributes |
-//! | 1     | `system`           | the clock, forks, threads, sockets |
+//! | 1     | `system`           | calls of the C library, and the C API's outside of `fast_path` |
 //! | 1     | `text`             | texts of Python, which may be no Unicode |
 //! | 1     | `stats`            | statistics, as Python sees them |
 //! | 1     | `handle`           | Python objects, as the ledger keeps them |
+//! | 1     | `blocks`           | blocks whose connection can be returned by its own `close()` |
 //! | 2     | `error`            | errors, on their way to Python |
 //! | 2     | `options`          | the options of a pool |
-//! | 1     | `blocks`           | blocks whose connection can be returned by its own `close()` |
 //! | 2     | `caller`           | which thread or greenlet is calling |
 //! | 2     | `fast_path::flags` | what keeps calls from the fast path |
 //! | 2     | `fast_path::probe` | psycopg2's connections, from within |
@@ -19,7 +19,7 @@
 //! | 3     | `call`             | the end of a call: lines are written, interrupts raised |
 //! | 3     | `connection`       | everything that is ever asked of a connection |
 //! | 3     | `keys`             | hashing and comparing keys |
-//! | 4     | `wait`             | timeouts, waiting on a Python lock, waking |
+//! | 4     | `wait`             | waiting on a Python lock, waking |
 //! | 5     | `pool`             | the state of a pool; the classes that the public ones inherit |
 //! | 6     | `log`              | the lines of the log |
 //! | 6     | `notes`            | what a refusal says beyond psycopg2.pool's words |

@@ -7,14 +7,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyWeakrefReference;
 
 use crate::call::call;
-use crate::caller::is_native;
+use crate::caller::is_thread_ident_native;
 use crate::connection;
 use crate::error::{Error, every, is_database_error, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
 use crate::handle::Handle;
 use crate::leaks::log_forgotten;
 use crate::log::{POOL_CLOSED, log};
-use crate::notes::told;
+use crate::notes::with_notes;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
@@ -66,18 +66,13 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
         }
     }
     let options = pool.get().options();
-    if options.record || options.reclaim || !is_get_ident_native(pool.py())? {
+    if options.record || options.reclaim || !is_thread_ident_native(pool.py())? {
         bits |= flags::LOANS;
     }
     if options.record || options.reclaim || options.reset.is_some() {
         bits |= flags::RETURNS;
     }
     Ok(bits)
-}
-
-/// Says whether `threading.get_ident` is CPython's own. gevent and eventlet replace it.
-fn is_get_ident_native(py: Python<'_>) -> PyResult<bool> {
-    is_native(&imports()?.threading.bind(py).getattr(name!(py, get_ident))?)
 }
 
 /// Closes every connection, and the pool.
@@ -87,7 +82,7 @@ pub(crate) fn close(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
 
 fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = pool.py();
-    let connections = told(pool, pool.get().ledger().close())?;
+    let connections = with_notes(pool, pool.get().ledger().close())?;
     // Close all of them, even if some `close()` raises. Ignore a database's errors, as psycopg2.pool does.
     let ends = connections.iter().map(|connection| match close_last(py, connection) {
         Err(error) if is_database_error(py, &error) => Ok(()),

@@ -7,6 +7,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
 
+use crate::arguments::TimeoutArg;
 use crate::caller::caller;
 use crate::check::learn;
 use crate::connection::{self, ReturningConnection};
@@ -15,11 +16,10 @@ use crate::give_back::{give_back_loan, putconn_of};
 use crate::handle::address;
 use crate::keys::{resolve_key_if_any, want_for};
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
-use crate::notes::told;
+use crate::notes::with_notes;
 use crate::pool::AbstractPool;
 use crate::python::{by_name, imports, name};
 use crate::system;
-use crate::wait::TimeoutArg;
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`. It goes back,
 /// too, if the block never ends: since CPython 3.14 an interrupt can strike between `__enter__` and the body.
@@ -109,7 +109,7 @@ impl Lent {
 
     /// Refuses if the loan has ended.
     fn check(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
-        if self.is_over(pool) { told(pool, Err(Refusal::LoanEnded)) } else { Ok(()) }
+        if self.is_over(pool) { with_notes(pool, Err(Refusal::LoanEnded)) } else { Ok(()) }
     }
 
     /// Removes the block from the pool's list. Says whether its body called `close()`, if that returns the connection.
@@ -146,7 +146,7 @@ impl Lent {
         }
         let py = pool.py();
         if let Err(error) = self.check(pool) {
-            // The block's own exception is raised.
+            // Python raises the block's own exception.
             let error = PyErr::from(error);
             return if failed.is_some() { report(pool, BLOCK_OVER, error) } else { Err(error) };
         }
@@ -162,7 +162,7 @@ impl Lent {
         if failed.is_none() {
             return both(py, ended, returned);
         }
-        // The block's own exception is raised; putconn has dealt with a failed rollback.
+        // Python raises the block's own exception; putconn has dealt with a failed rollback.
         let unsaid = |outcome: PyResult<()>| {
             outcome.or_else(|error| if is_database_error(py, &error) { Ok(()) } else { Err(error) })
         };

@@ -4,7 +4,7 @@ use pgpool_core::{CloseReason, ConnectNews, SharedLedger};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use crate::call::{Line, answered, answered_by_ours, call, is_logging, say, speaking};
+use crate::call::{Line, answered, answered_by_ours, call, is_logging, while_logging, write_at_end};
 use crate::caller::caller;
 use crate::connection::{self, Accounts};
 use crate::error::is_database_error;
@@ -102,14 +102,14 @@ where
         reason: reason.map(str::to_owned),
         args,
     };
-    say(py, caller, line)
+    write_at_end(py, caller, line)
 }
 
 /// Call `write`, which writes a line to a log. Pool calls that a handler makes meanwhile log nothing and wait for nothing.
 #[pyfunction]
 pub(crate) fn speak(write: &Bound<'_, PyAny>) -> PyResult<()> {
     let caller = caller(write.py())?;
-    speaking(caller, || write.call0()).map(drop)
+    while_logging(caller, || write.call0()).map(drop)
 }
 
 /// Logs that a connection was closed because it stayed in a transaction.

@@ -13,7 +13,7 @@ use crate::give_back::{discard_all, finish};
 use crate::handle::address;
 use crate::leaks::{describe_loan, log_forgotten};
 use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
-use crate::notes::told;
+use crate::notes::with_notes;
 use crate::open::last_connect_error;
 use crate::pool::AbstractPool;
 use crate::python::{by_name, imports, name};
@@ -138,7 +138,7 @@ pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, as
     let deadline = if is_logging(caller(py)?) { Some(asked) } else { deadline };
     loop {
         let due = maintain(pool)?;
-        told(pool, pool.get().ensure_open())?;
+        with_notes(pool, pool.get().ensure_open())?;
         let mut counts = ledger.counts();
         // With minconn=0, open one to find out whether the server can be reached.
         if counts.minconn == 0 && counts.maxconn > 0 && counts.open() + counts.opening == 0 {

@@ -8,7 +8,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 
-use crate::arguments::size;
+use crate::arguments::{Flag, Timeout, TimeoutArg, Truth, size};
 use crate::borrow::borrow;
 use crate::call::{call, edit};
 use crate::give_back::{discard_all, give_back};
@@ -17,7 +17,7 @@ use crate::leaks;
 use crate::lifecycle::{close, find_flags, start};
 use crate::loan::Loan;
 use crate::maintain;
-use crate::notes::{annotated, told};
+use crate::notes::{annotated, with_notes};
 use crate::open::connect;
 use crate::options::Checked;
 use crate::pool::{AbstractPool, ThreadedPool, timeout_of};
@@ -25,36 +25,6 @@ use crate::python::{by_name, name};
 use crate::stats::to_dict;
 use crate::system::now;
 use crate::text::{repr_of, text_of};
-use crate::wait::{Timeout, TimeoutArg};
-
-/// A flag that is tested for truth, as psycopg2.pool does.
-#[derive(Clone, Copy)]
-pub(crate) struct Truth(pub(crate) bool);
-
-impl<'py> FromPyObject<'_, 'py> for Truth {
-    type Error = PyErr;
-
-    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        given.is_truthy().map(Self)
-    }
-}
-
-/// A flag, which is tested for truth, or passed on to a hook as it is. It is False if the caller did not give it.
-pub(crate) struct Flag<'py>(pub(crate) Option<Bound<'py, PyAny>>);
-
-impl Flag<'_> {
-    pub(crate) fn is_truthy(&self) -> PyResult<bool> {
-        self.0.as_ref().map_or(Ok(false), PyAnyMethods::is_truthy)
-    }
-}
-
-impl<'py> FromPyObject<'_, 'py> for Flag<'py> {
-    type Error = PyErr;
-
-    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        Ok(Self(Some(given.to_owned())))
-    }
-}
 
 #[pymethods]
 impl AbstractPool {
@@ -164,7 +134,7 @@ impl AbstractPool {
     ///
     /// :raises PoolClosed: the pool is closed.
     fn check(slf: &Bound<'_, Self>) -> PyResult<()> {
-        told(slf, slf.get().ensure_open())?;
+        with_notes(slf, slf.get().ensure_open())?;
         maintain::check_all(slf)
     }
 
@@ -183,7 +153,7 @@ impl AbstractPool {
     /// :raises PoolClosed: the pool is closed.
     #[pyo3(signature = (timeout=Timeout(30.0)), text_signature = "($self, timeout=30.0)")]
     fn wait(slf: &Bound<'_, Self>, timeout: Timeout) -> PyResult<()> {
-        told(slf, slf.get().ensure_open())?;
+        with_notes(slf, slf.get().ensure_open())?;
         let asked = Instant::now();
         let waited = maintain::wait(slf, timeout.deadline(asked), asked);
         Ok(waited.map_err(|error| annotated(slf, error, asked.elapsed(), None))?)
@@ -207,7 +177,7 @@ impl AbstractPool {
     }
 
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        told(slf, slf.get().ensure_open())?;
+        with_notes(slf, slf.get().ensure_open())?;
         Ok(slf.clone())
     }
 

@@ -15,7 +15,7 @@ use crate::system::{float, int, now};
 pub(crate) type Returned<'a, 'py> = (Option<&'a Bound<'py, PyAny>>, bool);
 
 /// Adds the notes to a refusal of a call that did not wait and returned nothing.
-pub(crate) fn told<T>(pool: &Bound<'_, AbstractPool>, done: Result<T, impl Into<Error>>) -> Result<T, Error> {
+pub(crate) fn with_notes<T>(pool: &Bound<'_, AbstractPool>, done: Result<T, impl Into<Error>>) -> Result<T, Error> {
     done.map_err(|error| annotated(pool, error.into(), Duration::ZERO, None))
 }
 
@@ -57,7 +57,7 @@ fn annotate(
     });
     // Make each by itself: PyO3's own conversion panics if there is no memory.
     let number = |number: usize| int(py, number as u64);
-    let told = (
+    let fields = (
         refusal.value(py),
         PyString::from_bytes(py, pool.get().name().as_bytes())?,
         number(counts.in_use())?,
@@ -71,5 +71,5 @@ fn annotate(
         returned.and_then(|(given, _)| given),
         flags.map(|flags| int(py, flags)).transpose()?,
     );
-    imports()?.annotate.bind(py).call1(told).map(drop)
+    imports()?.annotate.bind(py).call1(fields).map(drop)
 }

@@ -14,7 +14,7 @@ use crate::give_back::give_back;
 use crate::handle::{Handle, address};
 use crate::keys::{resolve_key_if_any, want_for};
 use crate::log::{OPENED, close_and_log, describe_public, log, log_connect};
-use crate::notes::told;
+use crate::notes::with_notes;
 use crate::pool::AbstractPool;
 use crate::system::now;
 use crate::wait::Waker;
@@ -40,7 +40,7 @@ fn connect_and_file<'py>(
     let ledger = pool.get().ledger();
     let mut want = key.map(want_for).transpose()?;
     let caller = caller(py)?;
-    let (slot, own) = match told(pool, resolve_key_if_any(py, &mut want, |want| ledger.reserve(want, caller)))? {
+    let (slot, own) = match with_notes(pool, resolve_key_if_any(py, &mut want, |want| ledger.reserve(want, caller)))? {
         Reserve::Pending(slot) => (slot, None),
         Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
     };

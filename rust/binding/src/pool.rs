@@ -10,6 +10,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
+use crate::arguments::{Timeout, TimeoutArg};
 use crate::blocks::Blocks;
 use crate::call::answered_by_ours;
 use crate::fast_path::flags::{self, Hooks};
@@ -18,7 +19,7 @@ use crate::handle::Handle;
 use crate::options::Options;
 use crate::system::process;
 use crate::text::repr_of;
-use crate::wait::{Timeout, TimeoutArg, Waker};
+use crate::wait::Waker;
 
 /// The state that both public classes have in common.
 #[pyclass(subclass, frozen, name = "AbstractConnectionPool", module = "pgpool_rs._core")]
@@ -32,7 +33,7 @@ pub(crate) struct AbstractPool {
     /// The pool's own timeout, as the bits of its seconds.
     timeout: AtomicU64,
     /// The first type of this pool's connections that can be read inside.
-    plain: OnceLock<StatusProbe>,
+    probe: OnceLock<StatusProbe>,
     blocks: Blocks,
 }
 
@@ -44,7 +45,7 @@ impl AbstractPool {
             options: RwLock::default(),
             state: AtomicU64::new(process() | flags::ALL),
             timeout: AtomicU64::new(0),
-            plain: OnceLock::new(),
+            probe: OnceLock::new(),
             blocks: Blocks::default(),
         }
     }
@@ -83,7 +84,7 @@ impl AbstractPool {
     }
 
     /// Says whether an option needs each new loan.
-    pub(crate) fn watches(&self) -> bool {
+    pub(crate) fn needs_loans(&self) -> bool {
         self.state.load(Ordering::Relaxed) & flags::LOANS != 0
     }
 
@@ -122,24 +123,24 @@ impl AbstractPool {
     /// Says whether a connection is open, and in no transaction by either account. `false` may also mean that it is not known.
     #[inline]
     pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> bool {
-        match self.plain.get().and_then(|plain| plain.is_clean(connection)) {
+        match self.probe.get().and_then(|probe| probe.is_clean(connection)) {
             Some(clean) => clean,
-            None => self.find_out(connection),
+            None => self.probe_and_check(connection),
         }
     }
 
     #[cold]
-    fn find_out(&self, connection: &Bound<'_, PyAny>) -> bool {
-        let Some(plain) = StatusProbe::find(connection) else { return false };
-        let clean = plain.is_clean(connection) == Some(true);
+    fn probe_and_check(&self, connection: &Bound<'_, PyAny>) -> bool {
+        let Some(probe) = StatusProbe::find(connection) else { return false };
+        let clean = probe.is_clean(connection) == Some(true);
         // Of several types of connections in one pool, only the first is fast.
-        let _ = self.plain.set(plain);
+        let _ = self.probe.set(probe);
         clean
     }
 
     /// Shows a garbage collector what is held.
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut result = self.plain.get().map_or(Ok(()), |plain| plain.traverse(visit));
+        let mut result = self.probe.get().map_or(Ok(()), |probe| probe.traverse(visit));
         if let Ok(options) = self.options.try_read()
             && result.is_ok()
         {

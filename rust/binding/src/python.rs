@@ -1,4 +1,4 @@
-//! The one door to Python: all that Rust looks up there, and the names of attributes.
+//! All that Rust looks up in Python, and the names of attributes.
 //!
 //! Both are made once, before there are threads, and not where they are first used: another thread may fork in the middle of a
 //! first use, and the child would wait for it for ever. So this crate uses neither `pyo3::intern!` nor an import inside a call.
@@ -72,7 +72,7 @@ pub(crate) fn read_imports(module: &Bound<'_, PyAny>) -> PyResult<()> {
 
 macro_rules! names {
     ($($name:ident = $text:literal,)*) => {
-        /// All of them.
+        /// The names, as Python strings.
         pub(crate) struct Names {
             $(pub(crate) $name: Py<PyString>,)*
         }

@@ -10,7 +10,7 @@ use pyo3::types::PyWeakrefReference;
 use crate::call::call;
 use crate::connection::{ReturningConnection, close_for_good};
 use crate::error::is_pool_closed;
-use crate::give_back::{putconn_of, take_back};
+use crate::give_back::{finish_or_defer, putconn_of};
 use crate::handle::address;
 use crate::pool::AbstractPool;
 use crate::python::name;
@@ -64,7 +64,7 @@ fn return_to(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> P
     let (putconn, native) = putconn_of(pool);
     if native {
         return match ledger.begin_return_of(loan, false, now()) {
-            Ok(returning) => Ok(take_back(pool, returning)?),
+            Ok(returning) => Ok(finish_or_defer(pool, returning)?),
             Err(Refusal::Closed) => close_for_good(connection),
             // Another thread has ended the loan.
             Err(_) => Ok(()),

@@ -1,4 +1,5 @@
-//! All that the extension asks of the operating system: the time, the process, the thread, and whether a socket is connected.
+//! All calls of the C library: the time, the process, the thread, and whether a socket is connected. And the few of CPython's C
+//! API outside of `fast_path`.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -18,9 +18,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyTuple, PyType};
 
+use crate::arguments::{Flag, Truth};
 use crate::fast_path::flags::{HOOKS, ORIGINALS};
 use crate::handle::address;
-use crate::methods::{Flag, Truth};
 use crate::pool::{AbstractPool, ThreadedPool};
 use crate::system::{now, thread_ident};
 
@@ -31,7 +31,7 @@ const PUTCONN: usize = 1;
 const ABSTRACT_GETCONN: usize = 2;
 const ABSTRACT_PUTCONN: usize = 3;
 
-/// Put the fast path in front of a pool class's own methods; a decorator.
+/// Put the fast path before a pool class's own methods; a decorator.
 ///
 /// The class is the one that users have, not the one it inherits: the interpreter calls a method fastest on an
 /// instance of the very class that the method stands in.
@@ -135,7 +135,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
     {
         return call.py.None().into_ptr();
     }
-    call.take_back()
+    call.call_putconn()
 }
 
 /// A call, as the interpreter makes it: the arguments by position, and behind them those by name.
@@ -234,7 +234,7 @@ impl<'py> Call<'py> {
     /// Does what the method does, without a call in between: a stack that had room for getconn has room for putconn. Arguments that
     /// do not fit the parameters fall back to the method, which refuses them.
     #[cold]
-    fn take_back(&self) -> *mut ffi::PyObject {
+    fn call_putconn(&self) -> *mut ffi::PyObject {
         let Some([connection, key, close]) = self.fit() else { return self.fall_back() };
         // `_putconn` needs the argument, which may be None.
         if self.method == ABSTRACT_PUTCONN && self.arguments().is_empty() {
