@@ -81,6 +81,9 @@ def check_history(history: Iterable[Operation], limits: Limits) -> None:
         past = History(operations[: max(call.number for _, _, call in failure.events) + 1])
         numbers, reason = shrink(failure, lambda kept: search(past, limits, kept))
         part = History(operations[number] for number in sorted(numbers))
+        if search(part, limits).run() is None:
+            # The limit was not the one that the history began with.
+            part = History(op for number, op in enumerate(past) if number in numbers or op.name == "resize")
         raise HistoryError(part, operations[failure.call.number], reason, len(operations))
 
 

@@ -159,7 +159,9 @@ class Search:
         if any(one.unsure for one in loose):
             return True
         returning = Counter(one.connection for one in loose if isinstance(one, Put))
-        return any(count > (connection in state.lent) for connection, count in returning.items())
+        # A return of what may have come back already may need a loan by another, too.
+        surely = state.lent.keys() - state.maybe
+        return any(count > (connection in surely) for connection, count in returning.items())
 
     def _explore_among(self, state: State, goal: Call, among: set[int]) -> tuple[list[State], bool]:
         found: dict[object, State] = {}
