@@ -135,5 +135,8 @@ def _check_dsn(dsn: str) -> None:
     except psycopg2.ProgrammingError as error:
         # libpq's message quotes what it could not parse.
         text = mask(str(error), (dsn,), {})
+    except UnicodeError:
+        # The error holds the connection string.
+        text = "invalid dsn: it cannot be encoded as UTF-8"
     if text is not None:
         raise psycopg2.ProgrammingError(text)

@@ -23,7 +23,7 @@ _URI = re.compile(r"postgres(?:ql)?://", re.IGNORECASE)
 _IN_CONNECTION_STRING = re.compile(r"(?<=://).*(?=@)|passw\w*\s*=\s*('(\\.|[^'])*'?|\S+)", re.IGNORECASE | re.DOTALL)
 _PORTS = re.compile(r"[\d,\s]*")
 # The characters at which libpq splits a connection string. Its errors may quote one of the parts.
-_DIVIDERS = re.compile(r"[\s=:/@?&#,'\"\\]+")
+_DIVIDERS = re.compile(r"[\s\0=:/@?&#,'\"\\]+")
 # Half of all words contain a text that is shorter than this.
 _SHORT = 3
 
@@ -48,7 +48,8 @@ def mask(text: str, args: Any, kwargs: Any) -> str:
 
 def mask_name(name: str, args: Any, kwargs: Any) -> str:
     """Mask the passwords in a pool's name: some programs name a pool by its connection string."""
-    shown = _IN_CONNECTION_STRING.sub(MASK, name)
+    shown = mask(name, (name,), {}) if _URI.match(name) else name
+    shown = _IN_CONNECTION_STRING.sub(MASK, shown)
     return name if shown == name else mask(shown, args, kwargs)
 
 

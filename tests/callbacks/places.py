@@ -57,6 +57,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "arguments.shown": ("contains", RUSTS),
     "arguments.size": ("extract lt", CPYTHONS),
     "arguments.whole": ("call1", ("minconn.__int__", "maxconn.__int__")),
+    "blocks.once": ("contains", RUSTS),
     "borrow.open": ("call_method1", ("_connect",)),
     "borrow.want_of": ("call_method0", ("_getkey",)),
     "call.defer": ("write_unraisable", ("waiting lock: release",)),

@@ -323,3 +323,20 @@ def test_a_pool_that_makes_a_connection_for_each_request_gives_all_back(dsn: str
             connection.close()
         assert counts(pool)["idle"] == 1
         assert pool.get_stats()["connections_num"] == 1
+
+
+def test_an_overridden_putconn_may_close_what_it_returns(our_class: Any, dsn: str) -> None:
+    class Strict(our_class):  # type: ignore[misc]
+        def putconn(self, conn: Any = None, key: Any = None, close: bool = False) -> None:
+            conn.close()
+            super().putconn(conn, key, close)
+
+    pool = pool_on(Strict, dsn, 0, 1)
+    connection = pool.getconn()
+    connection.close()
+    assert not is_open(connection)
+    connection = pool.getconn()
+    with pytest.raises(PoolError, match="unkeyed"):
+        pool.putconn(connection)  # whose close() has returned it
+    assert not is_open(connection)
+    assert counts(pool)["lent"] == 0

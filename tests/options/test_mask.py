@@ -194,6 +194,8 @@ def test_a_password_that_is_none_masks_nothing(password: Any) -> None:
         ("shop", "shop"),
         ("postgresql://app:x@db/shop", "postgresql://***@db/shop"),
         ("postgresql+psycopg2://app:p@x@db/shop", "postgresql+psycopg2://***@db/shop"),
+        ("postgresql://app:S3cr3t", "postgresql://app:***"),
+        ("postgresql://db/shop?user=app&password=S3cr3t@x", "postgresql://db/shop?user=app&***"),
         ("host=db password='x y' user=app", "host=db *** user=app"),
     ],
 )

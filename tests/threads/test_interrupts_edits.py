@@ -183,3 +183,25 @@ freeing = gevent.spawn(free)
 freeing.join()
 assert ("free", "KeyboardInterrupt") in found and ("inner", 1) in found, found
 """)
+
+
+def test_an_interrupt_of_a_call_is_not_raised_by_a_call_within_it(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Reads:
+        def __del__(self) -> None:
+            within.append(pool.closed)
+
+    def strike(_: object) -> None:
+        Reads()
+        raise KeyboardInterrupt
+
+    within: list[bool] = []
+    pool = ThreadedConnectionPool(0, 2, max_idle=60)
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", strike)
+    server.on("close", lambda *_: within.append(pool.closed))
+    connection = pool.getconn()
+    with pytest.raises(KeyboardInterrupt):
+        pool.minconn = 1
+    del connection
+    assert within == [False]

@@ -8,6 +8,30 @@ use pgpool_core::SlotId;
 #[derive(Default)]
 pub(crate) struct Blocks(Mutex<Vec<(SlotId, bool)>>);
 
+/// The loans that an overridden `putconn` is returning, as `close()` asked it to.
+#[derive(Default)]
+pub(crate) struct Returns(Mutex<Vec<SlotId>>);
+
+impl Returns {
+    /// Runs `act` for a loan, unless it runs for it already.
+    pub(crate) fn once<T>(&self, loan: SlotId, act: impl FnOnce() -> T) -> Option<T> {
+        let begun = self.edit(|loans| {
+            let is_new = !loans.contains(&loan);
+            loans.extend(is_new.then_some(loan));
+            is_new
+        });
+        begun.then(|| {
+            let done = act();
+            self.edit(|loans| loans.retain(|other| *other != loan));
+            done
+        })
+    }
+
+    fn edit<T>(&self, edit: impl FnOnce(&mut Vec<SlotId>) -> T) -> T {
+        edit(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Blocks {
     pub(crate) fn enter(&self, loan: SlotId) {
         self.edit(|blocks| blocks.push((loan, false)));

@@ -7,13 +7,14 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
 
 use pgpool_core::Caller;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::caller::caller;
-use crate::error::{both, is_exception, is_shortage, weightier};
+use crate::error::{both, every, is_exception, is_shortage, weightier};
 use crate::python::imports;
 use crate::system::thread_ident;
 
@@ -49,7 +50,9 @@ struct Calls {
 }
 
 thread_local! {
-    static CALLS: RefCell<BTreeMap<Caller, Calls>> = const { RefCell::new(BTreeMap::new()) };
+    /// Without a destructor: uWSGI calls the pool at the end of a process, after those of its thread have run.
+    static CALLS: RefCell<ManuallyDrop<BTreeMap<Caller, Calls>>> =
+        const { RefCell::new(ManuallyDrop::new(BTreeMap::new())) };
 }
 
 /// Changes what is kept under a caller. `change` runs no Python code and drops no object: it returns what it displaces.
@@ -59,6 +62,10 @@ fn with_calls<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
         let changed = change(calls);
         if calls.depth == 0 && !calls.is_logging {
             all.remove(&caller);
+            if all.is_empty() {
+                // So that a thread leaves nothing behind.
+                drop(std::mem::take(&mut **all));
+            }
         }
         changed
     })
@@ -89,12 +96,16 @@ where
 {
     // A connection must come back even if the caller cannot be told.
     let (caller, struck) = caller(py).map_or_else(|error| (thread_ident(), Some(error)), |caller| (caller, None));
-    with_calls(caller, |calls| calls.depth += 1);
+    // An interrupt that struck before this call is for the call that this one is within.
+    let earlier = with_calls(caller, |calls| {
+        calls.depth += 1;
+        calls.interrupt.take()
+    });
     let done = body().map_err(PyErr::from);
     let (interrupt, lines) = with_calls(caller, |calls| {
         calls.depth -= 1;
         let lines = if calls.depth == 0 { std::mem::take(&mut calls.lines) } else { Vec::new() };
-        (calls.interrupt.take(), lines)
+        (std::mem::replace(&mut calls.interrupt, earlier), lines)
     });
     let interrupted = both(py, struck.map_or(Ok(()), Err), interrupt.map_or(Ok(()), Err));
     let end = both(py, interrupted, write(py, caller, &lines));
@@ -176,12 +187,12 @@ pub(crate) fn write_waiting_lines(py: Python<'_>, caller: Caller) -> PyResult<()
     write(py, caller, &lines)
 }
 
-/// Writes all of the lines, and then raises the first error of a handler.
+/// Writes all of the lines, and then raises the weightiest error of a handler.
 fn write(py: Python<'_>, caller: Caller, lines: &[Line]) -> PyResult<()> {
     if lines.is_empty() {
         return Ok(());
     }
-    while_logging(caller, || lines.iter().map(|line| line.write(py)).fold(Ok(()), Result::and))
+    while_logging(caller, || every(py, lines.iter().map(|line| line.write(py))))
 }
 
 /// Runs `write`, which writes to the log.

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
 
 use crate::call::edit;
+use crate::error::every;
 use crate::handle::Handle;
 use crate::keys::loan_key;
 use crate::log::{RECLAIMED, log, masked};
@@ -92,7 +93,8 @@ pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     if !pool.get().options().reclaim {
         return Ok(());
     }
-    pool.get().ledger().take_forgotten().into_iter().try_for_each(|known| log(pool, RECLAIMED, || (known,)))
+    let forgotten = pool.get().ledger().take_forgotten();
+    every(pool.py(), forgotten.into_iter().map(|known| log(pool, RECLAIMED, || (known,))))
 }
 
 /// The callback of the weak reference to a lent connection: its borrower has forgotten it.
@@ -115,7 +117,7 @@ impl Forgotten {
         // The connection closes only after this callback, so another call writes the line: a log handler may be slow.
         let freed = edit(py, || ledger.reclaim(self.slot, known, now()));
         // The collector may call this anywhere, so it starts no thread.
-        let poked = if let Ok(false) = freed { Ok(()) } else { poke_quietly(&pool) };
+        let poked = if let Ok(false) = freed { Ok(()) } else { poke_quietly(&pool).map(drop) };
         failed.and(freed).map(drop).and(poked)
     }
 }

@@ -9,7 +9,7 @@ use pyo3::types::PyWeakrefReference;
 use crate::call::call;
 use crate::caller::is_thread_ident_native;
 use crate::connection;
-use crate::error::{Error, every, is_database_error, weightier};
+use crate::error::{Error, both, every, is_database_error, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
 use crate::handle::Handle;
 use crate::leaks::log_forgotten;
@@ -40,7 +40,10 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
         }
         ledger.set_policy(policy);
         ledger.set_housekeeper(Waker::Housekeeper(PyWeakrefReference::new(pool)?.unbind()));
-        if policy.has_housekeeper { poke(pool) } else { Ok(()) }
+        if policy.has_housekeeper && !poke(pool)? {
+            ledger.housekeeper_missed();
+        }
+        PyResult::Ok(())
     });
     started.map_err(|error| {
         let closed = call(py, || {
@@ -88,10 +91,9 @@ fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
         Err(error) if is_database_error(py, &error) => Ok(()),
         closed => closed,
     });
-    every(py, ends)?;
-    log_forgotten(pool)?;
-    log(pool, POOL_CLOSED, || (connections.len(),))?;
-    Ok(())
+    let closed = every(py, ends);
+    let logged = both(py, log_forgotten(pool), log(pool, POOL_CLOSED, || (connections.len(),)));
+    Ok(both(py, closed, logged)?)
 }
 
 /// Closes a connection when its pool closes. A connection that its borrower has forgotten is closed already. An object without

@@ -47,33 +47,35 @@ pub(crate) enum Waker {
 }
 
 impl Wake for Waker {
-    fn wake(&self) {
+    fn wake(&self) -> bool {
         // At the end of the interpreter there is nothing to wake.
-        Python::try_attach(|py| {
+        let woken = Python::try_attach(|py| {
             let (woken, defer): (_, fn(Python<'_>, PyErr)) = match self {
-                Self::Waiter(lock) => (lock.call_method0(py, name!(py, release)).map(drop), defer_interrupt),
-                Self::Housekeeper(pool) => (pool.bind(py).upgrade().map_or(Ok(()), |pool| poke(&pool)), defer_error),
+                Self::Waiter(lock) => (lock.call_method0(py, name!(py, release)).map(|_| true), defer_interrupt),
+                Self::Housekeeper(pool) => (pool.bind(py).upgrade().map_or(Ok(true), |pool| poke(&pool)), defer_error),
             };
-            if let Err(error) = woken {
+            woken.unwrap_or_else(|error| {
                 defer(py, error);
-            }
+                false
+            })
         });
+        woken.unwrap_or(true)
     }
 }
 
-/// Tells the housekeeper that there is something to do for a pool, and starts its thread if there is none. Without stack or memory
-/// for that it does nothing: the next poke tells.
-pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Tells the housekeeper that there is something to do for a pool, and starts its thread if there is none. Says whether it has
+/// heard: without stack or memory it does not.
+pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
     tell_housekeeper(pool, name!(pool.py(), poke))
 }
 
 /// As [`poke`], for a moment at which no thread may start and no lock be waited for.
-pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
     tell_housekeeper(pool, name!(pool.py(), poke_quietly))
 }
 
-fn tell_housekeeper(pool: &Bound<'_, PyAny>, poke: &Bound<'_, PyString>) -> PyResult<()> {
+fn tell_housekeeper(pool: &Bound<'_, PyAny>, poke: &Bound<'_, PyString>) -> PyResult<bool> {
     let py = pool.py();
     let told = imports().and_then(|imports| imports.housekeeper.bind(py).call_method1(poke, (pool,)));
-    told.map(drop).or_else(|error| if is_shortage(py, &error) { Ok(()) } else { Err(error) })
+    told.map(|_| true).or_else(|error| if is_shortage(py, &error) { Ok(false) } else { Err(error) })
 }

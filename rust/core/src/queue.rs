@@ -9,8 +9,8 @@ use crate::slot::SlotId;
 /// Wakes a waiter, or the housekeeper.
 pub trait Wake {
     /// Wakes the caller that gave this waker. A waiter is woken once at most, the housekeeper each time there is a chore.
-    /// It is never called while the ledger's mutex is held.
-    fn wake(&self);
+    /// It is never called while the ledger's mutex is held. Says whether the wake-up has arrived.
+    fn wake(&self) -> bool;
 }
 
 /// Names a waiter, in the order of arrival. A waiter that begins to wait for something else keeps its turn.

@@ -110,6 +110,11 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Wakes the housekeeper if it rests until later than this. In a lull, it comes at the end of the lull.
+    /// Notes that the housekeeper has not heard until when it is to rest.
+    pub(crate) fn housekeeper_missed(&mut self) {
+        self.rest.until = Moment::NEVER;
+    }
+
     pub(super) fn note_due(&mut self, at: Moment) {
         let at = at.max(self.rest.lull_until);
         if at < self.rest.until {

@@ -21,6 +21,11 @@ pub enum Chore<'l, H, W: Wake> {
 }
 
 impl<H, W: Wake> SharedLedger<H, W> {
+    /// Notes that a wake-up has not reached the housekeeper, so that the next chore to fall due wakes it again.
+    pub fn housekeeper_missed(&self) {
+        self.ledger.lock().housekeeper_missed();
+    }
+
     /// Sets the waker that is called from now on when there are chores. The housekeeper that it wakes takes them with
     /// [`SharedLedger::chore`].
     pub fn set_housekeeper(&self, housekeeper: W) {

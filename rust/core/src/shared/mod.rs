@@ -58,8 +58,11 @@ impl<H, W: Wake> SharedLedger<H, W> {
         let result = edit(&mut ledger);
         let After { to_wake, handles, unused_wakers, chores } = std::mem::take(&mut ledger.after);
         drop(ledger);
-        for waker in to_wake.iter().chain(self.housekeeper.get().filter(|_| chores)) {
+        for waker in &to_wake {
             waker.wake();
+        }
+        if chores && self.housekeeper.get().is_some_and(|housekeeper| !housekeeper.wake()) {
+            self.housekeeper_missed();
         }
         drop((to_wake, handles, unused_wakers));
         result

@@ -341,6 +341,23 @@ fn a_forgotten_loan_is_reclaimed_without_waking_the_housekeeper() {
 }
 
 #[test]
+fn a_housekeeper_that_was_not_reached_is_woken_by_the_next_chore_to_fall_due() {
+    let policy = with_housekeeper(Policy { leak_after: seconds(1.0), ..Policy::default() });
+    let world = World::with(1, 1, policy);
+    let housekeeper = world.housekeeper();
+    world.open([1]);
+    assert!(world.give_back(1));
+    world.rest();
+    housekeeper.lose(true);
+    let lend = || drop(world.check_out(&world.any()));
+    assert_eq!(housekeeper.wakes_by(lend), 1);
+    housekeeper.lose(false);
+    world.pass(2.0);
+    assert!(world.give_back(1));
+    assert_eq!(housekeeper.wakes_by(lend), 1);
+}
+
+#[test]
 fn a_pool_without_a_housekeeper_is_refilled_only_by_a_caller_that_asks_for_chores() {
     let world = World::new(1, 1);
     let housekeeper = world.housekeeper();

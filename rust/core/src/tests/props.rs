@@ -1,6 +1,6 @@
 //! What the tests use as connections, keys and waiters, and short ways to use a ledger of them.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::{
@@ -29,10 +29,17 @@ impl Drop for Thing {
 #[derive(Clone)]
 pub(super) struct TestWaker {
     wakes: Arc<AtomicUsize>,
+    /// Whether its wake-ups do not arrive.
+    is_lost: Arc<AtomicBool>,
     ledger: Weak<TestLedger>,
 }
 
 impl TestWaker {
+    /// Lets the wake-ups of this moment on arrive, or not.
+    pub(super) fn lose(&self, is_lost: bool) {
+        self.is_lost.store(is_lost, Ordering::SeqCst);
+    }
+
     pub(super) fn wakes(&self) -> usize {
         self.wakes.load(Ordering::SeqCst)
     }
@@ -46,9 +53,10 @@ impl TestWaker {
 }
 
 impl crate::Wake for TestWaker {
-    fn wake(&self) {
+    fn wake(&self) -> bool {
         assert_unlocked(&self.ledger, "a waiter was woken");
         self.wakes.fetch_add(1, Ordering::SeqCst);
+        !self.is_lost.load(Ordering::SeqCst)
     }
 }
 
@@ -150,7 +158,7 @@ impl World {
     }
 
     pub(super) fn waker(&self) -> TestWaker {
-        TestWaker { wakes: Arc::default(), ledger: Arc::downgrade(&self.ledger) }
+        TestWaker { wakes: Arc::default(), is_lost: Arc::default(), ledger: Arc::downgrade(&self.ledger) }
     }
 
     pub(super) fn any(&self) -> Want<Thing> {

@@ -13,9 +13,10 @@ use crate::{CheckOut, Chore, CloseReason, Moment, Policy, Reserve, Returning, Sh
 struct Parker(Arc<(Mutex<bool>, Condvar)>);
 
 impl Wake for Parker {
-    fn wake(&self) {
+    fn wake(&self) -> bool {
         *self.0.0.lock().expect("no panic") = true;
         self.0.1.notify_one();
+        true
     }
 }
 

@@ -52,11 +52,12 @@ impl Parker {
 }
 
 impl Wake for Parker {
-    fn wake(&self) {
+    fn wake(&self) -> bool {
         assert_unlocked(&self.ledger, "a waiter was woken");
         self.model.state().woken(self.thread);
         *self.woken.0.lock().expect("no thread panics with it") = true;
         self.woken.1.notify_one();
+        true
     }
 }
 
