@@ -78,10 +78,9 @@ impl<H, W> Ledger<H, W> {
                 _ => Ok(self.wait(Busy::KeyOpening, WaitFor::Key, want, waiter, waker)),
             };
         }
-        if let Some(index) = waiter.and_then(|waiter| self.claim(waiter)) {
-            return Ok(self.hand_out(index, want));
-        }
-        let free = self.idle.pop().or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
+        let claimed = waiter.and_then(|waiter| self.claim(waiter));
+        let free = claimed.or_else(|| self.idle.pop());
+        let free = free.or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
         let Some(index) = free else {
             if let Some(returning) = self.next_deferred_return(want.caller()) {
                 return Ok(CheckOutDecision::FinishReturn(returning));
@@ -94,7 +93,8 @@ impl<H, W> Ledger<H, W> {
             waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
             "no caller waits while a slot is free"
         );
-        Ok(self.hand_out(index, want))
+        self.file(index, want);
+        Ok(self.decide(index))
     }
 
     /// Says what a caller that finds no free slot may wait for.
@@ -110,14 +110,9 @@ impl<H, W> Ledger<H, W> {
         if undecided || self.in_transit_for(want.caller()) > ahead { Busy::InTransit } else { Busy::Full }
     }
 
-    /// Files a slot for its borrower.
-    fn hand_out(&mut self, index: u32, want: &Want<H>) -> CheckOutDecision<H> {
-        self.file(index, want);
-        self.lend(index)
-    }
-
-    /// Lends a slot that has been filed: a fresh connection is lent, an old one is checked, an empty slot is reserved.
-    pub(super) fn lend(&mut self, index: u32) -> CheckOutDecision<H> {
+    /// Decides what its borrower does with a filed slot: a fresh connection is lent, an old one is checked, an empty slot is
+    /// reserved.
+    pub(super) fn decide(&mut self, index: u32) -> CheckOutDecision<H> {
         let Some(connection) = self.table.get(index).connection.clone() else {
             return CheckOutDecision::Reserved(self.table.id(index));
         };

@@ -95,10 +95,10 @@ impl<H, W> Ledger<H, W> {
         if self.closed {
             return None;
         }
-        if let Some(outdated) = self.outdated(caller) {
+        if let Some(outdated) = self.take_outdated(caller) {
             return Some(ChoreDecision::Return(outdated));
         }
-        if let Some(report) = self.overdue() {
+        if let Some(report) = self.report_overdue() {
             return Some(ChoreDecision::Report(report));
         }
         if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
@@ -151,7 +151,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Takes out an idle connection that is too old, or has been idle for too long.
-    fn outdated(&mut self, caller: Caller) -> Option<Return<H>> {
+    fn take_outdated(&mut self, caller: Caller) -> Option<Return<H>> {
         let old = |&index: &u32| self.now >= self.table.get(index).health.replace_at;
         let (at, reason) = if let Some(at) = self.idle.iter().position(old) {
             (at, self.table.get(self.idle[at]).health.why)

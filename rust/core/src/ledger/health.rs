@@ -44,7 +44,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Lends a connection that has passed its check; or says why the caller must close it all the same.
-    pub(crate) fn passed(&mut self, slot: SlotId) -> Result<(), CloseReason> {
+    pub(crate) fn lend_checked(&mut self, slot: SlotId) -> Result<(), CloseReason> {
         let index = self.checked(slot)?;
         self.table.get_mut(index).health.suspect = false;
         self.table.clear_opener(index);
@@ -68,7 +68,7 @@ impl<H, W> Ledger<H, W> {
             let key = self.table.unfile(index);
             self.table.file(other, key);
             self.table.get_mut(other).borrower = borrower;
-            let answer = self.lend(other);
+            let answer = self.decide(other);
             self.vacate(index);
             return Ok(answer);
         }
@@ -80,7 +80,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Frees the slot of a connection that was to be checked, and that the caller has closed.
-    pub(crate) fn drop_checked(&mut self, slot: SlotId, reason: CloseReason) {
+    pub(crate) fn discard_checked(&mut self, slot: SlotId, reason: CloseReason) {
         if let Some(index) = self.table.find(slot) {
             self.count_dead(slot, reason);
             self.vacate(index);

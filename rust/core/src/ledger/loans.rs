@@ -28,8 +28,8 @@ impl<H, W> Ledger<H, W> {
         Some((self.now.since(oldest.since), oldest.borrower))
     }
 
-    /// Finds a loan that lasts too long and has not been reported, and marks it as reported.
-    pub(super) fn overdue(&mut self) -> Option<LoanReport<H>> {
+    /// Reports a loan that lasts too long and has not been reported, and marks it as reported.
+    pub(super) fn report_overdue(&mut self) -> Option<LoanReport<H>> {
         let late = |&index: &u32| {
             let slot = self.table.get(index);
             !slot.overdue && self.now >= slot.since.after(self.policy.leak_after)

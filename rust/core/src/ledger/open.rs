@@ -109,7 +109,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Ends a reservation. A fulfilled one is a loan like any other from now on; an unfulfilled one gives its room back.
-    pub(crate) fn finish(&mut self, slot: SlotId) {
+    pub(crate) fn end_reservation(&mut self, slot: SlotId) {
         let Some(index) = self.table.reserved(slot) else { return };
         if self.table.get(index).state == State::Opening {
             self.vacate(index);
@@ -120,7 +120,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Ends a reservation whose opener has failed. A connection that it has filed all the same comes out, to be closed.
-    pub(crate) fn fail(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<Return<H>> {
+    pub(crate) fn fail_reservation(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<Return<H>> {
         self.connect_error = Some(why);
         let index = self.table.reserved(slot)?;
         // The closer of a pool has closed what was filed with the others.

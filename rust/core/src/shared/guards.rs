@@ -30,13 +30,13 @@ impl<'l, H, W: Wake> Reservation<'l, H, W> {
     #[must_use = "the caller closes the connection that comes out"]
     pub fn fail(self, why: ConnectError) -> Option<Returning<'l, H, W>> {
         let why = Arc::new(why);
-        self.ledger.edit(|ledger| ledger.fail(self.slot, why)).map(|filed| self.ledger.returning(filed))
+        self.ledger.edit(|ledger| ledger.fail_reservation(self.slot, why)).map(|filed| self.ledger.returning(filed))
     }
 }
 
 impl<H, W: Wake> Drop for Reservation<'_, H, W> {
     fn drop(&mut self) {
-        self.ledger.edit(|ledger| ledger.finish(self.slot));
+        self.ledger.edit(|ledger| ledger.end_reservation(self.slot));
     }
 }
 
@@ -88,7 +88,7 @@ impl<'l, H, W: Wake> Checking<'l, H, W> {
     /// # Errors
     /// The caller must close it all the same, for this reason.
     pub fn lend(&self, now: Moment) -> Result<(), CloseReason> {
-        self.ledger.edit_at(now, |ledger| ledger.passed(self.slot))
+        self.ledger.edit_at(now, |ledger| ledger.lend_checked(self.slot))
     }
 
     /// Puts it back among the idle ones: it has passed its check.
@@ -111,13 +111,13 @@ impl<'l, H, W: Wake> Checking<'l, H, W> {
 
     /// Frees its slot, after the caller has closed it for this reason.
     pub fn discard(self, reason: CloseReason) {
-        self.ledger.edit(|ledger| ledger.drop_checked(self.slot, reason));
+        self.ledger.edit(|ledger| ledger.discard_checked(self.slot, reason));
     }
 }
 
 impl<H, W: Wake> Drop for Checking<'_, H, W> {
     fn drop(&mut self) {
-        self.ledger.edit(|ledger| ledger.drop_checked(self.slot, CloseReason::Unclean));
+        self.ledger.edit(|ledger| ledger.discard_checked(self.slot, CloseReason::Unclean));
     }
 }
 

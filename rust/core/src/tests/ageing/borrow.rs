@@ -278,7 +278,7 @@ impl Model {
     }
 
     /// A reservation goes, spent or unspent.
-    pub(super) fn finish(&mut self, token: Token) {
+    pub(super) fn end_reservation(&mut self, token: Token) {
         if let Some(at) = self.opening.iter().position(|opening| opening.token == token) {
             let purpose = self.opening.remove(at).purpose;
             self.key_gone(purpose.key());
@@ -290,10 +290,10 @@ impl Model {
     }
 
     /// A reservation goes since its opener has failed. What it had filed comes out to be closed.
-    pub(super) fn fail(&mut self, token: Token, filed: Token) -> Option<u32> {
+    pub(super) fn fail_reservation(&mut self, token: Token, filed: Token) -> Option<u32> {
         let at = self.lent.iter().position(|loan| loan.opener == Some(token));
         let Some(at) = at else {
-            self.finish(token);
+            self.end_reservation(token);
             return None;
         };
         let Loan { key, connection, .. } = self.lent.remove(at);

@@ -163,7 +163,7 @@ impl<'w> Duel<'w> {
         }
         if finish {
             drop(reservation);
-            self.model.finish(token);
+            self.model.end_reservation(token);
         } else {
             self.reservations.push((token, reservation));
         }
@@ -176,12 +176,12 @@ impl<'w> Duel<'w> {
             self.world.ledger.note_connect(seconds(0.5), true);
             self.model.note_connect(seconds(0.5), true);
             let filed = reservation.fail(connect_error("no"));
-            let expected = self.model.fail(token, filed_token);
+            let expected = self.model.fail_reservation(token, filed_token);
             assert_eq!(filed.as_ref().map(|filed| filed.connection().name), expected);
             self.returning.extend(filed.map(|filed| (filed_token, filed)));
         } else {
             drop(reservation);
-            self.model.finish(token);
+            self.model.end_reservation(token);
         }
     }
 
@@ -254,7 +254,7 @@ impl<'w> Duel<'w> {
         match how {
             Checked::Pass if check == crate::Check::Required => {
                 let passed = if loan { checking.lend(now) } else { checking.put_back(now) };
-                assert_eq!(passed, if loan { self.model.passed(token) } else { self.model.put_back(token) });
+                assert_eq!(passed, if loan { self.model.lend_checked(token) } else { self.model.put_back(token) });
                 if passed.is_err() {
                     self.checking.push((token, checking));
                 }
@@ -268,11 +268,11 @@ impl<'w> Duel<'w> {
             }
             Checked::Drop => {
                 drop(checking);
-                self.model.drop_checked(token, CloseReason::Unclean);
+                self.model.discard_checked(token, CloseReason::Unclean);
             }
             Checked::Pass | Checked::Next | Checked::Discard => {
                 checking.discard(verdict(check));
-                self.model.drop_checked(token, verdict(check));
+                self.model.discard_checked(token, verdict(check));
             }
         }
     }

@@ -134,7 +134,7 @@ impl Model {
         if self.closed { Some(CloseReason::WithPool) } else { over.then_some(checking.connection.why) }
     }
 
-    pub(super) fn passed(&mut self, token: Token) -> Result<(), CloseReason> {
+    pub(super) fn lend_checked(&mut self, token: Token) -> Result<(), CloseReason> {
         self.still_over(token).map_or(Ok(()), Err)?;
         let Checking { purpose, mut connection, .. } = self.take_checking(token);
         connection.suspect = false;
@@ -167,7 +167,7 @@ impl Model {
         Got::Reserved
     }
 
-    pub(super) fn drop_checked(&mut self, token: Token, reason: CloseReason) {
+    pub(super) fn discard_checked(&mut self, token: Token, reason: CloseReason) {
         self.count_dead(reason);
         let key = self.take_checking(token).purpose.key();
         self.key_gone(key);
