@@ -1,13 +1,11 @@
-//! getconn, and the opening of connections.
+//! getconn.
 
 use std::sync::Arc;
 
 use super::{Checking, Reservation, Returning, SharedLedger, Waiter};
-use crate::ledger::{Busy, CheckOutDecision, Ledger, ReserveDecision};
-use crate::question::{Caller, Unanswered, Want};
+use crate::ledger::{Busy, CheckOutDecision, Ledger};
+use crate::question::{Unanswered, Want};
 use crate::queue::{WaiterId, Wake};
-use crate::refusal::Refusal;
-use crate::slot::SlotId;
 use crate::time::Moment;
 
 /// The answer to a borrower.
@@ -25,15 +23,6 @@ pub enum CheckOut<'l, H, W: Wake> {
     Busy(Busy, Option<Waiter<'l, H, W>>),
 }
 
-/// The answer to a caller that asks for a slot to open a connection in.
-#[must_use]
-pub enum Reserve<'l, H, W: Wake> {
-    /// A caller further up holds the reservation, and deals with a failure.
-    Pending(SlotId),
-    /// The reservation is the caller's own.
-    New(Reservation<'l, H, W>),
-}
-
 impl<H, W: Wake> SharedLedger<H, W> {
     /// Gives out the next automatic number.
     pub fn next_number(&self) -> u64 {
@@ -46,7 +35,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
     /// brings stays valid until it is dropped or [`Waiter::leave`]s, whatever the answer is.
     ///
     /// # Errors
-    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Reentrant`].
+    /// [`Unanswered::Compare`], [`crate::Refusal::Closed`] and [`crate::Refusal::Reentrant`].
     pub fn check_out(
         &self,
         want: &Want<H>,
@@ -71,25 +60,5 @@ impl<H, W: Wake> SharedLedger<H, W> {
                 CheckOut::Busy(busy, joined.map(|id| Waiter { ledger: self, id }))
             }
         }
-    }
-
-    /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
-    ///
-    /// # Errors
-    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
-    pub fn reserve(&self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve<'_, H, W>, Unanswered<H>> {
-        Ok(match self.edit(|ledger| ledger.reserve(want, caller))? {
-            ReserveDecision::Pending(slot) => Reserve::Pending(slot),
-            ReserveDecision::New(slot) => Reserve::New(Reservation { ledger: self, slot }),
-        })
-    }
-
-    /// Puts an opened connection into the slot that is reserved for it.
-    ///
-    /// # Errors
-    /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: there is no room any more, since
-    /// another caller has filled the slot, or maxconn was lowered. The caller closes the connection.
-    pub fn fulfil(&self, slot: SlotId, address: usize, connection: &Arc<H>, now: Moment) -> Result<(), Refusal> {
-        self.edit_at(now, |ledger| ledger.fulfil(slot, address, connection))
     }
 }

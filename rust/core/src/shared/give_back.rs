@@ -1,4 +1,4 @@
-//! putconn, and the loans that a child inherits from the process that it was forked from.
+//! putconn.
 
 use super::{Returning, SharedLedger};
 use crate::ledger::Return;
@@ -30,20 +30,6 @@ impl<H, W: Wake> SharedLedger<H, W> {
     /// [`Refusal::Closed`]; [`Refusal::LoanEnded`]: it has come back since.
     pub fn begin_return_of(&self, slot: SlotId, close: bool, now: Moment) -> Result<Returning<'_, H, W>, Refusal> {
         Ok(self.returning(self.edit_at(now, |ledger| ledger.begin_return_of(slot, close))?))
-    }
-
-    /// Says whether there are loans that were made in the process that this one was forked from.
-    pub fn has_inherited(&self) -> bool {
-        self.edit(|ledger| ledger.has_inherited())
-    }
-
-    /// Forgets a loan that was made in the process that this one was forked from, named as in
-    /// [`SharedLedger::begin_return`]; says whether there was one.
-    ///
-    /// # Errors
-    /// [`Unanswered::Compare`].
-    pub fn forget_inherited(&self, address: Option<usize>, filed: Option<&Want<H>>) -> Result<bool, Unanswered<H>> {
-        self.edit(|ledger| ledger.forget_inherited(address, filed))
     }
 
     pub(super) fn returning(&self, begun: Return<H>) -> Returning<'_, H, W> {

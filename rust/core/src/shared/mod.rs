@@ -1,13 +1,17 @@
-//! The ledger behind its mutex, shared between threads. Each file forwards to the rooms of the ledger of the same name.
+//! The ledger behind its mutex, shared between threads. Each file forwards to the file of the same name in `ledger`;
+//! `guards` forwards what ends work that such a call has begun, and this file the fast path.
 
 mod borrow;
 mod chores;
 mod give_back;
 mod guards;
 mod health;
+mod inherited;
 mod limits;
 mod loans;
 mod mutex;
+mod open;
+mod outage;
 mod requests;
 mod views;
 
@@ -19,9 +23,10 @@ use crate::question::Caller;
 use crate::queue::Wake;
 use crate::time::Moment;
 
-pub use self::borrow::{CheckOut, Reserve};
+pub use self::borrow::CheckOut;
 pub use self::chores::Chore;
 pub use self::guards::{Checking, Refill, Reservation, Returning, Waiter};
+pub use self::open::Reserve;
 
 /// A pool's ledger, shared between threads.
 ///

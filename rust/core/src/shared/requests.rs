@@ -4,11 +4,11 @@ use super::SharedLedger;
 use crate::ledger::Ledger;
 use crate::queue::Wake;
 use crate::refusal::Refusal;
-use crate::stats::{ConnectNews, Counts, Stats};
+use crate::stats::{Counts, Stats};
 use crate::time::{Moment, Span};
 
 impl<H, W: Wake> SharedLedger<H, W> {
-    /// Counts a request, and tells the number of the last event, for [`SharedLedger::loan_since`].
+    /// Counts a request, and tells the last generation, for [`SharedLedger::loan_since`].
     ///
     /// # Errors
     /// [`Refusal::Closed`].
@@ -24,11 +24,6 @@ impl<H, W: Wake> SharedLedger<H, W> {
     /// Notes how long a connect took, and whether it failed.
     pub fn note_connect(&self, took: Span, failed: bool) {
         self.edit(|ledger| ledger.note_connect(took, failed));
-    }
-
-    /// Notes how a connect has ended, and gives what the log says of it, if anything.
-    pub fn connect_news(&self, failed: bool, now: Moment) -> Option<ConnectNews> {
-        self.edit_at(now, |ledger| ledger.connect_news(failed))
     }
 
     /// Tells what has happened, and what there is now.

@@ -1,0 +1,42 @@
+//! Opening connections.
+
+use std::sync::Arc;
+
+use super::{Reservation, SharedLedger};
+use crate::ledger::ReserveDecision;
+use crate::question::{Caller, Unanswered, Want};
+use crate::queue::Wake;
+use crate::refusal::Refusal;
+use crate::slot::SlotId;
+use crate::time::Moment;
+
+/// The answer to a caller that asks for a slot to open a connection in.
+#[must_use]
+pub enum Reserve<'l, H, W: Wake> {
+    /// A caller further up holds the reservation, and deals with a failure.
+    Pending(SlotId),
+    /// The reservation is the caller's own.
+    New(Reservation<'l, H, W>),
+}
+
+impl<H, W: Wake> SharedLedger<H, W> {
+    /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
+    ///
+    /// # Errors
+    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
+    pub fn reserve(&self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve<'_, H, W>, Unanswered<H>> {
+        Ok(match self.edit(|ledger| ledger.reserve(want, caller))? {
+            ReserveDecision::Pending(slot) => Reserve::Pending(slot),
+            ReserveDecision::New(slot) => Reserve::New(Reservation { ledger: self, slot }),
+        })
+    }
+
+    /// Puts an opened connection into the slot that is reserved for it.
+    ///
+    /// # Errors
+    /// [`Refusal::Closed`]: the pool was closed meanwhile. [`Refusal::Exhausted`]: there is no room any more, since
+    /// another caller has filled the slot, or maxconn was lowered. The caller closes the connection.
+    pub fn fulfil(&self, slot: SlotId, address: usize, connection: &Arc<H>, now: Moment) -> Result<(), Refusal> {
+        self.edit_at(now, |ledger| ledger.fulfil(slot, address, connection))
+    }
+}
