@@ -34,8 +34,8 @@ impl State {
     pub(crate) fn may_become(self, next: Self) -> bool {
         use State::{Checking, Idle, Lent, Opening, Promised, Returning, Vacant};
         match self {
-            // To Idle and Lent at once: a subclass writes into `_pool` and `_used`.
-            Vacant => matches!(next, Opening | Idle | Lent),
+            // To Idle at once: a subclass writes into `_pool` or `_used`.
+            Vacant => matches!(next, Opening | Idle),
             Opening => matches!(next, Idle | Lent | Vacant),
             Idle => matches!(next, Lent | Promised | Checking | Returning | Vacant),
             Promised => matches!(next, Lent | Idle | Checking | Returning),

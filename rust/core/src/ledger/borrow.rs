@@ -124,11 +124,13 @@ impl<H, W> Ledger<H, W> {
         CheckOutDecision::Check(self.table.id(index), connection, check)
     }
 
-    /// Lends a filed slot's connection to its borrower.
+    /// Lends a filed slot's connection. The waiters for its key are woken now, or when its opener has finished with it.
     pub(super) fn begin_loan(&mut self, index: u32) {
-        self.table.advance(index, State::Lent).since = self.now;
+        let slot = self.table.advance(index, State::Lent);
+        slot.since = self.now;
+        let tag = slot.key.tag().filter(|_| slot.opener.is_none());
         self.note_due(self.now.after(self.policy.leak_after));
-        self.wake_key_waiters(self.table.get(index).key.tag());
+        self.wake_key_waiters(tag);
     }
 
     fn wait(

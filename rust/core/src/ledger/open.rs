@@ -99,8 +99,7 @@ impl<H, W> Ledger<H, W> {
         if matches!(self.table.get(index).key, Key::None) {
             self.become_idle(index);
         } else {
-            self.table.advance(index, State::Lent).since = self.now;
-            self.note_due(self.now.after(self.policy.leak_after));
+            self.begin_loan(index);
             if let Some(replaced) = replaced {
                 self.stats.count_closed(CloseReason::Unplaced);
                 self.vacate(replaced);

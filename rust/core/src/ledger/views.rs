@@ -68,12 +68,10 @@ impl<H, W> Ledger<H, W> {
             }
             self.empty(index);
         }
-        let index = self.table.occupy(State::Lent);
+        let index = self.table.occupy(State::Idle);
         self.attach(index, address, Arc::clone(connection));
-        self.table.get_mut(index).since = self.now;
-        self.note_due(self.now.after(self.policy.leak_after));
         self.file(index, want);
-        self.wake_key_waiters(Some(want.tag()));
+        self.begin_loan(index);
         Ok(())
     }
 
