@@ -120,7 +120,7 @@ pub(crate) struct Health {
     pub(crate) fresh_until: Moment,
     /// From when on it is replaced.
     pub(crate) replace_at: Moment,
-    /// Why it is replaced then.
+    /// Why it is replaced then. It means nothing while `replace_at` is never.
     pub(crate) why: CloseReason,
     /// Whether another connection has died since this one was last known to be healthy.
     pub(crate) suspect: bool,
@@ -132,7 +132,7 @@ impl Health {
         opened_in: 0,
         fresh_until: Moment::START,
         replace_at: Moment::NEVER,
-        why: CloseReason::Lifetime,
+        why: CloseReason::Unplaced,
         suspect: false,
     };
 }

@@ -27,7 +27,9 @@ impl<H, W> Ledger<H, W> {
         let health = &mut self.table.get_mut(index).health;
         health.suspect = false;
         // It may have been marked for replacement while it was being opened.
-        health.replace_at = health.replace_at.min(end);
+        if end < health.replace_at {
+            (health.replace_at, health.why) = (end, CloseReason::Lifetime);
+        }
         let replace_at = health.replace_at;
         self.note_due(replace_at);
         if self.table.occupied() > self.minconn && self.policy.max_idle > Span::ZERO {
