@@ -72,12 +72,12 @@ impl<W> Queue<W> {
 
     /// Counts the waiters that wait for room.
     #[inline]
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn waiting_for_room(&self) -> usize {
         self.for_room
     }
 
     /// Counts all waiters, whether they wait for room or for a key.
-    pub(crate) fn count(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.entries.len()
     }
 

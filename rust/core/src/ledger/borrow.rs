@@ -149,7 +149,7 @@ impl<H, W> Ledger<H, W> {
             return CheckOutDecision::Busy(busy, Some(waiter));
         }
         let newcomer = for_room && waiter.is_none() && waker.is_some();
-        if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.len() >= limit.get()) {
+        if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.waiting_for_room() >= limit.get()) {
             return CheckOutDecision::Busy(Busy::Crowded, None);
         }
         let joined = waker.take().map(|waker| self.queue.join(waiter, wait_for, want.wish(), waker));

@@ -128,7 +128,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn defer_return(&mut self, slot: SlotId, closing: Option<CloseReason>) -> bool {
         let behind =
             self.deferred_returns.front().is_some_and(|oldest| self.now >= oldest.since.after(LONGEST_DEFERRAL));
-        let declined = self.closed || behind || self.queue.len() > 0;
+        let declined = self.closed || behind || self.queue.waiting_for_room() > 0;
         let found = self.table.find(slot).filter(|_| !declined);
         if let Some(index) = found {
             self.begin_transit(index, NO_CALLER);

@@ -13,8 +13,8 @@ impl<H, W> Ledger<H, W> {
     #[inline]
     pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
         let index = self.idle.pop()?;
-        let watched = !self.policy.leak_after.is_forever();
-        if self.closed || watched || now >= self.table.get(index).health.fresh_until {
+        let reports_leaks = !self.policy.leak_after.is_forever();
+        if self.closed || reports_leaks || now >= self.table.get(index).health.fresh_until {
             self.idle.push(index);
             return None;
         }
@@ -34,9 +34,9 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn take_back_clean(&mut self, address: usize, now: Moment) -> bool {
         let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
         let slot = self.table.get(index);
-        let plain = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
+        let unkeyed = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
         let lasting = now < slot.health.replace_at && self.policy.leak_after.is_forever();
-        if !(plain && lasting) || self.closed || self.queue.count() > 0 || !self.retains_another() {
+        if !(unkeyed && lasting) || self.closed || self.queue.waiting() > 0 || !self.retains_another() {
             return false;
         }
         self.stats.usage.add(now.since(slot.since));

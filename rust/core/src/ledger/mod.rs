@@ -149,7 +149,7 @@ impl<H, W> Ledger<H, W> {
     /// Says whether the pool has a use for a connection that comes back: for a waiter, or as one of minconn idle ones.
     #[inline]
     fn has_use_for_another(&self) -> bool {
-        self.retains_another() || self.queue.len() > 0 && self.table.occupied() <= self.maxconn
+        self.retains_another() || self.queue.waiting_for_room() > 0 && self.table.occupied() <= self.maxconn
     }
 
     /// Says whether the pool keeps a connection that comes back though no caller waits for it.
@@ -241,7 +241,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Promises free slots to the waiters, in their order. After it, no slot is free or no caller waits.
     fn serve(&mut self) {
-        while self.queue.len() > 0 && !self.closed {
+        while self.queue.waiting_for_room() > 0 && !self.closed {
             let index = if let Some(index) = self.idle.pop() {
                 self.table.advance(index, State::Promised);
                 index

@@ -126,7 +126,7 @@ impl<H, W> Ledger<H, W> {
             opening: self.table.count(State::Opening),
             checking: self.table.count(State::Checking),
             returning: self.table.count(State::Returning),
-            waiting: self.queue.count(),
+            waiting: self.queue.waiting(),
             minconn: self.minconn,
             maxconn: self.maxconn,
             closed: self.closed,
