@@ -1,4 +1,4 @@
-//! Why a connection was closed.
+//! The reasons for which connections are closed, with their names in the statistics and their words in the log.
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $reason:ident = $name:literal, $text:literal;)*) => {
@@ -21,7 +21,6 @@ macro_rules! reasons {
     };
 }
 
-// The name is that of the statistics; the text is that of the log.
 reasons! {
     /// Its borrower asked for it to be closed.
     Requested = "requested", "its borrower asked for that";

@@ -1,4 +1,4 @@
-//! Refusals.
+//! What the ledger refuses, and the messages of the pool's errors.
 
 use std::fmt;
 

@@ -75,7 +75,7 @@ impl<H, W> Ledger<H, W> {
         self.still_lent(slot).filter(|_| !self.closed).and_then(|index| self.report(index))
     }
 
-    /// Tells the number of the last event, so that a block can find the loan that is made for it after this; refuses a key that
+    /// Tells the last generation, so that a block can find the loan that is made for it after this; refuses a key that
     /// is lent.
     pub(crate) fn begin_block(&self, want: Option<&Want<H>>) -> Result<u64, Unanswered<H>> {
         let filed = want.map_or(Ok(None), |want| self.find(want))?.map(|index| self.table.get(index));

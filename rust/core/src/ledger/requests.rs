@@ -7,7 +7,7 @@ use crate::stats::Stats;
 use crate::time::Span;
 
 impl<H, W> Ledger<H, W> {
-    /// Counts a request, unless the pool is closed, and tells the number of the last event.
+    /// Counts a request, unless the pool is closed, and tells the last generation.
     pub(crate) fn begin_request(&mut self) -> Result<u64, Refusal> {
         if self.closed {
             return Err(Refusal::Closed);

@@ -188,7 +188,8 @@ impl<H, W: Wake> Returning<'_, H, W> {
 impl<H, W: Wake> Drop for Returning<'_, H, W> {
     fn drop(&mut self) {
         if !self.deferred {
-            // The return was interrupted before the connection was known to be clean.
+            // After `keep`, the id is stale, and nothing happens. Without a reason, the return was interrupted before the
+            // connection was known to be clean.
             let reason = self.closing.unwrap_or(CloseReason::Unclean);
             self.ledger.edit(|ledger| ledger.discard(self.slot, reason));
         }

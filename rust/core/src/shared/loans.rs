@@ -29,7 +29,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.edit(|ledger| ledger.annotate(slot, note));
     }
 
-    /// Tells a block that is about to borrow the number of the last event, for [`SharedLedger::own_loan`].
+    /// Tells a block that is about to borrow the last generation, for [`SharedLedger::own_loan`].
     ///
     /// # Errors
     /// [`Unanswered::Compare`]; [`Refusal::Taken`]: the key is lent, and a block needs a loan of its own.
