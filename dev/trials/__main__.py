@@ -50,7 +50,7 @@ def main() -> int:
     names = arguments.only or list(FAULTS)
     if any(issubclass(FAULTS[name], bouncers.Bounced) for name in names):
         install()
-    effort = Effort(calm=0.5, kills=5.0) if arguments.quick else Effort(calm=2.0, kills=arguments.seconds)
+    effort = Effort(undisturbed=0.5, kills=5.0) if arguments.quick else Effort(undisturbed=2.0, kills=arguments.seconds)
     results = [_try(name, effort) for name in names]
     kept = not any(result.violations for result in results)
     if not arguments.quick:

@@ -40,11 +40,11 @@ def compare(fault_class: type[Fault], effort: Effort) -> Contrast:
     name = f"contrast of {os.getpid()}"
     outcomes: list[Outcome] = []
     with ExitStack() as stack:
-        fault = fault_class(stack, Effort(effort.calm, min(effort.kills, LONGEST)))
+        fault = fault_class(stack, Effort(effort.undisturbed, min(effort.kills, LONGEST)))
         pool = ThreadedConnectionPool(MAXCONN, MAXCONN, **{**LIBPQ, **fault.address, "application_name": name})
         stack.callback(pool.closeall)
         load = stack.enter_context(pool_load(pool, outcomes.append, threads=THREADS))
-        stack.callback(fault.settle)
+        stack.callback(fault.undo)
         time.sleep(WARM_UP)
         strike = fault.strike(load, name)
         time.sleep(LATER)

@@ -19,7 +19,7 @@ from dev.servers.standby import ask
 class Effort:
     """Says how much time a trial takes."""
 
-    calm: float
+    undisturbed: float
     """Seconds of undisturbed load before a fault, and again after it."""
     kills: float
     """Seconds for which backends are killed at random."""
@@ -115,7 +115,7 @@ class Fault:
         """End the fault, and return when the server is there again."""
         self.server.start()
 
-    def settle(self) -> None:
+    def undo(self) -> None:
         """Undo anything that would keep the load from ending, after the measurement or a failure of the trial."""
 
     def explain(self, outcome: Outcome, strike: Strike) -> str | None:

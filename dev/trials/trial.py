@@ -83,20 +83,20 @@ def put_through(fault_class: type[Fault], effort: Effort) -> Result:
         pool = pgpool_rs.ThreadedConnectionPool(MINCONN, MAXCONN, **options)
         stack.callback(pool.closeall)
         load = stack.enter_context(pool_load(pool, outcomes.append, threads=THREADS))
-        stack.callback(fault.settle)  # So that no thread hangs after a failure of the trial.
+        stack.callback(fault.undo)  # So that no thread hangs after a failure of the trial.
         time.sleep(WARM_UP)
-        calm = time.monotonic()
-        time.sleep(effort.calm)
+        undisturbed = time.monotonic()
+        time.sleep(effort.undisturbed)
         strike = fault.strike(load, name)
         # Requests that hang in a dead connection are released, so that the trial reports them and ends.
-        relief = threading.Timer(PATIENCE, fault.settle)
+        relief = threading.Timer(PATIENCE, fault.undo)
         stack.callback(relief.cancel)
         relief.start()
         back = time_to_capacity(pool, fault.port, strike.returned, outcomes)
         recovered = time.monotonic()
-        time.sleep(effort.calm)
+        time.sleep(effort.undisturbed)
         end = time.monotonic()
-        fault.settle()
+        fault.undo()
         load.stop()
         pool_size, sessions = count_when_quiet(pool, fault, name)
     return judge(
@@ -106,7 +106,7 @@ def put_through(fault_class: type[Fault], effort: Effort) -> Result:
         back=back,
         pool_size=pool_size,
         sessions=sessions,
-        pace=pace(outcomes, recovered, end) / max(pace(outcomes, calm, strike.began), 1e-9),
+        pace=pace(outcomes, recovered, end) / max(pace(outcomes, undisturbed, strike.began), 1e-9),
         troubles=troubles,
     )
 

@@ -155,7 +155,7 @@ class Scene:
         for connection in self.server.connections:
             connection.close()
 
-    def settle(self) -> None:
+    def quiesce(self) -> None:
         """Return what is lent, and give the pool its size again."""
         self.probe.disarm()
         self.server.calm()

@@ -119,7 +119,7 @@ def test_what_a_callback_raises_loses_no_slot_and_is_heard(site: Site, error: ty
             assert heard(scene, error, raised) is fate, f"{where}: {raised} {scene.log.texts}"
             assert len(raised) == (fate is Fate.RAISED), f"{where}: {raised}"
             raised.clear()
-            scene.settle()
+            scene.quiesce()
             scene.assert_sound()
 
 
@@ -131,7 +131,7 @@ def test_with_other_options_too_no_slot_is_lost(site: Site) -> None:
                 for at in range(1, ROUNDS + 1 if NIGHTLY else 2):
                     with scene_of(pool_class, kind) as scene:
                         play(scene, site, raiser(error("fault")), at).clear()
-                        scene.settle()
+                        scene.quiesce()
                         scene.assert_sound()
 
 
@@ -145,7 +145,7 @@ def test_what_strikes_once_a_callback_has_returned_loses_no_slot(site: Site) -> 
                 wait_until(lambda: heard(scene, Late, raised) is not Fate.PASSED, "a word of it")  # noqa: B023
             assert all(type(error) is Late for error in raised), raised
             raised.clear()
-            scene.settle()
+            scene.quiesce()
             if site.name in UNCLOSED:
                 scene.close_by_hand()
             scene.assert_sound()
@@ -170,5 +170,5 @@ def test_two_faults_at_once_lose_no_slot(site: Site, second: str) -> None:
                 if fate is Fate.RAISED:
                     assert raised, "neither was heard"
                 raised.clear()
-                scene.settle()
+                scene.quiesce()
                 scene.assert_sound()

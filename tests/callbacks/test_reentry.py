@@ -59,5 +59,5 @@ def test_a_callback_may_call_its_pool_in_every_way(name: str, pool_class: Any) -
                 where = f"{call}, in call {at} of {name}"
                 assert set(inside) <= inner(site, call), f"{where}: {inside}"
                 assert set(outside) <= outer(site, call), f"{where}: {outside}"
-                scene.settle()
+                scene.quiesce()
                 scene.assert_sound()

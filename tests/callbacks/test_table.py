@@ -27,7 +27,7 @@ def test_a_row_reaches_its_callback_in_each_of_its_rounds_and_leaves_nothing_beh
                 round_()
                 assert scene.probe.calls > before, "the callback was not made"
                 assert scene.pool is None or scene.pool.closed or not scene.pool._used, "something is left behind"
-            scene.settle()
+            scene.quiesce()
             scene.assert_sound()
 
 

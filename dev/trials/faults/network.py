@@ -44,7 +44,7 @@ class Swallowed(Fault):
         self._proxy.cut()
         self._proxy.heal()
 
-    def settle(self) -> None:
+    def undo(self) -> None:
         """Deliver again."""
         self._proxy.heal()
 
@@ -84,6 +84,6 @@ class Forgotten(Fault):
             self._way = self._new
         return Strike(began, time.monotonic(), f"{forgotten} forgotten")
 
-    def settle(self) -> None:
+    def undo(self) -> None:
         """Let the server learn that those connections ended, as its own keepalives would."""
         self._old.heal()

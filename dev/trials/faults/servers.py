@@ -126,6 +126,6 @@ class Halted(Fault):
     def end(self) -> None:
         self.server.resume()
 
-    def settle(self) -> None:
+    def undo(self) -> None:
         """Resume the server, if it is still halted."""
         self.server.resume()

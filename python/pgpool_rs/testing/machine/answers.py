@@ -42,7 +42,7 @@ class Answers:
         """Make a call of closeall."""
         raise NotImplementedError
 
-    def settle(self, newest: Call | None = None) -> None:
+    def quiesce(self, newest: Call | None = None) -> None:
         """Wait until nothing moves, after this call has begun or gone on; enter what comes of it; look at the pool."""
         self._rest(newest)
         self._enter_answers()

@@ -212,7 +212,7 @@ class Driver(Answers):
             if call.answered and call.error is None:
                 # The pool does not look at keys, and has taken it back.
                 self.model.forget(loan)
-                self.settle()
+                self.quiesce()
 
     def advance(self, seconds: float) -> None:
         """Put the clock forward, and call the pool's `maintain()`."""
@@ -237,11 +237,11 @@ class Driver(Answers):
         if fault is not None and call.held_in is not None:
             call.faults[call.held_in] = fault
         call.go_on()
-        self.settle(call)
+        self.quiesce(call)
 
     def _run(self, call: Call) -> None:
         self._start(call)
-        self.settle(call)
+        self.quiesce(call)
 
     def _start(self, call: Call) -> Call:
         worker = next((worker for worker in self._workers if worker.call is None), None)
@@ -288,7 +288,7 @@ class Driver(Answers):
                     self.give_back(borrower)
             if "closeall" in self.can.methods:
                 self.close_the_pool()
-        self.settle()
+        self.quiesce()
 
     def let_go(self) -> None:
         """Release all calls that are held. Their outcomes are not checked."""
