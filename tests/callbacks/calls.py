@@ -41,14 +41,14 @@ def _assign(name: str, *values: Any) -> Call:
     return assign
 
 
-def _read_books(scene: Scene, _: Any) -> None:
+def _read_views(scene: Scene, _: Any) -> None:
     pool = scene.pool
     assert len(pool._pool) >= 0
     assert list(pool._used.values()) == [pool._used[key] for key in list(pool._used)]
     assert {id(connection) for connection in pool._used.values()} == set(pool._rused)
 
 
-def _write_books(scene: Scene, _: Any) -> None:
+def _write_views(scene: Scene, _: Any) -> None:
     pool = scene.pool
     connection = pool.getconn()
     key = pool._rused[id(connection)]
@@ -109,8 +109,8 @@ CALLS: dict[str, tuple[Kind, Call]] = {
     "get_stats": (ANY, lambda scene, _: scene.pool.get_stats()),
     "pop_stats": (ANY, lambda scene, _: scene.popped.append((scene.pool, scene.pool.pop_stats()))),
     "repr": (ANY, lambda scene, _: repr(scene.pool)),
-    "reading the books": (ANY, _read_books),
-    "writing the books": (BORROWS, _write_books),
+    "reading the views": (ANY, _read_views),
+    "writing the views": (BORROWS, _write_views),
     "minconn assigned": (ANY, _assign("minconn", 2, 0)),
     "maxconn assigned": (ANY, _assign("maxconn", 0, ROOM)),
     "closed assigned": (ANY, _assign("closed", True, False)),
@@ -140,7 +140,7 @@ PARTICULAR: dict[tuple[str, str], str] = {
     # These scenes let every such look fail, or be interrupted. What a database says is raised by a commit only.
     ("close / after a look that failed", "a block"): "Odd",
     ("close / after a look that was interrupted", "putconn of another"): "KeyboardInterrupt",
-    ("close / after a look that was interrupted", "writing the books"): "KeyboardInterrupt",
+    ("close / after a look that was interrupted", "writing the views"): "KeyboardInterrupt",
     ("close / after a look that was interrupted", "a block"): "KeyboardInterrupt",
     # A handler of the pool's own lines waits for nothing.
     ("log handler / a wait that was too long", "getconn(timeout=0.01)"): "PoolExhausted",

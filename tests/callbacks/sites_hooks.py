@@ -127,7 +127,7 @@ row("_connect", "wait, where minconn is 0", hooked("_connect"), drain_and_wait, 
 # --- waiting ---
 
 
-class Bell:
+class Parker:
     """A waiting lock with the probe in its methods."""
 
     def __init__(self, scene: Scene, lock: Any, method: str) -> None:
@@ -164,7 +164,7 @@ for method in ("acquire", "acquire first"):
     def _(scene: Scene, method: str = method) -> Round:
         scene.open()
         make = threading.Lock
-        scene.replace(threading, "Lock", lambda: Bell(scene, make(), method))
+        scene.replace(threading, "Lock", lambda: Parker(scene, make(), method))
         return lambda: wait_in_vain(scene)
 
 
@@ -198,7 +198,7 @@ def _(scene: Scene) -> Round:
 
     def wait() -> Any:
         # Only now, since a thread that starts needs locks of its own.
-        setattr(threading, "Lock", lambda: Bell(scene, make(), "release"))  # noqa: B010  it is a class for mypy
+        setattr(threading, "Lock", lambda: Parker(scene, make(), "release"))  # noqa: B010  it is a class for mypy
         return scene.pool.getconn(timeout=5)
 
     def round_() -> None:

@@ -1,4 +1,4 @@
-"""Rows of the table of callbacks: keys and arguments, and what is written into the books."""
+"""Rows of the table of callbacks: keys and arguments, and what is written into the views."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def by_key(scene: Scene, method: str, how: str) -> Round:
     scene.open()
 
     def round_() -> None:
-        # It is the key in the books that is asked whether it equals the other one.
+        # It is the lent key that is asked whether it equals the other one.
         filed = Key(scene, "__eq__") if method == "__eq__" else Key(scene)
         connection = scene.lend(filed)
         pool, key = scene.pool, Key(scene, method)
@@ -68,7 +68,7 @@ def by_key(scene: Scene, method: str, how: str) -> Round:
                 try:
                     del pool._used[key]
                 finally:
-                    # What is in no books is in no account.
+                    # What no view shows is in no account.
                     if connection not in pool._used.values():
                         pool._used["again"] = connection
         finally:
@@ -234,7 +234,7 @@ def _(scene: Scene) -> None:
         scene.pool._rused[Argument(scene, 1)]
 
 
-# --- the books ---
+# --- the views ---
 
 
 @site("sort key", "_pool.sort")

@@ -1,4 +1,4 @@
-"""Random programs run on psycopg2.pool and on pgpool_rs side by side: same results, same errors, same books.
+"""Random programs run on psycopg2.pool and on pgpool_rs side by side: same results, same errors, same views.
 
 Each of the two pools stands over a fake server of its own, and both servers suffer the same faults. After each step
 these are compared: what came back (connections by their number), the type and text of what was raised, `_pool`,
@@ -133,7 +133,7 @@ class SideBySide(Comparison):
     def borrow(self, times: int) -> None:
         for _ in range(times):
             self.getconn()
-            self.the_books_are_equal()
+            self.the_views_are_equal()
 
     @rule()
     def borrow_under_the_key_none(self) -> None:
@@ -193,7 +193,7 @@ class SideBySide(Comparison):
         for _ in range(min(times, len(self.lent))):
             number = self.lent[which % len(self.lent)]
             self.putconn(number, lambda side, connection: side.pool.putconn(connection))
-            self.the_books_are_equal()
+            self.the_views_are_equal()
 
     @precondition(lambda self: self.lent)
     @rule(which=anything, close=close_flags)
@@ -402,16 +402,16 @@ CHUNK = settings(max_examples=min(PROFILE.max_examples // 2, 400), stateful_step
 def test_a_pool_does_what_psycopg2s_does_but_for_the_listed_differences(
     machine: type[SideBySide], part: int, record_property: Callable[[str, object], None]
 ) -> None:
-    tally = machine.tally
-    tally.clear()
+    counters = machine.counters
+    counters.clear()
     for chunk in itertools.count():
         again = type(machine.__name__, (machine,), {})
         if PROFILE.derandomize:
             # Every chunk, and both machines, would do the same.
             seed(f"{machine.__name__} {part} {chunk}")(again)
         run_state_machine_as_test(again, settings=CHUNK)
-        if tally["compared"] >= OPERATIONS // (2 * PARTS):
+        if counters["compared"] >= OPERATIONS // (2 * PARTS):
             break
     # The end of the run tells the sum: see conftest.py.
     for what in ("compared", "refused"):
-        record_property(f"operations {what}", tally[what])
+        record_property(f"operations {what}", counters[what])

@@ -19,7 +19,7 @@ def test_the_idle_list_is_added_to_a_list_on_either_side(pool_class: Any, server
     assert list(pool._pool) == [first, second]
 
 
-def test_the_books_are_shown_as_a_list_and_two_dicts_are(pool_class: Any, server: FakeServer) -> None:
+def test_the_views_are_shown_as_a_list_and_two_dicts_are(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(1, 2)
     connection = pool.getconn("a key")
     pool._connect()
@@ -38,7 +38,7 @@ def test_a_copy_of_the_loans_stays_as_it_is(pool_class: Any, server: FakeServer)
     assert not pool._rused
 
 
-def test_a_loan_is_entered_in_both_books_in_either_order(pool_class: Any, server: FakeServer) -> None:
+def test_a_loan_is_entered_in_both_views_in_either_order(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 2)
     first, second = server.connect(), server.connect()
     pool._used["first"] = first

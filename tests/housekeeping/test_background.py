@@ -461,7 +461,7 @@ def test_a_pool_that_is_closed_in_the_midst_of_a_return_closes_that_connection_t
     pool.putconn(connection)
     server.calm()
     wait_until(lambda: server.open == 0, "the end of the connection that was on its way back")
-    wait_until(lambda: closes(pool) == {"with_pool": 1}, "the books")
+    wait_until(lambda: closes(pool) == {"with_pool": 1}, "the statistics")
     assert_balanced(pool, server)
 
 

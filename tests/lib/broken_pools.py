@@ -59,7 +59,7 @@ class KeepsWhatItLends(SoundPool):
 
     def file(self, key: Any, connection: Any) -> None:
         super().file(key, connection)
-        self.lay_down(connection)
+        self.mark_idle(connection)
 
     def unfile(self, connection: Any, key: Any) -> None:
         super().unfile(connection, key)
@@ -94,7 +94,7 @@ class LendsWhileItRollsBack(SoundPool):
         if connection.closed or connection.info.transaction_status == 0:
             return super().is_clean(connection)
         with self.changed:
-            self.lay_down(connection)
+            self.mark_idle(connection)
         clean = super().is_clean(connection)
         with self.changed:
             if connection in self.idle:
@@ -229,7 +229,7 @@ class ServesThoseWhoHaveLeft(SoundPool):
     "wait_for_a_connection(borrower=4, key=None)",
 )
 class ServesTheLastFirst(SoundPool):
-    """Serves the waiter who came last."""
+    """Serves the last waiter first."""
 
     def next_seat(self) -> Seat:
         return self.queue.pop()
@@ -272,7 +272,7 @@ class WakesNobodyOnAFailedConnect(SoundPool):
     "closeall(close_fails=None)",
 )
 class LeavesWaitersAtItsEnd(SoundPool):
-    """Forgets in closeall() those who wait."""
+    """Forgets the waiters in closeall()."""
 
     def closeall(self) -> None:
         with self.changed:
@@ -315,7 +315,7 @@ class MixesUpKeys(SoundPool):
     def unfile(self, connection: Any, key: Any) -> None:
         lent = self.lent.get(id(connection))
         if lent is not None and key is not None and lent[1] != key:
-            self.lay_down(connection)
+            self.mark_idle(connection)
             raise KeyError(key)
         super().unfile(connection, key)
 
@@ -377,9 +377,9 @@ class LendsTheStale(SoundPool):
 class AgesFromTheLastReturn(SoundPool):
     """Measures a connection's age from its last return."""
 
-    def lay_down(self, connection: Any) -> None:
-        super().lay_down(connection)
-        self.born[id(connection)] = time.monotonic()
+    def mark_idle(self, connection: Any) -> None:
+        super().mark_idle(connection)
+        self.opened_at[id(connection)] = time.monotonic()
 
 
 @caught_by("lent_clean", "borrow(borrower=1, key=None)", "leave_a_transaction_open(borrower=1, status='INTRANS')")

@@ -48,7 +48,7 @@ def gated(callback: Callback, act: Act = lambda _: None) -> Gate:
 
 
 class Killed(BaseException):
-    """What a greenlet's end looks like."""
+    """The exception that ends a greenlet, as gevent's GreenletExit does."""
 
 
 def raiser(error: BaseException) -> Act:
@@ -79,7 +79,7 @@ FAILURES: dict[str, tuple[Act, type[BaseException] | None]] = {
     "closes it": (lambda connection: connection.close(), None),
     "breaks it": (lambda connection: connection.set_closed(2), None),
 }
-# What is raised by the call of the pool that it came in, whoever called.
+# What the pool's call always raises.
 STRONG_FAILURES: dict[str, tuple[Act, type[BaseException] | None]] = {
     "has a bug": (raiser(ValueError("no good")), ValueError),
     "is cancelled": (raiser(QueryCanceledError("no good")), QueryCanceledError),

@@ -1,4 +1,4 @@
-"""Small things in the place of pools, for a housekeeper to keep, and the beginnings of programs that have one.
+"""Stubs that a housekeeper maintains in place of pools, and the beginnings of programs with a housekeeper.
 
 A test in this process has a housekeeper of its own, so that it meets no real pool. What is for ever (a fork, an end,
 monkey-patching) happens in a process of its own.

@@ -117,7 +117,7 @@ class Side:
         assert connection.server is self.server
         return int(connection.serial)
 
-    def books(self) -> dict[str, Any]:
+    def views(self) -> dict[str, Any]:
         """Show all that is to be equal."""
         pool = self.pool
         return {
@@ -140,11 +140,11 @@ class Side:
 
 
 class Comparison(RuleBasedStateMachine):
-    """Compares the two pools: what comes of the same call, and their books after each step."""
+    """Compares the two pools: what comes of the same call, and their views after each step."""
 
     class_name = ""
     # How many there have been: operations made on both and compared, and those that pgpool_rs alone had to refuse.
-    tally: ClassVar[Counter[str]] = Counter()
+    counters: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Comparison(RuleBasedStateMachine):
 
     def compare(self, expected: tuple[Any, ...], got: tuple[Any, ...]) -> None:
         """Compare what came of an operation, and count it."""
-        self.tally["compared"] += 1
+        self.counters["compared"] += 1
         if expected[0] == "PoolError":
             assert got == (*expected[:2], OURS.get(expected[1], PoolError))
         elif expected[0] == "raised" and issubclass(expected[1], TypeError):
@@ -194,18 +194,18 @@ class Comparison(RuleBasedStateMachine):
 
     def refused(self, error: type[Exception], call: Callable[[], Any]) -> None:
         """Make a call on pgpool_rs alone, which must refuse it and change nothing."""
-        self.tally["refused"] += 1
-        before, traced = repr(self.right.books()), len(self.right.trace)
+        self.counters["refused"] += 1
+        before, traced = repr(self.right.views()), len(self.right.trace)
         got = self.right.try_(call)
         del self.right.trace[traced:]
         assert got[0] == "PoolError" if error is PoolError else got[:2] == ("raised", error), got
-        assert repr(self.right.books()) == before
+        assert repr(self.right.views()) == before
 
     @invariant()
-    def the_books_are_equal(self) -> None:
+    def the_views_are_equal(self) -> None:
         if self.left.pool is None or self.right.pool is None:
             return
-        left, right = self.left.books(), self.right.books()
+        left, right = self.left.views(), self.right.views()
         left["_used"] = [(from_theirs(key), number) for key, number in left["_used"]]
         left["_rused"] = [(number, from_theirs(key)) for number, key in left["_rused"]]
         assert right == left

@@ -25,7 +25,7 @@ def filled(pool_class: Any, number: int, maxconn: int | None = None, **options: 
 
 
 def closes(pool: Any) -> dict[str, int]:
-    """Tell how many connections were closed, by reason; reasons that were none are left out."""
+    """Tell how many connections were closed, by reason; a reason with none is left out."""
     stats = pool.get_stats()
     return {name.removeprefix("closed_"): n for name, n in stats.items() if name.startswith("closed_") and n}
 

@@ -72,8 +72,8 @@ def pool_on(
 ) -> Iterator[Any]:
     """Give a pool on this server, through the proxy if there is one. It waits for a connection unless told otherwise.
 
-    At the end of the block the books must balance, and the server must have as many sessions as the pool says; once the
-    pool is closed, none.
+    At the end of the block the statistics must add up, and the server must have as many sessions as the pool says; once
+    the pool is closed, none.
     """
     name = f"pool {next(_serials)} of {os.getpid()}"
     address = postgres.dsn_kwargs if proxy is None else proxy.dsn_kwargs(postgres.dsn_kwargs)
@@ -81,7 +81,7 @@ def pool_on(
     pool = pgpool_rs.ThreadedConnectionPool(minconn, maxconn, **address, **options)
     with opened(pool):
         yield pool
-        wait_until(lambda: _balances(pool.get_stats(), sessions(postgres, name)), "agreement of books and server")
+        wait_until(lambda: _balances(pool.get_stats(), sessions(postgres, name)), "agreement of statistics and server")
     wait_until(lambda: sessions(postgres, name) == 0, "the end of all sessions")
 
 

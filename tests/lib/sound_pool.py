@@ -52,8 +52,8 @@ class SoundPool:
         self.keyed: dict[Any, Any] = {}  # what is lent under a key; None while it is being opened
         self.taken = 0  # slots that are not idle: lent, being opened, being given back
         self.queue: deque[Seat] = deque()
-        self.born: dict[int, float] = {}
-        self.laid_down: dict[int, float] = {}
+        self.opened_at: dict[int, float] = {}
+        self.idle_since: dict[int, float] = {}
         self.requests = 0
 
     # --- borrowing ---
@@ -149,7 +149,7 @@ class SoundPool:
 
     def open(self) -> Any:
         connection = self.connect()
-        self.born[id(connection)] = time.monotonic()
+        self.opened_at[id(connection)] = time.monotonic()
         return connection
 
     def give_up(self, key: Any) -> None:
@@ -173,7 +173,7 @@ class SoundPool:
     def is_sound(self, connection: Any) -> bool:
         """Tell whether an idle connection may be lent."""
         now = time.monotonic()
-        if self.is_old(now - self.born[id(connection)]) or self.is_stale(now - self.laid_down[id(connection)]):
+        if self.is_old(now - self.opened_at[id(connection)]) or self.is_stale(now - self.idle_since[id(connection)]):
             return False
         return self.is_alive(connection)
 
@@ -219,7 +219,7 @@ class SoundPool:
         self.free(None if connection.closed else connection)
 
     def unfile(self, connection: Any, key: Any) -> None:
-        """Take a loan off the books."""
+        """Take a loan out of `lent`."""
         lent = self.lent.get(id(connection))
         if lent is None or (key is not None and lent[1] != key):
             raise PoolError("trying to put unkeyed connection")
@@ -279,19 +279,19 @@ class SoundPool:
             if not late:
                 self.taken -= 1
                 if connection is not None and len(self.idle) < self.keep:
-                    self.lay_down(connection)
+                    self.mark_idle(connection)
                     connection = None
                 self.serve()
         if connection is not None:
             self.close_late(connection)
 
-    def lay_down(self, connection: Any) -> None:
+    def mark_idle(self, connection: Any) -> None:
         """Keep a connection for the next one."""
         self.idle.append(connection)
-        self.laid_down[id(connection)] = time.monotonic()
+        self.idle_since[id(connection)] = time.monotonic()
 
     def serve(self) -> None:
-        """Give what is free to those who wait, the first one first."""
+        """Give what is free to the waiters, in the order of arrival."""
         while self.queue and (self.idle or self.has_room()):
             seat = self.next_seat()
             if self.idle:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Task(Generic[T]):
-    """Something that runs in a thread of its own, with a result that is waited for and never hoped for."""
+    """A function that runs in a thread of its own, and its result, which a test waits for."""
 
     def __init__(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> None:
         """Start at once."""

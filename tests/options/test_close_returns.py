@@ -89,7 +89,7 @@ def test_a_connection_that_is_broken_gives_its_slot_back(our_class: Any, dsn: st
         assert is_open(pool.getconn())
 
 
-def test_a_connection_that_was_struck_out_of_the_books_is_closed(our_class: Any, dsn: str) -> None:
+def test_a_connection_that_was_struck_out_of_the_views_is_closed(our_class: Any, dsn: str) -> None:
     with pool_on(our_class, dsn) as pool:
         connection = pool.getconn("key")
         del pool._used["key"]

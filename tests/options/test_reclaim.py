@@ -326,10 +326,10 @@ def test_what_cannot_be_referred_to_weakly_stays_lent(server: FakeServer, our_cl
     assert_sound(pool, server)
 
 
-# --- the books -------------------------------------------------------------------------------------------------------
+# --- the views -------------------------------------------------------------------------------------------------------
 
 
-def test_the_books_show_what_is_lent(mortal: FakeServer, our_class: Any) -> None:
+def test_the_views_show_what_is_lent(mortal: FakeServer, our_class: Any) -> None:
     pool = our_class(1, 1, reclaim=True)
     connection = pool.getconn()
     assert list(pool._used.values()) == [connection]

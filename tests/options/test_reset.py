@@ -89,7 +89,7 @@ def test_reset_may_close_the_pool(server: FakeServer, our_class: Any, reset: Cal
     task = Task(borrow, pool)
     task.result()
     wait_until(lambda: server.open == 0, "the end of all")
-    wait_until(lambda: closes(pool) == {"with_pool": 2}, "the books")
+    wait_until(lambda: closes(pool) == {"with_pool": 2}, "the statistics")
     assert_balanced(pool, server)
 
 

@@ -1,4 +1,4 @@
-"""What is counted is what has happened, and when nobody is in the pool the books balance."""
+"""What is counted is what has happened, and in a quiet pool the figures add up."""
 
 from __future__ import annotations
 
@@ -386,7 +386,7 @@ class Storm:
     ids=["plain", "background", "ages", "callbacks", "all"],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_after_a_storm_the_books_balance(server: FakeServer, options: dict[str, Any], seed: int) -> None:
+def test_after_a_storm_the_figures_add_up(server: FakeServer, options: dict[str, Any], seed: int) -> None:
     pool: Any = ThreadedConnectionPool(1, 4, **options)
     for call in ("connect", "rollback", "close"):
         server.on(call, lambda _: time.sleep(0.0005))

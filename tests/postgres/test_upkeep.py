@@ -1,4 +1,4 @@
-"""A pool left running: it opens what it has lost, replaces what is old, and keeps its books, on real servers."""
+"""A pool left running: it opens what it has lost, replaces what is old, and counts what happened, on real servers."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_housekeeping_replaces_in_time_what_is_too_old(postgres: ThrowawayPo
         before = set(pool._pool)
         wait_until(lambda: happened(pool).get("closed_lifetime", 0) >= 2 and counts(pool)["idle"] == 2)
         assert not before & set(pool._pool)
-        pool.closeall()  # So that the books stand still when they are compared.
+        pool.closeall()  # So that the statistics stand still when they are compared.
 
 
 # What happens to new and to returned connections
@@ -129,7 +129,7 @@ def test_a_connection_that_cannot_be_reset_is_closed_and_that_is_logged(
         assert happened(pool)["returns_bad"] == 1
 
 
-# The books
+# The statistics
 
 
 def test_what_is_counted_is_what_happened(postgres: ThrowawayPostgres) -> None:

@@ -149,7 +149,7 @@ def swept(pool: Any, connection: Any) -> None:
     pool.maxconn = 0
 
 
-def taken_out_of_the_books(pool: Any, connection: Any) -> None:
+def taken_out_of_the_views(pool: Any, connection: Any) -> None:
     key = pool._rused[id(connection)]
     del pool._used[key]
     del pool._rused[id(connection)]
@@ -169,7 +169,7 @@ MORE_WAYS_OUT = [
     *WAYS_OUT,
     above_minconn,
     swept,
-    taken_out_of_the_books,
+    taken_out_of_the_views,
     taken_out_of_the_list,
     detached_by_popping,
 ]

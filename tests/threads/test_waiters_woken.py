@@ -48,7 +48,7 @@ def by_raising_maxconn(pool: Any, connection: Any) -> None:
 
 
 def by_writing_into_pool(pool: Any, connection: Any) -> None:
-    """Do what a subclass's own putconn does where it keeps psycopg2.pool's books."""
+    """Do what a subclass's own putconn does where it edits the views itself."""
     key = pool._rused[id(connection)]
     pool._pool.append(connection)
     del pool._used[key]

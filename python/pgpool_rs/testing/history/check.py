@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 from pgpool_rs.testing.history.operation import History, Operation, lines
-from pgpool_rs.testing.history.prepare import moments, set_doubts, set_limits, set_order
+from pgpool_rs.testing.history.prepare import moments, set_limits, set_order, set_unsure
 from pgpool_rs.testing.history.search import Search
 from pgpool_rs.testing.history.shrink import shrink
 from pgpool_rs.testing.history.state import Flight, State
@@ -97,7 +97,7 @@ def search(operations: History, limits: Limits, kept: Collection[int] | None = N
     events = moments(calls)
     set_limits(events, limits.maxconn)
     set_order(events)
-    set_doubts(events)
+    set_unsure(events)
     return Search(events, Flight(limits.unseen, forgiving=limits.forgiving), start)
 
 

@@ -76,7 +76,7 @@ def set_order(events: list[tuple[int, bool, Call]]) -> None:
             call.eager = isinstance(call, Put) and not call.loose
 
 
-def set_doubts(events: list[tuple[int, bool, Call]]) -> None:
+def set_unsure(events: list[tuple[int, bool, Call]]) -> None:
     """Find out for each call which others, of which it is not known what they did, were under way with it."""
     flying: set[Call] = set()
     for _, is_end, call in events:
@@ -84,8 +84,8 @@ def set_doubts(events: list[tuple[int, bool, Call]]) -> None:
             flying.discard(call)
             continue
         for other in flying:
-            for doubtful, sure in ((call, other), (other, call)):
-                touched = (Lend, Put, MayReturn) if isinstance(doubtful, MayLend) else (Lend, Put)
-                if isinstance(doubtful, MayReturn) and isinstance(sure, touched) and doubtful.concerns(sure):
-                    sure.unsure.append(doubtful)
+            for unsure, sure in ((call, other), (other, call)):
+                touched = (Lend, Put, MayReturn) if isinstance(unsure, MayLend) else (Lend, Put)
+                if isinstance(unsure, MayReturn) and isinstance(sure, touched) and unsure.concerns(sure):
+                    sure.unsure.append(unsure)
         flying.add(call)

@@ -51,7 +51,7 @@ class Call:
         """Tell whether it may hold room for a connection that is not lent, in this state."""
         return self.operation.name == "getconn"
 
-    def doubt(self, state: State) -> None:
+    def leave_open(self, state: State) -> None:
         """Leave open what others may have done since it took its step: they may have returned before it did."""
         for other in self.unsure:
             other.do(state)
@@ -98,7 +98,7 @@ class Lend(Call):
         if loan is None or loan.key != self.key or self.key is None or self.connection in state.maybe:
             state.lent[self.connection] = Loan(self.key, self)
         state.maybe.discard(self.connection)
-        self.doubt(state)
+        self.leave_open(state)
 
     def holds(self, state: State) -> bool:
         """Hold room until it is lent, for another connection even: one that proved dead."""
@@ -132,7 +132,7 @@ class Put(Call):
         found = self.finds(state)
         if found is not None:
             state.strike(found)
-            self.doubt(state)
+            self.leave_open(state)
 
 
 class Exit(Put):
@@ -154,7 +154,7 @@ class MayReturn(Call):
         found = state.under(self.key) if self.connection is None and self.key is not None else self.connection
         if found in state.lent:
             state.maybe.add(found)
-            self.doubt(state)
+            self.leave_open(state)
 
     def concerns(self, call: Call) -> bool:
         """Tell whether it may have returned what the other one lends."""

@@ -1,4 +1,4 @@
-"""What a pool says of itself, where it does: its books `_pool` and `_used`, its statistics, its repr."""
+"""What a pool says of itself, where it does: its `_pool` and `_used`, its statistics, its repr."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ PSYCOPG2_SAYS = {STATUS_READY: "READY", STATUS_BEGIN: "BEGIN", STATUS_PREPARED: 
 
 
 class OneHolder(Invariant):
-    """Nobody else uses a connection that you have borrowed, until you give it back.
+    """No other borrower uses a connection that you hold.
 
-    Only those who ask for the same key share one, as they want to. A connection that is still being rolled back or
+    Only borrowers of the same key share one. A connection that is still being rolled back or
     closed on its return is not lent either.
     """
 
@@ -72,7 +72,7 @@ class NothingLost(Invariant):
         return f"A request was refused, with {model.taken()} of {model.limit} lent ({told(error)})"
 
     def at_rest(self, model: Model) -> str | None:
-        """Look for connections that nobody has, in the pool's own books too if it keeps them as psycopg2.pool does."""
+        """Look for connections that are lost, in `_pool` and `_used` too if the pool has them."""
         if model.calls or model.closing:
             return None
         free = model.free_open()
@@ -83,7 +83,7 @@ class NothingLost(Invariant):
 
 
 class SameKey(Invariant):
-    """Whoever asks for a key that is lent gets that very connection, and it is opened once, however many ask at once.
+    """A caller that asks for a lent key gets its connection, which is opened once, however many callers ask at once.
 
     Keys are the same if a dict says so: 1, 1.0 and True are one key.
     """
@@ -111,11 +111,11 @@ class SameKey(Invariant):
 
 
 class OnlySoundLent(Invariant):
-    """A connection that you are given works: nobody has closed it, and it is not older than you allowed.
+    """A connection that the pool lends you works: it is not closed, and not older than you allowed.
 
     Nothing is lent that has been closed or has broken, that is older than `max_lifetime` or, beyond `minconn`, idle for
     longer than `max_idle`; where `check` is promised, nothing either that the server has ended while it was idle.
-    Whoever asks for a key that is lent gets its connection as it is.
+    A caller that asks for a lent key gets its connection as it is.
     """
 
     name = "only_sound_lent"
@@ -140,11 +140,11 @@ class OnlySoundLent(Invariant):
 
 
 class LentClean(Invariant):
-    """You never find yourself in somebody else's transaction.
+    """A connection that the pool lends you is in no transaction of another borrower.
 
     What one borrower left open is rolled back, or the connection closed, before another gets it. libpq and psycopg2
-    each keep account of a transaction, and psycopg2 does not see what was done in SQL: where either knows of one, you
-    are in it. What a borrower has prepared stays prepared, for those who know its name.
+    each keep account of a transaction, and psycopg2 does not see what was done in SQL: a transaction that
+    either knows of counts. A transaction that a borrower has prepared stays prepared.
     """
 
     name = "lent_clean"
@@ -175,7 +175,7 @@ class LentClean(Invariant):
 
 
 class ClosedStaysClosed(Invariant):
-    """After closeall() the server has no connection of this pool left, and nobody is lent one.
+    """After closeall() the server has no connection of this pool left, and the pool lends none.
 
     Lent connections are closed as well. One that was being opened or given back at that moment is closed as soon as
     that is over.
@@ -239,13 +239,13 @@ class StatisticsTrue(Invariant):
 
 
 class InOrder(Invariant):
-    """Whoever waits longest is served first, and a newcomer overtakes nobody.
+    """The pool serves waiters in the order of arrival, and a new caller after them.
 
-    Looked at where nobody else asks for the same key.
+    Looked at where no other caller asks for the same key.
     """
 
     name = "in_order"
-    claim = "those who wait are served in the order in which they came"
+    claim = "the pool serves waiters in the order of arrival"
 
     def at_rest(self, model: Model) -> str | None:
         """Look for a waiter that still waits while a later one has been served."""
@@ -269,7 +269,7 @@ class NobodyForgotten(Invariant):
     """
 
     name = "nobody_forgotten"
-    claim = "nobody waits while a connection or room is free, and every call answers"
+    claim = "no caller waits while a connection or room is free, and every call answers"
 
     def at_rest(self, model: Model) -> str | None:
         """Look for a call that sleeps and has nothing to wait for."""

@@ -21,7 +21,7 @@ Look = Callable[[Invariant], str | None]
 # The real clock, whatever `time.monotonic` is made to say.
 _now = time.perf_counter
 # How long to sleep before the second look, in seconds; twice as long before the next, up to a limit.
-_A_MOMENT = 0.001
+_SHORTEST_SLEEP = 0.001
 _LONGEST_SLEEP = 0.02
 
 
@@ -59,7 +59,7 @@ class Judge:
 
     def _look_again(self, look: Callable[[], str | None], move_on: Callable[[], None]) -> str | None:
         deadline = _now() + self.patience.seconds
-        pause = _A_MOMENT
+        pause = _SHORTEST_SLEEP
         while True:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_SLEEP)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 NUMBER_KEYS: tuple[Any, ...] = (1, 2, 0, 1.0, True, False, 0.0)
 KEYS: tuple[Any, ...] = ("a", "b", "", (), ("a", 1))
 # How many borrowers there are beyond `maxconn`.
-CROWD = 3
+EXTRA_BORROWERS = 3
 # What is chosen by number is chosen by a number up to this.
 MOST = 31
 
@@ -94,7 +94,7 @@ class Rules(RuleBasedStateMachine):
 
     def _has_free(self) -> bool:
         busy = sum(not _is_free(one) for one in self._model.borrowers)
-        return self._can_call() and busy < self._model.limit + CROWD
+        return self._can_call() and busy < self._model.limit + EXTRA_BORROWERS
 
     def _lenders(self) -> list[Borrower]:
         """List the borrowers that have a connection and may give it back now."""
@@ -149,7 +149,7 @@ def _key_or_none(machine: Rules, number: int) -> Any:
     return keys[number % len(keys)] if asks else None
 
 
-somebody = st.runner().map(lambda machine: machine._free_number())
+a_free_borrower = st.runner().map(lambda machine: machine._free_number())
 a_lender = chosen(lambda machine, number: pick(machine._lenders(), number).number)
 one_who_is_held = chosen(lambda machine, number: pick(machine._held(), number).number)
 a_key = chosen(lambda machine, number: pick(machine._keys(), number))
@@ -166,7 +166,7 @@ class BorrowingRules(Rules):
     """What borrowers do, one after the other."""
 
     @precondition(Rules._has_free)
-    @rule(borrower=somebody, key=a_key_or_none)
+    @rule(borrower=a_free_borrower, key=a_key_or_none)
     def borrow(self, borrower: int, key: Any) -> None:
         """Borrow a connection, or be refused."""
         self.driver.borrow(self._borrower(borrower), key)
@@ -175,26 +175,26 @@ class BorrowingRules(Rules):
     _borrow_often = _borrow_very_often = _borrow_most_of_the_time = borrow
 
     @precondition(lambda self: self._has_free() and self._may("connect"))
-    @rule(borrower=somebody, key=a_key_or_none, error=an_error)
+    @rule(borrower=a_free_borrower, key=a_key_or_none, error=an_error)
     def borrow_as_the_connect_fails(self, borrower: int, key: Any, error: str) -> None:
         """Borrow a connection; if one is opened for it, that fails."""
         self.driver.borrow(self._borrower(borrower), key, faults={"connect": self._error(error)})
 
     @precondition(lambda self: self._has_free() and self._model.promises.check and self._may("check"))
-    @rule(borrower=somebody, error=an_error)
+    @rule(borrower=a_free_borrower, error=an_error)
     def borrow_as_the_check_fails(self, borrower: int, error: str) -> None:
         """Borrow a connection; if one that is idle is checked for it by `server.check`, that fails."""
         self.driver.borrow(self._borrower(borrower), faults={"check": self._error(error)})
 
     @precondition(lambda self: self._has_free() and self._model.promises.keys and self._may("unhashable_keys"))
-    @rule(borrower=somebody)
+    @rule(borrower=a_free_borrower)
     def borrow_under_an_unhashable_key(self, borrower: int) -> None:
         """Ask for a key that is a list: whatever comes of it, no connection must be lost."""
         self.driver.borrow(self._borrower(borrower), [])
 
     @precondition(lambda self: self._has_free() and self._model.promises.waits == "timeout")
     @precondition(lambda self: self._model.room() <= 0 and self._model.strictly())
-    @rule(borrower=somebody, key=a_key_or_none)
+    @rule(borrower=a_free_borrower, key=a_key_or_none)
     def wait_in_vain(self, borrower: int, key: Any) -> None:
         """Wait for a connection where all are lent, until the timeout has passed."""
         self.driver.borrow(self._borrower(borrower), key, timeout=SHORTLY)

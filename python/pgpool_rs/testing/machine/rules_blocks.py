@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition
 
 from pgpool_rs.testing.machine.model import same
-from pgpool_rs.testing.machine.rules import Rules, an_error, chosen, pick, rule, somebody
+from pgpool_rs.testing.machine.rules import Rules, a_free_borrower, an_error, chosen, pick, rule
 
 if TYPE_CHECKING:
     from pgpool_rs.testing.machine.model import Borrower
@@ -47,7 +47,7 @@ class BlockRules(Rules):
 
     @precondition(lambda self: self._has_free() and self._can("connection"))
     @precondition(lambda self: self._model.room() > 0 or bool(self._lent_keys()))
-    @rule(borrower=somebody, key=a_block_key)
+    @rule(borrower=a_free_borrower, key=a_block_key)
     def enter_a_block(self, borrower: int, key: Any) -> None:
         """Borrow a connection for a `connection()` block; under a key that is lent, that is refused."""
         model = self._model

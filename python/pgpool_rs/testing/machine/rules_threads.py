@@ -12,12 +12,12 @@ from pgpool_rs.testing.fake.session import INTRANS
 from pgpool_rs.testing.machine.driver import FOR_EVER
 from pgpool_rs.testing.machine.rules import (
     BorrowingRules,
+    a_free_borrower,
     a_key_or_none,
     a_lender,
     an_error,
     one_who_is_held,
     rule,
-    somebody,
 )
 from pgpool_rs.testing.machine.rules_blocks import BlockRules, one_in_a_block
 
@@ -32,7 +32,7 @@ class OverlappingRules(BorrowingRules, BlockRules):
         return self.driver.held_closing() is not None
 
     @precondition(lambda self: self._has_free() and self._threads())
-    @rule(borrower=somebody, key=a_key_or_none)
+    @rule(borrower=a_free_borrower, key=a_key_or_none)
     def start_to_borrow(self, borrower: int, key: Any) -> None:
         """Borrow in a thread, waiting if the pool can; if a connection is opened for it, it is held in that connect."""
         self.driver.borrow(self._borrower(borrower), key, timeout=FOR_EVER, holds={"connect"})
@@ -40,7 +40,7 @@ class OverlappingRules(BorrowingRules, BlockRules):
     _start_to_borrow_often = start_to_borrow
 
     @precondition(lambda self: self._has_free() and self._threads() and self._model.promises.waits != "never")
-    @rule(borrower=somebody, key=a_key_or_none)
+    @rule(borrower=a_free_borrower, key=a_key_or_none)
     def wait_for_a_connection(self, borrower: int, key: Any) -> None:
         """Borrow in a thread, and wait if there is none."""
         self.driver.borrow(self._borrower(borrower), key, timeout=FOR_EVER)

@@ -1,4 +1,4 @@
-"""Where one connection has died others may have: which deaths raise doubts, and which errors tell of a death."""
+"""Where one connection has died, others may have: which deaths make them suspect, and which errors tell of a death."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def three_of(our_class: Any, check: Callback) -> tuple[Any, list[Any]]:
     return pool, [pool.getconn() for _ in range(3)]
 
 
-def assert_doubts(pool: Any, check: Callback, *known: Any) -> None:
+def assert_suspects(pool: Any, check: Callback, *known: Any) -> None:
     """Assert that every idle connection is checked before it is lent, once, but for those known to be well."""
     idle = {id(connection) for connection in pool._pool} - {id(connection) for connection in known}
     before = len(check.calls)
@@ -51,7 +51,7 @@ def test_after_a_failed_check_the_others_are_checked(server: FakeServer, our_cla
     connection = pool.getconn()
     assert check.calls == [first, connection], "the dead one, and the next in its place"
     pool.putconn(connection)
-    assert_doubts(pool, check, connection)
+    assert_suspects(pool, check, connection)
     assert_sound(pool, server)
 
 
@@ -70,7 +70,7 @@ def test_after_the_return_of_a_dead_connection_the_others_are_checked(
         server.fail("rollback", psycopg2.OperationalError("gone"))
     pool.putconn(first)
     assert closes(pool) == {"lost": 1}
-    assert_doubts(pool, check)
+    assert_suspects(pool, check)
     assert_sound(pool, server)
 
 
@@ -83,7 +83,7 @@ def test_after_the_broken_return_of_one_that_is_not_needed_the_others_are_checke
     surplus.set_closed(2)
     pool.putconn(surplus)
     assert pool.get_stats()["connections_lost"] == 1
-    assert_doubts(pool, check)
+    assert_suspects(pool, check)
 
 
 def test_after_a_failed_connect_all_are_checked(server: FakeServer, our_class: Any, check: Callback) -> None:
@@ -93,7 +93,7 @@ def test_after_a_failed_connect_all_are_checked(server: FakeServer, our_class: A
     with pytest.raises(psycopg2.OperationalError):
         pool.getconn()
     give_back(pool, lent)
-    assert_doubts(pool, check)
+    assert_suspects(pool, check)
     assert_sound(pool, server)
 
 
@@ -109,7 +109,7 @@ def test_after_a_death_a_connection_that_is_opened_later_is_trusted(
     assert check.calls == []
 
 
-def test_a_connection_that_its_borrower_closed_raises_no_doubts(
+def test_a_connection_that_its_borrower_closed_makes_no_other_suspect(
     server: FakeServer, our_class: Any, check: Callback
 ) -> None:
     pool, (first, *others) = three_of(our_class, check)
@@ -144,7 +144,7 @@ def fail_in_a_block(pool: Any, error: BaseException, key: object = None) -> Any:
 
 @pytest.mark.parametrize("key", [None, "key"])
 @pytest.mark.parametrize("code", ["57P01", "57P02", "57P03", "08000", "08006", "08P01"])
-def test_an_error_that_ends_the_session_replaces_its_connection_and_raises_doubts(
+def test_an_error_that_ends_the_session_replaces_its_connection_and_makes_the_others_suspect(
     server: FakeServer, our_class: Any, check: Callback, code: str, key: object
 ) -> None:
     pool, lent = three_of(our_class, check)
@@ -152,7 +152,7 @@ def test_an_error_that_ends_the_session_replaces_its_connection_and_raises_doubt
     connection = fail_in_a_block(pool, server_error(code), key)
     assert not server.sees(connection)
     assert closes(pool) == {"lost": 1}
-    assert_doubts(pool, check)
+    assert_suspects(pool, check)
     assert_sound(pool, server)
 
 

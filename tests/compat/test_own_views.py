@@ -1,4 +1,4 @@
-"""Subclasses that override the hooks and keep the books themselves, through `_pool`, `_used`, `_rused` and `_lock`.
+"""Subclasses that override the hooks and edit the views themselves, through `_pool`, `_used`, `_rused` and `_lock`.
 
 Whatever is asserted here of both modules is how psycopg2.pool behaves; pgpool_rs must bear the same code.
 """
@@ -32,7 +32,7 @@ def test_a_connect_that_calls_super_may_change_the_arguments_first(pool_class: A
     assert server.arguments == [((), {"host": "h", "password": f"token {number}"}) for number in (0, 1)]
 
 
-def test_a_connect_that_reimplements_the_books_with_its_own_factory(pool_class: Any, server: FakeServer) -> None:
+def test_a_connect_that_reimplements_the_views_with_its_own_factory(pool_class: Any, server: FakeServer) -> None:
     class FactoryPool(pool_class):  # type: ignore[misc]
         def _connect(self, key: Any = None) -> Any:
             connection = server.connect("factory", *self._args, **self._kwargs)
@@ -56,7 +56,7 @@ def test_a_connect_that_reimplements_the_books_with_its_own_factory(pool_class: 
     assert pool.getconn() is lent[2]
 
 
-def test_a_putconn_hook_that_reimplements_the_books(pool_module: ModuleType, server: FakeServer) -> None:
+def test_a_putconn_hook_that_reimplements_the_views(pool_module: ModuleType, server: FakeServer) -> None:
     """A pool that keeps up to maxconn idle connections instead of minconn."""
 
     class KeepingPool(pool_module.ThreadedConnectionPool):  # type: ignore[misc, name-defined]
@@ -192,7 +192,7 @@ def test_the_idle_list_can_be_replaced(pool_class: Any, server: FakeServer) -> N
         pool.getconn()
 
 
-def test_the_books_of_loans_are_dicts_in_all_that_is_done_to_them(pool_class: Any, server: FakeServer) -> None:
+def test_the_views_of_loans_are_dicts_in_all_that_is_done_to_them(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(0, 5)
     a, b = pool.getconn("a"), pool.getconn("b")
     used, rused = pool._used, pool._rused
@@ -232,7 +232,7 @@ def test_the_books_of_loans_are_dicts_in_all_that_is_done_to_them(pool_class: An
     assert not pool._used
 
 
-def test_loans_can_be_returned_while_walking_over_a_copy_of_the_books(pool_class: Any, server: FakeServer) -> None:
+def test_loans_can_be_returned_while_walking_over_a_copy_of_the_views(pool_class: Any, server: FakeServer) -> None:
     pool = pool_class(4, 4)
     for key in (None, "a", 0, None):
         pool.getconn(key)
@@ -242,7 +242,7 @@ def test_loans_can_be_returned_while_walking_over_a_copy_of_the_books(pool_class
     assert not pool._used
 
 
-def test_a_loan_struck_from_the_books_is_forgotten_and_makes_room(pool_class: Any, server: FakeServer) -> None:
+def test_a_loan_struck_from_the_views_is_forgotten_and_makes_room(pool_class: Any, server: FakeServer) -> None:
     """A wrapper that detaches a connection for good."""
     pool = pool_class(0, 1)
     connection = pool.getconn()
