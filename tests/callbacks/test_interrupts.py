@@ -18,7 +18,7 @@ from tests.callbacks.probe import Late, Odd
 from tests.callbacks.scene import Scene, scene_of
 from tests.callbacks.sites import Fate, Site
 from tests.callbacks.table import SITES
-from tests.lib.callbacks import Killed
+from tests.lib.callbacks import Killed, raiser
 from tests.lib.profile import NIGHTLY
 from tests.lib.waits import wait_until
 from tests.lib.watchdog import real_stderr, watchdog  # noqa: F401
@@ -95,15 +95,6 @@ def heard(scene: Scene, error: type[BaseException], raised: list[BaseException])
     if any(type(each.exc_value) is error for each in scene.unraisable):
         return Fate.PRINTED
     return Fate.PASSED
-
-
-def raiser(error: BaseException) -> Callable[[Any], object]:
-    """Make an act that raises."""
-
-    def act(_: object) -> None:
-        raise error
-
-    return act
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

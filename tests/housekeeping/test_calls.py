@@ -15,7 +15,8 @@ import pytest
 from pgpool_rs import _housekeeper
 from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import Gate
-from tests.lib.housekeepers import LATER, StubPool, assert_asleep, raises, raises_once
+from tests.lib.callbacks import raiser
+from tests.lib.housekeepers import LATER, StubPool, assert_asleep, raises_once
 from tests.lib.programs import run_program
 from tests.lib.waits import Task, wait_until
 
@@ -250,7 +251,7 @@ print("well")
 
 @pytest.mark.usefixtures("short_pause")
 def test_a_pool_that_fails_is_tried_again_and_the_others_go_on(housekeeper: Housekeeper) -> None:
-    bad, good = StubPool(does=raises(ValueError("no"))), StubPool(answer=0.01)
+    bad, good = StubPool(does=raiser(ValueError("no"))), StubPool(answer=0.01)
     housekeeper.poke(bad)
     housekeeper.poke(good)
     bad.wait_for_calls(3)
@@ -298,14 +299,14 @@ def test_a_failure_is_logged_by_its_class_and_nothing_else(
     except ValueError as error:
         failure = ConnectFailed(secret)
         failure.__context__ = error
-    pool = StubPool(does=raises(failure))
+    pool = StubPool(does=raiser(failure))
     housekeeper.poke(pool)
     wait_until(lambda: bool(caplog.records), "the log line")
     [record] = caplog.records
     assert record.name == "pgpool_rs.housekeeping"
     assert record.levelno == logging.ERROR
     assert re.fullmatch(
-        r"the housekeeper failed to maintain pool-of-the-test: ConnectFailed \(.*housekeepers\.py:\d+ in do\); "
+        r"the housekeeper failed to maintain pool-of-the-test: ConnectFailed \(.*callbacks\.py:\d+ in do\); "
         r"it tries again in 1 s",
         record.getMessage(),
     )

@@ -15,7 +15,8 @@ import pytest
 from pgpool_rs import _housekeeper
 from pgpool_rs._housekeeper import House, Housekeeper
 from pgpool_rs.testing import PATIENCE
-from tests.lib.housekeepers import LATER, StubPool, house_of, raises, raises_once, thread_of
+from tests.lib.callbacks import raiser
+from tests.lib.housekeepers import LATER, StubPool, house_of, raises_once, thread_of
 from tests.lib.waits import Task, wait_until
 
 # The start
@@ -119,7 +120,7 @@ def test_a_poke_where_no_thread_can_be_started_does_nothing_and_the_next_tries_a
 ) -> None:
     pool = StubPool()
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", lambda _: raises(RuntimeError("can't start new thread"))())
+        patch.setattr(threading.Thread, "start", raiser(RuntimeError("can't start new thread")))
         housekeeper.poke(pool)
         housekeeper.poke(pool)
     assert pool.calls == []
@@ -314,7 +315,7 @@ def test_a_new_pool_at_a_dead_pools_address_is_a_new_pool(
     housekeeper: Housekeeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_housekeeper, "PAUSE", LATER)
-    pool = StubPool(does=raises(ValueError())).poked(housekeeper)
+    pool = StubPool(does=raiser(ValueError())).poked(housekeeper)
     wait_until(lambda: house_of(housekeeper).visits[id(pool)].not_before > 0)
     # As if this stood where another has stood, which had failed.
     successor = StubPool()

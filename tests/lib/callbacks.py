@@ -51,10 +51,10 @@ class Killed(BaseException):
     """The exception that ends a greenlet, as gevent's GreenletExit does."""
 
 
-def raiser(error: BaseException) -> Act:
-    """Make an act that raises this."""
+def raiser(error: BaseException) -> Callable[..., None]:
+    """Make an act that raises this, whatever it is given."""
 
-    def do(_: Any) -> None:
+    def do(*_: object) -> None:
         raise error
 
     return do

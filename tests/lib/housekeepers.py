@@ -49,13 +49,6 @@ class StubPool:
         wait_until(lambda: len(self.calls) >= number, f"call {number}")
 
 
-def raises(error: BaseException) -> Callable[[], object]:
-    def do() -> None:
-        raise error
-
-    return do
-
-
 def raises_once(error: BaseException) -> Callable[..., object]:
     left = [error]
 

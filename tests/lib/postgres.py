@@ -17,6 +17,7 @@ import pgpool_rs
 from dev.servers.postgres import ThrowawayPostgres
 from dev.servers.proxy import Proxy
 from pgpool_rs.testing import PATIENCE
+from tests.lib.pools import balances, give_back, lend
 from tests.lib.statements import execute
 from tests.lib.waits import wait_until
 
@@ -81,20 +82,8 @@ def pool_on(
     pool = pgpool_rs.ThreadedConnectionPool(minconn, maxconn, **address, **options)
     with opened(pool):
         yield pool
-        wait_until(lambda: _balances(pool.get_stats(), sessions(postgres, name)), "agreement of statistics and server")
-    wait_until(lambda: sessions(postgres, name) == 0, "the end of all sessions")
-
-
-def _balances(stats: dict[str, int], seen: int) -> bool:
-    """Tell whether what was opened is what there is and what was closed, and what there is is what the server sees."""
-    closed = sum(number for event, number in stats.items() if event.startswith("closed_"))
-    made = stats["connections_num"] - stats["connections_errors"]
-    return made == stats["pool_size"] + closed and stats["pool_size"] == seen
-
-
-def sessions(postgres: ThrowawayPostgres, name: str) -> int:
-    """Count the server's sessions of this application_name."""
-    return backends(postgres.dsn, name)
+        wait_until(lambda: balances(pool.get_stats(), backends(postgres.dsn, name)), "true statistics")
+    wait_until(lambda: backends(postgres.dsn, name) == 0, "the end of all sessions")
 
 
 def happened(pool: Any) -> dict[str, int]:
@@ -118,21 +107,10 @@ def wait_until_readable(connection: Any) -> None:
     assert select.select([connection], [], [], PATIENCE)[0], "nothing arrived"
 
 
-def borrow(pool: Any, number: int) -> list[Any]:
-    """Borrow so many connections; what has to be opened is opened in this order."""
-    return [pool.getconn() for _ in range(number)]
-
-
-def give_back(pool: Any, *connections: Any) -> None:
-    """Return these connections; the last is the next to be lent."""
-    for connection in connections:
-        pool.putconn(connection)
-
-
-def idle(pool: Any, number: int) -> list[Any]:
+def make_idle(pool: Any, number: int) -> list[Any]:
     """Have so many idle connections in the pool, and give them; the last is the next to be lent."""
-    connections = borrow(pool, number)
-    give_back(pool, *connections)
+    connections = lend(pool, number)
+    give_back(pool, connections)
     return connections
 
 

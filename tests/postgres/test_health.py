@@ -16,8 +16,8 @@ from dev.servers.postgres import ThrowawayPostgres
 from dev.servers.proxy import Proxy
 from dev.servers.standby import promote
 from pgpool_rs._core import advance_clock
-from tests.lib.pools import assert_whole
-from tests.lib.postgres import admin, borrow, end, give_back, happened, idle, pool_on, wait_until_readable, works
+from tests.lib.pools import assert_whole, give_back, lend
+from tests.lib.postgres import admin, end, happened, make_idle, pool_on, wait_until_readable, works
 from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until
 
@@ -48,7 +48,7 @@ def test_a_connection_that_died_while_idle_is_replaced_before_it_is_lent(
     postgres: ThrowawayPostgres, check: Any, when: str
 ) -> None:
     with pool_on(postgres, 1, 2, check=check, check_after=0.5 if when == "after a while" else 0) as pool:
-        (dead,) = idle(pool, 1)
+        (dead,) = make_idle(pool, 1)
         end(postgres, dead)
         if when == "after a while":
             advance_clock(A_WHILE)
@@ -56,7 +56,7 @@ def test_a_connection_that_died_while_idle_is_replaced_before_it_is_lent(
         assert connection is not dead
         assert dead.closed
         assert works(connection)
-        give_back(pool, connection)
+        pool.putconn(connection)
         assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "checks_failed": 1, "closed_lost": 1}
 
 
@@ -64,9 +64,9 @@ def test_a_death_is_logged_once_and_without_the_address(
     own_server: ThrowawayPostgres, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pool_on(own_server, 1, 1, check_after=0, name="orders") as pool:
-        end(own_server, *idle(pool, 1))
+        end(own_server, *make_idle(pool, 1))
         with caplog.at_level(logging.INFO, "pgpool_rs"):
-            give_back(pool, pool.getconn())
+            pool.putconn(pool.getconn())
         (record,) = caplog.records
         assert (record.name, record.levelno) == ("pgpool_rs.orders", logging.WARNING)
         assert "lost" in record.getMessage()
@@ -75,13 +75,13 @@ def test_a_death_is_logged_once_and_without_the_address(
 
 def test_of_several_only_the_dead_ones_are_replaced(postgres: ThrowawayPostgres, check: Any) -> None:
     with pool_on(postgres, 4, 4, check=check, check_after=0) as pool:
-        well, dead, fine, gone = idle(pool, 4)
+        well, dead, fine, gone = make_idle(pool, 4)
         end(postgres, dead, gone)
-        lent = borrow(pool, 4)
+        lent = lend(pool, 4)
         assert all(works(connection) for connection in lent)
         assert {well, fine} < set(lent)
         assert not {dead, gone} & set(lent)
-        give_back(pool, *lent)
+        give_back(pool, lent)
         assert happened(pool)["closed_lost"] == 2
 
 
@@ -98,12 +98,12 @@ def test_after_a_restart_of_the_server_every_borrower_has_a_working_connection(
     postgres: ThrowawayPostgres, check: Any, restart: Callable[[ThrowawayPostgres], object]
 ) -> None:
     with pool_on(postgres, 3, 3, check=check, check_after=0) as pool:
-        before = idle(pool, 3)
+        before = make_idle(pool, 3)
         restart(postgres)
-        lent = borrow(pool, 3)
+        lent = lend(pool, 3)
         assert all(works(connection) for connection in lent)
         assert not set(before) & set(lent)
-        give_back(pool, *lent)
+        give_back(pool, lent)
         assert_whole(pool, timeout=0)
 
 
@@ -111,7 +111,7 @@ def test_while_the_server_is_down_getconn_raises_the_connects_error_and_loses_no
     postgres: ThrowawayPostgres, check: Any
 ) -> None:
     with pool_on(postgres, 2, 3, check=check, check_after=0) as pool:
-        idle(pool, 2)
+        make_idle(pool, 2)
         postgres.kill()
         for _ in range(5):
             with pytest.raises(psycopg2.OperationalError, match="refused"):
@@ -130,7 +130,7 @@ def test_a_server_that_says_nothing_is_given_up_when_the_querys_time_is_over(
     postgres: ThrowawayPostgres, fault: str
 ) -> None:
     with Proxy(postgres.port) as proxy, pool_on(postgres, 2, 2, proxy=proxy, check=IMPATIENT, check_after=0) as pool:
-        before = idle(pool, 2)
+        before = make_idle(pool, 2)
         begin, heal = (postgres.pause, postgres.resume) if fault == "paused" else (proxy.swallow, proxy.heal)
         begin()
         borrower = Task(pool.getconn)
@@ -141,24 +141,24 @@ def test_a_server_that_says_nothing_is_given_up_when_the_querys_time_is_over(
         connection = borrower.result()
         assert connection not in before
         assert works(connection)
-        give_back(pool, connection)
+        pool.putconn(connection)
         wait_until(lambda: counts(pool)["opening"] == 0)
         assert_whole(pool, timeout=0)
 
 
 def test_a_connection_that_was_cut_off_is_replaced(postgres: ThrowawayPostgres, check: Any) -> None:
     with Proxy(postgres.port) as proxy, pool_on(postgres, 2, 2, proxy=proxy, check=check, check_after=0) as pool:
-        before = idle(pool, 2)
+        before = make_idle(pool, 2)
         proxy.refuse()
         proxy.cut()
         with pytest.raises(psycopg2.OperationalError, match="refused"):
             pool.getconn()
         assert happened(pool)["closed_lost"] == 2
         proxy.heal()
-        lent = borrow(pool, 2)
+        lent = lend(pool, 2)
         assert all(works(connection) for connection in lent)
         assert not set(before) & set(lent)
-        give_back(pool, *lent)
+        give_back(pool, lent)
 
 
 # After one death
@@ -168,17 +168,17 @@ def test_after_a_failed_query_older_connections_are_checked_though_they_were_use
     postgres: ThrowawayPostgres,
 ) -> None:
     with pool_on(postgres, 3, 3, check_after=3600) as pool:
-        well, dead, first = idle(pool, 3)
+        well, dead, first = make_idle(pool, 3)
         end(postgres, dead, first)
         assert pool.getconn() is first
         with pytest.raises(psycopg2.OperationalError):
             execute(first, "select 1")
-        give_back(pool, first)
+        pool.putconn(first)
         assert happened(pool) == {"connections_num": 3, "connections_lost": 1, "closed_lost": 1, "returns_bad": 1}
-        lent = borrow(pool, 3)
+        lent = lend(pool, 3)
         assert all(works(connection) for connection in lent)
         assert well in lent
-        give_back(pool, *lent)
+        give_back(pool, lent)
         assert happened(pool)["checks_failed"] == 1
 
 
@@ -191,12 +191,12 @@ def test_after_a_failed_connect_older_connections_are_checked_though_they_were_u
         with pytest.raises(psycopg2.OperationalError):
             pool.getconn()
         pool._kwargs["port"] = postgres.port
-        give_back(pool, lent)
+        pool.putconn(lent)
         end(postgres, lent)
         connection = pool.getconn()
         assert connection is not lent
         assert works(connection)
-        give_back(pool, connection)
+        pool.putconn(connection)
 
 
 # Signs of life
@@ -207,19 +207,19 @@ def test_a_pending_notification_is_no_death_and_is_kept(postgres: ThrowawayPostg
         connection = pool.getconn()
         connection.autocommit = True
         execute(connection, "listen news")
-        give_back(pool, connection)
+        pool.putconn(connection)
         with admin(postgres.dsn) as other:
             execute(other, "notify news, 'first'")
             wait_until_readable(connection)
             assert pool.getconn() is connection
-            give_back(pool, connection)
+            pool.putconn(connection)
             execute(other, "notify news, 'second'")
             wait_until_readable(connection)
             pool.check()
             assert pool.getconn() is connection
         assert [notification.payload for notification in connection.notifies] == ["first", "second"]
         assert works(connection)
-        give_back(pool, connection)
+        pool.putconn(connection)
         assert happened(pool) == {"connections_num": 1}
 
 
@@ -228,14 +228,14 @@ def test_more_notifications_than_are_read_at_once_are_no_death_and_are_kept(post
         connection = pool.getconn()
         connection.autocommit = True
         execute(connection, "listen news")
-        give_back(pool, connection)
+        pool.putconn(connection)
         with admin(postgres.dsn) as other:
             execute(other, "select count(pg_notify('news', n || repeat('x', 7000))) from generate_series(1, 100) n")
         wait_until_readable(connection)
         assert pool.getconn() is connection
         assert works(connection)
         assert len(connection.notifies) == 100
-        give_back(pool, connection)
+        pool.putconn(connection)
 
 
 def test_a_death_behind_notifications_is_noticed(postgres: ThrowawayPostgres, check: Any) -> None:
@@ -243,7 +243,7 @@ def test_a_death_behind_notifications_is_noticed(postgres: ThrowawayPostgres, ch
         connection = pool.getconn()
         connection.autocommit = True
         execute(connection, "listen news")
-        give_back(pool, connection)
+        pool.putconn(connection)
         with admin(postgres.dsn) as other:
             execute(other, "select count(pg_notify('news', n || repeat('x', 7000))) from generate_series(1, 5) n")
         wait_until_readable(connection)
@@ -251,7 +251,7 @@ def test_a_death_behind_notifications_is_noticed(postgres: ThrowawayPostgres, ch
         replacement = pool.getconn()
         assert replacement is not connection
         assert works(replacement)
-        give_back(pool, replacement)
+        pool.putconn(replacement)
 
 
 def test_a_pending_notice_is_no_death(postgres: ThrowawayPostgres, check: Any) -> None:
@@ -260,14 +260,14 @@ def test_a_pending_notice_is_no_death(postgres: ThrowawayPostgres, check: Any) -
         connection.autocommit = True
         # A listening session says so when it is woken, be it for a channel of no interest to it.
         execute(connection, "listen mine; set client_min_messages = debug1; set trace_notify = on")
-        give_back(pool, connection)
+        pool.putconn(connection)
         with admin(postgres.dsn) as other:
             execute(other, "notify others")
         wait_until_readable(connection)
         assert pool.getconn() is connection
         assert any("ProcessIncomingNotify" in notice for notice in connection.notices)
         assert works(connection)
-        give_back(pool, connection)
+        pool.putconn(connection)
         assert happened(pool) == {"connections_num": 1}
 
 
@@ -276,15 +276,15 @@ def test_a_pending_notice_is_no_death(postgres: ThrowawayPostgres, check: Any) -
 
 def test_all_idle_connections_can_be_checked_now(postgres: ThrowawayPostgres, check: Any) -> None:
     with pool_on(postgres, 3, 3, check=check, check_after=3600) as pool:
-        well, dead, gone = idle(pool, 3)
+        well, dead, gone = make_idle(pool, 3)
         end(postgres, dead, gone)
         pool.check()
         wait_until(lambda: counts(pool)["idle"] == 3)
         assert happened(pool) == {"connections_num": 5, "connections_lost": 2, "checks_failed": 2, "closed_lost": 2}
-        lent = borrow(pool, 3)
+        lent = lend(pool, 3)
         assert well in lent
         assert all(works(connection) for connection in lent)
-        give_back(pool, *lent)
+        give_back(pool, lent)
 
 
 # Death in a borrower's hands
@@ -293,54 +293,54 @@ def test_all_idle_connections_can_be_checked_now(postgres: ThrowawayPostgres, ch
 @pytest.mark.parametrize("last_words", ["select pg_terminate_backend(pg_backend_pid())", "select 1"])
 def test_a_connection_that_dies_in_a_block_is_replaced(postgres: ThrowawayPostgres, last_words: str) -> None:
     with pool_on(postgres, 2, 2, check_after=3600) as pool:
-        other, dead = idle(pool, 2)
+        other, dead = make_idle(pool, 2)
         with pytest.raises(psycopg2.OperationalError), pool.connection() as connection:
             assert connection is dead
             if last_words == "select 1":
                 end(postgres, dead)
             execute(connection, last_words)
         assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "closed_lost": 1, "returns_bad": 1}
-        lent = borrow(pool, 2)
+        lent = lend(pool, 2)
         assert other in lent
         assert dead not in lent
-        give_back(pool, *lent)
+        give_back(pool, lent)
 
 
 def test_a_connection_that_dies_in_a_transaction_is_a_death_though_only_the_return_notices(
     postgres: ThrowawayPostgres,
 ) -> None:
     with pool_on(postgres, 2, 2, check_after=3600) as pool:
-        other, dead = borrow(pool, 2)
-        give_back(pool, other)
+        other, dead = lend(pool, 2)
+        pool.putconn(other)
         assert works(dead)
         end(postgres, dead, other)
-        give_back(pool, dead)
+        pool.putconn(dead)
         assert happened(pool) == {"connections_num": 2, "connections_lost": 1, "closed_lost": 1, "returns_bad": 1}
         connection = pool.getconn()
         assert works(connection)
-        give_back(pool, connection)
+        pool.putconn(connection)
 
 
 def test_an_answer_that_says_read_only_replaces_that_connection_and_every_older_one(
     postgres: ThrowawayPostgres,
 ) -> None:
     with pool_on(postgres, 0, 4, check_after=3600, max_idle=None) as pool:
-        oldest, older, demoted, younger = borrow(pool, 4)
-        give_back(pool, younger, oldest, demoted)
+        oldest, older, demoted, younger = lend(pool, 4)
+        give_back(pool, [younger, oldest, demoted])
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction) as raised, pool.connection() as connection:
             assert connection is demoted
             execute(connection, "set default_transaction_read_only = on")
             connection.commit()
             execute(connection, "create table refused ()")
         assert raised.value.pgcode == "25006"
-        give_back(pool, older)
-        lent = borrow(pool, 4)
+        pool.putconn(older)
+        lent = lend(pool, 4)
         assert younger in lent
         assert not {oldest, older, demoted} & set(lent)
         assert oldest.closed
         assert older.closed
         assert demoted.closed
-        give_back(pool, *lent)
+        give_back(pool, lent)
         assert happened(pool) == {
             "connections_num": 7,
             "connections_lost": 1,
@@ -354,28 +354,28 @@ def test_a_hot_standby_that_takes_no_write_has_its_connections_replaced_and_one_
     own_server: ThrowawayPostgres,
 ) -> None:
     with ThrowawayPostgres(standby_of=own_server) as standby, pool_on(standby, 0, 2, max_idle=None) as pool:
-        older, demoted = idle(pool, 2)
+        older, demoted = make_idle(pool, 2)
         with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction), pool.connection() as connection:
             assert connection is demoted
             execute(connection, "create table refused ()")
-        lent = idle(pool, 2)
+        lent = make_idle(pool, 2)
         assert (older.closed, demoted.closed) == (1, 1)
         promote(standby)
         # Each answer of the server's brings its reports along.
-        assert [works(connection) for connection in borrow(pool, 2)] == [True, True]
-        give_back(pool, *lent)
+        assert [works(connection) for connection in lend(pool, 2)] == [True, True]
+        give_back(pool, lent)
         fail_to_write(pool)
         with pool.connection() as connection:
             execute(connection, "create table taken ()")
-        assert set(idle(pool, 2)) == set(lent)
+        assert set(make_idle(pool, 2)) == set(lent)
 
 
 @pytest.mark.parametrize("how", ["set transaction read only", "readonly"])
 def test_a_transaction_that_its_borrower_made_read_only_replaces_nothing(postgres: ThrowawayPostgres, how: str) -> None:
     with pool_on(postgres, 0, 8, check_after=3600, max_idle=None) as pool:
-        connections = idle(pool, 8)
+        connections = make_idle(pool, 8)
         fail_to_write(pool, how)
-        assert set(idle(pool, 8)) == set(connections)
+        assert set(make_idle(pool, 8)) == set(connections)
         assert happened(pool) == {"connections_num": 8}
 
 
@@ -400,9 +400,9 @@ def test_an_error_that_a_function_raises_with_the_code_of_a_lost_server_replaces
 @pytest.mark.parametrize("code", ["22012", "23505", "25P02", "40001", "42703", "53300", "57014", "57P04", "XX000"])
 def test_any_other_answer_replaces_nothing(own_server: ThrowawayPostgres, code: str) -> None:
     with pool_on(own_server, 2, 2, check_after=3600) as pool:
-        before = idle(pool, 2)
+        before = make_idle(pool, 2)
         with pytest.raises(psycopg2.Error) as raised, pool.connection() as connection:
             execute(connection, f"do $$ begin raise exception using errcode = '{code}'; end $$")
         assert raised.value.pgcode == code
-        assert set(idle(pool, 2)) == set(before)
+        assert set(make_idle(pool, 2)) == set(before)
         assert happened(pool) == {"connections_num": 2}

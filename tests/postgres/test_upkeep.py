@@ -15,8 +15,8 @@ import pytest
 from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs import PoolExhausted, PoolTimeout
 from pgpool_rs._core import advance_clock
-from tests.lib.pools import assert_whole
-from tests.lib.postgres import borrow, end, give_back, happened, idle, pool_on, works
+from tests.lib.pools import assert_whole, give_back, lend
+from tests.lib.postgres import end, happened, make_idle, pool_on, works
 from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until, waiting_task
 
@@ -42,7 +42,7 @@ def open_connections(pool: Any) -> int:
 
 def test_a_kept_pool_opens_minconn_again_by_itself_after_a_restart(postgres: ThrowawayPostgres) -> None:
     with pool_on(postgres, 3, 4, check_after=0, max_lifetime=LONG) as pool:
-        before = idle(pool, 3)
+        before = make_idle(pool, 3)
         postgres.restart()
         with pool.connection() as connection:
             assert works(connection)
@@ -53,7 +53,7 @@ def test_a_kept_pool_opens_minconn_again_by_itself_after_a_restart(postgres: Thr
 
 def test_a_kept_pool_tries_until_the_server_is_there_again(postgres: ThrowawayPostgres) -> None:
     with pool_on(postgres, 2, 2, check_after=0, max_lifetime=LONG) as pool:
-        idle(pool, 2)
+        make_idle(pool, 2)
         postgres.kill()
         with pytest.raises(psycopg2.OperationalError, match=REFUSED):
             pool.getconn()
@@ -88,7 +88,7 @@ def test_wait_returns_when_minconn_are_open_and_gives_up_when_its_time_is_over(p
 
 def test_the_housekeeping_closes_in_time_what_nobody_uses(postgres: ThrowawayPostgres) -> None:
     with pool_on(postgres, 1, 4, max_idle=0.05) as pool:
-        idle(pool, 4)
+        make_idle(pool, 4)
         wait_until(lambda: open_connections(pool) == 1)
         assert happened(pool) == {"connections_num": 4, "closed_idle": 3}
 
@@ -120,7 +120,7 @@ def test_a_connection_that_cannot_be_reset_is_closed_and_that_is_logged(
     with pool_on(postgres, 1, 1, reset=reset) as pool:
         connection = pool.getconn()
         with caplog.at_level(logging.WARNING, "pgpool_rs"):
-            give_back(pool, connection)
+            pool.putconn(connection)
         assert connection.closed
         assert len(caplog.records) == 1
         assert "reset" in caplog.text
@@ -134,20 +134,20 @@ def test_a_connection_that_cannot_be_reset_is_closed_and_that_is_logged(
 
 def test_what_is_counted_is_what_happened(postgres: ThrowawayPostgres) -> None:
     with pool_on(postgres, 1, 2, check_after=0) as pool:
-        lent = borrow(pool, 2)
+        lent = lend(pool, 2)
         with pytest.raises(PoolExhausted):
             pool.getconn(timeout=0)
         waiter = waiting_task(pool)
         assert pool.get_stats()["requests_waiting"] == 1
         advance_clock(5)
-        give_back(pool, lent[0])
+        pool.putconn(lent[0])
         assert waiter.result() is lent[0]
         execute(lent[1], "begin")
         end(postgres, *lent)
         # The pool has a use for one of them, and neither of them is of any.
         with pytest.raises(psycopg2.OperationalError):
             execute(lent[0], "select 1")
-        give_back(pool, *lent)
+        give_back(pool, lent)
         with pool.connection() as connection:
             works(connection)
             with pool.connection() as other:
@@ -158,7 +158,7 @@ def test_what_is_counted_is_what_happened(postgres: ThrowawayPostgres) -> None:
         pool.putconn(pool.getconn(), close=True)
         closed = pool.getconn()
         closed.close()
-        give_back(pool, closed)
+        pool.putconn(closed)
         pool._kwargs["port"] = 1
         with pytest.raises(psycopg2.OperationalError):
             pool.getconn()
@@ -184,8 +184,8 @@ def test_what_is_counted_is_what_happened(postgres: ThrowawayPostgres) -> None:
         assert durations["connections_ms"] > 0
         assert {name for name, number in pool.get_stats().items() if number} == {"pool_min", "pool_max"}
         pool._kwargs["port"] = postgres.port
-        lent = borrow(pool, 2)
-        give_back(pool, lent[0])
+        lent = lend(pool, 2)
+        pool.putconn(lent[0])
         now = pool.get_stats()
         assert (now["pool_size"], now["pool_available"], now["requests_num"]) == (2, 1, 2)
-        give_back(pool, lent[1])
+        pool.putconn(lent[1])
