@@ -10,7 +10,7 @@ import pytest
 
 from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeper
 from pgpool_rs.testing import FakeServer
-from tests.lib.waits import Task, wait_for_waiters
+from tests.lib.waits import Task, wait_for_waiters, wait_until
 
 
 class StruckLock:
@@ -185,23 +185,29 @@ assert ("free", "KeyboardInterrupt") in found and ("inner", 1) in found, found
 """)
 
 
-def test_an_interrupt_of_a_call_is_not_raised_by_a_call_within_it(
-    server: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Reads:
+def test_an_interrupt_of_a_call_is_not_raised_by_a_call_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Measured:
+        closed = 0
+
+        def close(self) -> None:
+            self.closed = 1
+
         def __del__(self) -> None:
             within.append(pool.closed)
 
-    def strike(_: object) -> None:
-        Reads()
-        raise KeyboardInterrupt
+    def strike(poked: Any) -> None:
+        poke(poked)
+        if not struck:
+            struck.append(None)
+            raise KeyboardInterrupt
 
+    struck: list[None] = []
     within: list[bool] = []
-    pool = ThreadedConnectionPool(0, 2, max_idle=60)
+    poke = _housekeeper.housekeeper.poke
+    pool = ThreadedConnectionPool(1, 3, max_idle=60, connect=lambda *_, **__: Measured())
+    wait_until(lambda: not _housekeeper.housekeeper._house().pokes, "the first visit")
     monkeypatch.setattr(_housekeeper.housekeeper, "poke", strike)
-    server.on("close", lambda *_: within.append(pool.closed))
-    connection = pool.getconn()
     with pytest.raises(KeyboardInterrupt):
-        pool.minconn = 1
-    del connection
-    assert within == [False]
+        pool.drain()
+    assert False in within
+    pool.closeall()
