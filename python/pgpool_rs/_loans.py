@@ -65,5 +65,8 @@ def _stack(note: tuple[Any, ...]) -> traceback.StackSummary:
 
 
 def _line(code: CodeType, offset: int) -> int:
-    lines = (line for start, end, line in code.co_lines() if start <= offset < end and line is not None)
-    return next(lines, code.co_firstlineno)
+    # Not a generator: what strikes while one that was not read to its end is closed is raised by no call.
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line
+    return code.co_firstlineno

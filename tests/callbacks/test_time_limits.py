@@ -57,6 +57,8 @@ class Striker:
 @contextmanager
 def striking(striker: Striker) -> Iterator[None]:
     before, striker.where = sys.gettrace(), ""
+    # CPython 3.12 traces instructions only if a frame has asked for it before.
+    sys._getframe().f_trace_opcodes = True
     sys.settrace(striker)
     try:
         yield
