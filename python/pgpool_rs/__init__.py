@@ -4,6 +4,9 @@ Replace `from psycopg2.pool import ThreadedConnectionPool, PoolError` by
 `from pgpool_rs import ThreadedConnectionPool, PoolError`, and change nothing else.
 """
 
+# First of all: it refuses a subinterpreter, where the import of psycopg2 may end the process.
+from pgpool_rs._core import check_socket
+
 try:
     import psycopg2 as _psycopg2  # noqa: F401  (imported here, so that the error can say what to do)
 except ModuleNotFoundError as error:
@@ -14,7 +17,6 @@ except ModuleNotFoundError as error:
         "or pgpool-rs[c] (psycopg2, compiled here); not both"
     ) from error
 
-from pgpool_rs._core import check_socket
 from pgpool_rs._loans import LoanInfo
 from pgpool_rs._psycopg2_pool import replace_psycopg2_pool
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
