@@ -16,7 +16,7 @@ from pgpool_rs._core import check_socket
 from pgpool_rs._housekeeper import housekeeper
 from pgpool_rs._loans import describe as describe_loan
 from pgpool_rs._loans import make as make_loan
-from pgpool_rs._log import is_heard
+from pgpool_rs._log import is_heard, place
 from pgpool_rs._log import write as write_line
 from pgpool_rs._notes import annotate
 from pgpool_rs._opening import in_parallel as open_in_parallel
@@ -46,6 +46,7 @@ __all__ = [
     "make_loan",
     "mask",
     "open_in_parallel",
+    "place",
     "psycopg2",
     "threading",
     "time",

@@ -172,7 +172,7 @@ class Housekeeper:
                 self._start(house)
                 text = "%s ended the housekeeping thread; a new thread takes its place"
                 ended_by = type(error).__name__
-                _say(logging.WARNING, text, None, "thread_ended", ended_by, ended_by + _place(error))
+                _say(logging.WARNING, text, None, "thread_ended", ended_by, ended_by + _log.place(error))
 
     def _make_round(self, house: House) -> None:
         now = clock()
@@ -206,7 +206,9 @@ class Housekeeper:
                 # Log no text and no line of source: they could show a password.
                 name, failure = type(pool)._pgpool_name(pool), type(error).__name__
                 text = "the housekeeper failed to maintain %s: %s; it tries again in %g s"
-                _say(logging.ERROR, text, name, "housekeeping_failed", failure, name, failure + _place(error), PAUSE)
+                _say(
+                    logging.ERROR, text, name, "housekeeping_failed", failure, name, failure + _log.place(error), PAUSE
+                )
         finally:
             house.current = None
             del pool  # a traceback would keep it alive
@@ -217,17 +219,6 @@ class Housekeeper:
         pause = -1 if due == math.inf else min(max(due - clock(), 0.001), LONGEST_SLEEP)
         if house.bell is not None:
             house.bell.acquire(timeout=pause)
-
-
-def _place(error: BaseException) -> str:
-    """Return where Python code raised the error; nothing if no Python code did."""
-    traceback = error.__traceback__
-    if traceback is None:
-        return ""
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    code = traceback.tb_frame.f_code
-    return f" ({code.co_filename}:{traceback.tb_lineno} in {code.co_name})"
 
 
 def _say(level: int, template: str, pool: str | None, event: str, reason: str, *args: object) -> None:

@@ -46,6 +46,17 @@ def write(  # noqa: PLR0917  (Rust passes them by position)
         logger.callHandlers(record)
 
 
+def place(error: BaseException) -> str:
+    """Return where Python code raised the error, as the end of a line; nothing if no Python code did."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    code = traceback.tb_frame.f_code
+    return f" ({code.co_filename}:{traceback.tb_lineno} in {code.co_name})"
+
+
 def _nearest(child: str) -> logging.Logger:
     """Return the logger of this name, or the nearest one above it."""
     known = logging.root.manager.loggerDict

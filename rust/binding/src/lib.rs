@@ -9,7 +9,7 @@
 //! | 1     | `text`             | texts of Python, which may be no Unicode |
 //! | 1     | `stats`            | statistics, as Python sees them |
 //! | 1     | `handle`           | Python objects, as the ledger keeps them |
-//! | 1     | `blocks`           | blocks whose connection can be returned by its own `close()` |
+//! | 1     | `blocks`           | the loans whose connection its own `close()` returns |
 //! | 2     | `error`            | errors, on their way to Python |
 //! | 2     | `options`          | the options of a pool |
 //! | 2     | `caller`           | which thread or greenlet is calling |

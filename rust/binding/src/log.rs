@@ -174,26 +174,13 @@ pub(crate) fn report(pool: &Bound<'_, AbstractPool>, event: Event, error: PyErr)
 
 /// Logs an error that no caller gets, with the place where it was raised.
 pub(crate) fn report_place(pool: &Bound<'_, AbstractPool>, event: Event, error: &PyErr) -> PyResult<()> {
-    let class = class_name(pool.py(), error);
+    let py = pool.py();
+    let class = class_name(py, error);
     log_with_reason(pool, event, Some(&class), || {
-        let place = answered(pool.py(), place(pool.py(), error)).flatten().unwrap_or_default();
+        let place = imports().and_then(|imports| text_of(&imports.place.bind(py).call1((error.value(py),))?));
+        let place = answered_by_ours(py, place).unwrap_or_default();
         (format!("{}{place}", describe_masked(pool, error)),)
     })
-}
-
-/// Names the place in Python where an error was raised, as the end of a line.
-fn place(py: Python<'_>, error: &PyErr) -> PyResult<Option<String>> {
-    let Some(mut traceback) = error.traceback(py).map(Bound::into_any) else { return Ok(None) };
-    loop {
-        let next = traceback.getattr("tb_next")?;
-        if next.is_none() {
-            break;
-        }
-        traceback = next;
-    }
-    let code = traceback.getattr("tb_frame")?.getattr("f_code")?;
-    let (file, function) = (text_of(&code.getattr("co_filename")?)?, text_of(&code.getattr("co_name")?)?);
-    Ok(Some(format!(" ({file}:{} in {function})", traceback.getattr("tb_lineno")?)))
 }
 
 /// Describes an error without the secrets that the pool connects with.

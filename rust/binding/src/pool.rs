@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::arguments::{Timeout, TimeoutArg};
-use crate::blocks::{Blocks, Returns};
+use crate::blocks::Blocks;
 use crate::call::answered_by_ours;
 use crate::fast_path::flags::{self, Hooks};
 use crate::fast_path::probe::StatusProbe;
@@ -35,7 +35,6 @@ pub(crate) struct AbstractPool {
     /// The first type of this pool's connections that can be read inside.
     probe: OnceLock<StatusProbe>,
     blocks: Blocks,
-    returns: Returns,
 }
 
 impl AbstractPool {
@@ -48,7 +47,6 @@ impl AbstractPool {
             timeout: AtomicU64::new(0),
             probe: OnceLock::new(),
             blocks: Blocks::default(),
-            returns: Returns::default(),
         }
     }
 
@@ -64,14 +62,9 @@ impl AbstractPool {
         &self.ledger
     }
 
-    /// Gives the blocks whose connection can be returned by its `close()`.
+    /// Gives the loans in which a `close()` matters.
     pub(crate) fn blocks(&self) -> &Blocks {
         &self.blocks
-    }
-
-    /// Gives the loans that an overridden `putconn` is returning.
-    pub(crate) fn returns(&self) -> &Returns {
-        &self.returns
     }
 
     /// Gives the ledger if none of these flags is set and this is the process that the ledger was used in last.

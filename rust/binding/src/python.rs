@@ -48,6 +48,7 @@ imports! {
     make_loan,
     mask,
     open_in_parallel,
+    place,
     psycopg2,
     threading,
     time,

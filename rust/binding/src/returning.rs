@@ -71,7 +71,7 @@ fn return_to(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> P
         };
     }
     let putconn = putconn?;
-    match pool.get().returns().once(loan, || putconn.call1((connection,))) {
+    match pool.get().blocks().return_once(loan, || putconn.call1((connection,))) {
         // The override itself closes the connection before it returns it.
         None => close_for_good(connection),
         Some(Err(error)) if is_pool_closed(pool.py(), &error) => close_for_good(connection),
