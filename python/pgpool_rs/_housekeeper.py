@@ -4,8 +4,8 @@ A pool that has something to do, now or later, pokes the housekeeper. The thread
 `_pgpool_maintain()`, which does what is due and returns after how many seconds the thread is to call again. Between two
 calls the thread holds only a weak reference to the pool.
 
-A poke writes into a dict and rings a bell. It never waits, so a pool may poke at any moment, also in the middle of
-another poke. The bell is a plain lock, which the thread acquires to sleep, since releasing a lock is one step.
+A poke writes into a dict and wakes the thread. It never waits, so a pool may poke at any moment, also in the middle of
+another poke. The parker is a plain lock, which the thread acquires to sleep, since releasing a lock is one step.
 Condition and Event hold a lock of their own meanwhile, and so does the SimpleQueue that eventlet puts in place.
 """
 
@@ -71,18 +71,18 @@ class House:
     # Held while the thread is started. No caller waits for it: one that finds it taken leaves the start to its holder.
     starting: threading.Lock = field(default_factory=threading.Lock)
     thread: threading.Thread | None = None
-    bell: threading.Lock | None = None
+    parker: threading.Lock | None = None
     current: Pool | None = None  # the pool that the thread is calling now
 
     def alive(self) -> bool:
         """Return whether the thread is alive."""
         return self.thread is not None and self.thread.is_alive()
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the thread, or keep it from falling asleep."""
-        if self.bell is not None and self.bell.locked():
-            with suppress(RuntimeError):  # another thread has just rung
-                self.bell.release()
+        if self.parker is not None and self.parker.locked():
+            with suppress(RuntimeError):  # another thread has just woken it
+                self.parker.release()
 
 
 class Housekeeper:
@@ -99,12 +99,12 @@ class Housekeeper:
             house = self._note(pool)
             if not house.alive():
                 self._start(house)
-            house.ring()
+            house.wake()
 
     def poke_quietly(self, pool: Pool) -> None:
         """Have the pool maintained as soon as the thread runs. Safe in a weak reference's callback."""
         if not self._ended:
-            self._note(pool).ring()
+            self._note(pool).wake()
 
     def current_pool(self) -> Pool | None:
         """Return the pool that this thread is calling, if this is the housekeeping thread."""
@@ -123,7 +123,7 @@ class Housekeeper:
         self._ended = True
         house = self._house()
         if house.thread is not None and house.alive():
-            house.ring()
+            house.wake()
             house.thread.join(JOIN_TIMEOUT)
 
     def _house(self) -> House:
@@ -151,8 +151,8 @@ class Housekeeper:
 
     def _begin(self, house: House) -> None:
         if not house.alive():
-            house.bell = threading.Lock()
-            house.bell.acquire()
+            house.parker = threading.Lock()
+            house.parker.acquire()
             house.thread = threading.Thread(target=self._run, args=(house,), name="pgpool_rs housekeeping", daemon=True)
             # In a context of its own, since the thread outlives the request that happened to poke first.
             try:
@@ -217,8 +217,8 @@ class Housekeeper:
         due = min((visit.due for visit in house.visits.values()), default=math.inf)
         # Sleep at least a moment, so that other greenlets run.
         pause = -1 if due == math.inf else min(max(due - clock(), 0.001), LONGEST_SLEEP)
-        if house.bell is not None:
-            house.bell.acquire(timeout=pause)
+        if house.parker is not None:
+            house.parker.acquire(timeout=pause)
 
 
 def _say(level: int, template: str, pool: str | None, event: str, reason: str, *args: object) -> None:
