@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -202,12 +203,19 @@ def test_after_a_failed_connect_older_connections_are_checked_though_they_were_u
 # Signs of life
 
 
-def test_a_pending_notification_is_no_death_and_is_kept(postgres: ThrowawayPostgres, check: Any) -> None:
-    with pool_on(postgres, 1, 1, check=check, check_after=0) as pool:
+@contextmanager
+def pool_that_listens(postgres: ThrowawayPostgres, listen: str, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """Give a pool with one connection, idle, that has executed this statement."""
+    with pool_on(postgres, 1, 1, check_after=0, **options) as pool:
         connection = pool.getconn()
         connection.autocommit = True
-        execute(connection, "listen news")
+        execute(connection, listen)
         pool.putconn(connection)
+        yield pool, connection
+
+
+def test_a_pending_notification_is_no_death_and_is_kept(postgres: ThrowawayPostgres, check: Any) -> None:
+    with pool_that_listens(postgres, "listen news", check=check) as (pool, connection):
         with admin(postgres.dsn) as other:
             execute(other, "notify news, 'first'")
             wait_until_readable(connection)
@@ -224,11 +232,7 @@ def test_a_pending_notification_is_no_death_and_is_kept(postgres: ThrowawayPostg
 
 
 def test_more_notifications_than_are_read_at_once_are_no_death_and_are_kept(postgres: ThrowawayPostgres) -> None:
-    with pool_on(postgres, 1, 1, check_after=0) as pool:
-        connection = pool.getconn()
-        connection.autocommit = True
-        execute(connection, "listen news")
-        pool.putconn(connection)
+    with pool_that_listens(postgres, "listen news") as (pool, connection):
         with admin(postgres.dsn) as other:
             execute(other, "select count(pg_notify('news', n || repeat('x', 7000))) from generate_series(1, 100) n")
         wait_until_readable(connection)
@@ -239,11 +243,7 @@ def test_more_notifications_than_are_read_at_once_are_no_death_and_are_kept(post
 
 
 def test_a_death_behind_notifications_is_noticed(postgres: ThrowawayPostgres, check: Any) -> None:
-    with pool_on(postgres, 1, 1, check=check, check_after=0) as pool:
-        connection = pool.getconn()
-        connection.autocommit = True
-        execute(connection, "listen news")
-        pool.putconn(connection)
+    with pool_that_listens(postgres, "listen news", check=check) as (pool, connection):
         with admin(postgres.dsn) as other:
             execute(other, "select count(pg_notify('news', n || repeat('x', 7000))) from generate_series(1, 5) n")
         wait_until_readable(connection)
@@ -255,12 +255,10 @@ def test_a_death_behind_notifications_is_noticed(postgres: ThrowawayPostgres, ch
 
 
 def test_a_pending_notice_is_no_death(postgres: ThrowawayPostgres, check: Any) -> None:
-    with pool_on(postgres, 1, 1, check=check, check_after=0) as pool:
-        connection = pool.getconn()
-        connection.autocommit = True
-        # A listening session says so when it is woken, be it for a channel of no interest to it.
-        execute(connection, "listen mine; set client_min_messages = debug1; set trace_notify = on")
-        pool.putconn(connection)
+    # A listening session says so when it is woken, be it for a channel of no interest to it.
+    with pool_that_listens(
+        postgres, "listen mine; set client_min_messages = debug1; set trace_notify = on", check=check
+    ) as (pool, connection):
         with admin(postgres.dsn) as other:
             execute(other, "notify others")
         wait_until_readable(connection)
