@@ -133,17 +133,19 @@ def test_a_time_limit_that_strikes_once_the_thread_has_begun_is_raised_as_it_is(
     class TimeLimit(Exception):
         """What a job queue raises from a signal handler."""
 
-    start_new = threading._start_new_thread  # type: ignore[attr-defined]
+    # From CPython 3.13 on it has another name.
+    name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+    start_new = getattr(threading, name)
 
-    def start_and_be_struck(function: object, *args: object) -> None:
-        start_new(function, *args)
+    def start_and_be_struck(*args: object, **kwargs: object) -> None:
+        start_new(*args, **kwargs)
         # As soon as the thread has begun, it is in limbo no more.
         wait_until(lambda: house_of(housekeeper).thread not in threading._limbo, "the thread")  # type: ignore[attr-defined]
         raise TimeLimit
 
     pool = StubPool()
     with monkeypatch.context() as patch:
-        patch.setattr(threading, "_start_new_thread", start_and_be_struck)
+        patch.setattr(threading, name, start_and_be_struck)
         with pytest.raises(TimeLimit):
             housekeeper.poke(pool)
     pool.poked(housekeeper)

@@ -53,11 +53,10 @@ def handled_by(act: Callable[[logging.LogRecord], object], name: str = "pgpool_r
     """Have a handler call this with each record, as loud as debug."""
 
     class Handler(logging.Handler):
-        def createLock(self) -> None:  # noqa: N802
-            self.lock = None
-
-        def emit(self, record: logging.LogRecord) -> None:
+        def handle(self, record: logging.LogRecord) -> bool:
+            # Not emit, around which a handler holds its lock.
             act(record)
+            return True
 
     with _handled(name, Handler()):
         yield
