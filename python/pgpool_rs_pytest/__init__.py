@@ -117,6 +117,19 @@ def pytest_runtest_teardown(item: pytest.Item) -> Any:
         item.add_report_section("teardown", "pgpool_rs", text)
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """Tell the session of a failure with which it ends: it then tears down wider fixtures with this test.
+
+    pytest itself does so when it logs the report, which here waits for the teardown.
+    """
+    outcome = yield
+    report, most = outcome.get_result(), item.config.getvalue("maxfail")
+    fails = report.failed and report.when != "teardown" and not hasattr(report, "wasxfail")
+    if _is_watched(item) and fails and most and item.session.testsfailed + 1 >= most:
+        item.session.shouldfail = f"stopping after {most} failures"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Run a test that is watched, and report on it when its teardown is done."""

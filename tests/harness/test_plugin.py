@@ -387,6 +387,29 @@ def test_an_autouse_fixture_watches_every_test_and_the_first_failure_stops_the_r
     assert run.outcomes == {"test_good": "PASSED", "test_bad": "FAILED"}, run.output
 
 
+def test_a_failure_that_stops_the_run_is_told_though_the_teardown_of_its_module_fails(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        "-x",
+        test_stopped="""
+            import pytest
+
+            @pytest.fixture(scope="module")
+            def broken():
+                yield
+                raise LookupError("it breaks")
+
+            def test_first(broken, pgpool_no_leaks):
+                assert "this" == "that"
+
+            def test_second(broken, pgpool_no_leaks):
+                pass
+        """,
+    )
+    assert "'this' == 'that'" in run.output
+    assert "1 failed, 1 error" in run.output
+
+
 def test_where_the_fixture_is_asked_for_late_or_others_run_the_tests_a_leak_is_an_error(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
