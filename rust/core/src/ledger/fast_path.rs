@@ -1,17 +1,18 @@
-//! The fast path: an idle connection that is fresh is lent, and a clean one comes back, without any key or waiter.
+//! The fast path: an idle connection that is fresh is lent, and a clean one comes back, while no caller waits.
 
 use std::sync::Arc;
 
 use super::Ledger;
-use crate::key::Key;
+use crate::key::{Key, UserKey};
 use crate::question::Caller;
-use crate::slot::State;
+use crate::slot::{SlotId, State};
 use crate::time::Moment;
 
 impl<H, W> Ledger<H, W> {
     /// Lends the connection that came back last. `None`: the slow path decides.
-    #[inline]
-    pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
+    #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
+    #[inline(always)]
+    pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<(u32, &Arc<H>)> {
         let index = self.idle.pop()?;
         let reports_leaks = !self.policy.leak_after.is_forever();
         if self.closed || reports_leaks || now >= self.table.get(index).health.fresh_until {
@@ -26,17 +27,59 @@ impl<H, W> Ledger<H, W> {
         slot.refile(Key::Automatic(self.last_number));
         slot.since = now;
         slot.borrower = borrower;
-        slot.connection.clone()
+        Some((index, slot.connection.as_ref()?))
+    }
+
+    /// As [`Ledger::lend_idle`], under a user's key perhaps, and with options that watch loans. If the slow path decides, gives
+    /// the key back.
+    pub(crate) fn lend_idle_under(
+        &mut self,
+        key: Option<UserKey<H>>,
+        borrower: Caller,
+    ) -> Result<(SlotId, Arc<H>), Option<UserKey<H>>> {
+        let is_filed = |key: &UserKey<H>| self.table.filed_under(key.hash).next().is_some();
+        let is_new = !key.as_ref().is_some_and(|key| self.queue.waiting() > 0 || is_filed(key));
+        let fresh = |&&index: &&u32| self.now < self.table.get(index).health.fresh_until;
+        let found = self.idle.last().filter(fresh).filter(|_| is_new && !self.closed).copied();
+        let Some((index, connection)) =
+            found.and_then(|index| Some((index, self.table.get(index).connection.clone()?)))
+        else {
+            return Err(key);
+        };
+        self.idle.pop();
+        self.stats.requests_num += 1;
+        self.last_lent = index;
+        let key = key.map_or_else(
+            || {
+                self.last_filed = self.last_filed.max(self.last_number + 1);
+                Key::Automatic(self.next_number())
+            },
+            Key::User,
+        );
+        self.table.file(index, key);
+        self.table.get_mut(index).borrower = borrower;
+        self.begin_loan(index);
+        Ok((self.table.id(index), connection))
     }
 
     /// Takes back a clean connection. `false`: the slow path decides.
     #[inline]
     pub(crate) fn take_back_clean(&mut self, address: usize, now: Moment) -> bool {
-        let Some(index) = self.table.only_at(address, self.last_lent) else { return false };
+        self.table.only_at(address, self.last_lent).is_some_and(|index| self.rest(index, now))
+    }
+
+    /// As [`Ledger::take_back_clean`], for one loan.
+    #[inline]
+    pub(crate) fn take_back_clean_loan(&mut self, loan: SlotId, now: Moment) -> bool {
+        self.table.find(loan).is_some_and(|index| self.rest(index, now))
+    }
+
+    #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
+    #[inline(always)]
+    fn rest(&mut self, index: u32, now: Moment) -> bool {
         let slot = self.table.get(index);
-        let unkeyed = slot.state == State::Lent && matches!(slot.key, Key::Automatic(_)) && slot.opener.is_none();
-        let lasting = now < slot.health.replace_at && self.policy.leak_after.is_forever();
-        if !(unkeyed && lasting) || self.closed || self.queue.waiting() > 0 || !self.retains_another() {
+        let unwatched = matches!(slot.key, Key::Automatic(_)) && self.policy.leak_after.is_forever();
+        if !(unwatched && self.comes_to_rest(index, now)) {
             return false;
         }
         self.stats.usage.add(now.since(slot.since));
@@ -45,5 +88,28 @@ impl<H, W> Ledger<H, W> {
         slot.mark_idle(now, self.policy.check_after);
         self.idle.push(index);
         true
+    }
+
+    /// As [`Ledger::take_back_clean_loan`], for a loan of any kind. `connection` is the handle to keep from now on, if it is another.
+    /// Gives the one that is not needed.
+    #[must_use = "handles are dropped after the unlock, not here"]
+    pub(crate) fn take_back_any_clean(&mut self, loan: SlotId, connection: Option<Arc<H>>) -> (bool, Option<Arc<H>>) {
+        let rests = |&index: &u32| self.comes_to_rest(index, self.now) && !self.table.get(index).overdue;
+        let Some(index) = self.table.find(loan).filter(rests) else { return (false, connection) };
+        let slot = self.table.get_mut(index);
+        let since = slot.since;
+        let displaced = connection.and_then(|connection| slot.connection.replace(connection));
+        self.stats.usage.add(self.now.since(since));
+        self.end_loan(index);
+        self.become_idle(index);
+        (true, displaced)
+    }
+
+    /// Says whether a lent connection, if it is clean, becomes idle when it comes back: no caller waits for it or its key.
+    #[inline]
+    fn comes_to_rest(&self, index: u32, now: Moment) -> bool {
+        let slot = self.table.get(index);
+        let ends = slot.state == State::Lent && slot.opener.is_none() && now < slot.health.replace_at;
+        ends && !self.closed && self.queue.waiting() == 0 && self.retains_another()
     }
 }

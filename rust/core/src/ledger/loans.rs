@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Ledger;
 use crate::close_reason::CloseReason;
-use crate::key::Key;
+use crate::key::{Key, LoanKey};
 use crate::question::{Caller, Unanswered, Want};
 use crate::refusal::Refusal;
 use crate::slot::{Slot, SlotId, State};
@@ -103,9 +103,10 @@ impl<H, W> Ledger<H, W> {
         self.table.lent_at_if(address, is).map(|index| self.table.id(index))
     }
 
-    /// Names the loan of the connection at `address`; of several, the latest.
-    pub(crate) fn loan_at(&self, address: usize) -> Option<SlotId> {
-        self.table.lent_at(address).map(|index| self.table.id(index))
+    /// Names the loan of the connection at `address`, and its key; of several, the latest.
+    pub(crate) fn loan_at(&self, address: usize) -> Option<(SlotId, LoanKey<H>)> {
+        let index = self.table.lent_at(address)?;
+        Some((self.table.id(index), self.table.get(index).key.to_loan_key()?))
     }
 
     /// Finds the slot of a loan, unless it has ended.
@@ -118,18 +119,19 @@ impl<H, W> Ledger<H, W> {
         self.still_lent(slot).is_some()
     }
 
-    /// Says whether a loan still lasts, and was made without a user's key.
-    pub(crate) fn is_unkeyed(&self, slot: SlotId) -> bool {
-        self.still_lent(slot).is_some_and(|index| matches!(self.table.get(index).key, Key::Automatic(_)))
+    /// Gives the connection of a loan, if it still lasts and was made without a user's key.
+    pub(crate) fn unkeyed(&self, slot: SlotId) -> Option<Arc<H>> {
+        let slot = self.table.get(self.still_lent(slot)?);
+        slot.connection.clone().filter(|_| matches!(slot.key, Key::Automatic(_)))
     }
 
-    /// Puts another handle of the same connection into its slot.
-    pub(crate) fn replace_handle(&mut self, slot: SlotId, handle: Arc<H>) {
-        let displaced = match self.table.find(slot) {
+    /// Puts another handle of the same connection into its slot. Gives the one that is not needed.
+    #[must_use = "handles are dropped after the unlock, not here"]
+    pub(crate) fn replace_handle(&mut self, slot: SlotId, handle: Arc<H>) -> Option<Arc<H>> {
+        match self.table.find(slot) {
             Some(index) => self.table.get_mut(index).connection.replace(handle),
             None => Some(handle),
-        };
-        self.after.handles.extend(displaced);
+        }
     }
 
     /// Adds a note to a loan, unless it has ended. The first note stays.

@@ -35,7 +35,7 @@ use crate::close_reason::CloseReason;
 use crate::key::{Key, KeyTag};
 use crate::question::Want;
 use crate::queue::Queue;
-use crate::slot::{Slot, State};
+use crate::slot::{Slot, SlotId, State};
 use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
 use crate::time::{Moment, Rng, Span};
@@ -58,6 +58,11 @@ impl<H, W> Default for After<H, W> {
 }
 
 impl<H, W> After<H, W> {
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { to_wake, handles, unused_wakers, chores } = self;
+        to_wake.is_empty() && handles.is_empty() && unused_wakers.is_empty() && !chores
+    }
+
     fn drop_later(&mut self, Displaced { connection, key, note }: Displaced<H>) {
         self.handles.extend(connection);
         self.handles.extend(note);
@@ -140,6 +145,10 @@ impl<H, W> Ledger<H, W> {
             outage: outage::Outage::default(),
             after: After::default(),
         }
+    }
+
+    pub(crate) fn id(&self, index: u32) -> SlotId {
+        self.table.id(index)
     }
 
     fn has_room(&self) -> bool {

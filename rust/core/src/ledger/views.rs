@@ -81,11 +81,6 @@ impl<H, W> Ledger<H, W> {
         Ok(filed.filter(|slot| slot.state == State::Lent).and_then(|slot| slot.connection.clone()))
     }
 
-    /// Finds the key under which the connection at `address` is lent.
-    pub(crate) fn key_of(&self, address: usize) -> Option<LoanKey<H>> {
-        self.table.lent_at(address).and_then(|index| self.table.get(index).key.to_loan_key())
-    }
-
     /// Removes a loan, and gives its connection.
     pub(crate) fn remove_loan(&mut self, want: &Want<H>) -> Result<Option<Arc<H>>, Unanswered<H>> {
         let filed = self.find(want)?;

@@ -173,7 +173,7 @@ impl<H, W: Wake> Returning<'_, H, W> {
     /// Puts another handle of the same connection into its slot.
     pub fn replace_handle(&mut self, handle: Arc<H>) {
         self.connection = Arc::clone(&handle);
-        self.ledger.edit(|ledger| ledger.replace_handle(self.slot, handle));
+        drop(self.ledger.edit(|ledger| ledger.replace_handle(self.slot, handle)));
     }
 
     /// Defers the rest to the housekeeping: see [`SharedLedger::chore`]. It comes back if a caller waits for it, the

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::SharedLedger;
+use crate::key::LoanKey;
 use crate::ledger::Ledger;
 use crate::question::{Caller, Unanswered, Want};
 use crate::queue::Wake;
@@ -50,8 +51,8 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.edit(|ledger| ledger.own_loan(address, borrower, since))
     }
 
-    /// Names the loan of the connection at `address`; of several, the latest.
-    pub fn loan_at(&self, address: usize) -> Option<SlotId> {
+    /// Names the loan of the connection at `address`, and its key; of several, the latest.
+    pub fn loan_at(&self, address: usize) -> Option<(SlotId, LoanKey<H>)> {
         self.edit(|ledger| ledger.loan_at(address))
     }
 
@@ -60,14 +61,14 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.edit(|ledger| ledger.is_lent(slot))
     }
 
-    /// Says whether a loan still lasts, and was made without a user's key.
-    pub fn is_unkeyed(&self, slot: SlotId) -> bool {
-        self.edit(|ledger| ledger.is_unkeyed(slot))
+    /// Gives the connection of a loan, if it still lasts and was made without a user's key.
+    pub fn unkeyed(&self, slot: SlotId) -> Option<Arc<H>> {
+        self.edit(|ledger| ledger.unkeyed(slot))
     }
 
     /// Puts another handle of the same connection into its slot, for instance a weak one while it is lent.
     pub fn replace_handle(&self, slot: SlotId, handle: Arc<H>) {
-        self.edit(|ledger| ledger.replace_handle(slot, handle));
+        drop(self.edit(|ledger| ledger.replace_handle(slot, handle)));
     }
 
     /// Reports one loan of an open pool; nothing, if it has ended.

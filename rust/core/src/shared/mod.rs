@@ -18,9 +18,11 @@ mod views;
 use std::sync::{Arc, OnceLock};
 
 use self::mutex::Mutex;
+use crate::key::UserKey;
 use crate::ledger::{After, Ledger};
 use crate::question::Caller;
 use crate::queue::Wake;
+use crate::slot::SlotId;
 use crate::time::Moment;
 
 pub use self::borrow::CheckOut;
@@ -34,7 +36,7 @@ pub use self::open::Reserve;
 /// into one.
 pub struct SharedLedger<H, W: Wake> {
     /// Guards the ledger and nothing else. While it is held, the ledger edits plain data: it drops no handle, calls no
-    /// waker, and runs no code of the caller's. [`SharedLedger::edit`] and the two fast paths are all that lock it.
+    /// waker, and runs no code of the caller's. [`SharedLedger::edit`] and the fast paths are all that lock it.
     /// [`SharedLedger::try_visit`] looks in for the garbage collector.
     ledger: Mutex<Ledger<H, W>>,
     /// Woken each time there is a chore.
@@ -61,8 +63,15 @@ impl<H, W: Wake> SharedLedger<H, W> {
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        let After { to_wake, handles, unused_wakers, chores } = std::mem::take(&mut ledger.after);
-        drop(ledger);
+        if !ledger.after.is_empty() {
+            let after = std::mem::take(&mut ledger.after);
+            drop(ledger);
+            self.act(after);
+        }
+        result
+    }
+
+    fn act(&self, After { to_wake, handles, unused_wakers, chores }: After<H, W>) {
         for waker in &to_wake {
             waker.wake();
         }
@@ -70,7 +79,6 @@ impl<H, W: Wake> SharedLedger<H, W> {
             self.housekeeper_missed();
         }
         drop((to_wake, handles, unused_wakers));
-        result
     }
 
     /// Says whether no thread holds the mutex at this moment.
@@ -82,18 +90,58 @@ impl<H, W: Wake> SharedLedger<H, W> {
     /// Lends the connection that came back last, under an automatic number.
     ///
     /// `None` decides nothing: go on with [`SharedLedger::next_number`] and [`SharedLedger::check_out`].
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
+    #[inline(always)]
     pub fn lend_idle(&self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
-        self.ledger.lock().lend_idle(borrower, now)
+        self.ledger.lock().lend_idle(borrower, now).map(|(_, connection)| Arc::clone(connection))
+    }
+
+    /// As [`SharedLedger::lend_idle`], and names the loan.
+    #[inline]
+    pub fn lend_idle_named(&self, borrower: Caller, now: Moment) -> Option<(SlotId, Arc<H>)> {
+        let mut ledger = self.ledger.lock();
+        let (index, connection) = ledger.lend_idle(borrower, now)?;
+        let connection = Arc::clone(connection);
+        Some((ledger.id(index), connection))
+    }
+
+    /// Lends the connection that came back last, under a user's key or an automatic number, and names the loan.
+    ///
+    /// # Errors
+    /// It decides nothing and gives the key back: go on with [`SharedLedger::check_out`].
+    pub fn lend_idle_under(
+        &self,
+        key: Option<UserKey<H>>,
+        borrower: Caller,
+        now: Moment,
+    ) -> Result<(SlotId, Arc<H>), Option<UserKey<H>>> {
+        self.edit_at(now, |ledger| ledger.lend_idle_under(key, borrower))
     }
 
     /// Takes back a lent connection that is open and in no transaction, by its address.
     ///
     /// `false` decides nothing: the connection is still lent; go on with [`SharedLedger::begin_return`].
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
+    #[inline(always)]
     #[must_use = "where it is false, the connection is still lent"]
     pub fn take_back_clean(&self, address: usize, now: Moment) -> bool {
         self.ledger.lock().take_back_clean(address, now)
+    }
+
+    /// As [`SharedLedger::take_back_clean`], for one loan.
+    #[inline]
+    #[must_use = "where it is false, the connection is still lent"]
+    pub fn take_back_clean_loan(&self, loan: SlotId, now: Moment) -> bool {
+        self.ledger.lock().take_back_clean_loan(loan, now)
+    }
+
+    /// As [`SharedLedger::take_back_clean_loan`], whatever the key is. `connection` is the handle to keep from now on, if it is
+    /// another.
+    #[must_use = "where it is false, the connection is still lent"]
+    pub fn take_back_any_clean(&self, loan: SlotId, connection: Option<Arc<H>>, now: Moment) -> bool {
+        let (taken, displaced) = self.edit_at(now, |ledger| ledger.take_back_any_clean(loan, connection));
+        drop(displaced);
+        taken
     }
 
     /// Visits every handle for a garbage collector, unless another thread edits the ledger at this moment.

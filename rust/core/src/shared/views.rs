@@ -79,11 +79,6 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.edit(|ledger| ledger.loan(want))
     }
 
-    /// Finds the key under which the connection at `address` is lent.
-    pub fn key_of(&self, address: usize) -> Option<LoanKey<H>> {
-        self.edit(|ledger| ledger.key_of(address))
-    }
-
     /// Removes a loan, and gives its connection; `None` if there is no such loan.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ macro_rules! calls {
 }
 
 calls! {
-    Pass Lend CheckOut Reserve Fulfil Fail EndReservation TakeBackClean BeginReturn ReturnByKey Keep CloseFor
+    Pass Lend LendUnder CheckOut Reserve Fulfil Fail EndReservation TakeBackClean TakeBackLoan BeginReturn ReturnByKey Keep CloseFor
     Defer EndReturn Pronounce Next DropCheck IdleCheck EndWait Chore EndRefill Drain InvalidateLoan Reclaim
     InsertLoan RemoveLoan ReplaceIdle Limits Close Open Reset
 }
@@ -89,6 +89,7 @@ impl<'w> Hands<'w> {
         match call {
             Call::Pass => world.pass(f64::from(number)),
             Call::Lend => drop(ledger.lend_idle(caller, now)),
+            Call::LendUnder => drop(ledger.lend_idle_under(flag.then(|| world.key(number)), caller, now)),
             Call::CheckOut => {
                 let waiter = if flag { take(&mut self.waiters, nth) } else { None };
                 let waker = || Some(world.waker());
@@ -120,6 +121,12 @@ impl<'w> Hands<'w> {
             }
             Call::EndReservation => drop(take(&mut self.reservations, nth)),
             Call::TakeBackClean => drop(world.take_back_clean(name)),
+            Call::TakeBackLoan => {
+                if let Some((loan, _)) = ledger.loan_at(name as usize) {
+                    let _taken = ledger.take_back_any_clean(loan, flag.then(|| world.thing(name)), now);
+                    assert!(!flag || !ledger.take_back_clean_loan(loan, now) || !ledger.is_lent(loan));
+                }
+            }
             Call::BeginReturn => {
                 self.returns.extend(ledger.begin_return(Some(name as usize), None, flag, now).ok());
             }
@@ -180,12 +187,12 @@ impl<'w> Hands<'w> {
             }
             Call::Drain => self.returns.extend(ledger.drain(caller)),
             Call::InvalidateLoan => {
-                if let Some(slot) = ledger.loan_at(name as usize) {
+                if let Some((slot, _)) = ledger.loan_at(name as usize) {
                     ledger.invalidate(slot, flag);
                 }
             }
             Call::Reclaim => {
-                if let Some(slot) = ledger.loan_at(name as usize) {
+                if let Some((slot, _)) = ledger.loan_at(name as usize) {
                     ledger.annotate(slot, world.thing(99));
                     ledger.replace_handle(slot, world.thing(name));
                     drop(flag.then(|| world.reclaim(slot)));

@@ -186,7 +186,7 @@ fn a_loan_under_a_users_key_is_not_to_be_reclaimed() {
     let world = World::new(0, 2);
     let reservation = must_reserve(by_key(&world, 6, 42));
     world.fulfil(&reservation, 2).expect("the pool is open");
-    assert!(!world.ledger.is_unkeyed(world.loan(2)));
+    assert!(world.ledger.unkeyed(world.loan(2)).is_none());
 }
 
 #[test]

@@ -220,9 +220,9 @@ fn of_two_loans_of_one_object_the_later_is_returned_first_and_a_guess_does_not_c
     insert(&world, 7, 5);
     insert(&world, 3, 5);
     assert!(!world.take_back_clean(5), "which of the two is for the slow path to say");
-    assert!(matches!(world.ledger.key_of(5), Some(LoanKey::Automatic(3))));
+    assert!(matches!(world.ledger.loan_at(5), Some((_, LoanKey::Automatic(3)))));
     drop(world.begin_return(5).expect("lent"));
-    assert!(matches!(world.ledger.key_of(5), Some(LoanKey::Automatic(7))));
+    assert!(matches!(world.ledger.loan_at(5), Some((_, LoanKey::Automatic(7)))));
 }
 
 #[test]

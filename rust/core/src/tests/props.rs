@@ -165,13 +165,15 @@ impl World {
         Want::Any(self.ledger.next_number(), 0)
     }
 
-    /// Asks for a key by value, through a new object each time. Keys of the same parity have the same hash.
+    /// Asks for a key by value, through a new object each time.
     pub(super) fn ask(&self, key: u32, caller: u64) -> Want<Thing> {
-        let place = usize::try_from(self.places.fetch_add(1, Ordering::SeqCst)).expect("64 bits");
-        Want::Key(Ask::new(
-            UserKey { hash: isize::try_from(key % 2).expect("small"), address: place, handle: self.thing(key) },
-            caller,
-        ))
+        Want::Key(Ask::new(self.key(key), caller))
+    }
+
+    /// Makes a new object of a key. Keys of the same parity have the same hash.
+    pub(super) fn key(&self, key: u32) -> UserKey<Thing> {
+        let address = usize::try_from(self.places.fetch_add(1, Ordering::SeqCst)).expect("64 bits");
+        UserKey { hash: isize::try_from(key % 2).expect("small"), address, handle: self.thing(key) }
     }
 
     /// Borrows, and expects a connection.
@@ -254,7 +256,7 @@ impl World {
 
     /// Names the loan of a connection.
     pub(super) fn loan(&self, name: u32) -> SlotId {
-        self.ledger.loan_at(name as usize).expect("it is lent")
+        self.ledger.loan_at(name as usize).expect("it is lent").0
     }
 
     /// Begins to return a connection by its name.

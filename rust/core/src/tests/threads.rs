@@ -69,6 +69,9 @@ impl Town {
         if let Some(connection) = self.ledger.lend_idle(caller, self.now()) {
             return *connection;
         }
+        if let Ok((_, connection)) = self.ledger.lend_idle_under(None, caller, self.now()) {
+            return *connection;
+        }
         let (want, parker) = (Want::Any(self.ledger.next_number(), caller), Parker::default());
         let mut waiter = None;
         loop {
@@ -104,6 +107,12 @@ impl Town {
 
     fn give_back(&self, name: u64) {
         if self.once_in(2) && self.ledger.take_back_clean(address(name), self.now()) {
+            return;
+        }
+        if self.once_in(2)
+            && let Some((loan, _)) = self.ledger.loan_at(address(name))
+            && self.ledger.take_back_any_clean(loan, None, self.now())
+        {
             return;
         }
         let returning = self.ledger.begin_return(Some(address(name)), None, self.once_in(9), self.now());

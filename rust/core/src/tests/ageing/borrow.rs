@@ -28,6 +28,14 @@ impl Model {
         self.serve();
     }
 
+    /// Whether a slot is filed under a key with the same hash.
+    pub(super) fn is_filed_by_hash_of(&self, key: u32) -> bool {
+        let loans = self.lent.iter().map(|loan| loan.key);
+        let opening = self.opening.iter().map(|opening| opening.purpose.key());
+        let checking = self.checking.iter().map(|checking| checking.purpose.key());
+        loans.chain(opening).chain(checking).flatten().any(|other| other % 2 == key % 2)
+    }
+
     fn promote_key_waiters(&mut self, key: Option<u32>, whose: impl Fn(&Waiter) -> bool) {
         if let Some(key) = key {
             let same_hash = |waiter: &&mut Waiter| waiter.key.is_some_and(|other| other % 2 == key % 2);

@@ -12,17 +12,24 @@ impl<'w> Duel<'w> {
     pub(super) fn borrow(&mut self, key: Option<u32>, wait: bool) {
         let (token, caller) = (self.token(), u64::from(self.token()));
         let idle = self.model.idle.last();
-        let fast = key.is_none() && !self.model.closed && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
-        let fast = fast && self.model.policy.leak_after.is_forever();
-        if key.is_none() {
-            let connection = self.world.ledger.lend_idle(caller, self.world.now());
-            assert_eq!(connection.is_some(), fast);
-            if let Some(connection) = connection {
-                self.model.stats.requests_num += 1;
-                let got = self.model.ask(None, caller, None, None, token);
-                assert_eq!(got, Got::Lent(connection.name));
-                return;
+        let fast = !self.model.closed && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
+        let unwatched = self.model.policy.leak_after.is_forever();
+        let (ledger, now) = (&self.world.ledger, self.world.now());
+        let (connection, fast) = match (key, token % 3) {
+            (None, 0) => (ledger.lend_idle(caller, now), fast && unwatched),
+            (None, 1) => (ledger.lend_idle_named(caller, now).map(|(_, lent)| lent), fast && unwatched),
+            (None, _) => (ledger.lend_idle_under(None, caller, now).ok().map(|(_, lent)| lent), fast),
+            (Some(number), _) => {
+                let lent = ledger.lend_idle_under(Some(self.world.key(number)), caller, now).ok().map(|(_, lent)| lent);
+                (lent, fast && self.model.queue.is_empty() && !self.model.is_filed_by_hash_of(number))
             }
+        };
+        assert_eq!(connection.is_some(), fast);
+        if let Some(connection) = connection {
+            self.model.stats.requests_num += 1;
+            let got = self.model.ask(key, caller, None, None, token);
+            assert_eq!(got, Got::Lent(connection.name));
+            return;
         }
         self.ask(key, caller, None, wait);
     }
@@ -189,9 +196,18 @@ impl<'w> Duel<'w> {
 
     pub(super) fn give_back(&mut self, name: u32, close: bool, fast: bool) {
         if fast && !close {
-            let kept = self.world.take_back_clean(name);
-            assert_eq!(kept, self.model.take_back_clean(name));
+            let (ledger, loan, now) = (&self.world.ledger, self.world.loan(name), self.world.now());
+            let (kept, expected) = match self.token() % 3 {
+                0 => (self.world.take_back_clean(name), self.model.take_back_clean(name, false)),
+                1 => (ledger.take_back_clean_loan(loan, now), self.model.take_back_clean(name, false)),
+                _ => {
+                    let handle = Some(self.world.thing(name));
+                    (ledger.take_back_any_clean(loan, handle, now), self.model.take_back_clean(name, true))
+                }
+            };
+            assert_eq!(kept, expected);
             if kept {
+                assert!(!ledger.take_back_clean_loan(loan, now), "the loan has ended");
                 return;
             }
         }
@@ -236,7 +252,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn reclaim(&mut self, name: u32) {
         let slot = self.world.loan(name);
-        if self.world.ledger.is_unkeyed(slot) {
+        if self.world.ledger.unkeyed(slot).is_some() {
             assert_eq!(self.world.reclaim(slot).is_some(), !self.model.closed);
             self.model.reclaim(name);
             // The caller does the chores.

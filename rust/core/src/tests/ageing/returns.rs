@@ -19,10 +19,12 @@ impl Model {
         connection.fresh_until = unseen.min(connection.end);
     }
 
-    pub(super) fn take_back_clean(&mut self, name: u32) -> bool {
+    /// Takes back a loan of any kind, or one that no option watches and that has no key.
+    pub(super) fn take_back_clean(&mut self, name: u32, any: bool) -> bool {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = &self.lent[at];
-        let plain = loan.key.is_none() && loan.opener.is_none() && self.policy.leak_after == Span::FOREVER;
+        let plain = if any { !loan.reported } else { loan.key.is_none() && self.policy.leak_after == Span::FOREVER };
+        let plain = plain && loan.opener.is_none();
         let lasting = self.now < loan.connection.end;
         let useful = !self.closed && self.queue.is_empty() && self.has_use();
         if !(plain && lasting && useful) {

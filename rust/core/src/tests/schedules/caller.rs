@@ -1,9 +1,11 @@
 //! A caller of the pool, step by step, as the binding is one; and how its wait may end.
 
+use std::sync::Arc;
+
 use super::explorer::note;
 use super::things::{Parker, Thing};
 use super::world::{NOW, World};
-use crate::{Ask, Busy, CheckOut, ConnectError, Refusal, Reservation, Unanswered, UserKey, Waiter, Want};
+use crate::{Ask, Busy, CheckOut, ConnectError, LoanKey, Refusal, Reservation, Unanswered, UserKey, Waiter, Want};
 
 /// When a caller stops waiting. Whatever it says, that is at a moment of the model checker's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,15 +124,21 @@ impl<'w> Caller<'w> {
         }
     }
 
-    /// Does what getconn does first, if it is not given a key.
+    /// Does what getconn does first.
     fn lend_idle(&self) -> Option<u32> {
-        if self.keyed() {
-            return None;
-        }
-        let name = self.world.ledger.lend_idle(self.thread as u64, NOW)?.name;
+        let (ledger, caller) = (&self.world.ledger, self.thread as u64);
+        let lent = match &self.want {
+            Want::Key(ask) => {
+                let UserKey { hash, address, handle } = ask.key();
+                let key = UserKey { hash: *hash, address: *address, handle: Arc::clone(handle) };
+                ledger.lend_idle_under(Some(key), caller, NOW).ok()?.1
+            }
+            _ => ledger.lend_idle(caller, NOW)?,
+        };
+        let name = lent.name;
         let mut state = self.world.model.state();
         state.served_at_once(self.thread);
-        state.hold(self.thread, name, false);
+        state.hold(self.thread, name, self.keyed());
         drop(state);
         self.world.look();
         Some(name)
@@ -235,10 +243,22 @@ impl<'w> Caller<'w> {
         self.world.look();
     }
 
+    /// Does what putconn does first.
+    fn take_back_clean(&self, name: u32) -> bool {
+        let ledger = &self.world.ledger;
+        if !self.keyed() {
+            return ledger.take_back_clean(name as usize, NOW);
+        }
+        match ledger.loan_at(name as usize) {
+            Some((loan, LoanKey::User(_))) => ledger.take_back_any_clean(loan, None, NOW),
+            _ => false,
+        }
+    }
+
     /// Does what putconn does.
     pub(super) fn give_back(&mut self, name: u32, close: bool) {
         let world = self.world;
-        if !close && !self.keyed() && world.ledger.take_back_clean(name as usize, NOW) {
+        if !close && self.take_back_clean(name) {
             note(self.thread, "gives its connection back");
             world.model.state().give_back(name);
             world.look();
