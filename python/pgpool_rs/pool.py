@@ -44,7 +44,7 @@ __all__ = [
 
 # The hooks that psycopg2.pool calls on every loan. A pool finds out beforehand whether one is overridden, so that it
 # does not look for hooks on every loan.
-_HOOKS_OF_A_LOAN = frozenset({"_getkey", "_getconn", "_putconn"})
+_HOOKS_OF_A_LOAN = frozenset({"_getkey", "_getconn", "_putconn", "getconn", "putconn"})
 
 
 class _Name:

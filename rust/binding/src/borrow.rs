@@ -13,7 +13,7 @@ use crate::check;
 use crate::error::{Error, both, weightier};
 use crate::give_back::{discard, finish, give_back_loan};
 use crate::handle::{Handle, address};
-use crate::keys::{key_of, resolve_key, want_for};
+use crate::keys::{key_of, plain_key, resolve_key, want_for};
 use crate::leaks;
 use crate::log::{CROWDED, TIMED_OUT, close_and_log, log};
 use crate::notes::{annotated, with_notes};
@@ -38,14 +38,21 @@ pub(crate) fn borrow(
 /// What a caller has just been lent.
 struct NewLoan<'py> {
     connection: Bound<'py, PyAny>,
-    borrower: Caller,
-    since: u64,
+    name: Name,
+}
+
+/// What names a new loan. Another caller may have a loan under the same key; this call leaves it alone.
+enum Name {
+    Slot(SlotId),
+    Since(Caller, u64),
 }
 
 impl NewLoan<'_> {
-    /// Names the loan. Another caller may have a loan under the same key; this call leaves it alone.
     fn loan(&self, pool: &Bound<'_, AbstractPool>) -> Option<SlotId> {
-        pool.get().ledger().loan_since(address(&self.connection), self.borrower, self.since)
+        match self.name {
+            Name::Slot(slot) => Some(slot),
+            Name::Since(borrower, since) => pool.get().ledger().loan_since(address(&self.connection), borrower, since),
+        }
     }
 
     /// Takes the connection back and closes it.
@@ -59,8 +66,40 @@ fn lend<'py>(
     key: Option<&Bound<'py, PyAny>>,
     timeout: Timeout,
 ) -> Result<NewLoan<'py>, Error> {
-    let ledger = pool.get().ledger();
     leaks::log_forgotten(pool)?;
+    let (lent, given_up) = match lend_idle(pool, key)? {
+        Some(lent) => (lent, Ok(())),
+        None => lend_slowly(pool, key, timeout)?,
+    };
+    let begun = match pool.get().needs_loans().then(|| lent.loan(pool)).flatten() {
+        Some(loan) => leaks::begin(pool, loan, &lent.connection),
+        None => Ok(()),
+    };
+    match both(pool.py(), given_up, begun) {
+        Ok(()) => Ok(lent),
+        Err(error) => Err(weightier(pool.py(), error, lent.undo(pool).err()).into()),
+    }
+}
+
+/// Lends an idle connection, if that needs no Python code.
+fn lend_idle<'py>(pool: &Bound<'py, AbstractPool>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Option<NewLoan<'py>>> {
+    let filed = key.and_then(plain_key);
+    if filed.is_none() && (key.is_some() || pool.get().hooks().getkey) {
+        return Ok(None);
+    }
+    let Ok((slot, connection)) = pool.get().ledger().lend_idle_under(filed, caller(pool.py())?, now()) else {
+        return Ok(None);
+    };
+    Ok(Some(NewLoan { connection: connection.object(pool.py())?, name: Name::Slot(slot) }))
+}
+
+/// Lends a connection as [`lend`], and says how the caller gave up its place in the queue.
+fn lend_slowly<'py>(
+    pool: &Bound<'py, AbstractPool>,
+    key: Option<&Bound<'py, PyAny>>,
+    timeout: Timeout,
+) -> Result<(NewLoan<'py>, PyResult<()>), Error> {
+    let ledger = pool.get().ledger();
     let since = with_notes(pool, ledger.begin_request())?;
     let mut queued_at = None;
     let mut borrower = 0;
@@ -76,15 +115,7 @@ fn lend<'py>(
         let waited = queued_at.map_or(Duration::ZERO, |began| began.elapsed());
         annotated(pool, error, waited, None)
     })?;
-    let lent = NewLoan { connection, borrower, since };
-    let begun = match pool.get().needs_loans().then(|| lent.loan(pool)).flatten() {
-        Some(loan) => leaks::begin(pool, loan, &lent.connection),
-        None => Ok(()),
-    };
-    match both(pool.py(), given_up, begun) {
-        Ok(()) => Ok(lent),
-        Err(error) => Err(weightier(pool.py(), error, lent.undo(pool).err()).into()),
-    }
+    Ok((NewLoan { connection, name: Name::Since(borrower, since) }, given_up))
 }
 
 /// Finds a connection, and says how the caller gave up its place in the queue. Notes when the caller began to wait.

@@ -6,7 +6,6 @@
 //! at the same time.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 
 use pgpool_core::Caller;
@@ -37,8 +36,8 @@ impl Line {
 }
 
 /// The calls of one caller.
-#[derive(Default)]
 struct Calls {
+    caller: Caller,
     /// How many calls the caller is within, one within the other.
     depth: usize,
     /// Whether the caller is writing lines. Pool calls that a log handler makes meanwhile log nothing and wait for nothing.
@@ -51,17 +50,21 @@ struct Calls {
 
 thread_local! {
     /// Without a destructor: uWSGI calls the pool at the end of a process, after those of its thread have run.
-    static CALLS: RefCell<ManuallyDrop<BTreeMap<Caller, Calls>>> =
-        const { RefCell::new(ManuallyDrop::new(BTreeMap::new())) };
+    /// Most often there is one caller, the thread.
+    static CALLS: RefCell<ManuallyDrop<Vec<Calls>>> = const { RefCell::new(ManuallyDrop::new(Vec::new())) };
 }
 
 /// Changes what is kept under a caller. `change` runs no Python code and drops no object: it returns what it displaces.
 fn with_calls<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     CALLS.with_borrow_mut(|all| {
-        let calls = all.entry(caller).or_default();
+        let place = all.iter().position(|calls| calls.caller == caller).unwrap_or_else(|| {
+            all.push(Calls { caller, depth: 0, is_logging: false, lines: Vec::new(), interrupt: None });
+            all.len() - 1
+        });
+        let calls = &mut all[place];
         let changed = change(calls);
         if calls.depth == 0 && !calls.is_logging {
-            all.remove(&caller);
+            all.swap_remove(place);
             if all.is_empty() {
                 // So that a thread leaves nothing behind.
                 drop(std::mem::take(&mut **all));
@@ -165,7 +168,7 @@ pub(crate) fn answered_by_ours<T>(py: Python<'_>, answer: PyResult<T>) -> Option
 
 /// Says whether this caller is writing a log line of a pool. Then its pool calls log nothing and wait for nothing.
 pub(crate) fn is_logging(caller: Caller) -> bool {
-    CALLS.with_borrow(|all| all.get(&caller).is_some_and(|calls| calls.is_logging))
+    CALLS.with_borrow(|all| all.iter().any(|calls| calls.caller == caller && calls.is_logging))
 }
 
 /// Writes a line when the outermost call of this caller ends, or at once if it is within none.

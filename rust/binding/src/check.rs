@@ -5,7 +5,7 @@ use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyInt;
 
-use crate::connection::{self, Look};
+use crate::connection::{self, Closed, Look};
 use crate::error::{Error, is_database_error, new_error, weightier};
 use crate::handle::Handle;
 use crate::log::{CHECK_FAILED, CLOSE_FAILED, close_and_log, log_unclean, report};
@@ -54,6 +54,24 @@ fn hung_up() -> PyErr {
     new_error(|imports| &imports.OperationalError, "the server has closed the connection")
 }
 
+/// Calls a user's function, which must leave the connection open and in no transaction.
+pub(crate) fn leave_clean(
+    pool: &Bound<'_, AbstractPool>,
+    connection: &Bound<'_, PyAny>,
+    function: &Py<PyAny>,
+    name: &str,
+) -> PyResult<()> {
+    function.bind(pool.py()).call1((connection,))?;
+    let left = match pool.get().look_at(connection)? {
+        Look::Clean => return Ok(()),
+        Look::InTransaction(accounts) => accounts.to_string(),
+        Look::Broken | Look::Closed(Closed::Broken) => "broken".to_owned(),
+        Look::Closed(Closed::Properly) => "closed".to_owned(),
+    };
+    let text = format!("connection discarded: {name} left it {left}");
+    Err(new_error(|imports| &imports.ProgrammingError, &text))
+}
+
 /// Calls the pool's check on a connection and looks at the connection afterwards. Rolls back a transaction that the check leaves.
 fn ask(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<Look> {
     if connection::is_async(connection)? {
@@ -63,7 +81,7 @@ fn ask(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResul
     // The default check looks at the socket and leaves no transaction. A user's check may.
     let Some(check) = &options.check else { return check_socket(connection).map(|()| Look::Clean) };
     check.bind(pool.py()).call1((connection,))?;
-    match connection::look_at(connection)? {
+    match pool.get().look_at(connection)? {
         Look::InTransaction(seen) => connection::make_clean(connection, seen),
         look => Ok(look),
     }

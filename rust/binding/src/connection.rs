@@ -8,7 +8,7 @@ use std::fmt;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PySuper, PyTuple};
 
-use crate::error::{both, new_error};
+use crate::error::both;
 use crate::fast_path::probe::{IDLE, READY, has_begun_two_phase};
 use crate::python::{imports, name};
 
@@ -144,19 +144,6 @@ pub(crate) fn make_clean(connection: &Bound<'_, PyAny>, seen: Accounts) -> PyRes
         Look::InTransaction(accounts) if accounts.are_clean() => Look::Clean,
         look => look,
     })
-}
-
-/// Calls a user's function, which must leave the connection open and in no transaction.
-pub(crate) fn leave_clean(connection: &Bound<'_, PyAny>, function: &Bound<'_, PyAny>, name: &str) -> PyResult<()> {
-    function.call1((connection,))?;
-    let left = match look_at(connection)? {
-        Look::Clean => return Ok(()),
-        Look::InTransaction(accounts) => accounts.to_string(),
-        Look::Broken | Look::Closed(Closed::Broken) => "broken".to_owned(),
-        Look::Closed(Closed::Properly) => "closed".to_owned(),
-    };
-    let text = format!("connection discarded: {name} left it {left}");
-    Err(new_error(|imports| &imports.ProgrammingError, &text))
 }
 
 /// Rolls back, whichever account knows of the transaction.

@@ -1,23 +1,21 @@
 //! putconn, step by step.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pgpool_core::{CloseReason, Refusal, Returning, SlotId};
 use pyo3::prelude::*;
-use pyo3::types::PyCFunction;
 
 use crate::call::call;
+use crate::check::leave_clean;
 use crate::connection::{self, Closed, Look};
 use crate::error::{Error, both, every, is_exception, is_shortage, weightier};
 use crate::handle::{Handle, address};
-use crate::keys::{resolve_key_if_any, want_for};
+use crate::keys::{is_plainly, resolve_key_if_any, want_for};
 use crate::log::{
     CLOSE_FAILED, Event, LATE, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log, log_closed, log_unclean, report,
 };
 use crate::notes::{annotated, with_notes};
 use crate::pool::AbstractPool;
-use crate::python::name;
 use crate::system::now;
 use crate::wait::Waker;
 
@@ -28,11 +26,37 @@ pub(crate) fn give_back(
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<(), Error> {
-    Ok(call(pool.py(), || match begin(pool, connection, key, close)? {
-        Some(returning) => finish_or_defer(pool, returning),
-        // The parent process lent it.
-        None => Ok(()),
+    Ok(call(pool.py(), || {
+        let keeps = !close && pool.get().options().reset.is_none();
+        let clean = connection.filter(|connection| keeps && pool.get().is_clean(connection));
+        if clean.is_some_and(|connection| take_back_clean(pool, connection, key)) {
+            return Ok(());
+        }
+        match begin(pool, connection, key, close)? {
+            Some(returning) => finish_or_defer(pool, returning),
+            // The parent process lent it.
+            None => Ok(()),
+        }
     })?)
+}
+
+/// Takes back a clean connection, if that needs no Python code. `false`: it is still lent.
+pub(crate) fn take_back_clean(
+    pool: &Bound<'_, AbstractPool>,
+    connection: &Bound<'_, PyAny>,
+    key: Option<&Bound<'_, PyAny>>,
+) -> bool {
+    let loan = pool.get().ledger().loan_at(address(connection));
+    loan.is_some_and(|(loan, filed)| {
+        key.is_none_or(|key| is_plainly(&filed, key)) && end_clean_loan(pool, loan, connection)
+    })
+}
+
+/// Ends the loan of a clean connection. `false`: it is still lent.
+pub(crate) fn end_clean_loan(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> bool {
+    let ledger = pool.get().ledger();
+    let weak = pool.get().needs_loans().then(|| ledger.unkeyed(loan)).flatten();
+    ledger.take_back_any_clean(loan, weak.and_then(|weak| weak.strong(connection)), now())
 }
 
 /// As [`give_back`], for one loan, if it has not ended.
@@ -46,9 +70,8 @@ pub(crate) fn finish_or_defer(
     mut returning: Returning<'_, Handle, Waker>,
 ) -> Result<(), Error> {
     let options = pool.get().options();
-    if options.reclaim {
-        let object = returning.connection().object(pool.py())?;
-        returning.replace_handle(Arc::new(Handle::Object(object.unbind())));
+    if let Some(handle) = returning.connection().strong(&returning.connection().object(pool.py())?) {
+        returning.replace_handle(handle);
     }
     let overdue = returning.overdue();
     match options.background.then(|| is_slow(pool, &returning)).transpose() {
@@ -62,19 +85,12 @@ pub(crate) fn finish_or_defer(
     Ok(())
 }
 
-/// Gives the pool's `putconn`, and says whether neither it nor its hook is overridden, so that it does what [`give_back`] does.
-pub(crate) fn putconn_of<'py>(pool: &Bound<'py, AbstractPool>) -> (PyResult<Bound<'py, PyAny>>, bool) {
-    let putconn = pool.getattr(name!(pool.py(), putconn));
-    let overridden = putconn.as_ref().is_ok_and(|putconn| !putconn.is_instance_of::<PyCFunction>());
-    (putconn, !(overridden || pool.get().hooks().putconn))
-}
-
 /// Says whether the rest of a return uses the network.
 fn is_slow(pool: &Bound<'_, AbstractPool>, returning: &Returning<'_, Handle, Waker>) -> PyResult<bool> {
     if returning.closing().is_some() {
         return Ok(true);
     }
-    Ok(match connection::look_at(&returning.connection().object(pool.py())?)? {
+    Ok(match pool.get().look_at(&returning.connection().object(pool.py())?)? {
         Look::Clean => pool.get().options().reset.is_some(),
         Look::InTransaction(_) => true,
         Look::Broken | Look::Closed(_) => false,
@@ -92,7 +108,7 @@ pub(crate) fn finish(pool: &Bound<'_, AbstractPool>, mut returning: Returning<'_
         let looked = looked.or_else(|error| report(pool, RETURN_FAILED, error));
         return Ok(both(py, looked, discarded)?);
     }
-    let look = match connection::look_at(&connection) {
+    let look = match pool.get().look_at(&connection) {
         Ok(look) => look,
         // The object is most likely no connection.
         Err(error) => return Ok(close_after(pool, returning, RETURN_FAILED, error)?),
@@ -146,7 +162,7 @@ fn reset(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyRes
     if connection::is_async(connection)? {
         return Ok(());
     }
-    connection::leave_clean(connection, reset.bind(pool.py()), "reset")
+    leave_clean(pool, connection, reset, "reset")
 }
 
 /// Begins the return of a connection. Gives nothing for one that the parent process lent: there is nothing to do.

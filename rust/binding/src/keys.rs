@@ -1,9 +1,8 @@
 //! The keys of loans. Hashing and comparing run Python code, so they happen here, with no lock held.
 
-use std::sync::Arc;
-
 use pgpool_core::{Ask, Candidates, LoanKey, Unanswered, UserKey, Want};
 use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyString};
 
 use crate::caller::caller;
 use crate::error::Error;
@@ -26,8 +25,29 @@ pub(crate) fn want_for(key: &Bound<'_, PyAny>) -> PyResult<Want<Handle>> {
     if key.get_type().is(automatic_key(py)?) {
         return Ok(Want::Number(key.extract()?, caller(py)?));
     }
-    let handle = Arc::new(Handle::Object(key.clone().unbind()));
-    Ok(Want::Key(Ask::new(UserKey { hash: key.hash()?, address: address(key), handle }, caller(py)?)))
+    Ok(Want::Key(Ask::new(user_key(key)?, caller(py)?)))
+}
+
+fn user_key(key: &Bound<'_, PyAny>) -> PyResult<UserKey<Handle>> {
+    Ok(UserKey { hash: key.hash()?, address: address(key), handle: Handle::of(key) })
+}
+
+/// Says whether hashing and comparing a key runs no Python code.
+fn is_plain(key: &Bound<'_, PyAny>) -> bool {
+    key.is_exact_instance_of::<PyString>() || key.is_exact_instance_of::<PyInt>()
+}
+
+/// Makes a key for the fast path, if hashing it runs no Python code.
+pub(crate) fn plain_key(key: &Bound<'_, PyAny>) -> Option<UserKey<Handle>> {
+    is_plain(key).then(|| user_key(key).ok()).flatten()
+}
+
+/// Says whether a loan has this key, as far as that is known without Python code.
+pub(crate) fn is_plainly(filed: &LoanKey<Handle>, key: &Bound<'_, PyAny>) -> bool {
+    let LoanKey::User(handle) = filed else { return false };
+    let Handle::Object(_, filed) = &**handle else { return false };
+    let filed = filed.bind(key.py());
+    filed.is(key) || is_plain(key) && filed.get_type().is(key.get_type()) && filed.eq(key).is_ok_and(|equal| equal)
 }
 
 /// Gives the key as Python code sees it.

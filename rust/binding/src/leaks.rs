@@ -1,6 +1,6 @@
 //! Loans that leak: where each loan was made, which are out now, and which connections their borrowers have forgotten.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use pgpool_core::{LoanReport, SlotId};
 use pyo3::exceptions::PyTypeError;
@@ -25,19 +25,42 @@ const FRAMES: usize = 10;
 pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let options = pool.get().options();
     if options.record {
-        let note = record(pool.py())?.into_any().unbind();
-        pool.get().ledger().annotate(loan, Arc::new(Handle::Object(note)));
+        let note = record(pool.py())?.into_any();
+        pool.get().ledger().annotate(loan, Handle::of(&note));
     }
-    if options.reclaim && is_whole(connection)? && pool.get().ledger().is_unkeyed(loan) {
-        let forgotten = Forgotten { pool: PyWeakrefReference::new(pool)?.unbind(), slot: loan };
-        match PyWeakrefReference::new_with(connection, Bound::new(pool.py(), forgotten)?) {
-            Ok(weak) => pool.get().ledger().replace_handle(loan, Arc::new(Handle::Weak(weak.into_any().unbind()))),
-            // The pool keeps an object that takes no weak reference.
-            Err(error) if error.is_instance_of::<PyTypeError>(pool.py()) => {}
-            Err(error) => return Err(error),
-        }
+    if options.reclaim
+        && let Some(handle) = pool.get().ledger().unkeyed(loan)
+        && let Some(weak) = watch(pool, &handle, connection, loan)?
+    {
+        pool.get().ledger().replace_handle(loan, weak);
     }
     Ok(())
+}
+
+/// Gives the weak handle for a loan of a connection. It is made for the first loan of the connection and used again for the others.
+fn watch(
+    pool: &Bound<'_, AbstractPool>,
+    handle: &Handle,
+    connection: &Bound<'_, PyAny>,
+    loan: SlotId,
+) -> PyResult<Option<Arc<Handle>>> {
+    if let Handle::Object(Some(weak), _) = handle
+        && let Handle::Weak(_, ends) = &**weak
+    {
+        *ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(loan);
+        return Ok(Some(Arc::clone(weak)));
+    }
+    if !is_whole(connection)? {
+        return Ok(None);
+    }
+    let ends = Arc::new(Mutex::new(Some(loan)));
+    let forgotten = Forgotten { pool: AbstractPool::weak(pool)?, ends: Arc::clone(&ends) };
+    match PyWeakrefReference::new_with(connection, Bound::new(pool.py(), forgotten)?) {
+        Ok(weak) => Ok(Some(Arc::new(Handle::Weak(weak.into_any().unbind(), ends)))),
+        // The pool keeps an object that takes no weak reference.
+        Err(error) if error.is_instance_of::<PyTypeError>(pool.py()) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Says whether all that uses the connection, a cursor too, holds this very object, as with psycopg2's own connections. A borrower
@@ -101,7 +124,8 @@ pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
 #[pyclass(frozen, module = "pgpool_rs._core")]
 struct Forgotten {
     pool: Py<PyWeakrefReference>,
-    slot: SlotId,
+    /// The last loan of the connection.
+    ends: Arc<Mutex<Option<SlotId>>>,
 }
 
 #[pymethods]
@@ -111,11 +135,12 @@ impl Forgotten {
         let pool = self.pool.bind(py).upgrade();
         let Some(pool) = pool.and_then(|pool| pool.cast_into::<AbstractPool>().ok()) else { return Ok(()) };
         let ledger = pool.get().ledger();
-        let Some(loan) = ledger.loan_report(self.slot, now()) else { return Ok(()) };
+        let Some(slot) = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let Some(loan) = ledger.loan_report(slot, now()) else { return Ok(()) };
         let (known, failed) =
             describe_loan(&pool, &loan).map_or_else(|error| (None, Err(error)), |text| (Some(text), Ok(())));
         // The connection closes only after this callback, so another call writes the line: a log handler may be slow.
-        let freed = edit(py, || ledger.reclaim(self.slot, known, now()));
+        let freed = edit(py, || ledger.reclaim(slot, known, now()));
         // The collector may call this anywhere, so it starts no thread.
         let poked = if let Ok(false) = freed { Ok(()) } else { poke_quietly(&pool).map(drop) };
         failed.and(freed).map(drop).and(poked)

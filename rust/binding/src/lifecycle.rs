@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pgpool_core::Policy;
 use pyo3::prelude::*;
-use pyo3::types::PyWeakrefReference;
+use pyo3::types::PyCFunction;
 
 use crate::call::call;
 use crate::caller::is_thread_ident_native;
@@ -39,7 +39,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
             (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))?;
         }
         ledger.set_policy(policy);
-        ledger.set_housekeeper(Waker::Housekeeper(PyWeakrefReference::new(pool)?.unbind()));
+        ledger.set_housekeeper(Waker::Housekeeper(AbstractPool::weak(pool)?));
         if policy.has_housekeeper && !poke(pool)? {
             ledger.housekeeper_missed();
         }
@@ -68,7 +68,16 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
             bits |= 1 << bit;
         }
     }
+    for name in [name!(pool.py(), getconn), name!(pool.py(), putconn)] {
+        // A pool that is not made for use may have none.
+        if !pool.getattr_opt(name)?.is_some_and(|method| method.is_instance_of::<PyCFunction>()) {
+            bits |= flags::PUBLIC;
+        }
+    }
     let options = pool.get().options();
+    if options.close_returns {
+        bits |= flags::CLOSE_RETURNS;
+    }
     if options.record || options.reclaim || !is_thread_ident_native(pool.py())? {
         bits |= flags::LOANS;
     }

@@ -1,30 +1,35 @@
 //! `with pool.connection() as conn`. It is written in Rust: in Python, a `KeyboardInterrupt` can strike between the call that
 //! lends a connection and the line that guards it.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use pgpool_core::{Refusal, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyTuple, PyWeakrefReference};
+use pyo3::types::{PyString, PyTuple};
 
 use crate::arguments::TimeoutArg;
 use crate::caller::caller;
 use crate::check::learn;
 use crate::connection::{self, ReturningConnection};
 use crate::error::{Error, both, is_database_error, is_exception};
-use crate::give_back::{give_back_loan, putconn_of};
+use crate::fast_path::flags;
+use crate::give_back::give_back_loan;
 use crate::handle::address;
 use crate::keys::{resolve_key_if_any, want_for};
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
 use crate::notes::with_notes;
 use crate::pool::AbstractPool;
 use crate::python::{by_name, imports, name};
-use crate::system;
+use crate::system::{self, now, thread_ident};
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`. It goes back,
 /// too, if the block never ends: since CPython 3.14 an interrupt can strike between `__enter__` and the body.
-#[pyclass(module = "pgpool_rs._core")]
-pub(crate) struct Loan {
+#[pyclass(frozen, module = "pgpool_rs._core")]
+pub(crate) struct Loan(Mutex<State>);
+
+struct State {
     pool: Option<Py<AbstractPool>>,
     key: Option<Py<PyAny>>,
     timeout: Option<Py<PyAny>>,
@@ -40,8 +45,6 @@ struct Lent {
     slot: Option<SlotId>,
     /// The process that it was lent in.
     process: u64,
-    /// Weak, so that it is dead once the garbage collector takes the pool apart.
-    pool: Py<PyWeakrefReference>,
 }
 
 impl Loan {
@@ -50,36 +53,72 @@ impl Loan {
             TimeoutArg::Missing => None,
             TimeoutArg::Given(_, timeout) => Some(timeout.unbind()),
         };
-        Self { pool: Some(pool), key, timeout, entered: false, lent: None }
+        Self(Mutex::new(State { pool: Some(pool), key, timeout, entered: false, lent: None }))
     }
 
-    fn pool<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, AbstractPool>> {
-        let gone = || PyRuntimeError::new_err("this loan has been taken apart by the garbage collector");
-        Ok(self.pool.as_ref().ok_or_else(gone)?.bind(py).clone())
+    /// Locks the state. No Python code runs meanwhile.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As `__enter__`, on the fast path: an idle connection, without a key. `None`: it decides nothing.
+    #[inline]
+    pub(crate) fn enter_fast(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let mut state = self.state();
+        let pool = state.pool.as_ref()?.bind(py).get();
+        if state.entered || state.key.is_some() || !pool.has_weak() {
+            return None;
+        }
+        let ledger = pool.ledger_unless(flags::GETKEY | flags::GETCONN | flags::LOANS | flags::BLOCKS)?;
+        let (slot, connection) = ledger.lend_idle_named(thread_ident(), now())?;
+        let lent = Lent { connection: connection.held().clone_ref(py), slot: Some(slot), process: system::process() };
+        state.entered = true;
+        state.lent = Some(lent);
+        Some(connection.held().clone_ref(py))
+    }
+
+    /// As `__exit__`, on the fast path: the connection is clean, and there is nothing to commit. Gives the connection, which is not
+    /// lent any more. `None`: it decides nothing.
+    #[inline]
+    pub(crate) fn exit_fast(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let mut state = self.state();
+        let (lent, pool) = (state.lent.as_ref()?, state.pool.as_ref()?.bind(py).get());
+        let ledger = pool.ledger_unless(flags::PUTCONN | flags::RETURNS | flags::BLOCKS)?;
+        let ends = !lent.is_inherited()
+            && pool.has_nothing_to_end(lent.connection.bind(py))
+            && ledger.take_back_clean_loan(lent.slot?, now());
+        if !ends {
+            return None;
+        }
+        state.entered = false;
+        state.lent.take().map(|lent| lent.connection)
     }
 
     /// Calls the pool's `getconn` with the arguments of `connection()`, and makes sure that the loan is new and this block's alone.
-    fn borrow(slf: &Bound<'_, Self>) -> Result<Lent, Error> {
-        let py = slf.py();
-        // No borrow of `slf` is held while Python code runs.
+    fn borrow(&self, py: Python<'_>) -> Result<Lent, Error> {
         let (pool, key, timeout) = {
-            let loan = slf.try_borrow().map_err(PyErr::from)?;
+            let state = self.state();
             let given = |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
-            (loan.pool(py)?, given(&loan.key), given(&loan.timeout))
+            (state.pool(py)?, given(&state.key), given(&state.timeout))
         };
+        // `__clear__` needs it.
+        AbstractPool::weak(&pool)?;
         let (borrower, before) = (caller(py)?, system::process());
-        let weak = PyWeakrefReference::new(&pool)?.unbind();
         let since = look(&pool, key.as_ref())?;
         let args = PyTuple::new(py, key)?;
         let kwargs = timeout.map(|timeout| by_name(name!(py, timeout), timeout)).transpose()?;
         let connection = pool.call_method(name!(py, getconn), args, kwargs.as_ref())?;
         let slot = pool.get().ledger().own_loan(address(&connection), borrower, since)?;
-        if let Some(slot) = slot.filter(|_| connection.is_instance_of::<ReturningConnection>()) {
-            pool.get().blocks().enter(slot);
-        }
         // If a fork came during `getconn`, the connection is the parent's, and the child's ledger does not know it.
         let process = if slot.is_some() { system::process() } else { before };
-        Ok(Lent { connection: connection.unbind(), slot, process, pool: weak })
+        Ok(Lent::new(&pool, connection, slot, process))
+    }
+}
+
+impl State {
+    fn pool<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, AbstractPool>> {
+        let gone = || PyRuntimeError::new_err("this loan has been taken apart by the garbage collector");
+        Ok(self.pool.as_ref().ok_or_else(gone)?.bind(py).clone())
     }
 }
 
@@ -97,6 +136,13 @@ fn look(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Resul
 }
 
 impl Lent {
+    fn new(pool: &Bound<'_, AbstractPool>, connection: Bound<'_, PyAny>, slot: Option<SlotId>, process: u64) -> Self {
+        if let Some(slot) = slot.filter(|_| connection.is_instance_of::<ReturningConnection>()) {
+            pool.get().blocks().enter(slot);
+        }
+        Self { connection: connection.unbind(), slot, process }
+    }
+
     /// Says whether a fork has come since: then the connection is the parent's, which goes on using it.
     fn is_inherited(&self) -> bool {
         self.process != system::process()
@@ -126,12 +172,12 @@ impl Lent {
 
     /// Returns the connection through the pool's `putconn`.
     fn give_back(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
-        let (putconn, native) = putconn_of(pool);
-        if let Some(slot) = self.slot.filter(|_| native) {
+        let hooks = pool.get().hooks();
+        if let Some(slot) = self.slot.filter(|_| !(hooks.public || hooks.putconn)) {
             return give_back_loan(pool, slot, false);
         }
         self.check(pool)?;
-        putconn?.call1((&self.connection,))?;
+        pool.call_method1(name!(pool.py(), putconn), (&self.connection,))?;
         Ok(())
     }
 
@@ -172,16 +218,19 @@ impl Lent {
 
     /// Returns the connection of a block that was entered and never ends. The garbage collector may call it anywhere, so it raises
     /// nothing.
-    fn abandon(self) {
+    fn abandon(self, pool: &Py<AbstractPool>) {
         // At the end of the interpreter there is nothing to return.
         Python::try_attach(|py| {
             let raised = PyErr::take(py);
-            let pool = self.pool.bind(py).upgrade().and_then(|pool| pool.cast_into::<AbstractPool>().ok());
-            pool.as_ref().map(|pool| self.leave(pool));
-            let pool = pool.filter(|pool| !self.is_inherited() && !self.is_over(pool));
-            let returned = pool.map_or(Ok(()), |pool| self.give_back(&pool).map_err(PyErr::from));
-            if let Err(error) = returned {
-                error.write_unraisable(py, None);
+            let pool = pool.bind(py);
+            if !pool.get().is_being_cleared(py) {
+                self.leave(pool);
+                if !self.is_inherited()
+                    && !self.is_over(pool)
+                    && let Err(error) = self.give_back(pool)
+                {
+                    PyErr::from(error).write_unraisable(py, None);
+                }
             }
             if let Some(raised) = raised {
                 raised.restore(py);
@@ -201,16 +250,16 @@ fn end_transaction(connection: &Bound<'_, PyAny>, failed: bool) -> PyResult<()> 
 #[pymethods]
 impl Loan {
     /// Borrow the connection.
-    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        if std::mem::replace(&mut slf.try_borrow_mut()?.entered, true) {
+    fn __enter__(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if std::mem::replace(&mut self.state().entered, true) {
             return Err(PyRuntimeError::new_err("this loan has been entered already; ask the pool for another one"));
         }
-        let lent = Self::borrow(slf);
-        let mut loan = slf.try_borrow_mut()?;
-        loan.entered = lent.is_ok();
+        let lent = self.borrow(py);
+        let mut state = self.state();
+        state.entered = lent.is_ok();
         let lent = lent?;
-        let connection = lent.connection.clone_ref(slf.py());
-        loan.lent = Some(lent);
+        let connection = lent.connection.clone_ref(py);
+        state.lent = Some(lent);
         Ok(connection)
     }
 
@@ -220,16 +269,19 @@ impl Loan {
     /// :raises PoolError: the connection has been returned meanwhile; if the block raised, that is logged.
     #[pyo3(signature = (exc_type, exc_value, _traceback))]
     fn __exit__(
-        slf: &Bound<'_, Self>,
+        &self,
+        py: Python<'_>,
         exc_type: Option<&Bound<'_, PyAny>>,
         exc_value: Option<&Bound<'_, PyAny>>,
         _traceback: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        let pool = slf.try_borrow()?.pool(slf.py())?;
-        let lent = slf.try_borrow_mut()?.lent.take();
+        let (pool, lent) = {
+            let mut state = self.state();
+            (state.pool(py)?, state.lent.take())
+        };
         let lent = lent.ok_or_else(|| PyRuntimeError::new_err("this loan was never entered"))?;
         let ended = lent.end(&pool, exc_value.or(exc_type));
-        slf.try_borrow_mut()?.entered = false;
+        self.state().entered = false;
         ended
     }
 
@@ -242,25 +294,29 @@ impl Loan {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.pool)?;
-        let lent = self.lent.as_ref();
-        lent.map_or(Ok(()), |lent| visit.call(&lent.connection).and_then(|()| visit.call(&lent.pool)))?;
-        [&self.key, &self.timeout].into_iter().flatten().try_for_each(|handle| visit.call(handle))
+        let Ok(state) = self.0.try_lock() else { return Ok(()) };
+        visit.call(&state.pool)?;
+        let lent = state.lent.as_ref().map(|lent| &lent.connection);
+        [lent, state.key.as_ref(), state.timeout.as_ref()].into_iter().flatten().try_for_each(|held| visit.call(held))
     }
 
-    fn __clear__(&mut self) {
+    fn __clear__(&self) {
         // Take them out before dropping them: code that a drop runs must find this loan empty.
-        if let Some(lent) = self.lent.take() {
-            lent.abandon();
+        let (lent, pool, rest) = {
+            let mut state = self.state();
+            (state.lent.take(), state.pool.take(), (state.key.take(), state.timeout.take()))
+        };
+        if let (Some(lent), Some(pool)) = (lent, &pool) {
+            lent.abandon(pool);
         }
-        drop((self.pool.take(), self.key.take(), self.timeout.take()));
+        drop((pool, rest));
     }
 }
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if let Some(lent) = self.lent.take() {
-            lent.abandon();
+        if self.0.get_mut().is_ok_and(|state| state.lent.is_some()) {
+            self.__clear__();
         }
     }
 }

@@ -78,7 +78,11 @@ impl AbstractPool {
     /// Lend a connection, as `getconn` does.
     #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
     #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
-    fn _getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: TimeoutArg<'_>) -> PyResult<Py<PyAny>> {
+    pub(crate) fn _getconn(
+        slf: &Bound<'_, Self>,
+        key: Option<&Bound<'_, PyAny>>,
+        timeout: TimeoutArg<'_>,
+    ) -> PyResult<Py<PyAny>> {
         borrow(slf, key, timeout_of(slf, &timeout)?)
     }
 
@@ -286,7 +290,11 @@ impl ThreadedPool {
     /// :raises PoolTimeout: no connection came free in time.
     /// :raises psycopg2.Error: a connection could not be opened.
     #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
-    fn getconn(slf: &Bound<'_, Self>, key: Option<&Bound<'_, PyAny>>, timeout: TimeoutArg<'_>) -> PyResult<Py<PyAny>> {
+    pub(crate) fn getconn(
+        slf: &Bound<'_, Self>,
+        key: Option<&Bound<'_, PyAny>>,
+        timeout: TimeoutArg<'_>,
+    ) -> PyResult<Py<PyAny>> {
         let pool = slf.as_super();
         if !pool.get().hooks().getconn {
             return borrow(pool, key, timeout_of(pool, &timeout)?);

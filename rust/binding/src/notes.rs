@@ -52,7 +52,7 @@ fn annotate(
     let flags = returned.map(|(given, keyed)| {
         let place = given.map(address);
         let idle = place.is_some_and(|place| ledger.is_idle(place));
-        let lent = place.is_some_and(|place| ledger.key_of(place).is_some());
+        let lent = place.is_some_and(|place| ledger.loan_at(place).is_some());
         u64::from(keyed) | u64::from(idle) << 1 | u64::from(lent) << 2
     });
     // Make each by itself: PyO3's own conversion panics if there is no memory.

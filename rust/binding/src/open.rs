@@ -1,6 +1,5 @@
 //! `_connect`, step by step: it opens a connection, and files it under a key or puts it into the pool.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use pgpool_core::{CloseReason, ConnectError, Reserve, SharedLedger, Span};
@@ -8,6 +7,7 @@ use pyo3::prelude::*;
 
 use crate::call::call_or_undo;
 use crate::caller::caller;
+use crate::check::leave_clean;
 use crate::connection;
 use crate::error::{Error, weightier};
 use crate::give_back::give_back;
@@ -59,7 +59,7 @@ fn connect_and_file<'py>(
             return Err(weightier(py, error, logged.err()).into());
         }
     };
-    let handle = Arc::new(Handle::Object(connection.clone().unbind()));
+    let handle = Handle::of(&connection);
     if let Err(refusal) = ledger.fulfil(slot, address(&connection), &handle, now()) {
         close_and_log(pool, &connection, CloseReason::Unplaced)?;
         return Err(refusal.into());
@@ -75,7 +75,7 @@ fn establish<'py>(
     let options = pool.get().options();
     let connection = connection::connect(pool, options.connect.as_ref())?;
     let configured = match &options.configure {
-        Some(configure) => connection::leave_clean(&connection, configure.bind(pool.py()), "configure"),
+        Some(configure) => leave_clean(pool, &connection, configure, "configure"),
         None => Ok(()),
     };
     let configured = configured.and_then(|()| log_connect(pool, ledger, None)).and_then(|()| log(pool, OPENED, || ()));

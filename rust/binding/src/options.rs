@@ -24,6 +24,7 @@ pub(crate) struct Options {
     pub(crate) record: bool,
     /// Whether a forgotten connection gives its slot back.
     pub(crate) reclaim: bool,
+    pub(crate) close_returns: bool,
 }
 
 /// The options as Python hands them over.
@@ -44,6 +45,7 @@ pub(crate) struct Checked {
     background: bool,
     leak_after: f64,
     reclaim: bool,
+    close_returns: bool,
     has_housekeeper: bool,
 }
 
@@ -70,6 +72,7 @@ impl Checked {
             background: self.background,
             record: self.leak_after.is_finite(),
             reclaim: self.reclaim,
+            close_returns: self.close_returns,
         })
     }
 }

@@ -5,14 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use pgpool_core::{Refusal, SharedLedger};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::arguments::{Timeout, TimeoutArg};
 use crate::blocks::Blocks;
 use crate::call::answered_by_ours;
+use crate::connection::{self, Look};
 use crate::fast_path::flags::{self, Hooks};
 use crate::fast_path::probe::StatusProbe;
 use crate::handle::Handle;
@@ -35,6 +36,7 @@ pub(crate) struct AbstractPool {
     /// The first type of this pool's connections that can be read inside.
     probe: OnceLock<StatusProbe>,
     blocks: Blocks,
+    weak: OnceLock<Py<PyWeakrefReference>>,
 }
 
 impl AbstractPool {
@@ -47,6 +49,7 @@ impl AbstractPool {
             timeout: AtomicU64::new(0),
             probe: OnceLock::new(),
             blocks: Blocks::default(),
+            weak: OnceLock::new(),
         }
     }
 
@@ -80,6 +83,7 @@ impl AbstractPool {
             getkey: bits & flags::GETKEY != 0,
             getconn: bits & flags::GETCONN != 0,
             putconn: bits & flags::PUTCONN != 0,
+            public: bits & flags::PUBLIC != 0,
         }
     }
 
@@ -121,7 +125,8 @@ impl AbstractPool {
     }
 
     /// Says whether a connection is open, and in no transaction by either account. `false` may also mean that it is not known.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
+    #[inline(always)]
     pub(crate) fn is_clean(&self, connection: &Bound<'_, PyAny>) -> bool {
         match self.probe.get().and_then(|probe| probe.is_clean(connection)) {
             Some(clean) => clean,
@@ -136,6 +141,36 @@ impl AbstractPool {
         // Of several types of connections in one pool, only the first is fast.
         let _ = self.probe.set(probe);
         clean
+    }
+
+    /// Says whether the end of a block has nothing to commit or roll back: the connection is clean, and its class ends a transaction
+    /// as psycopg2 does.
+    #[inline]
+    pub(crate) fn has_nothing_to_end(&self, connection: &Bound<'_, PyAny>) -> bool {
+        self.is_clean(connection) && self.probe.get().is_some_and(StatusProbe::ends_as_psycopg2)
+    }
+
+    /// Gives a weak reference to the pool, made once. It is dead once the garbage collector takes the pool apart.
+    pub(crate) fn weak(pool: &Bound<'_, Self>) -> PyResult<Py<PyWeakrefReference>> {
+        let this = pool.get();
+        if this.weak.get().is_none() {
+            let _ = this.weak.set(PyWeakrefReference::new(pool)?.unbind());
+        }
+        this.weak.get().map(|weak| weak.clone_ref(pool.py())).ok_or_else(|| PyMemoryError::new_err(()))
+    }
+
+    pub(crate) fn has_weak(&self) -> bool {
+        self.weak.get().is_some()
+    }
+
+    /// Says whether the garbage collector takes the pool apart.
+    pub(crate) fn is_being_cleared(&self, py: Python<'_>) -> bool {
+        self.weak.get().is_some_and(|weak| weak.bind(py).upgrade().is_none())
+    }
+
+    /// Looks at a connection. A clean one of psycopg2's own is looked at from within.
+    pub(crate) fn look_at(&self, connection: &Bound<'_, PyAny>) -> PyResult<Look> {
+        if self.is_clean(connection) { Ok(Look::Clean) } else { connection::look_at(connection) }
     }
 
     /// Shows a garbage collector what is held.

@@ -10,7 +10,7 @@ use pyo3::types::PyWeakrefReference;
 use crate::call::call;
 use crate::connection::{ReturningConnection, close_for_good};
 use crate::error::is_pool_closed;
-use crate::give_back::{finish_or_defer, putconn_of};
+use crate::give_back::finish_or_defer;
 use crate::handle::address;
 use crate::pool::AbstractPool;
 use crate::python::name;
@@ -57,12 +57,12 @@ impl ReturningConnection {
 
 fn return_to(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let ledger = pool.get().ledger();
-    let Some(loan) = ledger.loan_at(address(connection)) else {
+    let Some((loan, _)) = ledger.loan_at(address(connection)) else {
         return if ledger.is_idle(address(connection)) { Ok(()) } else { close_for_good(connection) };
     };
     pool.get().blocks().close(loan);
-    let (putconn, native) = putconn_of(pool);
-    if native {
+    let hooks = pool.get().hooks();
+    if !(hooks.public || hooks.putconn) {
         return match ledger.begin_return_of(loan, false, now()) {
             Ok(returning) => Ok(finish_or_defer(pool, returning)?),
             Err(Refusal::Closed) => close_for_good(connection),
@@ -70,8 +70,8 @@ fn return_to(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> P
             Err(_) => Ok(()),
         };
     }
-    let putconn = putconn?;
-    match pool.get().blocks().return_once(loan, || putconn.call1((connection,))) {
+    let putconn = || pool.call_method1(name!(pool.py(), putconn), (connection,));
+    match pool.get().blocks().return_once(loan, putconn) {
         // The override itself closes the connection before it returns it.
         None => close_for_good(connection),
         Some(Err(error)) if is_pool_closed(pool.py(), &error) => close_for_good(connection),

@@ -1,7 +1,5 @@
 //! The functions behind the live views `_pool`, `_used` and `_rused`, which programs read and write.
 
-use std::sync::Arc;
-
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 
@@ -27,8 +25,7 @@ pub(crate) fn replace_idle(
     wanted: Vec<Bound<'_, PyAny>>,
 ) -> PyResult<bool> {
     let seen: Vec<_> = seen.iter().map(address).collect();
-    let wanted =
-        wanted.iter().map(|connection| (address(connection), Arc::new(Handle::Object(connection.clone().unbind()))));
+    let wanted = wanted.iter().map(|connection| (address(connection), Handle::of(connection)));
     let wanted = wanted.collect();
     edit(pool.py(), || pool.get().ledger().replace_idle(&seen, wanted, now()))
 }
@@ -72,7 +69,7 @@ pub(crate) fn key_of<'py>(
 ) -> PyResult<Option<(Bound<'py, PyAny>,)>> {
     let py = pool.py();
     let key = match ident.extract() {
-        Ok(ident) => edit(py, || pool.get().ledger().key_of(ident))?,
+        Ok(ident) => edit(py, || pool.get().ledger().loan_at(ident))?.map(|(_, key)| key),
         // It is no address.
         Err(error) if error.is_instance_of::<PyTypeError>(py) || error.is_instance_of::<PyOverflowError>(py) => None,
         Err(error) => return Err(error),
@@ -87,7 +84,7 @@ pub(crate) fn enter_loan(
     key: &Bound<'_, PyAny>,
     connection: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let handle = Arc::new(Handle::Object(connection.clone().unbind()));
+    let handle = Handle::of(connection);
     let place = address(connection);
     let mut want = want_for(key)?;
     let enter = |want: &_| pool.get().ledger().insert_loan(want, place, &handle, now());

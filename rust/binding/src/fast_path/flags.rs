@@ -16,6 +16,8 @@ pub(crate) struct Hooks {
     pub(crate) getkey: bool,
     pub(crate) getconn: bool,
     pub(crate) putconn: bool,
+    /// Whether `getconn` or `putconn` itself is overridden, which blocks call then.
+    pub(crate) public: bool,
 }
 
 pub(crate) const GETKEY: u64 = 1;
@@ -25,6 +27,12 @@ pub(crate) const PUTCONN: u64 = 1 << 2;
 pub(crate) const LOANS: u64 = 1 << 3;
 /// An option needs each connection that comes back.
 pub(crate) const RETURNS: u64 = 1 << 4;
+/// `getconn` or `putconn` itself is overridden.
+pub(crate) const PUBLIC: u64 = 1 << 5;
+/// `close()` returns a connection, which a block has to know.
+pub(crate) const CLOSE_RETURNS: u64 = 1 << 6;
+/// What keeps a block from the fast path, besides what keeps `getconn` and `putconn` from it.
+pub(crate) const BLOCKS: u64 = PUBLIC | CLOSE_RETURNS;
 /// All flags.
 pub(crate) const ALL: u64 = PROCESS_STEP - 1;
 

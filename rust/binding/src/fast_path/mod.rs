@@ -10,26 +10,34 @@ pub(crate) mod flags;
 pub(crate) mod probe;
 
 use std::ffi::CString;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
+use pgpool_core::SharedLedger;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyFloat, PyInt, PyString, PyTuple, PyType};
 
-use crate::arguments::{Flag, Truth};
+use crate::arguments::{Flag, TimeoutArg, Truth};
 use crate::fast_path::flags::{HOOKS, ORIGINALS};
-use crate::handle::address;
+use crate::give_back::take_back_clean;
+use crate::handle::{Handle, address};
+use crate::keys::plain_key;
+use crate::loan::Loan;
 use crate::pool::{AbstractPool, ThreadedPool};
 use crate::system::{now, thread_ident};
+use crate::wait::Waker;
 
 /// The methods that a call falls back to.
-static METHODS: [PyOnceLock<Py<PyAny>>; 4] = [const { PyOnceLock::new() }; 4];
+static METHODS: [PyOnceLock<Py<PyAny>>; 7] = [const { PyOnceLock::new() }; 7];
 const GETCONN: usize = 0;
 const PUTCONN: usize = 1;
 const ABSTRACT_GETCONN: usize = 2;
 const ABSTRACT_PUTCONN: usize = 3;
+const CONNECTION: usize = 4;
+const ENTER: usize = 5;
+const EXIT: usize = 6;
 
 /// Put the fast path before a pool class's own methods; a decorator.
 ///
@@ -37,12 +45,18 @@ const ABSTRACT_PUTCONN: usize = 3;
 /// instance of the very class that the method stands in.
 #[pyfunction]
 pub(crate) fn fast_path(pool_class: Bound<'_, PyType>) -> PyResult<Bound<'_, PyType>> {
+    let py = pool_class.py();
     if pool_class.is_subclass_of::<ThreadedPool>()? {
         put_before(&pool_class, GETCONN, "getconn", getconn::<GETCONN>)?;
         put_before(&pool_class, PUTCONN, "putconn", putconn::<PUTCONN>)?;
     } else if pool_class.is_subclass_of::<AbstractPool>()? {
         put_before(&pool_class, ABSTRACT_GETCONN, "_getconn", getconn::<ABSTRACT_GETCONN>)?;
         put_before(&pool_class, ABSTRACT_PUTCONN, "_putconn", putconn::<ABSTRACT_PUTCONN>)?;
+        put_before(&pool_class, CONNECTION, "connection", connection)?;
+        if METHODS[ENTER].get(py).is_none() {
+            put_before(&py.get_type::<Loan>(), ENTER, "__enter__", enter)?;
+            put_before(&py.get_type::<Loan>(), EXIT, "__exit__", exit)?;
+        }
         let [getkey, getconn, putconn] = HOOKS.map(|name| pool_class.getattr(name).map(Bound::unbind));
         let hooks = [getkey?, getconn?, putconn?];
         ORIGINALS.lock().unwrap_or_else(PoisonError::into_inner).push(hooks);
@@ -107,15 +121,13 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
     if !Call::has_a_level_left(call.py) {
         return std::ptr::null_mut();
     }
-    let pool = call.pool();
-    if call.has_no_arguments()
-        && let Some(ledger) = pool.get().ledger_unless(const { getconn_flags(METHOD) })
-        && let Some(connection) = ledger.lend_idle(thread_ident(), now())
-    {
-        // The handle of an idle connection is the object itself.
-        return connection.held().clone_ref(call.py).into_ptr();
-    }
-    call.fall_back()
+    let Some(ledger) = call.pool().get().ledger_unless(const { getconn_flags(METHOD) }) else {
+        return call.call_getconn();
+    };
+    let lent =
+        if call.has_no_arguments() { ledger.lend_idle(thread_ident(), now()) } else { call.lend_idle_under(ledger) };
+    // The handle of an idle connection is the object itself.
+    lent.map_or_else(|| call.call_getconn(), |connection| connection.held().clone_ref(call.py).into_ptr())
 }
 
 /// `putconn(conn)`: takes a clean connection back.
@@ -128,14 +140,68 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
     // SAFETY: as for `getconn`.
     let call = unsafe { Call::new(METHOD, slf, args, count, names) };
     let pool = call.pool();
-    if let Some(connection) = call.only_argument()
-        && let Some(ledger) = pool.get().ledger_unless(const { putconn_flags(METHOD) })
-        && pool.get().is_clean(&connection)
-        && ledger.take_back_clean(address(&connection), now())
-    {
-        return call.py.None().into_ptr();
+    let Some(ledger) = pool.get().ledger_unless(const { putconn_flags(METHOD) }) else { return call.call_putconn() };
+    let taken = match call.only_argument() {
+        Some(connection) => pool.get().is_clean(&connection) && ledger.take_back_clean(address(&connection), now()),
+        None => call.take_back_clean(ledger),
+    };
+    if taken { call.py.None().into_ptr() } else { call.call_putconn() }
+}
+
+/// `connection()`: makes a loan for a `with` block.
+unsafe extern "C" fn connection(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for `getconn`.
+    let call = unsafe { Call::new(CONNECTION, slf, args, count, names) };
+    if !call.has_no_arguments() {
+        return call.fall_back();
     }
-    call.call_putconn()
+    let loan = Loan::new(call.pool().to_owned().unbind(), None, TimeoutArg::Missing);
+    call.give(Py::new(call.py, loan).map(Py::into_any))
+}
+
+/// `__enter__()` of a loan: lends what came back last.
+unsafe extern "C" fn enter(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: the interpreter calls it for `ENTER`, attached, with what `Call::new` asks for.
+    let call = unsafe { Call::new(ENTER, slf, args, count, names) };
+    let connection = if call.has_no_arguments() { call.loan().get().enter_fast(call.py) } else { None };
+    connection.map_or_else(|| call.fall_back(), Py::into_ptr)
+}
+
+/// `__exit__(None, None, None)` of a loan: takes a clean connection back.
+unsafe extern "C" fn exit(
+    slf: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // SAFETY: as for `enter`.
+    let call = unsafe { Call::new(EXIT, slf, args, count, names) };
+    let ended = if call.has_three_nones() { call.loan().get().exit_fast(call.py) } else { None };
+    let Some(connection) = ended else { return call.fall_back() };
+    // SAFETY: the thread is attached. PyO3 does not know it here, and would drop the reference later.
+    unsafe { ffi::Py_DECREF(connection.into_ptr()) };
+    call.py.None().into_ptr()
+}
+
+/// Takes `None` for a connection or a key as not given.
+fn given<'a, 'py>(argument: Option<Borrowed<'a, 'py, PyAny>>) -> Option<Borrowed<'a, 'py, PyAny>> {
+    argument.filter(|argument| !argument.is_none())
+}
+
+/// Says whether this is a time that `getconn` may wait, as far as that is known without Python code.
+fn is_plain_timeout(timeout: &Bound<'_, PyAny>) -> bool {
+    let number = timeout.is_exact_instance_of::<PyFloat>() || timeout.is_exact_instance_of::<PyInt>();
+    timeout.is_none() || number && timeout.extract().is_ok_and(|seconds: f64| seconds >= 0.0)
 }
 
 /// A call, as the interpreter makes it: the arguments by position, and behind them those by name.
@@ -151,8 +217,8 @@ struct Call<'py> {
 
 impl<'py> Call<'py> {
     /// # Safety
-    /// The thread is attached. `slf` is an instance of the class that `method` was put before, which is a subclass of
-    /// [`AbstractPool`]; of [`ThreadedPool`], for `GETCONN` and `PUTCONN`. `args` has `count` objects, and behind them as many as
+    /// The thread is attached. `slf` is an instance of the class that `method` was put before, which is [`Loan`], for `ENTER` and
+    /// `EXIT`; else a subclass of [`AbstractPool`]; of [`ThreadedPool`], for `GETCONN` and `PUTCONN`. `args` has `count` objects, and behind them as many as
     /// `names` has, which is null or a tuple of strings. All of these live as long as the call.
     #[inline]
     unsafe fn new(
@@ -168,6 +234,12 @@ impl<'py> Call<'py> {
 
     #[inline]
     fn pool(&self) -> Borrowed<'_, 'py, AbstractPool> {
+        // SAFETY: as `new` was promised.
+        unsafe { Borrowed::from_ptr(self.py, self.slf).cast_unchecked() }
+    }
+
+    #[inline]
+    fn loan(&self) -> Borrowed<'_, 'py, Loan> {
         // SAFETY: as `new` was promised.
         unsafe { Borrowed::from_ptr(self.py, self.slf).cast_unchecked() }
     }
@@ -197,6 +269,39 @@ impl<'py> Call<'py> {
         (self.count == 1 && self.names.is_null()).then(|| unsafe { Borrowed::from_ptr(self.py, *self.args) })
     }
 
+    /// Says whether a block has ended without an exception.
+    #[inline]
+    fn has_three_nones(&self) -> bool {
+        // SAFETY: as `new` was promised.
+        self.count == 3 && self.names.is_null() && unsafe { *self.args == ffi::Py_None() }
+    }
+
+    /// As `getconn()`, under a plain key perhaps, and with a timeout, which an idle connection does not need.
+    #[inline(never)]
+    fn lend_idle_under(&self, ledger: &SharedLedger<Handle, Waker>) -> Option<Arc<Handle>> {
+        let [key, timeout] = self.fit(["key", "timeout"])?;
+        // Only `getconn` takes a timeout, and only by name.
+        if timeout.is_some_and(|timeout| self.method != GETCONN || self.count > 1 || !is_plain_timeout(&timeout)) {
+            return None;
+        }
+        let Some(key) = given(key) else { return ledger.lend_idle(thread_ident(), now()) };
+        Self::attached(self.py, |_| Some(ledger.lend_idle_under(Some(plain_key(&key)?), thread_ident(), now()).ok()?.1))
+    }
+
+    /// As `putconn(conn)`, with a plain key perhaps.
+    #[inline(never)]
+    fn take_back_clean(&self, ledger: &SharedLedger<Handle, Waker>) -> bool {
+        let Some([connection, key, close]) = self.fit(["conn", "key", "close"]) else { return false };
+        let keeps = close.is_none_or(|close| close.is(PyBool::new(self.py, false)));
+        let pool = self.pool();
+        let clean = given(connection).filter(|connection| keeps && pool.get().is_clean(connection));
+        clean.is_some_and(|connection| {
+            let unkeyed = key.is_none_or(|key| key.is_none());
+            unkeyed && ledger.take_back_clean(address(&connection), now())
+                || Self::attached(self.py, |_| take_back_clean(&pool, &connection, given(key).as_deref()))
+        })
+    }
+
     fn names(&self) -> Option<Borrowed<'_, 'py, PyTuple>> {
         // SAFETY: as `new` was promised.
         (!self.names.is_null()).then(|| unsafe { Borrowed::from_ptr(self.py, self.names).cast_unchecked() })
@@ -210,56 +315,82 @@ impl<'py> Call<'py> {
         if all == 0 { &[] } else { unsafe { std::slice::from_raw_parts(self.args, all) } }
     }
 
-    /// Puts the arguments of putconn into the order of its parameters. `None` for a connection or a key counts as not given.
-    fn fit(&self) -> Option<[Option<Borrowed<'_, 'py, PyAny>>; 3]> {
-        let mut fitted = [None; 3];
+    /// Puts the arguments into the order of the parameters.
+    fn fit<const N: usize>(&self, parameters: [&str; N]) -> Option<[Option<Borrowed<'_, 'py, PyAny>>; N]> {
+        let mut fitted = [None; N];
         for (nth, &argument) in self.arguments().iter().enumerate() {
             let place = match nth.checked_sub(self.count.unsigned_abs()) {
                 None => nth,
                 Some(nth) => {
                     let name = self.names()?.get_item(nth).ok()?;
                     let name = name.cast::<PyString>().ok()?.to_str().ok()?;
-                    ["conn", "key", "close"].iter().position(|&parameter| parameter == name)?
+                    parameters.iter().position(|&parameter| parameter == name)?
                 }
             };
             let place = fitted.get_mut(place).filter(|place| place.is_none())?;
             // SAFETY: it is one of the arguments.
             *place = Some(unsafe { Borrowed::from_ptr(self.py, argument) });
         }
-        let [connection, key, close] = fitted;
-        let [connection, key] = [connection, key].map(|given| given.filter(|given| !given.is_none()));
-        Some([connection, key, close])
+        Some(fitted)
     }
 
-    /// Does what the method does, without a call in between: a stack that had room for getconn has room for putconn. Arguments that
-    /// do not fit the parameters fall back to the method, which refuses them.
+    /// Does what the method getconn does. Arguments that do not fit its parameters fall back to it, which refuses them.
+    #[cold]
+    fn call_getconn(&self) -> *mut ffi::PyObject {
+        let fitted = self.fit(["key", "timeout"]).filter(|_| self.count <= 1);
+        let Some([key, timeout]) = fitted else { return self.fall_back() };
+        let key = given(key);
+        self.run(|pool| {
+            let timeout = timeout.map_or(Ok(TimeoutArg::Missing), Borrowed::extract)?;
+            if self.method == GETCONN {
+                // SAFETY: as `new` was promised.
+                return ThreadedPool::getconn(unsafe { pool.cast_unchecked() }, key.as_deref(), timeout);
+            }
+            AbstractPool::_getconn(pool, key.as_deref(), timeout)
+        })
+    }
+
+    /// Does what the method putconn does, without a call in between: a stack that had room for getconn has room for putconn.
     #[cold]
     fn call_putconn(&self) -> *mut ffi::PyObject {
-        let Some([connection, key, close]) = self.fit() else { return self.fall_back() };
+        let Some([connection, key, close]) = self.fit(["conn", "key", "close"]) else { return self.fall_back() };
         // `_putconn` needs the argument, which may be None.
         if self.method == ABSTRACT_PUTCONN && self.arguments().is_empty() {
             return self.fall_back();
         }
+        let [connection, key] = [connection, key].map(given);
         let (connection, key) = (connection.as_deref(), key.as_deref());
         let close = Flag(close.map(Borrowed::to_owned));
-        // SAFETY: the thread is attached already, so the interpreter may end meanwhile: this only notes that. The classes are
-        // those that `new` was promised.
-        let taken = unsafe {
-            Python::attach_unchecked(|py| {
-                let pool = Borrowed::from_ptr(py, self.slf);
-                if self.method == PUTCONN {
-                    return ThreadedPool::putconn(&pool.cast_unchecked(), connection, key, close);
-                }
-                AbstractPool::_putconn(&pool.cast_unchecked(), connection, key, Truth(close.is_truthy()?))
-            })
-        };
-        match taken {
-            Ok(()) => self.py.None().into_ptr(),
-            Err(error) => {
+        self.run(|pool| {
+            if self.method == PUTCONN {
+                // SAFETY: as `new` was promised.
+                ThreadedPool::putconn(unsafe { pool.cast_unchecked() }, connection, key, close)?;
+            } else {
+                AbstractPool::_putconn(pool, connection, key, Truth(close.is_truthy()?))?;
+            }
+            Ok(pool.py().None())
+        })
+    }
+
+    fn run(&self, body: impl FnOnce(&Bound<'_, AbstractPool>) -> PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
+        let done = Self::attached(self.py, |_| body(&self.pool()));
+        self.give(done)
+    }
+
+    /// Runs what drops references, or calls Python: `PyO3` must know that the thread is attached.
+    fn attached<T>(_attached: Python<'py>, body: impl FnOnce(Python<'_>) -> T) -> T {
+        // SAFETY: the thread is attached already, so the interpreter may end meanwhile: this only notes that.
+        unsafe { Python::attach_unchecked(body) }
+    }
+
+    fn give(&self, done: PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
+        done.map_or_else(
+            |error| {
                 error.restore(self.py);
                 std::ptr::null_mut()
-            }
-        }
+            },
+            Py::into_ptr,
+        )
     }
 
     /// Calls the method with the arguments as they came.

@@ -22,6 +22,8 @@ pub(crate) const READY: i32 = 1;
 pub(crate) struct StatusProbe {
     class: Py<PyType>,
     inside: &'static Inside,
+    /// Whether `commit()` and `rollback()` are psycopg2's own.
+    ends_as_psycopg2: bool,
 }
 
 impl StatusProbe {
@@ -29,12 +31,21 @@ impl StatusProbe {
     pub(crate) fn find(connection: &Bound<'_, PyAny>) -> Option<Self> {
         let (py, class) = (connection.py(), connection.get_type());
         let inside = inside(py).filter(|inside| inside.is_of(connection))?;
-        for name in ["closed", "info", "status", "get_transaction_status", "__getattribute__"] {
-            if !class.getattr(name).ok()?.is(&inside.class.bind(py).getattr(name).ok()?) {
-                return None;
-            }
-        }
-        Some(Self { class: class.unbind(), inside })
+        let inherits = |name: &&str| {
+            let (found, own) = (class.getattr(name), inside.class.bind(py).getattr(name));
+            found.is_ok_and(|found| own.is_ok_and(|own| found.is(&own)))
+        };
+        let read = ["closed", "info", "status", "get_transaction_status", "__getattribute__"];
+        let ends_as_psycopg2 = ["commit", "rollback"].iter().all(inherits);
+        let known = read.iter().all(inherits);
+        known.then(|| Self { class: class.unbind(), inside, ends_as_psycopg2 })
+    }
+
+    /// Says whether `commit()` and `rollback()` do nothing on a clean connection of this type, as psycopg2's own do: see `pq_commit`
+    /// in its `pqpath.c`.
+    #[inline]
+    pub(crate) fn ends_as_psycopg2(&self) -> bool {
+        self.ends_as_psycopg2
     }
 
     /// Says whether a connection is open, and in no transaction by either account. Gives `None` for another type.
