@@ -89,7 +89,6 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "error.is_database_error": ("is_instance", PSYCOPG2S),
     "error.is_pool_closed": ("is_instance", OURS),
     "error.new_error": ("call1", "a class of exceptions of ours, or of psycopg2's"),
-    "fast_path.call_getconn": ("extract", ("timeout.__float__",)),
     "fast_path.call_putconn": ("is_truthy", ("close.__bool__",)),
     "fast_path.fast_path": ("getattr", START),
     "fast_path.fit": ("get_item", CPYTHONS),
