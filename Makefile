@@ -28,7 +28,7 @@ help: ## list these jobs
 
 build: .venv/built ## make .venv and build the extension into it
 
-demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool
+demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool: half a minute
 	@$(RUN) -m dev.demo
 
 test: build ## run every test, in the short form of those that may go on for long
@@ -97,9 +97,14 @@ clean: ## remove all that was made, .venv included
 
 # The stamps live in .venv, so that they go when it goes.
 
+NEEDS_CARGO = @command -v cargo >/dev/null \
+  || { echo 'cargo is needed to build, with Rust 1.95 or later: see https://rustup.rs' >&2; exit 1; }
+
 .venv/installed: requirements-dev.txt
+	$(NEEDS_CARGO)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo 'Python 3.10 or later is needed; name one: make PYTHON=python3.x' >&2; exit 1; }
+	@echo 'setting up .venv and target: about 1 GB, and a minute or two'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
@@ -112,7 +117,7 @@ $(LLVM_COV)/cargo-llvm-cov:
 	cargo install cargo-llvm-cov --version 0.9.1 --locked --root $(LLVM_COV)/.. --quiet
 
 .venv/built: .venv/installed pyproject.toml $(RUST_SOURCES)
-	@command -v cargo >/dev/null || { echo 'cargo is needed to build, with Rust 1.95 or later: see https://rustup.rs' >&2; exit 1; }
+	$(NEEDS_CARGO)
 	$(RUN) -m maturin develop --release --quiet
 	@touch $@
 
