@@ -1,5 +1,5 @@
 # One command for each job. All of them do the set-up they need first: a venv in .venv, the pinned packages of
-# requirements-dev.txt (and of requirements-prove.txt, for those that take longer), and the extension, each made anew only
+# requirements-dev.txt (and of requirements-prove.txt and requirements-docs.txt, for those that need more), and the extension, each made anew only
 # when what it is made from has changed.
 #
 # Needed on the machine: python3 (>= 3.10, with venv), a C compiler and cargo. `make PYTHON=python3.13 build`, after a
@@ -21,7 +21,7 @@ LLVM_COV := target/proof/cargo-llvm-cov-0.9.1/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test prove soak coverage sanitize lint format bench clean
+.PHONY: help build demo test prove soak coverage sanitize lint docs format bench clean
 
 help: ## list these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -72,7 +72,7 @@ UNMEASURED := $(foreach name,fork fork_housekeeping greenlets differential refer
 sanitize: build ## run the tests under AddressSanitizer, LeakSanitizer and ThreadSanitizer
 	$(RUN) -m dev.sanitize
 
-lint: build .venv/rust-tools ## check format, lints and types
+lint: build .venv/rust-tools .venv/documenting ## check format, lints, types and the links of the site
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo fmt --manifest-path benches/lower_bound/Cargo.toml --check
@@ -82,6 +82,14 @@ lint: build .venv/rust-tools ## check format, lints and types
 	$(RUN) -m mypy --strict
 	$(RUN) -m mypy.stubtest pgpool_rs._core --mypy-config-file pyproject.toml
 	$(VENV)/bin/lint-imports --no-cache
+	$(SITE)
+
+docs: build .venv/documenting ## build the site into target/site, every link checked
+	@$(SITE)
+	@echo 'open target/site/index.html; to search, serve it: $(RUN) -m http.server -d target/site'
+
+# mkdocs-material says at each run that it has a successor.
+SITE := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 format: .venv/installed .venv/rust-tools ## put the sources into the project's format
 	cargo fmt --all
@@ -111,6 +119,10 @@ NEEDS_CARGO = @command -v cargo >/dev/null \
 
 .venv/proving: .venv/installed requirements-prove.txt
 	$(RUN) -m pip install --quiet --requirement requirements-prove.txt
+	@touch $@
+
+.venv/documenting: .venv/installed requirements-docs.txt
+	$(RUN) -m pip install --quiet --requirement requirements-docs.txt
 	@touch $@
 
 $(LLVM_COV)/cargo-llvm-cov:

@@ -1,4 +1,4 @@
-"""Soak a pool: `make soak MINUTES=10`, or `.venv/bin/python -m dev.soak --minutes 10 [--seed N] [--out docs]`.
+"""Soak a pool: `make soak MINUTES=10`, or `.venv/bin/python -m dev.soak --minutes 10 [--seed N] [--out FOLDER]`.
 
 Writes soak.png and soak.md. Exits with 1 if a figure is not flat or a claim fails.
 """
@@ -41,7 +41,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long it lasts (10)")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="for all that is random")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="the folder for soak.png and soak.md (docs)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/maintainers"),
+        help="the folder for soak.png and soak.md (docs/maintainers)",
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What psycopg2.pool gets wrong and pgpool_rs does not: one group of tests for each row of README's table.
+"""What psycopg2.pool gets wrong and pgpool_rs does not: a group of tests for each row of docs/migrating.md.
 
 Each group begins with a test that pins down the defect in psycopg2.pool itself, so that a row of the table which is no
 longer true (a newer psycopg2 that mended it) is noticed.

@@ -178,7 +178,7 @@ def test_the_housekeeping_of_a_subclass_with_names_of_its_own_goes_on(server: Fa
     assert pool.getconn() is connection
 
 
-# --- what README's table says of what differs ------------------------------------------------------------------------
+# --- what the table of docs/migrating.md says of what differs ---------------------------------------------------------
 
 
 def test_a_pool_made_by_object_new_is_refused(our_class: Any) -> None:

@@ -21,7 +21,7 @@ from pgpool_rs.testing import INVARIANTS, BrokenInvariant, FakeServer, PoolMachi
 from pgpool_rs.testing.machine import judge
 from pgpool_rs.testing.machine.rules import rule
 
-# What psycopg2.pool does not survive: README's table of differences has each.
+# What psycopg2.pool does not survive: docs/migrating.md has each in its table of differences.
 THEIR_FAULTS = {"rollback", "close", "wrong_key", "number_keys", "accounts"}
 
 
