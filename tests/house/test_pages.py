@@ -1,0 +1,174 @@
+"""The pages: each block of Python runs as it stands, each command exists, and each address leads to a heading."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+
+from pgpool_rs.testing import BrokenInvariant
+
+ROOT = Path(__file__).parents[2]
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
+README = re.sub(r"<!--.*?-->", "", PAGES["README.md"], flags=re.DOTALL)
+SOURCES = "\n".join(file.read_text() for kind in ("python/**/*.py", "rust/*/src/**/*.rs") for file in ROOT.glob(kind))
+(SITE,) = re.findall(r"^site_url: (.*)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+# Tests in pages that show what a failure looks like.
+FAILING = {
+    "docs/testing.md": "test_threads_get_what_one_after_the_other_would",
+    "docs/testing-a-wrapper.md": "TestPatientPool::runTest",
+}
+
+# What a server does with the application of the quick start.
+REQUEST = """
+def test_the_application_answers():
+    def start_response(status, headers):
+        assert status == "200 OK", status
+
+    assert application({}, start_response)[0].startswith(b"20")
+    pool.closeall()
+"""
+
+# A machine's test that passes tries fewer programs than it would for a reader.
+CODA = f"""
+def test_the_page_was_imported(): ...
+
+
+for name, case in list(globals().items()):
+    if hasattr(case, "settings") and f"{{name}}::runTest" not in {[*FAILING.values()]}:
+        case.settings = type(case.settings)(case.settings, max_examples=20)
+"""
+
+
+class Block(NamedTuple):
+    """A fenced block of a page, with the number of its first line."""
+
+    language: str
+    title: str
+    line: int
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    """Give the blocks of a page."""
+    found = re.finditer(r'^ *```(\w*)(?: title="(.*)")?\n(.*?)^ *```$', PAGES[page], re.DOTALL | re.MULTILINE)
+    return [Block(match[1], match[2] or "", PAGES[page].count("\n", 0, match.start(3)), match[3]) for match in found]
+
+
+def program(page: str) -> str:
+    """Give the blocks of Python as one program, in which each line has the number that it has in the page."""
+    lines: list[str] = []
+    for block in blocks(page):
+        if block.language == "python" and not block.title:
+            lines += [""] * (block.line - len(lines)) + block.text.splitlines()
+    code = "\n".join(lines)
+    return code + (REQUEST if "def application" in code else "")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if program(page)])
+def test_the_code_of_a_page_runs(page: str, dsn: str, tmp_path: Path) -> None:
+    code = program(page)
+    assert not re.search(r"\b[A-Z]+_[A-Z]+\b(?<!_URL)", re.sub(r"(STATUS|TRANSACTION)_\w+", "", code)), (
+        "a blank to fill"
+    )
+    (tmp_path / "test_page.py").write_text(code + CODA)
+    # A block with a title is a file of its own.
+    for folder, block in enumerate(block for block in blocks(page) if block.title):
+        (tmp_path / str(folder)).mkdir()
+        (tmp_path / str(folder) / block.title).write_text(block.text)
+        (tmp_path / str(folder) / f"test_{folder}.py").write_text(CODA)
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "pytest", "-qsrf", "--tb=short", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={"DATABASE_URL": dsn},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    failed = re.findall(r"^FAILED test_page.py::(\S+)", ran.stdout, re.MULTILINE)
+    assert " passed" in ran.stdout, ran.stdout + ran.stderr
+    assert failed == [test for name, test in FAILING.items() if name == page], ran.stdout
+    # Where a line says what is printed, it is.
+    for said in re.findall(r"print\(.*\)  # (.*?)(?: ?\.\.\.)?$", code, re.MULTILINE):
+        assert said in re.sub(r"\d\.\d\d", "0.05", ran.stdout)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_block_says_its_language_and_each_command_exists(page: str) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    extras = re.findall(r"^(\w+) = \[\"(?:psycopg2|hypothesis)", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for block in blocks(page):
+        assert block.language in {"python", "sh", "ini", "text"}, block
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", PAGES[page], re.MULTILINE):
+        assert target in targets
+    for extra in re.findall(r"pgpool[-_]rs\[(\w+)\]", PAGES[page]):
+        assert extra in extras
+
+
+def headings(page: str) -> list[str]:
+    """Give the headings of a page."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+
+
+def anchors(page: str) -> set[str]:
+    """Give the anchors of a page's headings, as mkdocs makes them."""
+    return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings(page)}
+
+
+def test_each_address_of_the_site_leads_to_a_heading() -> None:
+    sources = [README, SOURCES]
+    found = [found for source in sources for found in re.findall(re.escape(SITE) + r"([\w./-]*)(?:#([\w-]+))?", source)]
+    assert len(found) > 10
+    moved = re.findall(r'"(\w+\.md)": "(.*\.md)"', (ROOT / "dev" / "site.py").read_text())
+    from_root = {f"docs/{place}": page for page, place in moved}
+    assert from_root
+    for place, anchor in found:
+        page = "docs/" + (place.replace(".html", ".md") or "index.md")
+        page = from_root.get(page, page)
+        assert (ROOT / page).is_file(), place
+        assert not anchor or place == "api.html" or anchor in anchors(page), f"{place}#{anchor}"
+
+
+def test_the_readme_is_short_and_its_links_work_wherever_it_is_shown() -> None:
+    links = re.findall(r"(?:\]\(|src=\"|srcset=\"|href=\")([^)\"]*)", README)
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert README.count("\n") <= 120
+
+
+def test_the_machine_says_of_the_broken_wrapper_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = "docs/testing-a-wrapper.md"
+    code = next(block.text for block in blocks(page) if "class PatientPool" in block.text)
+    (shown,) = re.findall(r"^```text\n(BrokenInvariant: .*?)^```$", PAGES[page], re.DOTALL | re.MULTILINE)
+    (tmp_path / "test_patient_pool.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    case = importlib.import_module("test_patient_pool").TestPatientPool
+    case.settings = settings(case.settings, database=None, derandomize=True)
+    with pytest.raises(BrokenInvariant) as raised:
+        case("runTest").runTest()
+    assert f"BrokenInvariant: {raised.value}\n\n{raised.value.program}\n" == shown
+
+
+# What libpq, psycopg2 and the server say.
+FROM_ELSEWHERE = {
+    "server closed the connection unexpectedly",
+    "sorry, too many clients already",
+    "cannot execute … in a read-only transaction",
+    "SSL error: decryption failed or bad record mac",
+}
+
+
+def test_each_error_that_has_a_heading_is_one_that_is_raised() -> None:
+    sources = re.sub(r"[\\\"]*\n\s*f?\"?", "", SOURCES)  # texts that go over several lines
+    texts = [heading.strip("`") for heading in headings("docs/troubleshooting.md") if heading.startswith("`")]
+    assert len(texts) > 20
+    parts = {part.strip(" :;+'") for text in {*texts} - FROM_ELSEWHERE for part in re.split("…|: ", text)}
+    assert not [part for part in parts if part not in sources and part not in SOURCES]
