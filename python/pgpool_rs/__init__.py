@@ -1,7 +1,8 @@
 """A drop-in replacement for psycopg2.pool whose lock is never held across the network.
 
 Replace `from psycopg2.pool import ThreadedConnectionPool, PoolError` by
-`from pgpool_rs import ThreadedConnectionPool, PoolError`, and change nothing else.
+`from pgpool_rs import ThreadedConnectionPool, PoolError`, and change nothing else. See
+`help(ThreadedConnectionPool)`, and <https://pgpool-rs.readthedocs.io/en/latest/migrating.html> for all that differs.
 """
 
 # First of all: it refuses a subinterpreter, where the import of psycopg2 may end the process.

@@ -97,7 +97,8 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
     ) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
 
-        docs/options.md says when to use which option. All times are in seconds.
+        All times are in seconds. <https://pgpool-rs.readthedocs.io/en/latest/options.html> says when to use which
+        option, and has a recommended set.
 
         :param minconn: how many connections the pool opens now, and how many idle ones it keeps later.
         :param maxconn: how many connections the pool has at most; with 0, it refuses every request.
@@ -246,7 +247,15 @@ class ThreadedConnectionPool(
 ):
     """Lend connections to any number of threads.
 
-    A caller of `getconn` must return the connection with `putconn`. A `with` block of `connection()` does both.
+    A caller of `getconn` must return the connection with `putconn`. A `with` block of `connection()` does both:
+
+        pool = ThreadedConnectionPool(2, 10, "dbname=shop", timeout=5, max_idle=300)
+        with pool.connection() as conn, conn.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    The end of the block commits, or rolls back if the block raised. The other methods are for operators: `resize`,
+    `drain`, `check`, `wait`, `maintain`, `loans`, `get_stats` and `closeall`. The pool logs on `pgpool_rs.<name>`.
+    The guide is at <https://pgpool-rs.readthedocs.io/en/latest/>.
     """
 
     # `getconn` and `putconn` are written in Rust: in `fast_path`, which falls back to `methods`.

@@ -8,7 +8,8 @@ from tests.lib.programs import run_program
 
 pytest.importorskip("_testcapi")
 
-# The common path: borrowing and returning, a block, a wait, a refusal. docs/maintainers/proof.md says which operations are left.
+# The common path: borrowing and returning, a block, a wait, a refusal. docs/maintainers/proof.md says which operations
+# are left.
 OPERATIONS = {
     "pair": "pool.putconn(pool.getconn())",
     "pair under a key": "pool.putconn(pool.getconn('key'), 'key')",

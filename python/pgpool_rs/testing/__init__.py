@@ -1,7 +1,8 @@
 """Test a pool: a server in memory, what must hold of any pool over it, and whether its history can be explained.
 
 Nothing here needs a database. `pip install "pgpool-rs[testing]"` brings hypothesis along, which `PoolMachine` needs and
-nothing else does. docs/testing.md tells how to use it.
+nothing else does. <https://pgpool-rs.readthedocs.io/en/latest/testing-a-wrapper.html> shows how to begin, and
+<https://pgpool-rs.readthedocs.io/en/latest/testing.html> has everything.
 """
 
 from typing import TYPE_CHECKING

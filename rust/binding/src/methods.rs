@@ -75,7 +75,13 @@ impl AbstractPool {
         number_to_key(py, edit(py, || self.ledger().next_number())?)
     }
 
-    /// Lend a connection, as `getconn` does.
+    /// Lend a connection; return it with `putconn`.
+    ///
+    /// :param key: the key to lend it under. The same key gets the same connection until it is returned.
+    /// :param timeout: as `ThreadedConnectionPool.getconn` takes it. A `SimpleConnectionPool` refuses it with a TypeError.
+    /// :raises PoolClosed: the pool is closed.
+    /// :raises PoolExhausted: every connection is lent.
+    /// :raises psycopg2.Error: a connection could not be opened.
     #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
     #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
     pub(crate) fn _getconn(
@@ -86,7 +92,13 @@ impl AbstractPool {
         borrow(slf, key, timeout_of(slf, &timeout)?)
     }
 
-    /// Take a connection back, as `putconn` does.
+    /// Take a connection back. The pool rolls back its transaction, and closes it if it is broken or not needed.
+    ///
+    /// :param conn: the connection; or None, to return what is lent under `key`.
+    /// :param key: the key that it was lent under, which may be left out.
+    /// :param close: close it in any case.
+    /// :raises PoolClosed: the pool is closed, and so is the connection.
+    /// :raises PoolError: it is not lent, or not under this key. Nothing has changed.
     #[pyo3(signature = (conn, key=None, close=Truth(false)), text_signature = "($self, conn, key=None, close=False)")]
     pub(crate) fn _putconn(
         slf: &Bound<'_, Self>,
@@ -97,7 +109,9 @@ impl AbstractPool {
         Ok(give_back(slf, conn, key, close.0)?)
     }
 
-    /// Close every connection, as `closeall` does.
+    /// Close every connection, lent ones too, and refuse every call from then on.
+    ///
+    /// :raises PoolClosed: the pool is closed already.
     fn _closeall(slf: &Bound<'_, Self>) -> PyResult<()> {
         close(slf)
     }
@@ -170,7 +184,7 @@ impl AbstractPool {
     }
 
     /// Give the numbers of this moment, and counts since the pool was made or `pop_stats` was called in this process. Those in
-    /// `_ms` are milliseconds. docs/options.md says what each means.
+    /// `_ms` are milliseconds. <https://pgpool-rs.readthedocs.io/en/latest/options.html#statistics> says what each means.
     fn get_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, edit(py, || self.ledger().stats(now()))?)
     }
@@ -180,11 +194,13 @@ impl AbstractPool {
         to_dict(py, edit(py, || self.ledger().take_stats(now()))?)
     }
 
+    /// Give the pool, which the end of the block closes.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
         with_notes(slf, slf.get().ensure_open())?;
         Ok(slf.clone())
     }
 
+    /// Call `closeall` unless the pool is closed already.
     #[pyo3(signature = (*_exc_info))]
     fn __exit__(slf: &Bound<'_, Self>, _exc_info: &Bound<'_, PyTuple>) -> PyResult<()> {
         if !slf.get().ledger().counts().closed {

@@ -65,7 +65,8 @@ class HistoryError(AssertionError):
 def check_history(history: Iterable[Operation], limits: Limits) -> None:
     """Find an order of single steps, one for each call and at a moment while it lasted, that explains a history.
 
-    The steps are those of a pool that does one thing at a time: docs/testing.md lists them. It takes less than a second
+    The steps are those of a pool that does one thing at a time, which
+    <https://pgpool-rs.readthedocs.io/en/latest/testing.html#what-is-checked> lists. The check takes less than a second
     for thousands of operations, unless many threads share many keys.
 
     :raises HistoryError: there is none. The message shows the shortest part of which that is true.
