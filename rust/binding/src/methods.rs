@@ -78,7 +78,7 @@ impl AbstractPool {
     /// Lend a connection; return it with `putconn`.
     ///
     /// :param key: the key to lend it under. The same key gets the same connection until it is returned.
-    /// :param timeout: as `ThreadedConnectionPool.getconn` takes it. A `SimpleConnectionPool` refuses it with a TypeError.
+    /// :param timeout: as `ThreadedConnectionPool.getconn` takes it. A `SimpleConnectionPool` refuses it with a `TypeError`.
     /// :raises PoolClosed: the pool is closed.
     /// :raises PoolExhausted: every connection is lent.
     /// :raises psycopg2.Error: a connection could not be opened.
