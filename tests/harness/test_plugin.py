@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from textwrap import dedent
 
@@ -456,6 +457,44 @@ def test_the_plugin_imports_pytest_alone_until_a_fixture_is_used(tmp_path: Path)
             """,
     )
     assert run.of("PASSED") == {"first", "second", "third"}, run.output
+
+
+def test_without_psycopg2_only_what_uses_the_plugin_fails_and_says_what_to_install(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        psycopg2='raise ModuleNotFoundError("No module named \'psycopg2\'", name="psycopg2")',
+        test_psycopg2="""
+            def test_uses_nothing():
+                pass
+
+            def test_uses_a_pool(pgpool_pool):
+                pass
+
+            def test_uses_the_watch(pgpool_no_leaks):
+                pass
+
+            def test_imports_the_harness():
+                import pgpool_rs.testing
+            """,
+    )
+    assert run.of("PASSED") == {"uses_nothing"}, run.output
+    assert run.output.count("pgpool_rs needs psycopg2: install pgpool-rs[binary]") >= 3, run.output
+
+
+def test_the_plugin_costs_a_session_that_uses_nothing_less_than_a_fiftieth_of_pytests_own_import() -> None:
+    program = """
+import time
+begun = time.process_time(); import pytest
+loaded = time.process_time(); import pgpool_rs_pytest
+print((time.process_time() - loaded) / (loaded - begun))
+"""
+    shares = [float(subprocess.check_output([sys.executable, "-c", program], timeout=100)) for _ in range(3)]
+    assert min(shares) < 1 / 50, shares
+
+
+def test_pytest_finds_the_plugin_by_itself() -> None:
+    found = {entry.name: entry.value for entry in entry_points(group="pytest11")}
+    assert found["pgpool_rs"] == "pgpool_rs_pytest"
 
 
 def test_no_pool_is_kept_alive_before_and_after_a_test_that_is_watched(tmp_path: Path) -> None:
