@@ -221,7 +221,10 @@ class Rused(_Loans):
             del self._rest[ident]
             return
         key = self[ident]
-        self._other._rest[key] = _core.strike_loan(self._pool, key)
+        connection = _core.strike_loan(self._pool, key)
+        if connection is None:  # Another thread has just returned it.
+            raise KeyError(ident)
+        self._other._rest[key] = connection
 
 
 class Views:

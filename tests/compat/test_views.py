@@ -68,3 +68,21 @@ def test_an_edit_of_the_idle_list_is_made_on_what_another_has_left_of_it(
     monkeypatch.setattr(_core, "replace_idle", overtaken)
     pool._pool.insert(0, "more")
     assert (borrowed, list(pool._pool)) == ([second], ["more", first])
+
+
+def test_a_loan_that_another_thread_returns_while_it_is_deleted_is_in_neither_view(
+    our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = our_class(1, 1)
+    connection = pool.getconn("a key")
+    strike_loan = _core.strike_loan
+
+    def strike(pool: Any, key: Any) -> Any:
+        pool.putconn(connection)
+        return strike_loan(pool, key)
+
+    monkeypatch.setattr(_core, "strike_loan", strike)
+    with pytest.raises(KeyError):
+        del pool._rused[id(connection)]
+    assert (dict(pool._used), dict(pool._rused)) == ({}, {})
+    assert pool.getconn() is connection
