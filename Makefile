@@ -21,7 +21,7 @@ LLVM_COV := target/proof/cargo-llvm-cov-0.9.1/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test prove soak coverage sanitize lint docs format bench clean
+.PHONY: help build demo test matrix prove soak coverage sanitize lint docs format bench clean
 
 help: ## list these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -45,6 +45,9 @@ prove: build .venv/proving ## run the long proofs: random tests, schedules, sani
 	$(RUN) -m pytest dev/tests
 	$(RUN) -m dev.sanitize
 	$(RUN) -m dev.trials
+
+matrix: ## build and test on every Python that is found, or on PYTHONS="python3.12 ..."; TESTS= are pytest's arguments
+	$(PYTHON) -m dev.matrix $(TESTS)
 
 NIGHTLY := PGPOOL_PROFILE=nightly
 BESIDE_EACH_OTHER := --numprocesses auto --dist worksteal
