@@ -315,6 +315,8 @@ class SoundPool:
         connection = loan[0]
         try:
             yield connection
+        except GeneratorExit:  # The garbage collector ends a block that a machine has broken off, at any time.
+            raise
         except BaseException:
             self.end_loan(loan)
             self.take_back(connection, close=False)
