@@ -6,6 +6,7 @@ Replace `from psycopg2.pool import ThreadedConnectionPool, PoolError` by
 """
 
 # First of all: it refuses a subinterpreter, where the import of psycopg2 may end the process.
+from pgpool_rs._core import __version__ as __version__
 from pgpool_rs._core import check_socket
 
 try:

@@ -18,6 +18,7 @@ __all__ = [
     "Loan",
     "Returning",
     "ThreadedConnectionPool",
+    "__version__",
     "advance_clock",
     "check_socket",
     "clock",
@@ -38,6 +39,8 @@ __all__ = [
     "strike_loan",
     "whole",
 ]
+
+__version__: str
 
 @disjoint_base
 class AbstractConnectionPool:

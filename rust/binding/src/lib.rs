@@ -122,6 +122,6 @@ mod _core {
         super::system::refuse_subinterpreters()?;
         super::python::names(module.py());
         super::system::notice_forks();
-        Ok(())
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -1,0 +1,50 @@
+"""What a release says of itself: one version, one date, and the Pythons that are tried."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import metadata, version
+from pathlib import Path
+
+import pgpool_rs
+from dev import interpreters
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(file: str, pattern: str) -> str:
+    """Find what stands in a file."""
+    found = re.search(pattern, (ROOT / file).read_text(), re.MULTILINE)
+    assert found, f"{file} has no {pattern}"
+    return found[1]
+
+
+def test_the_package_says_which_version_it_is() -> None:
+    assert pgpool_rs.__version__ == version("pgpool-rs") == read("Cargo.toml", r'^version = "(.*)"')
+
+
+def test_changelog_and_citation_have_the_version_and_its_date() -> None:
+    dated = read("CHANGELOG.md", rf"^## \[{re.escape(pgpool_rs.__version__)}\] - (\d{{4}}-\d\d-\d\d)$")
+    assert read("CITATION.cff", r"^version: (.*)$") == pgpool_rs.__version__
+    assert read("CITATION.cff", r'^date-released: "(.*)"$') == dated
+
+
+def test_every_page_names_the_same_repository() -> None:
+    address = read("Cargo.toml", r'^repository = "(.*)"')
+    assert f"Source, {address}" in (metadata("pgpool-rs").get_all("Project-URL") or [])
+    for file in ("pyproject.toml", "CITATION.cff", "SECURITY.md", "CHANGELOG.md", ".github/ISSUE_TEMPLATE/config.yml"):
+        named = re.findall(r"https://github\.com/[\w-]+/[\w-]+", (ROOT / file).read_text())
+        assert set(named) == {address}, file
+
+
+def test_every_claimed_python_is_in_the_matrix_of_ci_and_the_least_is_the_one_required() -> None:
+    claimed = interpreters.claimed()
+    assert f">={claimed[0]}" == metadata("pgpool-rs")["Requires-Python"]
+    tried = re.findall(r'"(3\.\d+t?)"', read(".github/workflows/ci.yml", r"^ +python: (.*)$"))
+    assert set(claimed) <= set(tried)
+
+
+def test_every_workflow_takes_the_rust_that_cargo_asks_for() -> None:
+    asked = read("Cargo.toml", r'^rust-version = "(.*)"')
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        assert read(str(workflow.relative_to(ROOT)), r'^  RUST: "(.*)"$') == asked
