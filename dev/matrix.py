@@ -123,7 +123,7 @@ def main(arguments: list[str]) -> int:
     lacking = sorted(set(interpreters.claimed()) - {row.name for row in rows}, key=lambda name: int(name[2:]))
     print(f"\n{table(rows)}" if rows else "no interpreter was found")
     if lacking:
-        print(f"not on this machine, and so not tested: {', '.join(lacking)}")
+        print(f"claimed, and not tried here: {', '.join(lacking)}")
     return 0 if rows and all(row.passed for row in rows) else 1
 
 
