@@ -17,7 +17,7 @@ pub(crate) fn now() -> Moment {
     Moment::from_nanos(monotonic_nanos().wrapping_add(AHEAD.load(Ordering::Relaxed)))
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 #[inline]
 fn monotonic_nanos() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -27,7 +27,7 @@ fn monotonic_nanos() -> u64 {
     (time.tv_sec.cast_unsigned()).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.cast_unsigned())
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 fn monotonic_nanos() -> u64 {
     use std::sync::OnceLock;
     use std::time::Instant;
@@ -81,10 +81,11 @@ pub(crate) fn notice_forks() {
 /// Gives the ident of this thread, as CPython's own `threading.get_ident` does.
 #[inline]
 pub(crate) fn thread_ident() -> Caller {
-    #[cfg(target_os = "linux")]
+    // Elsewhere a pthread_t is a pointer, or shorter.
+    #[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
     // SAFETY: it asks nothing of its caller. It is what CPython takes for the ident.
     return unsafe { libc::pthread_self() };
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(not(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64")))]
     // SAFETY: it asks nothing of its caller.
     return Caller::from(unsafe { pyo3::ffi::PyThread_get_thread_ident() });
 }
