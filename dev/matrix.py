@@ -30,11 +30,6 @@ class Row(NamedTuple):
     result: str
     minutes: str
 
-    @property
-    def passed(self) -> bool:
-        """Tell whether all tests passed."""
-        return " passed" in self.result and not re.search(r"failed|error", self.result)
-
 
 class Try:
     """One interpreter, in its own folder."""
@@ -46,6 +41,7 @@ class Try:
         self.log = self.folder / "log"
         self.log.write_bytes(b"")
         self.python = str(self.folder / "venv" / "bin" / "python")
+        self.passed = False
 
     def run(self, arguments: list[str]) -> Row:
         """Build, install and test."""
@@ -65,7 +61,7 @@ class Try:
             return f"cannot build: {self.log}"
         if not self._pip("--force-reinstall", "--no-deps", *map(str, wheels.glob("*.whl"))):
             return f"cannot install the wheel: {self.log}"
-        self._do(self.python, "-m", "pytest", "-p", "no:cacheprovider", *BESIDE_EACH_OTHER, *arguments)
+        self.passed = self._do(self.python, "-m", "pytest", "-p", "no:cacheprovider", *BESIDE_EACH_OTHER, *arguments)
         counts = re.findall(r"^(?:=+ )?(\d+ \w+.*) in [\d.]+s\b", self._text(), re.MULTILINE)
         return str(counts[-1]) if counts else f"the tests broke off: {self.log}"
 
@@ -112,11 +108,10 @@ def table(rows: list[Row]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Try each interpreter; return 0 if every test passed on every one."""
-    found = interpreters.find()
+    tries = [Try(interpreter) for interpreter in interpreters.find()]
     rows = []
-    for interpreter in found:
-        print(f"{interpreter.name}: {interpreter.path}", flush=True)
-        attempt = Try(interpreter)
+    for attempt in tries:
+        print(f"{attempt.interpreter.name}: {attempt.interpreter.path}", flush=True)
         rows.append(attempt.run(arguments))
         for failure in attempt.failures():
             print(f"  {failure}", flush=True)
@@ -124,7 +119,7 @@ def main(arguments: list[str]) -> int:
     print(f"\n{table(rows)}" if rows else "no interpreter was found")
     if lacking:
         print(f"claimed, and not tried here: {', '.join(lacking)}")
-    return 0 if rows and all(row.passed for row in rows) else 1
+    return 0 if tries and all(attempt.passed for attempt in tries) else 1
 
 
 if __name__ == "__main__":
