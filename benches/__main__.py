@@ -6,7 +6,6 @@ round. Only the ratios mean anything on another machine.
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
-from benches import background, instructions, memory, pair, threads
+from benches import background, memory, pair, threads
 from benches.harness import FULL, QUICK, Row, markdown, text
 from dev import machine
 from dev.servers.postgres import ThrowawayPostgres
@@ -41,14 +40,10 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description="Compares pgpool_rs with psycopg2.pool and with the best possible.")
     parser.add_argument("--quick", action="store_true", help="measure for seconds, not minutes, and less exactly")
-    parser.add_argument("--instructions", action="store_true", help="count the pair's instructions too, with valgrind")
     parser.add_argument("--before", metavar="COMMIT", help="compare with the pair of COMMIT too, which is built first")
     parser.add_argument("--markdown", action="store_true", help="print the table as README shows it")
     parser.add_argument("--json", type=Path, metavar="PATH", help="where to write the figures (benches/results/...)")
-    arguments = parser.parse_args()
-    if arguments.instructions and shutil.which("valgrind") is None:
-        parser.error("--instructions needs valgrind")
-    return arguments
+    return parser.parse_args()
 
 
 def measure(dsn: str, arguments: argparse.Namespace) -> list[Row]:
@@ -64,8 +59,6 @@ def measure(dsn: str, arguments: argparse.Namespace) -> list[Row]:
         "many connections lent": partial(pair.measure_many_lent, effort),
         "resident memory": partial(memory.measure, dsn, effort),
     }
-    if arguments.instructions:
-        subjects["instructions"] = partial(instructions.measure, dsn)
     rows = []
     for number, (name, subject) in enumerate(subjects.items(), start=1):
         print(f"{number}/{len(subjects)} {name} ...", file=sys.stderr)

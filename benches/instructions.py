@@ -1,41 +1,137 @@
-"""The pair in instructions, counted by callgrind: slow to take, but the same each time, on a busy machine too."""
+"""The gate: how many instructions each way to borrow takes, counted by callgrind in one run.
 
+    python -m benches.instructions            print the table
+    python -m benches.instructions --record   write the ratios that `make test` compares with
+
+A count does not drift, on a busy machine neither.
+"""
+
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import timeit
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benches.contenders import CLASSES, LOWER_BOUND
-from benches.harness import Row
-from benches.pair import compare, contenders, timing
+from benches.ways import BOUND, ROOT, WAYS
+from dev.servers import debian
+from dev.servers.postgres import ThrowawayPostgres
 
-FEW, MANY = 2_000, 12_000
+RECORD = Path(__file__).with_name("ratios.json")
+TOLERANCE = 1.02
+TIMES, WARM_UP = 500, 100
+LAYOUTS = 3
+UNPACKED = ROOT / "target" / "valgrind"
+# The interpreter's own share of a way differs from one minor version to the next.
+PYTHON = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
+
+Counts = Mapping[str, float]
 
 
-def measure(dsn: str) -> list[Row]:
-    """Compare the instructions that a pair takes; needs valgrind."""
-    names = (*CLASSES, LOWER_BOUND)
-    # Everything but the pairs is the same in both runs, and cancels out in the difference.
-    cost = {name: [(count(dsn, name, MANY) - count(dsn, name, FEW)) / (MANY - FEW)] for name in names}
-    return compare("instructions of the pair", "Ir", cost)
+class NotCountedError(Exception):
+    """Says why nothing can be counted or compared here."""
 
 
-def count(dsn: str, name: str, pairs: int) -> int:
-    """Return how many instructions a process executes that takes `pairs` from the pool called `name`."""
+def count(dsn: str) -> dict[str, float]:
+    """Return the instructions that each way takes; raises NotCountedError where there is no valgrind."""
+    program, environment = valgrind()
     with tempfile.TemporaryDirectory() as folder:
         profile = Path(folder) / "profile"
-        valgrind = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={profile}"]
-        child = [sys.executable, "-m", __name__, dsn, name, str(pairs)]
-        root = Path(__file__).parent.parent
+        # The child asks for its parent's id at the begin and at the end of each way, and nobody else does.
+        options = ["--quiet", "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={profile}"]
         # The order of a set, and with it the path through the interpreter, must not change from run to run.
-        subprocess.run(valgrind + child, cwd=root, env=os.environ | {"PYTHONHASHSEED": "0"}, check=True)
-        totals = re.search(r"^totals: (\d+)", profile.read_text(), re.MULTILINE)
-    if totals is None:
-        raise RuntimeError("callgrind wrote no totals")
-    return int(totals[1])
+        environment |= {"PYTHONHASHSEED": "0"}
+        command = [program, *options, sys.executable, "-m", "benches.instructions", dsn]
+        subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=True)
+        dumps = sorted(profile.parent.glob("profile.*"), key=lambda dump: int(dump.suffix[1:]))
+        totals = [int(re.findall(r"^totals: (\d+)", dump.read_text(), re.MULTILINE)[0]) for dump in dumps]
+    loops = [total / TIMES for total in totals[1::2]]
+    layouts = [loops[start : start + len(WAYS) + 1] for start in range(0, len(loops), len(WAYS) + 1)]
+    # The least, since a collision of two addresses in a cache only adds.
+    return {way.name: min(each[at] - each[0] for each in layouts) for at, way in enumerate(WAYS, start=1)}
+
+
+def valgrind() -> tuple[str, dict[str, str]]:
+    """Return valgrind and the environment that it needs; unpack Debian's into target/ where the machine has none."""
+    installed = shutil.which("valgrind")
+    if installed:
+        return installed, {}
+    try:
+        debian.unpack(["valgrind"], UNPACKED)
+    except debian.UnavailableError as error:
+        raise NotCountedError(f"there is no valgrind: {error}") from error
+    return str(UNPACKED / "usr/bin/valgrind"), {"VALGRIND_LIB": str(UNPACKED / "usr/libexec/valgrind")}
+
+
+def execute(dsn: str) -> None:
+    """Go all ways, after an empty one, in the process that callgrind watches, and again with other addresses."""
+    kept: list[object] = []
+    for _ in range(LAYOUTS):
+        repeats = [timeit.Timer("pass").timeit, *(way.repeat(dsn) for way in WAYS)]
+        kept += repeats
+        for repeat in repeats:
+            repeat(WARM_UP)
+            os.getppid()
+            repeat(TIMES)
+            os.getppid()
+    os._exit(0)  # What Python does at its end takes seconds under valgrind.
+
+
+def ratios(counts: Counts) -> dict[str, float]:
+    """Return the instructions of each of our ways, divided by those of the lower bound."""
+    return {way.name: round(counts[way.name] / counts[BOUND], 3) for way in WAYS if way.basis is not None}
+
+
+def recorded() -> dict[str, float]:
+    """Read the recorded ratios; raises NotCountedError if they are of another interpreter."""
+    record = json.loads(RECORD.read_text())
+    if record["python"] != PYTHON:
+        raise NotCountedError(f"the ratios are recorded for {record['python']}, and this is {PYTHON}")
+    found: dict[str, float] = record["ratios"]
+    return found
+
+
+def worse(counts: Counts, record: Mapping[str, float]) -> list[str]:
+    """Say which ways take more instructions than is recorded, or are not recorded."""
+    now = ratios(counts)
+    return [
+        f"{name}: {ratio:.3f} times the lower bound, and {RECORD.name} has {record.get(name)}"
+        for name, ratio in now.items()
+        if ratio > TOLERANCE * record.get(name, 0.0)
+    ]
+
+
+def table(counts: Counts) -> list[Sequence[str]]:
+    """Return the headings and the rows: each way beside the lower bound, and beside what is asked of it."""
+    rows: list[Sequence[str]] = [("way to borrow", "instructions", "of the bound", "asked", "met")]
+    for way in WAYS:
+        number = counts[way.name]
+        asked, met = "", ""
+        if way.basis is not None:
+            most = way.limit * counts[way.basis]
+            asked = f"{most:,.0f}: {way.limit:g} of {way.basis}"
+            met = "yes" if number <= most else f"no: {number / counts[way.basis]:.2f}"
+        rows.append((way.name, f"{number:,.0f}", f"{number / counts[BOUND]:.2f}", asked, met))
+    return rows
+
+
+def main() -> None:
+    """Count, print the table, and record the ratios if that is asked."""
+    with ThrowawayPostgres() as server:
+        counts = count(server.dsn)
+    lines = table(counts)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines))
+    if "--record" in sys.argv[1:]:
+        RECORD.write_text(json.dumps({"python": PYTHON, "ratios": ratios(counts)}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
-    timing(contenders(sys.argv[1])[sys.argv[2]], int(sys.argv[3]))()
+    if sys.argv[1:] in ([], ["--record"]):
+        main()
+    else:
+        execute(sys.argv[1])

@@ -61,7 +61,9 @@ unsafe extern "C" fn pool_dealloc(object: *mut PyObject) {
             Py_DECREF(connection);
         }
         Py_DECREF((*pool).status_name);
-        PyObject_Free(object.cast());
+        // A subclass in Python has its own, since the garbage collector knows its instances.
+        let free: freefunc = mem::transmute(PyType_GetSlot(class, Py_tp_free));
+        free(object.cast());
         Py_DECREF(class.cast());
     }
 }
@@ -110,6 +112,17 @@ unsafe extern "C" fn putconn(object: *mut PyObject, connection: *mut PyObject) -
     }
 }
 
+/// Takes a connection back with all the arguments of psycopg2.pool's `putconn`, and ignores the others: for subclasses.
+unsafe extern "C" fn putconn_with(object: *mut PyObject, args: *mut *mut PyObject, count: Py_ssize_t) -> *mut PyObject {
+    // SAFETY: as in `putconn`; CPython passes `count` arguments, of which the first is read only if there is one.
+    unsafe {
+        if count == 0 {
+            return fail(c"no connection to take back");
+        }
+        putconn(object, *args)
+    }
+}
+
 /// Raises a `RuntimeError`, unless an exception is on its way already.
 #[cold]
 unsafe fn fail(message: &CStr) -> *mut PyObject {
@@ -136,7 +149,7 @@ unsafe extern "C" fn fill(module: *mut PyObject) -> c_int {
     }
 }
 
-static mut METHODS: [PyMethodDef; 3] = [
+static mut METHODS: [PyMethodDef; 4] = [
     PyMethodDef {
         ml_name: c"getconn".as_ptr(),
         ml_meth: PyMethodDefPointer { PyCFunctionFast: getconn },
@@ -147,6 +160,12 @@ static mut METHODS: [PyMethodDef; 3] = [
         ml_name: c"putconn".as_ptr(),
         ml_meth: PyMethodDefPointer { PyCFunction: putconn },
         ml_flags: METH_O,
+        ml_doc: ptr::null(),
+    },
+    PyMethodDef {
+        ml_name: c"putconn_with".as_ptr(),
+        ml_meth: PyMethodDefPointer { PyCFunctionFast: putconn_with },
+        ml_flags: METH_FASTCALL,
         ml_doc: ptr::null(),
     },
     PyMethodDef::zeroed(),
@@ -165,7 +184,7 @@ static mut SPEC: PyType_Spec = PyType_Spec {
     name: c"lower_bound.Pool".as_ptr(),
     basicsize: mem::size_of::<Pool>() as c_int,
     itemsize: 0,
-    flags: Py_TPFLAGS_DEFAULT as core::ffi::c_uint,
+    flags: (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE) as core::ffi::c_uint,
     slots: (&raw mut TYPE_SLOTS).cast(),
 };
 
