@@ -111,7 +111,7 @@ format: .venv/installed .venv/rust-tools ## put the sources into the project's f
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
 
-bench: build ## measure against psycopg2.pool and against the lower bound
+bench: build .venv/benching ## measure beside every other pool, and write docs/benchmarks.md (within 10 minutes)
 	$(RUN) -m benches
 
 clean: ## remove all that was made, .venv included
@@ -132,7 +132,11 @@ NEEDS_CARGO = @command -v cargo >/dev/null \
 	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
 	@touch $@
 
-.venv/proving: .venv/installed requirements-prove.txt
+.venv/benching: .venv/installed requirements-bench.txt
+	$(RUN) -m pip install --quiet --requirement requirements-bench.txt
+	@touch $@
+
+.venv/proving: .venv/installed requirements-prove.txt requirements-bench.txt
 	$(RUN) -m pip install --quiet --requirement requirements-prove.txt
 	@touch $@
 

@@ -7,19 +7,23 @@ import sys
 import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psycopg2
 import psycopg2.pool
 
+from benches.harness import Run
 from pgpool_rs import ThreadedConnectionPool
 
 ROOT = Path(__file__).parent.parent
 SIZE = 4
 DEPTH = 10
+
+TIMES = 200  # in one timing: few, so that in most of them no other process takes the core
 
 PAIR = "pool.putconn(pool.getconn())"
 BOUND = "the lower bound"
@@ -162,3 +166,9 @@ WAYS = (
         limit=1.15,
     ),
 )
+
+
+def times(run: Run, share: float, dsn: str) -> dict[str, float]:
+    """Time each way, in nanoseconds."""
+    samples = run.turns(share, {way.name: partial(way.repeat(dsn), TIMES) for way in WAYS})
+    return {name: median(each) / TIMES * 1e9 for name, each in samples.items()}
