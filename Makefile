@@ -70,8 +70,9 @@ coverage: build .venv/proving $(LLVM_COV)/cargo-llvm-cov ## measure which lines 
 	$(RUN) -m coverage report
 
 # coverage.py takes a lock in each thread: a fork may copy it taken, and the child then waits for ever. It cannot follow the
-# greenlets of two libraries. References, memory and instructions would include its own, and an interrupt may strike its code.
-UNMEASURED := $(foreach name,fork fork_housekeeping greenlets differential references references_pool instructions,\
+# greenlets of two libraries. References, memory, instructions and times would include its own, and an interrupt may strike its
+# code.
+UNMEASURED := $(foreach name,fork fork_housekeeping greenlets differential references references_pool instructions benchmarks,\
   --ignore-glob='*/test_$(name).py') \
   -k 'not a_signal_in_the_midst_of_a_poke_loses_nothing and not that_an_asynchronous_exception_ends_has_a_successor'
 

@@ -28,10 +28,11 @@ EXTENSION = f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
 # greenlet copies stacks away and back, which the sanitizer's record of the stack does not follow. These tests get a
 # build in which it watches the heap alone.
 GREENLETS = ["green/test_gevent.py", "green/test_greenlets.py", "housekeeping/test_gevent.py"]
-# The first is too slow for hypothesis, and the second counts instructions. The others measure memory, and the sanitizer
-# holds freed memory back.
+# The first is too slow for hypothesis. The next two measure speed. The others measure memory, and the sanitizer holds
+# freed memory back.
 LEFT_OUT = [
     "compat/test_differential.py",
+    "house/test_benchmarks.py",
     "house/test_instructions.py",
     "threads/test_references.py",
     "threads/test_references_pool.py",
