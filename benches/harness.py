@@ -36,7 +36,7 @@ class Run:
         elapsed = int(time.monotonic() - self._began)
         share = min(1.0, elapsed / self._seconds) if self._seconds else 0.0
         bar = "#" * int(20 * share)
-        print(f"{elapsed // 60:2}:{elapsed % 60:02} [{bar:20}] {self._scene}", end=end, file=sys.stderr, flush=True)
+        print(f"{elapsed // 60:2}:{elapsed % 60:02} [{bar:20}] {self._scene:50}", end=end, file=sys.stderr, flush=True)
 
     def turns(self, share: float, sides: Mapping[str, Callable[[], Sample]]) -> dict[str, list[Sample]]:
         """Run all sides once to warm up, then in turns (A, B, C, A, B, C, ...) for a share of the run.

@@ -7,7 +7,7 @@ from pathlib import Path
 from benches import peers
 from benches.harness import LEAST_ROUNDS
 from benches.pictures import THEMES, Picture
-from benches.scenes import CONNECTIONS
+from benches.scenes import CONNECTIONS, LOAD_SECONDS
 from benches.tables import IDEAL, MARGIN, Loss, Table
 
 TEXT = """\
@@ -34,9 +34,10 @@ its pictures. Only the ratios mean anything on another machine.
   turns, and a ratio the median of the ratios within a round. So a machine that changes its pace changes neither.
 - "{ideal}" is {connections} threads that have a connection each, and no pool: what the driver, the interpreter and the
   server give. psycopg_pool is for psycopg 3, whose connections take longer for the same work. "Of its driver's" is the
-  share of a connection each of the pool's own driver.
-- The wait is the time from asking a pool for a connection to having it. The busiest thread's loans are divided by the
-  idlest's; where a thread had none, by one.
+  share of a connection each of the pool's own driver; the slower the driver, the less a pool's own time shows in it.
+- The wait is the time from asking a pool for a connection to having it. A turn under load takes {turn:g} s, and so does
+  the wait of a thread that gets none. The busiest thread's loans are divided by the idlest's; where a thread had none,
+  by one.
 - {bare} as it comes refuses when all its connections are lent, so it has figures only where it need not wait. Programs
   put a semaphore round it, as `WaitingPool` below does.
 - "1 ms away" is a proxy on the same machine, which delivers all data late, each way. It takes processor time, from all
@@ -95,6 +96,7 @@ def write(
         rounds=LEAST_ROUNDS,
         ideal=IDEAL,
         connections=CONNECTIONS,
+        turn=LOAD_SECONDS,
         bare=peers.BARE.name,
         margin=MARGIN - 1,
         sources=peers.sources(),

@@ -125,9 +125,9 @@ def under_load(
         for connection in itertools.chain(*own.values()):
             connection.close()
     rates = {name: [each.load.rate for each in rounds] for name, rounds in timings.items()}
+    drivers = {PSYCOPG_POOL.name: IDEAL_3, OURS.name: IDEAL}
     rows: dict[str, tuple[Cell, ...]] = {}
     for name, rounds in timings.items():
-        drivers = {PSYCOPG_POOL.name: IDEAL_3, OURS.name: IDEAL}
         rows[name] = (
             median(rates[name]),
             ratio(rates[name], rates[IDEAL]),
@@ -221,10 +221,9 @@ def burst(run: Run, share: float, dsn: str) -> Table:
     """Let many requests come at once to a pool with few idle connections and room for all."""
     size = 8 if run.is_short else BURST
     work = partial(ask, f"SELECT pg_sleep({WORK})")
-    times: dict[str, list[float]] = {peer.name: [] for peer in BURSTING}
-    sessions: dict[str, list[int]] = {peer.name: [] for peer in BURSTING}
 
-    def once(peer: Peer) -> None:
+    def once(peer: Peer) -> tuple[list[float], int]:
+        times: list[float] = []
         with opened([peer], dsn, IDLE, BURST, connect_seconds=CONNECT) as sides:
             side, gate = sides[peer.name], threading.Barrier(size)
             before = len(side.opening.opened)
@@ -233,12 +232,13 @@ def burst(run: Run, share: float, dsn: str) -> Table:
                 gate.wait()
                 began = time.perf_counter()
                 loan(side, work, commit=True, waits=[])
-                times[peer.name].append(1000 * (time.perf_counter() - began))
+                times.append(1000 * (time.perf_counter() - began))
 
             together([one] * size)
-            sessions[peer.name].append(len(side.opening.opened) - before)
+            return times, len(side.opening.opened) - before
 
-    run.turns(share, {peer.name: partial(once, peer) for peer in BURSTING})
+    rounds = run.turns(share, {peer.name: partial(once, peer) for peer in BURSTING})
+    times = {name: [each for times, _ in turns for each in times] for name, turns in rounds.items()}
     return Table(
         title=BURST_TITLE,
         text=f"{size} requests come at once to a pool with {IDLE} idle connections and room for {BURST}. A connect "
@@ -248,16 +248,18 @@ def burst(run: Run, share: float, dsn: str) -> Table:
             Column("median, ms", ",.0f", better="less"),
             Column(SESSIONS, ",.0f", better="less"),
         ),
-        rows={name: (percentile(each, 0.99), median(each), median(sessions[name])) for name, each in times.items()},
+        rows={
+            name: (percentile(each, 0.99), median(each), median(opened for _, opened in rounds[name]))
+            for name, each in times.items()
+        },
     )
 
 
 def server_returns(run: Run, share: float, server: ThrowawayPostgres) -> Table:
     """Restart the server, and let threads use each pool until each thread was served."""
-    failed: dict[str, list[int]] = {peer.name: [] for peer in CHECKING}
-    times: dict[str, list[float]] = {peer.name: [] for peer in CHECKING}
 
-    def once() -> None:
+    def once() -> dict[str, tuple[int, float]]:
+        found = {}
         with opened(CHECKING, server.dsn, CONNECTIONS, CONNECTIONS) as sides:
             server.restart()
             time.sleep(0 if run.is_short else IDLE_BEFORE_LOSS)
@@ -265,10 +267,10 @@ def server_returns(run: Run, share: float, server: ThrowawayPostgres) -> Table:
                 failures: list[Exception] = []
                 began = time.perf_counter()
                 together([partial(until_served, side, failures)] * CONNECTIONS)
-                times[name].append(1000 * (time.perf_counter() - began))
-                failed[name].append(len(failures))
+                found[name] = len(failures), 1000 * (time.perf_counter() - began)
+        return found
 
-    run.turns(share, {"all": once})
+    rounds = run.turns(share, {"all": once})["all"]
     return Table(
         title="A server that comes back",
         text=f"Each pool has {CONNECTIONS} idle connections, and the server restarts. {IDLE_BEFORE_LOSS:g} s later, "
@@ -279,7 +281,10 @@ def server_returns(run: Run, share: float, server: ThrowawayPostgres) -> Table:
             Column("failed requests", ",.0f", better="less"),
             Column("until all are served, ms", ",.1f", better="less"),
         ),
-        rows={name: (median(failed[name]), median(times[name])) for name in failed},
+        rows={
+            peer.name: (median(each[peer.name][0] for each in rounds), median(each[peer.name][1] for each in rounds))
+            for peer in CHECKING
+        },
     )
 
 

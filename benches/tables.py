@@ -58,7 +58,6 @@ class Table:
     text: str
     columns: tuple[Column, ...]
     rows: Mapping[str, tuple[Cell, ...]]
-    picture: str = ""
 
     def column(self, name: str) -> dict[str, Cell]:
         """Give a column, by side."""
