@@ -125,7 +125,9 @@ def better(losses: Sequence[Loss]) -> str:
     lines = []
     for peer in peers.PEERS[:-1]:
         told = [
-            f"{loss.table} ({loss.column}: {loss.theirs}, not {loss.ours})" for loss in losses if loss.peer == peer.name
+            f"{loss.table} ({loss.column}: {loss.theirs}{loss.peer.removeprefix(peer.name)}, not {loss.ours})"
+            for loss in losses
+            if peer.name == max((each.name for each in peers.PEERS if loss.peer.startswith(each.name)), key=len)
         ]
         beyond = f" It {peer.better}." if peer.better else ""
         lines.append(f"- **{peer.name}**: {'; '.join(told) or 'nothing in these figures'}.{beyond}")

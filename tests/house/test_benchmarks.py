@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benches import page, pictures
-from benches.peers import BARE, DBUTILS, OURS, PEERS, PSYCOPG_POOL
+from benches.peers import BARE, DBUTILS, OURS, PEERS, PSYCOPG_POOL, SEMAPHORE, SQLALCHEMY
 from benches.tables import FAIRNESS, IDEAL, Cell, Column, Table
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +42,15 @@ def test_the_page_names_who_is_first_where_that_is_another_pool() -> None:
     ]
     assert "**psycopg_pool**: A scene (rate: 9.00, not 5.00); A scene (ms: 4.00, not 5.00)." in page.better(losses)
     assert "**psycopg2.pool, semaphore**: nothing in these figures." in page.better(losses)
+
+
+def test_what_a_pool_does_better_with_an_option_is_told_with_the_option() -> None:
+    peer = SQLALCHEMY.having(pre_ping=True)
+    losses = list(table({peer.name: (9.0,), SEMAPHORE.name: (8.0,), OURS.name: (5.0,)}, "rate").losses())
+    told = page.better(losses)
+    assert "**SQLAlchemy QueuePool**: A scene (rate: 9.00, pre_ping=True, not 5.00)." in told
+    assert "**psycopg2.pool**: nothing in these figures." in told
+    assert "**psycopg2.pool, semaphore**: A scene (rate: 8.00, not 5.00)." in told
 
 
 def test_a_pool_that_is_faster_at_the_cost_of_some_threads_is_said_to_be() -> None:
