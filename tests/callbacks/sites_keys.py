@@ -6,9 +6,11 @@ from contextlib import suppress
 from typing import Any
 
 from pgpool_rs._core import advance_clock
+from pgpool_rs._housekeeper import housekeeper
 from tests.callbacks.probe import last
 from tests.callbacks.scene import ROOM, Round, Scene
 from tests.callbacks.sites import FULL, PASSED, PRINTED, Act, borrow, opens, round_of, row, site
+from tests.lib.housekeepers import let_rest
 
 # --- keys ---
 
@@ -99,6 +101,8 @@ for method in ("__hash__", "__eq__"):
 
 def report_a_leak(scene: Scene) -> None:
     connection = scene.lend(Key(scene, "__repr__"))
+    # The thread that the pool has poked would report it first.
+    let_rest(housekeeper)
     advance_clock(100)
     try:
         scene.pool.maintain()

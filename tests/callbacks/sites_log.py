@@ -9,9 +9,11 @@ from typing import Any
 import psycopg2
 
 from pgpool_rs._core import advance_clock
+from pgpool_rs._housekeeper import housekeeper
 from tests.callbacks.probe import Odd, last
 from tests.callbacks.scene import Round, Scene
 from tests.callbacks.sites import CLOSED, FULL, PASSED, Act, borrow, borrow_and_use, round_of, row, site, wait_in_vain
+from tests.lib.housekeepers import let_rest
 
 # --- the log ---
 
@@ -68,6 +70,8 @@ def _(scene: Scene) -> Round:
 
 def report_a_leak(scene: Scene) -> None:
     connection = scene.lend()
+    # The thread that the pool has poked would report it first.
+    let_rest(housekeeper)
     advance_clock(100)
     try:
         scene.pool.maintain()

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,17 @@ def assert_asleep(housekeeper: Housekeeper) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(housekeeper, "_make_round", note_round)
         wait_until(quiet, "rest")
+
+
+def let_rest(housekeeper: Housekeeper) -> None:
+    """Wait until the thread sleeps, after it has done what it was poked for. Then it goes by no clock but its own."""
+
+    def rests() -> bool:
+        house = house_of(housekeeper)
+        path = Path(f"/proc/self/task/{thread_of(housekeeper).native_id}/stat")
+        return not house.pokes and house.current is None and path.read_text().rpartition(")")[2].split()[0] == "S"
+
+    wait_until(rests, "rest")
 
 
 PROLOGUE = """
