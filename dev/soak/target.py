@@ -73,6 +73,7 @@ class Target:
             reset=self.callbacks.reset,
             connect=self.callbacks.connect,
             open_workers=2,
+            grow="workers",
             background=True,
             leak_after=0.5,
             reclaim=True,

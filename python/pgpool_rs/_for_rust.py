@@ -20,6 +20,7 @@ from pgpool_rs._log import is_heard, place
 from pgpool_rs._log import write as write_line
 from pgpool_rs._notes import annotate
 from pgpool_rs._opening import in_parallel as open_in_parallel
+from pgpool_rs._opening import start_worker
 from pgpool_rs._secrets import mask
 from pgpool_rs._views import AutomaticKey
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
@@ -48,6 +49,7 @@ __all__ = [
     "open_in_parallel",
     "place",
     "psycopg2",
+    "start_worker",
     "threading",
     "time",
     "write_line",

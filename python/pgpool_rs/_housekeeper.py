@@ -12,7 +12,6 @@ Condition and Event hold a lock of their own meanwhile, and so does the SimpleQu
 from __future__ import annotations
 
 import atexit
-import contextvars
 import logging
 import math
 import os
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pgpool_rs import _log
 from pgpool_rs._core import if_free, speak
+from pgpool_rs._threads import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,12 +154,7 @@ class Housekeeper:
             house.parker = threading.Lock()
             house.parker.acquire()
             house.thread = threading.Thread(target=self._run, args=(house,), name="pgpool_rs housekeeping", daemon=True)
-            # In a context of its own, since the thread outlives the request that happened to poke first.
-            try:
-                contextvars.Context().run(house.thread.start)
-            except KeyError as error:
-                # CPython raises it where an Exception interrupted `start` after the thread had begun.
-                raise error.__context__ or error from None
+            start(house.thread)
 
     def _run(self, house: House) -> None:
         try:

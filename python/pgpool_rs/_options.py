@@ -34,6 +34,7 @@ class Options:
     reset: Callable[[Any], object] | None = field(repr=False)
     connect: Callable[..., Any] | None = field(repr=False)
     open_workers: int
+    grow: str
     background: bool
     leak_after: float
     reclaim: bool
@@ -64,6 +65,7 @@ class Options:
         reset: object = None,
         connect: object = None,
         open_workers: object = 1,
+        grow: object = "caller",
         background: object = False,
         leak_after: object = None,
         reclaim: object = False,
@@ -88,6 +90,7 @@ class Options:
             # A caller may pass the connection string here by mistake: the error must not show the password.
             connect=_validate.callback("connect", connect, secret=True),
             open_workers=_validate.count("open_workers", open_workers, least=1),
+            grow=_validate.word("grow", grow, "caller", "workers"),
             background=_validate.flag("background", background),
             leak_after=_validate.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
             reclaim=_validate.flag("reclaim", reclaim),

@@ -68,6 +68,14 @@ def callback(
     raise (ValueError if is_word else TypeError)(f"{option} must be {allowed} or None, not {what}")
 
 
+def word(option: str, given: Any, *words: str) -> str:
+    """Check that it is one of these words."""
+    if isinstance(given, str) and given in words:
+        return str(given)
+    allowed = " or ".join(f'"{word}"' for word in words)
+    raise (ValueError if isinstance(given, str) else TypeError)(f"{option} must be {allowed}, not {shown(given)}")
+
+
 def text(option: str, given: Any) -> str:
     """Check a string that is not empty."""
     if not isinstance(given, str):

@@ -89,6 +89,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         reset: Callable[[Any], object] | Literal["discard"] | None = None,
         connect: Callable[..., Any] | None = None,
         open_workers: int = 1,
+        grow: Literal["caller", "workers"] = "caller",
         background: bool = False,
         leak_after: float | None = None,
         reclaim: bool = False,
@@ -118,7 +119,11 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param reset: called with each returned connection, after the transaction has ended; "discard" runs DISCARD ALL.
             If it raises or leaves a transaction open, the pool closes the connection.
         :param connect: called in place of `psycopg2.connect`, with the same arguments.
-        :param open_workers: how many threads open the first `minconn` connections.
+        :param open_workers: how many threads open the first `minconn` connections, and, with `grow="workers"`, how many
+            connect at once later.
+        :param grow: who opens a connection when none is idle and there is room. "caller": the caller that needs it.
+            "workers": threads of the pool; each caller gets whatever comes first, a connection that comes back or a new
+            one.
         :param background: whether `putconn` leaves rollbacks and closes, which use the network, to the housekeeper.
         :param leak_after: the pool logs a loan that lasts this long, with the stack that borrowed it. None logs none.
         :param reclaim: whether the pool frees the slot of a connection that its borrower has dropped. Only for
@@ -152,6 +157,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             reset=reset,
             connect=connect,
             open_workers=open_workers,
+            grow=grow,
             background=background,
             leak_after=leak_after,
             reclaim=reclaim,

@@ -94,6 +94,9 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "fast_path.fit": ("get_item", CPYTHONS),
     "fast_path.is_plain_timeout": ("extract", CPYTHONS),
     "fast_path.put_before": ("extract*2 getattr*3 setattr", START),
+    "grow.connect": ("call_method0", ("_connect",)),
+    "grow.work": ("write_unraisable", OURS),
+    "grow.is_refusal": ("is_instance", OURS),
     "handle.living": ("call0", CPYTHONS),
     "keys.compare": ("eq", ("key.__eq__",)),
     "keys.is_plainly": ("eq", CPYTHONS),
@@ -151,7 +154,8 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "wait.new": ("call_method0*2", ("waiting lock: threading.Lock()", "waiting lock: acquire first")),
     "wait.tell_housekeeper": ("call_method1", OURS),
     "wait.wait": ("call_method0 call_method1 extract getattr is_truthy*2", ("waiting lock: acquire",)),
-    "wait.wake": ("call_method0 upgrade", ("waiting lock: release",)),
+    "wait.start_worker": ("call1 is_truthy", OURS),
+    "wait.wake": ("call_method0 upgrade*2", ("waiting lock: release",)),
 }
 
 # What runs Python without a call that could be found in the sources.

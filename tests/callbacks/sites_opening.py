@@ -32,6 +32,12 @@ row("connect", "getconn of a key", on("connect"), lambda scene: borrow(scene, "k
 row("connect", "a block", on("connect"), borrow_in_a_block)
 
 
+@round_of("connect", "getconn, by a worker", lambda scene: scene.on("connect"))
+def _(scene: Scene) -> None:
+    scene.open(grow="workers")
+    borrow(scene)
+
+
 @site("connect", "the option connect")
 def _(scene: Scene) -> Round:
     @last

@@ -123,6 +123,10 @@ def poke(pool: Any, _: FakeServer) -> Act:
     return lambda: setattr(pool, "minconn", 1)
 
 
+def grow(pool: Any, _: FakeServer) -> Act:
+    return pool.getconn  # type: ignore[no-any-return]
+
+
 # Each scene, and the functions of ours that it runs.
 RUNS: dict[Callable[[Any, FakeServer], Act], str] = {
     connect: "is_heard write mask _of_dsn",
@@ -133,7 +137,8 @@ RUNS: dict[Callable[[Any, FakeServer], Act], str] = {
     return_wrongly: "annotate _misplaced",
     report_leak: "describe _shown mask",
     fail_to_return_a_block: "is_heard mask write",
-    poke: "poke _start _begin",
+    poke: "poke _start _begin start",
+    grow: "start_worker _thread_name start",
 }
 
 
@@ -146,7 +151,8 @@ def test_a_time_limit_at_any_instruction_of_ours_is_raised_in_the_call_that_it_s
         while raised:
             housekeeper = Housekeeper()
             monkeypatch.setattr(_housekeeper.housekeeper, "poke", id)
-            options: dict[str, Any] = {"max_idle": 60} if scene is poke else {"leak_after": 100}
+            more: dict[Any, dict[str, Any]] = {poke: {"max_idle": 60}, grow: {"grow": "workers"}}
+            options = more.get(scene, {"leak_after": 100})
             pool: Any = ThreadedConnectionPool(0, 1, "host=h", password=SECRET, name="struck", **options)
             act, raised = scene(pool, server), False
             if scene is poke:

@@ -70,6 +70,8 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
                    {"minconn": 1, "max_idle": 60}),
     "others": (threaded(1, 3, name="others", max_waiting=9, configure=lambda _: None, open_workers=2),
                {"minconn": 1}),
+    "grow": (threaded(1, 3, grow="workers"), {"minconn": 1}),
+    "grow, waiting": (threaded(0, 3, grow="workers", open_workers=2, timeout=5, max_idle=60), {"max_idle": 60}),
     "reclaim": (threaded(1, 3, reset="discard", reclaim=True), {"minconn": 1}),
     "subclass": (lambda _: Subclass(1, 3), {"minconn": 1}),
     "wrapper": (lambda _: Wrapper(ThreadedConnectionPool(1, 3)), {"minconn": 1, "parallel": True}),

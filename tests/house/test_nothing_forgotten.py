@@ -117,11 +117,11 @@ def wrong_defaults() -> list[str]:
     keywords: Any = inspect.signature(AbstractConnectionPool.__init__).parameters
     found = []
     for name, parameter in inspect.signature(Options.checked).parameters.items():
-        default = parameter.default
-        shown = '"pool-1"' if name == "name" else getattr(default, "__name__", repr(default))
+        default = "pool-1" if name == "name" else parameter.default
+        shown = f'"{default}"' if isinstance(default, str) else getattr(default, "__name__", repr(default))
         if rows.get(name, shown) != shown:
             found.append(f"{name}: {PAGE} has the default {rows[name]} for {shown}")
-        if name in keywords and keywords[name].default not in (default, ...):
+        if name in keywords and keywords[name].default not in (parameter.default, ...):
             found.append(f"{name}: {POOL} has the default {keywords[name].default!r} for {default!r}")
     return found
 

@@ -26,6 +26,7 @@ SECONDS = ["timeout", "check_after", "max_idle", "max_lifetime", "leak_after"]
 COUNTS = ["max_waiting", "open_workers"]
 CALLABLES = ["check", "configure", "reset", "connect"]
 FLAGS = ["background", "reclaim", "close_returns"]
+WORDS = ["grow"]
 
 INF = math.inf
 NAN = math.nan
@@ -54,6 +55,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "reset": None,
         "connect": None,
         "open_workers": 1,
+        "grow": "caller",
         "background": False,
         "leak_after": INF,
         "reclaim": False,
@@ -168,7 +170,7 @@ def test_what_is_given_for_connect_is_not_repeated() -> None:
     refused(TypeError, "connect must be a callable or None, not a dict", connect={"password": "hidden"})
 
 
-@pytest.mark.parametrize("option", [*SECONDS, *COUNTS, *CALLABLES, *FLAGS])
+@pytest.mark.parametrize("option", [*SECONDS, *COUNTS, *CALLABLES, *FLAGS, *WORDS])
 @pytest.mark.parametrize(
     "value",
     [
@@ -220,6 +222,12 @@ def test_a_flag_is_a_bool_and_nothing_else(option: str) -> None:
         refused(TypeError, f"{option} must be True or False, not {value!r}", **{option: value})
 
 
+def test_grow_is_one_of_two_words() -> None:
+    assert [made("grow", word) for word in ("caller", "workers")] == ["caller", "workers"]
+    refused(ValueError, 'grow must be "caller" or "workers", not \'worker\'', grow="worker")
+    refused(TypeError, 'grow must be "caller" or "workers", not True', grow=True)
+
+
 def test_a_name_is_a_string_that_is_not_empty() -> None:
     assert made("name", "web") == "web"
     refused(TypeError, "name must be a string, not 5", name=5)
@@ -265,6 +273,7 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
         {"check": None},
         {"check": check_socket},
         {"timeout": None, "max_waiting": 5, "check_after": 0, "reclaim": True, "open_workers": 4, "name": "web"},
+        {"grow": "workers"},
         {"configure": nothing, "reset": "discard", "connect": nothing, "close_returns": True},
         {"max_idle": 0, "max_lifetime": None, "leak_after": None, "background": False},
         {"max_lifetime": INF, "leak_after": INF},

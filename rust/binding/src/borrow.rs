@@ -162,6 +162,8 @@ fn seek_from<'py, 'p>(
                     finish(pool, returning)?;
                     continue 'asking;
                 }
+                CheckOut::AskAgain => continue 'asking,
+                CheckOut::ConnectFailed(error) => return Err(PyErr::from_value(error.object(py)?).into()),
                 CheckOut::Busy(busy, joined) => break (busy, joined),
             }
         };

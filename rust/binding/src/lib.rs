@@ -31,6 +31,7 @@
 //! | 9     | `open`             | `_connect`, step by step |
 //! | 9     | `returning`        | `close()` of a connection that returns it with `close_returns` |
 //! | 10    | `borrow`           | getconn, step by step |
+//! | 10    | `grow`             | opening connections for the waiters |
 //! | 10    | `maintain`         | housekeeping, step by step |
 //! | 11    | `lifecycle`        | the beginning and the end of a pool |
 //! | 12    | `methods`          | `#[pymethods]` of both classes |
@@ -49,6 +50,7 @@ mod error;
 #[expect(unsafe_code, reason = "it speaks the C API; each block says why it may")]
 mod fast_path;
 mod give_back;
+mod grow;
 mod handle;
 mod keys;
 mod leaks;

@@ -30,7 +30,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
     this.set_options(options.into_options(py)?);
     let started = call(py, || {
         ledger.reset();
-        ledger.set_policy(Policy { has_housekeeper: false, ..policy });
+        ledger.set_policy(Policy { has_housekeeper: false, grow: None, ..policy });
         drop(ledger.resize(minconn, maxconn));
         this.set_flags(find_flags(pool)?);
         if open_workers > 1 {
@@ -38,6 +38,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
         } else {
             (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))?;
         }
+        ledger.set_workers(Waker::Workers(PyWeakrefReference::new(pool)?.unbind()));
         ledger.set_policy(policy);
         ledger.set_housekeeper(Waker::Housekeeper(AbstractPool::weak(pool)?));
         if policy.has_housekeeper && !poke(pool)? {

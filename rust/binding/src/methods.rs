@@ -12,6 +12,7 @@ use crate::arguments::{Flag, Timeout, TimeoutArg, Truth, size};
 use crate::borrow::borrow;
 use crate::call::{call, edit};
 use crate::give_back::{discard_all, give_back};
+use crate::grow;
 use crate::keys::number_to_key;
 use crate::leaks;
 use crate::lifecycle::{close, find_flags, start};
@@ -54,6 +55,11 @@ impl AbstractPool {
     fn _pgpool_maintain(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
         let due = maintain::maintain_alone(slf)?;
         Ok((due < Moment::NEVER).then(|| due.since(now()).as_secs_f64()))
+    }
+
+    /// Open connections as long as callers wait for them; what a worker's thread does.
+    fn _pgpool_work(slf: &Bound<'_, Self>) {
+        grow::work(slf);
     }
 
     /// The name of the pool, in its log.

@@ -42,6 +42,7 @@ pub(crate) struct Checked {
     reset: Option<Py<PyAny>>,
     connect: Option<Py<PyAny>>,
     pub(crate) open_workers: usize,
+    grow: String,
     background: bool,
     leak_after: f64,
     reclaim: bool,
@@ -57,6 +58,7 @@ impl Checked {
             max_lifetime: Span::from_secs_f64(self.max_lifetime),
             leak_after: Span::from_secs_f64(self.leak_after),
             max_waiting: NonZeroUsize::new(self.max_waiting),
+            grow: NonZeroUsize::new(self.open_workers).filter(|_| self.grow == "workers"),
             has_housekeeper: self.has_housekeeper,
         }
     }

@@ -50,6 +50,7 @@ imports! {
     open_in_parallel,
     place,
     psycopg2,
+    start_worker,
     threading,
     time,
     write_line,

@@ -38,12 +38,14 @@ impl<'py> Parker<'py> {
     }
 }
 
-/// Wakes a waiter or the housekeeper.
+/// Wakes a waiter or the housekeeper, or calls a worker.
 pub(crate) enum Waker {
     /// The waiter that sleeps on the lock of this [`Parker`].
     Waiter(Py<PyAny>),
     /// The housekeeper, for the pool behind this weak reference.
     Housekeeper(Py<PyWeakrefReference>),
+    /// A worker, for the pool behind this weak reference.
+    Workers(Py<PyWeakrefReference>),
 }
 
 impl Wake for Waker {
@@ -53,6 +55,9 @@ impl Wake for Waker {
             let (woken, defer): (_, fn(Python<'_>, PyErr)) = match self {
                 Self::Waiter(lock) => (lock.call_method0(py, name!(py, release)).map(|_| true), defer_interrupt),
                 Self::Housekeeper(pool) => (pool.bind(py).upgrade().map_or(Ok(true), |pool| poke(&pool)), defer_error),
+                Self::Workers(pool) => {
+                    (pool.bind(py).upgrade().map_or(Ok(false), |pool| start_worker(&pool)), defer_error)
+                }
             };
             woken.unwrap_or_else(|error| {
                 defer(py, error);
@@ -72,6 +77,13 @@ pub(crate) fn poke(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
 /// As [`poke`], for a moment at which no thread may start and no lock be waited for.
 pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
     tell_housekeeper(pool, name!(pool.py(), poke_quietly))
+}
+
+/// Starts a thread for a worker. Says whether it has begun.
+fn start_worker(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let py = pool.py();
+    let started = imports().and_then(|imports| imports.start_worker.bind(py).call1((pool,))?.is_truthy());
+    started.or_else(|error| if is_shortage(py, &error) { Ok(false) } else { Err(error) })
 }
 
 fn tell_housekeeper(pool: &Bound<'_, PyAny>, poke: &Bound<'_, PyString>) -> PyResult<bool> {

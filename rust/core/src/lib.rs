@@ -32,12 +32,13 @@
 //!
 //! Guards hold unfinished work, and each is safe to drop at any moment: a [`Reservation`] (Opening) gives its room back, a
 //! [`Waiter`] hands on what it was promised, a [`Checking`] and a [`Returning`] discard the connection, a [`Refill`] lets
-//! other callers try.
+//! other callers try, a [`Growth`] lets the first waiter connect.
 //!
 //! # What always holds
 //!
 //! - The ledger never fills more than `maxconn` slots, whatever it fills them with.
-//! - No caller waits while a slot is free: every edit that frees a slot promises it to the first waiter at once.
+//! - No caller waits while a slot is free: every edit that frees a slot promises it to the first waiter at once. Where workers
+//!   connect, the edit calls a worker for an empty one.
 //! - The ledger drops no handle and calls no waker while the mutex is held.
 //! - It lends no connection that is too old, marked for replacement, or may have died, until a caller has checked it.
 //! - It detects a stale id: every move of a slot gives the slot a new generation.
@@ -72,7 +73,9 @@ pub use ledger::{Busy, Check, Policy};
 pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
 pub use queue::Wake;
 pub use refusal::Refusal;
-pub use shared::{CheckOut, Checking, Chore, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter};
+pub use shared::{
+    CheckOut, Checking, Chore, Grown, Growth, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter,
+};
 pub use slot::SlotId;
 pub use stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};
 pub use time::{Moment, Span};

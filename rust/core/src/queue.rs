@@ -132,6 +132,19 @@ impl<W> Queue<W> {
         waker
     }
 
+    /// Gives the number that the next waiter will have.
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.next
+    }
+
+    /// Takes the first waiters for room out of the queue, with their wakers; `most` of those that joined before this number.
+    pub(crate) fn take_first(&mut self, before: u64, most: usize, to_wake: &mut Vec<W>) -> Vec<WaiterId> {
+        let waits = |entry: &&Entry<W>| entry.wait_for == WaitFor::Room && entry.id.serial < before;
+        let first: Vec<_> = self.entries.iter().filter(waits).take(most).map(|entry| entry.id).collect();
+        to_wake.extend(first.iter().filter_map(|&id| self.remove(id)));
+        first
+    }
+
     /// Takes what was promised to this waiter.
     pub(crate) fn claim(&mut self, id: WaiterId) -> Option<Promise> {
         self.promises.remove(&id)

@@ -19,6 +19,10 @@ pub(crate) enum CheckOutDecision<H> {
     Reserved(SlotId),
     /// The borrower finishes this deferred return, and asks again.
     FinishReturn(Return<H>),
+    /// The borrower asks again.
+    AskAgain,
+    /// The connect that the borrower waited for has failed, with this error.
+    ConnectFailed(Arc<H>),
     /// No connection can be lent yet. There is a waiter if the borrower offered a waker.
     Busy(Busy, Option<WaiterId>),
 }
@@ -30,7 +34,7 @@ pub enum Busy {
     Full,
     /// Another caller is opening the connection for this key, or has been promised room for it.
     KeyOpening,
-    /// Every slot is taken, but more slots are in transit than there are waiters ahead; or the caller has waited for its key,
+    /// Every slot is taken, but more slots are in transit than there are waiters ahead, or workers may open as many; or the caller has waited for its key,
     /// which no caller opens any more, and it is undecided whether some slot will be lent.
     InTransit,
     /// Every slot is taken, and `max_waiting` callers are already waiting.
@@ -65,6 +69,9 @@ impl<H, W> Ledger<H, W> {
         if self.closed {
             return Err(Refusal::Closed.into());
         }
+        if let Some(error) = waiter.and_then(|waiter| self.take_failure(waiter)) {
+            return Ok(CheckOutDecision::ConnectFailed(error));
+        }
         if let Some(index) = self.find(want)? {
             let slot = self.table.get_mut(index);
             let own = slot.opener.is_none_or(|opener| opener == want.caller());
@@ -80,7 +87,9 @@ impl<H, W> Ledger<H, W> {
         }
         let claimed = waiter.and_then(|waiter| self.claim(waiter));
         let free = claimed.or_else(|| self.idle.pop());
-        let free = free.or_else(|| self.has_room().then(|| self.table.occupy(State::Opening)));
+        let waits = waiter.is_some_and(|waiter| self.queue.has_place(waiter));
+        let opens = self.has_room() && !waits && !self.leaves_connects(want.caller());
+        let free = free.or_else(|| opens.then(|| self.table.occupy(State::Opening)));
         let Some(index) = free else {
             if let Some(returning) = self.next_deferred_return(want.caller()) {
                 return Ok(CheckOutDecision::FinishReturn(returning));
@@ -89,10 +98,7 @@ impl<H, W> Ledger<H, W> {
             let wait_for = if busy == Busy::KeyOpening { WaitFor::Promise } else { WaitFor::Room };
             return Ok(self.wait(busy, wait_for, want, waiter, waker));
         };
-        debug_assert!(
-            waiter.is_none_or(|waiter| !self.queue.has_place(waiter)),
-            "no caller waits while a slot is free"
-        );
+        debug_assert!(!waits, "no caller waits while a slot is free");
         self.file(index, want);
         Ok(self.decide(index))
     }
@@ -107,7 +113,8 @@ impl<H, W> Ledger<H, W> {
         // A caller that has waited for its key to be opened is refused only because of loans.
         let followed = waiter.is_some_and(|waiter| self.queue.has_followed(waiter));
         let undecided = followed && self.is_undecided(want.caller());
-        if undecided || self.in_transit_for(want.caller()) > ahead { Busy::InTransit } else { Busy::Full }
+        let coming = self.in_transit_for(want.caller()) + self.room_for_workers();
+        if undecided || coming > ahead { Busy::InTransit } else { Busy::Full }
     }
 
     /// Decides what its borrower does with a filed slot: a fresh connection is lent, an old one is checked, an empty slot is
@@ -153,6 +160,7 @@ impl<H, W> Ledger<H, W> {
             return CheckOutDecision::Busy(Busy::Crowded, None);
         }
         let joined = waker.take().map(|waker| self.queue.join(waiter, wait_for, want.wish(), waker));
+        self.call_workers();
         CheckOutDecision::Busy(busy, joined)
     }
 
@@ -166,6 +174,8 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<Return<H>> {
         let waker = self.queue.remove(waiter);
         self.after.unused_wakers.extend(waker);
+        let failure = self.take_failure(waiter);
+        self.after.handles.extend(failure);
         let Promise { slot, wish } = self.queue.claim(waiter)?;
         let index = self.table.find(slot)?;
         // Waiters for what this one was about to open wait for room from now on.

@@ -174,9 +174,10 @@ impl<H, W> Ledger<H, W> {
         Some((at, since.after(self.policy.max_idle)))
     }
 
-    /// Says whether fewer than minconn connections are open or being opened, and there is room for more.
+    /// Says whether fewer than minconn connections are open or being opened, and there is room for more. While workers connect, it
+    /// is theirs.
     fn lacks_some(&self) -> bool {
-        self.table.occupied() < self.minconn && self.has_room()
+        self.table.occupied() < self.minconn && self.has_room() && !self.is_growing()
     }
 
     /// Says whether the housekeeper must be told that a connection is missing.
@@ -194,8 +195,14 @@ impl<H, W> Ledger<H, W> {
             self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
+        self.call_workers();
         // A caller that was told of the refill under way must learn when the next one is due.
         self.after.chores |= self.policy.has_housekeeper && !self.closed && self.lacks_some();
+    }
+
+    /// Says whether a refill is under way.
+    pub(super) fn is_refilling(&self) -> bool {
+        self.refill.under_way.is_some()
     }
 
     /// Says whether another caller does a refill.

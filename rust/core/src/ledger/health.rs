@@ -54,7 +54,8 @@ impl<H, W> Ledger<H, W> {
         Ok(())
     }
 
-    /// Gives the borrower of a connection that has been closed another one, or the room of the old one.
+    /// Gives the borrower of a connection that has been closed another one, or the room of the old one. Where workers connect, it
+    /// asks again.
     pub(crate) fn next_after(&mut self, slot: SlotId, reason: CloseReason) -> Result<CheckOutDecision<H>, Refusal> {
         let checking = self.checking(slot);
         self.count_dead(slot, reason);
@@ -74,9 +75,14 @@ impl<H, W> Ledger<H, W> {
             self.vacate(index);
             return Ok(answer);
         }
+        let borrower = self.table.get(index).borrower;
+        if self.leaves_connects(borrower) {
+            self.vacate(index);
+            return Ok(CheckOutDecision::AskAgain);
+        }
         let connection = self.table.detach(index);
         self.after.handles.extend(connection);
-        let borrower = self.table.advance(index, State::Opening).borrower;
+        self.table.advance(index, State::Opening);
         self.begin_opening(index, borrower);
         Ok(CheckOutDecision::Reserved(self.table.id(index)))
     }

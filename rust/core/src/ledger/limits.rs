@@ -25,6 +25,8 @@ pub struct Policy {
     pub leak_after: Span,
     /// How many callers may wait; `None` is no limit.
     pub max_waiting: Option<NonZeroUsize>,
+    /// How many workers at most connect for waiters at once; `None`: the caller that needs a connection opens it.
+    pub grow: Option<NonZeroUsize>,
     /// Whether a housekeeper does the chores. The ledger then wakes it when there are any.
     pub has_housekeeper: bool,
 }
@@ -37,6 +39,7 @@ impl Default for Policy {
             max_lifetime: Span::FOREVER,
             leak_after: Span::FOREVER,
             max_waiting: None,
+            grow: None,
             has_housekeeper: false,
         }
     }
@@ -114,9 +117,10 @@ impl<H, W> Ledger<H, W> {
         self.connect_error = None;
         self.outage = Outage::default();
         self.reset_refill();
+        self.reset_growth();
         self.stats = Stats::default();
         self.usage_told = Span::ZERO;
-        self.after.chores = false;
+        (self.after.chores, self.after.workers) = (false, 0);
     }
 
     /// Empties the pool if it comes from another process, and remembers that one's loans.

@@ -61,6 +61,11 @@ impl<H, W> Ledger<H, W> {
             self.stats.count_closed(CloseReason::Reclaimed);
         }
         self.vacate(index);
+        // No worker can start now.
+        while self.after.workers > 0 {
+            self.after.workers -= 1;
+            self.worker_missed();
+        }
         self.after.chores = false;
         self.policy.has_housekeeper
     }

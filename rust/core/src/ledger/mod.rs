@@ -8,6 +8,7 @@ mod borrow;
 mod chores;
 mod fast_path;
 mod give_back;
+mod growth;
 mod health;
 mod in_transit;
 mod inherited;
@@ -23,6 +24,7 @@ pub use self::borrow::Busy;
 pub(crate) use self::borrow::CheckOutDecision;
 pub(crate) use self::chores::{ChoreDecision, DeferredReturn};
 pub(crate) use self::give_back::Return;
+pub(crate) use self::growth::GrowthEnd;
 pub use self::health::Check;
 pub(crate) use self::inherited::Inherited;
 pub use self::limits::Policy;
@@ -49,18 +51,20 @@ pub(crate) struct After<H, W> {
     pub(crate) unused_wakers: Vec<W>,
     /// Whether to wake the housekeeper.
     pub(crate) chores: bool,
+    /// How many workers to call.
+    pub(crate) workers: usize,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        Self { to_wake: Vec::new(), handles: Vec::new(), unused_wakers: Vec::new(), chores: false }
+        Self { to_wake: Vec::new(), handles: Vec::new(), unused_wakers: Vec::new(), chores: false, workers: 0 }
     }
 }
 
 impl<H, W> After<H, W> {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { to_wake, handles, unused_wakers, chores } = self;
-        to_wake.is_empty() && handles.is_empty() && unused_wakers.is_empty() && !chores
+        let Self { to_wake, handles, unused_wakers, chores, workers } = self;
+        to_wake.is_empty() && handles.is_empty() && unused_wakers.is_empty() && !chores && *workers == 0
     }
 
     fn drop_later(&mut self, Displaced { connection, key, note }: Displaced<H>) {
@@ -93,6 +97,7 @@ pub(crate) struct Ledger<H, W> {
     /// How many slots will be free without a borrower: see `in_transit`.
     in_transit: usize,
     refill: chores::RefillState,
+    growth: growth::GrowthState<H>,
     rest: chores::RestState,
     rng: Rng,
     /// What has happened since statistics were taken last; `usage` is that of all loans that have ended.
@@ -131,6 +136,7 @@ impl<H, W> Ledger<H, W> {
             deferred_returns: VecDeque::new(),
             in_transit: 0,
             refill: chores::RefillState::default(),
+            growth: growth::GrowthState::default(),
             rest: chores::RestState::default(),
             rng: Rng::new(seed),
             stats: Stats::default(),
@@ -248,12 +254,15 @@ impl<H, W> Ledger<H, W> {
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
     }
 
-    /// Promises free slots to the waiters, in their order. After it, no slot is free or no caller waits.
+    /// Promises free slots to the waiters, in their order; calls workers for room, if they connect. After it, no slot is free, no
+    /// caller waits, or workers come.
     fn serve(&mut self) {
         while self.queue.waiting_for_room() > 0 && !self.closed {
             let index = if let Some(index) = self.idle.pop() {
                 self.table.advance(index, State::Promised);
                 index
+            } else if self.policy.grow.is_some() {
+                return self.call_workers();
             } else if self.has_room() {
                 self.table.occupy(State::Opening)
             } else {

@@ -36,6 +36,11 @@ impl<H, W> Ledger<H, W> {
             }
             return Ok(ReserveDecision::Pending(self.table.id(index)));
         }
+        if want.is_none()
+            && let Some(slot) = self.slot_of_worker(caller)
+        {
+            return Ok(ReserveDecision::Pending(slot));
+        }
         if !self.has_room() {
             return Err(Refusal::Exhausted.into());
         }

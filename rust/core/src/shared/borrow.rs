@@ -19,6 +19,10 @@ pub enum CheckOut<'l, H, W: Wake> {
     Reserved(Reservation<'l, H, W>),
     /// The borrower finishes this deferred return, and asks again.
     FinishReturn(Returning<'l, H, W>),
+    /// The borrower asks again.
+    AskAgain,
+    /// The connect that the borrower waited for has failed, with this error.
+    ConnectFailed(Arc<H>),
     /// No connection can be lent yet. A waiter that comes with it replaces the one that the borrower brought, if any.
     Busy(Busy, Option<Waiter<'l, H, W>>),
 }
@@ -55,6 +59,8 @@ impl<H, W: Wake> SharedLedger<H, W> {
             }
             CheckOutDecision::Reserved(slot) => CheckOut::Reserved(Reservation { ledger: self, slot }),
             CheckOutDecision::FinishReturn(begun) => CheckOut::FinishReturn(self.returning(begun)),
+            CheckOutDecision::AskAgain => CheckOut::AskAgain,
+            CheckOutDecision::ConnectFailed(error) => CheckOut::ConnectFailed(error),
             CheckOutDecision::Busy(busy, id) => {
                 let joined = id.filter(|&id| known != Some(id));
                 CheckOut::Busy(busy, joined.map(|id| Waiter { ledger: self, id }))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{CheckOut, SharedLedger};
 use crate::close_reason::CloseReason;
-use crate::ledger::Check;
+use crate::ledger::{Check, GrowthEnd};
 use crate::queue::{WaiterId, Wake};
 use crate::refusal::Refusal;
 use crate::slot::SlotId;
@@ -213,5 +213,42 @@ impl<H, W: Wake> Refill<'_, H, W> {
 impl<H, W: Wake> Drop for Refill<'_, H, W> {
     fn drop(&mut self) {
         self.ledger.edit(|ledger| ledger.end_refill(self.number, false));
+    }
+}
+
+/// The right of a worker to open one connection for the waiters. Dropped, it lets the first waiter open its connection itself.
+#[must_use = "dropping it lets a waiter connect"]
+pub struct Growth<'l, H, W: Wake> {
+    pub(super) ledger: &'l SharedLedger<H, W>,
+    pub(super) slot: SlotId,
+}
+
+/// How a worker's connect has ended.
+#[must_use]
+pub struct Grown<'l, H, W: Wake> {
+    /// Whether a waiter gets the error.
+    pub told: bool,
+    /// A connection that nobody waits for any more, which the worker closes.
+    pub surplus: Option<Returning<'l, H, W>>,
+    /// The next connection that the worker opens; nothing, if nobody waits for one.
+    pub next: Option<Growth<'l, H, W>>,
+}
+
+impl<'l, H, W: Wake> Growth<'l, H, W> {
+    /// Ends the connect. It has put a connection into the pool, or failed with this error, or done neither: then the first
+    /// waiter opens its connection itself.
+    pub fn end(self, failed: Option<(Arc<H>, ConnectError)>, now: Moment) -> Grown<'l, H, W> {
+        let (ledger, failed) = (self.ledger, failed.map(|(error, why)| (error, Arc::new(why))));
+        let GrowthEnd { told, surplus, next } =
+            ledger.edit_at(now, |ledger| ledger.end_growth(self.slot, failed, true));
+        let next = next.map(|slot| Growth { ledger, slot });
+        Grown { told, surplus: surplus.map(|surplus| ledger.returning(surplus)), next }
+    }
+}
+
+impl<H, W: Wake> Drop for Growth<'_, H, W> {
+    fn drop(&mut self) {
+        let end = self.ledger.edit(|ledger| ledger.end_growth(self.slot, None, false));
+        drop(end.surplus.map(|surplus| self.ledger.returning(surplus)));
     }
 }

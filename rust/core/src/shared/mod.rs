@@ -4,6 +4,7 @@
 mod borrow;
 mod chores;
 mod give_back;
+mod growth;
 mod guards;
 mod health;
 mod inherited;
@@ -27,7 +28,7 @@ use crate::time::Moment;
 
 pub use self::borrow::CheckOut;
 pub use self::chores::Chore;
-pub use self::guards::{Checking, Refill, Reservation, Returning, Waiter};
+pub use self::guards::{Checking, Grown, Growth, Refill, Reservation, Returning, Waiter};
 pub use self::open::Reserve;
 
 /// A pool's ledger, shared between threads.
@@ -41,13 +42,15 @@ pub struct SharedLedger<H, W: Wake> {
     ledger: Mutex<Ledger<H, W>>,
     /// Woken each time there is a chore.
     housekeeper: OnceLock<W>,
+    /// Woken each time a worker is needed.
+    workers: OnceLock<W>,
 }
 
 impl<H, W: Wake> SharedLedger<H, W> {
     /// Makes a ledger that has room for nothing yet. The seed is for its random numbers.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { ledger: Mutex::new(Ledger::new(seed)), housekeeper: OnceLock::new() }
+        Self { ledger: Mutex::new(Ledger::new(seed)), housekeeper: OnceLock::new(), workers: OnceLock::new() }
     }
 
     /// Tells the ledger the time, and edits it.
@@ -71,13 +74,14 @@ impl<H, W: Wake> SharedLedger<H, W> {
         result
     }
 
-    fn act(&self, After { to_wake, handles, unused_wakers, chores }: After<H, W>) {
+    fn act(&self, After { to_wake, handles, unused_wakers, chores, workers }: After<H, W>) {
         for waker in &to_wake {
             waker.wake();
         }
         if chores && self.housekeeper.get().is_some_and(|housekeeper| !housekeeper.wake()) {
             self.housekeeper_missed();
         }
+        self.call_workers(workers);
         drop((to_wake, handles, unused_wakers));
     }
 

@@ -2,6 +2,7 @@
 //! callers ask for what they have. There is no model of that. Yet no slot is lost, none is above the limit unless it was
 //! inserted by hand, and every handle is dropped in the end.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use super::lengths;
 use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
 use crate::{
-    Busy, CheckOut, Checking, Chore, CloseReason, Policy, Refill, Reservation, Reserve, Returning, Waiter, Want,
+    Busy, CheckOut, Checking, Chore, CloseReason, Growth, Policy, Refill, Reservation, Reserve, Returning, Waiter, Want,
 };
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
@@ -28,7 +29,7 @@ macro_rules! calls {
 calls! {
     Pass Lend LendUnder CheckOut Reserve Fulfil Fail EndReservation TakeBackClean TakeBackLoan BeginReturn ReturnByKey Keep CloseFor
     Defer EndReturn Pronounce Next DropCheck IdleCheck EndWait Chore EndRefill Drain InvalidateLoan Reclaim
-    InsertLoan RemoveLoan ReplaceIdle Limits Close Open Reset
+    BeginGrowth FulfilGrowth EndGrowth DropGrowth InsertLoan RemoveLoan ReplaceIdle Limits Close Open Reset
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -46,6 +47,7 @@ struct Hands<'w> {
     returns: Vec<Returning<'w, Thing, TestWaker>>,
     waiters: Vec<Waiter<'w, Thing, TestWaker>>,
     refills: Vec<Refill<'w, Thing, TestWaker>>,
+    growths: Vec<Growth<'w, Thing, TestWaker>>,
 }
 
 fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
@@ -71,7 +73,7 @@ fn want(world: &World, number: u32, flag: bool) -> Want<Thing> {
 impl<'w> Hands<'w> {
     fn note(&mut self, answer: CheckOut<'w, Thing, TestWaker>) {
         match answer {
-            CheckOut::Lent(_) => {}
+            CheckOut::Lent(_) | CheckOut::AskAgain | CheckOut::ConnectFailed(_) => {}
             CheckOut::Check(checking) => self.checks.push((checking, true)),
             CheckOut::Reserved(reservation) => self.reservations.push(reservation),
             CheckOut::FinishReturn(returning) => self.returns.push(returning),
@@ -185,6 +187,21 @@ impl<'w> Hands<'w> {
                     refill.fail(now);
                 }
             }
+            Call::BeginGrowth => self.growths.extend(ledger.begin_growth(caller)),
+            Call::FulfilGrowth => {
+                if let Ok(Reserve::Pending(slot)) = ledger.reserve(None, caller) {
+                    let _refused = ledger.fulfil(slot, name as usize, &world.thing(name), now);
+                }
+            }
+            Call::EndGrowth => {
+                if let Some(growth) = take(&mut self.growths, nth) {
+                    let failed = flag.then(|| (world.thing(98), connect_error("no")));
+                    let end = growth.end(failed, now);
+                    self.returns.extend(end.surplus);
+                    self.growths.extend(end.next);
+                }
+            }
+            Call::DropGrowth => drop(take(&mut self.growths, nth)),
             Call::Drain => self.returns.extend(ledger.drain(caller)),
             Call::InvalidateLoan => {
                 if let Some((slot, _)) = ledger.loan_at(name as usize) {
@@ -231,15 +248,17 @@ proptest! {
     #![proptest_config(lengths::config(1000))]
 
     #[test]
-    fn whatever_is_called_in_whatever_order_nothing_is_lost(minconn in 0..3_usize, maxconn in 0..5_usize, steps in steps()) {
+    fn whatever_is_called_in_whatever_order_nothing_is_lost(minconn in 0..3_usize, maxconn in 0..5_usize, grow in 0..3_usize, steps in steps()) {
         let world = World::with(minconn, maxconn, Policy {
             check_after: seconds(1.0),
             max_idle: seconds(4.0),
             max_lifetime: seconds(20.0),
+            grow: NonZeroUsize::new(grow),
             has_housekeeper: true,
             ..Policy::default()
         });
         let housekeeper = world.housekeeper();
+        world.ledger.set_workers(world.waker());
         let mut hands = Hands::default();
         for &step in &steps {
             let before = occupied(&world);
@@ -261,6 +280,9 @@ proptest! {
         prop_assert_eq!((occupied(&world), world.ledger.counts().waiting), (0, 0));
         let (made, dropped) = (world.made.load(Ordering::SeqCst), world.dropped.lock().expect("no panic").len());
         prop_assert_eq!(made, dropped, "a handle is still held");
+        // The workers that were called come now, in vain.
+        (0..3).for_each(|_| drop(world.ledger.begin_growth(7)));
+        world.ledger.set_policy(Policy { max_idle: seconds(4.0), has_housekeeper: true, ..Policy::default() });
         drop(world.ledger.resize(1, 1));
         world.ledger.hurry_refill();
         drop(world.take_refill());

@@ -4,6 +4,7 @@ mod ageing;
 mod anything;
 mod chores;
 mod counting;
+mod growth;
 mod health;
 mod jitter;
 mod keys;

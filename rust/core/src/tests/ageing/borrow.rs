@@ -72,6 +72,7 @@ impl Model {
         {
             let promise = match self.idle.pop() {
                 Some(connection) => Promise::Connection(connection),
+                None if self.policy.grow.is_some() => return self.call_workers(),
                 None if self.has_room() => Promise::Room,
                 None => return,
             };
@@ -116,12 +117,14 @@ impl Model {
             let followed = before || !for_room;
             self.queue.insert(at, Waiter { turn, number, key, for_room, for_promise, followed, armed: true });
         }
+        self.call_workers();
         Got::Busy(busy, willing.is_some())
     }
 
     /// A waiter goes. What it was promised goes to the next, or comes out to be closed.
     pub(super) fn leave(&mut self, waiter: Token, token: Token) -> Option<u32> {
         self.queue.retain(|queued| queued.number != waiter);
+        self.failed.retain(|&failed| failed != waiter);
         let promise = self.claim(waiter)?;
         let (key, _) = self.wishes[&waiter];
         self.promote_key_waiters(key, |waiter| waiter.for_promise);
@@ -166,6 +169,10 @@ impl Model {
         if self.closed {
             return Got::Refused(Refusal::Closed);
         }
+        if let Some(at) = self.failed.iter().position(|&failed| Some(failed) == waiter) {
+            self.failed.remove(at);
+            return Got::ConnectFailed;
+        }
         match key.map_or(Filed::Nowhere, |key| self.filed(key)) {
             Filed::Lent(name) => return Got::Lent(name),
             Filed::Pending => return self.wait((Busy::KeyOpening, false), (key, caller), waiter, willing),
@@ -184,7 +191,7 @@ impl Model {
         if let Some(connection) = self.idle.pop() {
             return self.lend(connection, purpose, token);
         }
-        if self.has_room() {
+        if self.has_room() && self.policy.grow.is_none() {
             let opened_in = self.next_opening();
             self.opening.push(Opening { token, purpose, opened_in });
             return Got::Reserved;
@@ -196,7 +203,9 @@ impl Model {
         let ahead = &self.queue[..place.unwrap_or(self.queue.len())];
         let ahead = ahead.iter().filter(|queued| queued.for_room).count();
         let own = self.returning.iter().any(|returning| returning.in_transit == Some(caller));
-        let in_transit = self.in_transit() > ahead && self.occupied() <= self.maxconn && !own;
+        let waits = self.occupied() <= self.maxconn && !own;
+        let coming = if waits { self.in_transit() } else { 0 } + self.room_for_workers();
+        let in_transit = coming > ahead;
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
         let busy = match () {
             () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,

@@ -80,6 +80,7 @@ impl<'w> Duel<'w> {
         let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, place, offered(), world.now()));
         let got = self.note(token, (number, key, caller), &waker, answer);
         assert_eq!(expected, got);
+        self.model.settle();
         got
     }
 
@@ -107,6 +108,8 @@ impl<'w> Duel<'w> {
                 self.returning.push((token, returning));
                 got
             }
+            Ok(CheckOut::AskAgain) => Got::AskAgain,
+            Ok(CheckOut::ConnectFailed(_)) => Got::ConnectFailed,
             Ok(CheckOut::Busy(busy, joined)) => {
                 let got = Got::Busy(busy, joined.is_some());
                 let waker = waker.clone();

@@ -3,7 +3,7 @@
 use super::model::{HOUSEKEEPER, Model, Promise, Token};
 use super::steps::Step;
 use crate::tests::props::{TestWaker, Thing, World};
-use crate::{Candidates, Checking, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
+use crate::{Candidates, Checking, Growth, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
 
 /// A waiter of the real pool, with what is needed to ask again.
 pub(super) struct Waiting<'w> {
@@ -33,6 +33,9 @@ pub(super) struct Duel<'w> {
     pub(super) waiting: Vec<Waiting<'w>>,
     pub(super) comparing: Vec<Comparing>,
     pub(super) refill: Option<Refill<'w, Thing, TestWaker>>,
+    /// What each worker opens, which worker, and its guard.
+    pub(super) growths: Vec<(Token, u64, Growth<'w, Thing, TestWaker>)>,
+    pub(super) workers: TestWaker,
     pub(super) housekeeper: TestWaker,
     /// Until when the housekeeper rests, and how often it had been called when it began to.
     pub(super) resting: Option<(Moment, usize)>,
@@ -47,6 +50,8 @@ pub(super) fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
 impl<'w> Duel<'w> {
     pub(super) fn new(world: &'w World, minconn: usize, maxconn: usize, policy: Policy) -> Self {
         world.ledger.set_policy(policy);
+        let workers = world.waker();
+        world.ledger.set_workers(workers.clone());
         Self {
             world,
             model: Model::new(minconn, maxconn, policy, 1),
@@ -56,6 +61,8 @@ impl<'w> Duel<'w> {
             waiting: vec![],
             comparing: vec![],
             refill: None,
+            growths: vec![],
+            workers,
             housekeeper: world.housekeeper(),
             resting: None,
             last: 100,
@@ -107,6 +114,12 @@ impl<'w> Duel<'w> {
             }
             Step::Chore { housekeeper } => self.chore(housekeeper),
             Step::Refill { failed } => self.end_refill(failed),
+            Step::BeginGrowth => self.begin_growth(),
+            Step::EndGrowth { nth, how } => self.end_growth(nth, how),
+            Step::LoseCalls(lost) => {
+                self.workers.lose(lost);
+                self.model.calls_are_lost = lost;
+            }
             Step::Annotate { nth } => {
                 if let Some(name) = self.lent(nth) {
                     self.world.ledger.annotate(self.world.loan(name), self.world.thing(7));
@@ -128,6 +141,7 @@ impl<'w> Duel<'w> {
             }
             _ => self.manage(step),
         }
+        self.model.settle();
     }
 
     fn manage(&mut self, step: &Step) {
@@ -174,6 +188,7 @@ impl<'w> Duel<'w> {
 
     pub(super) fn drop_all(&mut self) {
         self.refill = None;
+        self.growths.clear();
         self.waiting.clear();
         self.checking.clear();
         self.returning.clear();
@@ -190,8 +205,16 @@ impl<'w> Duel<'w> {
         assert_eq!((counts.promised, counts.opening), (model.promised.len() - rooms, model.opening.len() + rooms));
         assert_eq!((counts.checking, counts.returning), (model.checking.len(), model.returning.len()));
         assert_eq!((counts.waiting, counts.closed), (model.waiting(), model.closed));
-        let free = !model.idle.is_empty() || model.occupied() < model.maxconn;
+        let room = model.maxconn.saturating_sub(model.occupied());
+        let free = !model.idle.is_empty() || model.policy.grow.is_none() && room > 0;
         assert!(model.closed || !free || model.waiting_for_room() == 0, "a caller waits while a slot is free");
+        let busy = model.called + model.growing.len() + usize::from(model.refill.busy);
+        let limit = model.policy.grow.map_or(0, std::num::NonZero::get);
+        let needed = model.waiting_for_room().min(limit).min(room + model.growing.len());
+        assert!(model.closed || busy >= needed, "a caller waits for a worker that is not called");
+        let connects = model.growing.len() + usize::from(model.refill.busy);
+        assert!(connects <= limit.max(1), "more connect than may");
+        assert_eq!(self.workers.wakes(), model.calls, "workers are called as often");
         assert_eq!(self.world.ledger.stats(self.world.now()).0, model.stats());
         self.check_wakers();
         self.check_housekeeper();

@@ -99,6 +99,12 @@ pub(super) struct Refill {
     pub(super) pause: Span,
 }
 
+/// A worker that opens a connection, and the waiters that waited when it began.
+pub(super) struct Growing {
+    pub(super) token: Token,
+    pub(super) before: Token,
+}
+
 /// The answer to a borrower.
 #[derive(Debug, PartialEq)]
 pub(super) enum Got {
@@ -106,6 +112,8 @@ pub(super) enum Got {
     Check(u32, Check),
     Reserved,
     FinishReturn(u32, Option<CloseReason>),
+    AskAgain,
+    ConnectFailed,
     /// And whether there is a new place to wait in.
     Busy(Busy, bool),
     Refused(Refusal),
@@ -143,6 +151,16 @@ pub(super) struct Model {
     /// Returns that were deferred, and when.
     pub(super) deferred_returns: VecDeque<(Token, Moment)>,
     pub(super) refill: Refill,
+    /// How many workers have been called and have not come yet, and how often one was called in all.
+    pub(super) called: usize,
+    pub(super) called_at: Moment,
+    pub(super) calls: usize,
+    /// How many calls there were when it was last looked whether they arrived.
+    pub(super) settled: usize,
+    pub(super) calls_are_lost: bool,
+    pub(super) growing: Vec<Growing>,
+    /// The waiters whose connect has failed.
+    pub(super) failed: Vec<Token>,
     pub(super) openings: u64,
     pub(super) drained: u64,
     /// Thrown in the same order as the real ones, and so they fall.

@@ -119,6 +119,11 @@ impl Model {
             self.count_closed(CloseReason::Reclaimed);
             self.stats.usage.add(self.now.since(loan.since));
             self.key_gone(loan.key);
+            // No worker starts now.
+            while self.settled < self.calls {
+                self.calls -= 1;
+                self.worker_missed();
+            }
         }
     }
 
@@ -163,6 +168,10 @@ impl Model {
             let got = self.lend(connection, purpose, another);
             self.serve();
             return got;
+        }
+        if self.policy.grow.is_some() {
+            self.key_gone(purpose.key());
+            return Got::AskAgain;
         }
         let opened_in = self.next_opening();
         self.opening.push(Opening { token: another, purpose, opened_in });

@@ -31,6 +31,10 @@ pub(super) enum Step {
     Leave { nth: usize },
     Chore { housekeeper: bool },
     Refill { failed: bool },
+    // A worker comes, and its connect ends; or workers do not come.
+    BeginGrowth,
+    EndGrowth { nth: usize, how: Grown },
+    LoseCalls(bool),
     Annotate { nth: usize },
     Reclaim { nth: usize },
     Invalidate { nth: usize, older: bool },
@@ -61,6 +65,15 @@ pub(super) enum Checked {
     Drop,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Grown {
+    Opens,
+    Fails,
+    /// An override has opened nothing.
+    OpensNothing,
+    Dies,
+}
+
 fn often(step: impl Strategy<Value = Step> + 'static) -> BoxedStrategy<Step> {
     step.boxed()
 }
@@ -71,10 +84,12 @@ fn step() -> impl Strategy<Value = Step> {
     let millis = prop::sample::select(vec![100, 100, 1000, 2000, 2000, 5000, 19_000]);
     let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Defer), 1 => Just(Finish::FoundDead), 1 => Just(Finish::Drop)];
     let check = prop_oneof![4 => Just(Checked::Pass), 3 => Just(Checked::Next), 1 => Just(Checked::Discard), 1 => Just(Checked::Drop)];
+    let grown = prop_oneof![5 => Just(Grown::Opens), 2 => Just(Grown::Fails), 1 => Just(Grown::OpensNothing), 1 => Just(Grown::Dies)];
     let rarely = prop_oneof![
         (nth(), any::<bool>()).prop_map(|(nth, older)| Step::Invalidate { nth, older }),
         nth().prop_map(|nth| Step::Annotate { nth }),
         nth().prop_map(|nth| Step::Reclaim { nth }),
+        prop::bool::weighted(0.3).prop_map(Step::LoseCalls),
         Just(Step::Drain),
         Just(Step::TakeStats),
         (0..4_usize).prop_map(Step::SetMinconn),
@@ -100,6 +115,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => often(nth().prop_map(|nth| Step::Leave { nth })),
         6 => often(prop::bool::weighted(0.8).prop_map(|housekeeper| Step::Chore { housekeeper })),
         2 => often(any::<bool>().prop_map(|failed| Step::Refill { failed })),
+        5 => often(Just(Step::BeginGrowth)),
+        5 => often((nth(), grown).prop_map(|(nth, how)| Step::EndGrowth { nth, how })),
         4 => often(rarely),
     ]
 }
@@ -118,14 +135,16 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         span(&[never, 20.0, 20.0]),
         span(&[never, never, 7.0]),
         prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
+        prop_oneof![1 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop::bool::weighted(0.8),
     )
-        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, has_housekeeper)| Policy {
+        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, grow, has_housekeeper)| Policy {
             check_after,
             max_idle,
             max_lifetime,
             leak_after,
             max_waiting: NonZeroUsize::new(max_waiting),
+            grow: NonZeroUsize::new(grow),
             has_housekeeper,
         })
 }

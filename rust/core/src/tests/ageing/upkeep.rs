@@ -49,7 +49,7 @@ impl Model {
     }
 
     pub(super) fn lacks_some(&self) -> bool {
-        self.occupied() < self.minconn && self.has_room()
+        self.occupied() < self.minconn && self.has_room() && self.growing.is_empty()
     }
 
     /// Which one has been idle for longest above minconn, and when it is to be closed.
@@ -84,6 +84,7 @@ impl Model {
             self.refill.pause = pause.clamp(Span::from_secs_f64(0.25), Span::from_secs_f64(4.0));
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
+        self.call_workers();
     }
 
     // --- limits and the end ----------------------------------------------------------------------------------------------
@@ -151,6 +152,9 @@ impl Model {
         self.deferred_returns.clear();
         self.closed = false;
         self.refill = Refill::default();
+        self.called = 0;
+        self.growing.clear();
+        self.failed.clear();
         self.stats = Stats::default();
         self.usage_told = 0;
     }

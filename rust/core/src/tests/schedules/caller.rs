@@ -180,7 +180,8 @@ impl<'w> Caller<'w> {
                 Answer::Closed
             }
             Err(Unanswered::Refused(refusal)) => panic!("{refusal}"),
-            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_)) | Err(Unanswered::Compare(_)) => {
+            Ok(CheckOut::ConnectFailed(_)) => Answer::Closed,
+            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_) | CheckOut::AskAgain) | Err(Unanswered::Compare(_)) => {
                 panic!("there is no such thing here")
             }
         };

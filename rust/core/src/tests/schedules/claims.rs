@@ -43,7 +43,7 @@ fn no_three_calls_at_once_lose_a_slot_or_a_waiter_in_a_schedule_explored() {
 }
 
 /// Explores a scenario of its own: in all its schedules, unless there are very many and little time.
-fn claim(claim: &str, scenario: impl Fn() + Clone + Send + Sync + 'static) {
+pub(super) fn claim(claim: &str, scenario: impl Fn() + Clone + Send + Sync + 'static) {
     let profile = match profile() {
         Profile::QUICK => Profile { schedules: 10_000, ..Profile::QUICK },
         _ => Profile::EXHAUSTIVE,
@@ -65,14 +65,14 @@ fn lender(world: &World, thread: usize) -> (Caller<'_>, u32) {
 }
 
 /// Joins the queue before the threads start.
-fn waiter(world: &World, thread: usize) -> Caller<'_> {
+pub(super) fn waiter(world: &World, thread: usize) -> Caller<'_> {
     let mut caller = Caller::new(world, thread);
     caller.join();
     caller
 }
 
 /// Waits until it is served, and gives back.
-fn be_served(mut caller: Caller<'_>) {
+pub(super) fn be_served(mut caller: Caller<'_>) {
     let name = caller.wait(Patience::Endless).expect("it waits until it is served");
     caller.give_back(name, false);
 }
@@ -88,7 +88,7 @@ fn all_are_served<'w>(act: impl FnOnce() + Send + 'w, waiters: [Caller<'w>; 2]) 
 }
 
 /// Waits, and maybe in vain. What it got, it gives back.
-fn try_to_be_served(mut caller: Caller<'_>, patience: Patience) {
+pub(super) fn try_to_be_served(mut caller: Caller<'_>, patience: Patience) {
     if let Some(name) = caller.wait(patience) {
         caller.give_back(name, false);
     }

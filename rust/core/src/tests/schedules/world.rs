@@ -117,8 +117,13 @@ impl World {
         let before = std::mem::replace(&mut state.taken, taken);
         assert!(taken <= before.max(state.limit), "{taken} slots are taken, were {before}: {counts:?}");
         assert_eq!(counts.lent, state.held(), "lent, and held: {counts:?}");
-        let free = counts.idle > 0 || taken < state.limit;
+        let free = counts.idle > 0 || taken < state.limit && !self.has_workers();
         assert!(!free || state.waiting() == 0, "a caller waits while a slot is free: {counts:?}");
+    }
+
+    /// Says whether workers connect for the waiters.
+    fn has_workers(&self) -> bool {
+        unobserved(|| self.ledger.has_workers())
     }
 
     /// Looks at the pool when all threads are done: no caller waits, no work is unfinished, and it lends as much as it may.

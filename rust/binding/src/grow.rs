@@ -1,0 +1,63 @@
+//! Growth: a worker, which is a thread of its own, opens connections for the waiters.
+
+use std::sync::Arc;
+
+use pgpool_core::{Grown, Growth};
+use pyo3::prelude::*;
+
+use crate::call::{call, edit};
+use crate::caller::caller;
+use crate::error::{is_database_error, is_exception};
+use crate::give_back::discard;
+use crate::handle::Handle;
+use crate::log::{OPEN_FAILED, RETURN_FAILED, report_place};
+use crate::open::connect_error;
+use crate::pool::AbstractPool;
+use crate::python::{imports, name};
+use crate::system::now;
+use crate::wait::Waker;
+
+/// Opens one connection after the other, as long as callers wait for them. What a log handler raises meanwhile, or an interrupt of the
+/// thread, has no caller, and is printed.
+pub(crate) fn work(pool: &Bound<'_, AbstractPool>) {
+    let py = pool.py();
+    let mut next = caller(py).and_then(|worker| edit(py, || pool.get().ledger().begin_growth(worker)));
+    while let Ok(Some(growth)) = next {
+        next = call(py, || connect(pool, growth));
+    }
+    if let Err(error) = next {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Opens a connection, which goes to the first waiter, as an error does.
+fn connect<'p>(
+    pool: &Bound<'_, AbstractPool>,
+    growth: Growth<'p, Handle, Waker>,
+) -> PyResult<Option<Growth<'p, Handle, Waker>>> {
+    let py = pool.py();
+    let error = pool.call_method0(name!(py, connect_hook)).err();
+    let failed = error.as_ref().filter(|error| !is_refusal(py, error)).map(|error| {
+        let object = error.value(py).clone().into_any().unbind();
+        (Arc::new(Handle::Object(object)), connect_error(pool, error))
+    });
+    let Grown { told, surplus, next } = growth.end(failed, now());
+    if let Some(error) = error.filter(|error| !told && !is_refusal(py, error) && !is_database_error(py, error)) {
+        report(pool, Err(error), OPEN_FAILED)?;
+    }
+    report(pool, surplus.map_or(Ok(()), |surplus| discard(pool, surplus)), RETURN_FAILED)?;
+    Ok(next)
+}
+
+/// Says whether the pool itself has refused the connection: it was closed meanwhile, or maxconn was lowered.
+fn is_refusal(py: Python<'_>, error: &PyErr) -> bool {
+    imports().is_ok_and(|imports| error.is_instance(py, imports.PoolError.bind(py)))
+}
+
+/// Logs an `Exception`, which no caller gets.
+fn report(pool: &Bound<'_, AbstractPool>, done: PyResult<()>, event: crate::log::Event) -> PyResult<()> {
+    match done {
+        Err(error) if is_exception(pool.py(), &error) => report_place(pool, event, &error),
+        done => done,
+    }
+}

@@ -1,0 +1,35 @@
+//! Growth by workers.
+
+use super::{Growth, SharedLedger};
+use crate::ledger::Ledger;
+use crate::question::Caller;
+use crate::queue::Wake;
+
+impl<H, W: Wake> SharedLedger<H, W> {
+    /// Sets the waker that is called from now on when a worker is needed. It says whether one will come and ask
+    /// [`SharedLedger::begin_growth`].
+    pub fn set_workers(&self, workers: W) {
+        // A pool that is made anew in the same place has the same workers.
+        let _ = self.workers.set(workers);
+    }
+
+    /// Tells a worker that comes to open a connection; nothing, if nobody waits for one any more.
+    pub fn begin_growth(&self, worker: Caller) -> Option<Growth<'_, H, W>> {
+        self.edit(|ledger| ledger.begin_growth(worker)).map(|slot| Growth { ledger: self, slot })
+    }
+
+    /// Says whether workers connect for the waiters.
+    #[cfg(all(test, feature = "shuttle"))]
+    pub(crate) fn has_workers(&self) -> bool {
+        self.edit(|ledger| ledger.room_for_workers() > 0)
+    }
+
+    /// Calls workers, after the unlock.
+    pub(super) fn call_workers(&self, workers: usize) {
+        for _ in 0..workers {
+            if !self.workers.get().is_some_and(Wake::wake) {
+                self.edit(Ledger::worker_missed);
+            }
+        }
+    }
+}
