@@ -68,7 +68,7 @@ pub enum LoanKey<H> {
 }
 
 /// What the ledger knows of a key without comparing it. Equal keys have equal tags.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum KeyTag {
     Number(u64),
     Hash(isize),

@@ -1,6 +1,6 @@
 //! The waiters, in the order in which the ledger serves them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque, btree_map};
 
 use crate::key::KeyTag;
 use crate::question::Caller;
@@ -14,7 +14,7 @@ pub trait Wake {
 }
 
 /// Names a waiter, in the order of arrival. A waiter that begins to wait for something else keeps its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WaiterId {
     turn: u64,
     serial: u64,
@@ -55,7 +55,9 @@ pub(crate) struct Queue<W> {
     entries: VecDeque<Entry<W>>,
     /// How many of them wait for room.
     for_room: usize,
-    promises: HashMap<WaiterId, Promise>,
+    /// How many of them want the same, so that a loan that none of them wants is quick however many wait.
+    wanted: BTreeMap<KeyTag, usize>,
+    promises: BTreeMap<WaiterId, Promise>,
 }
 
 /// A slot that is held for a waiter until it claims the slot.
@@ -67,7 +69,7 @@ pub(crate) struct Promise {
 
 impl<W> Queue<W> {
     pub(crate) fn new() -> Self {
-        Self { next: 0, entries: VecDeque::new(), for_room: 0, promises: HashMap::new() }
+        Self { next: 0, entries: VecDeque::new(), for_room: 0, wanted: BTreeMap::new(), promises: BTreeMap::new() }
     }
 
     /// Counts the waiters that wait for room.
@@ -85,12 +87,26 @@ impl<W> Queue<W> {
     pub(crate) fn join(&mut self, before: Option<WaiterId>, wait_for: WaitFor, wish: Wish, waker: W) -> WaiterId {
         let followed = wait_for != WaitFor::Room || before.is_some_and(|before| self.has_followed(before));
         self.for_room += usize::from(wait_for == WaitFor::Room);
+        *self.wanted.entry(wish.tag).or_default() += 1;
         let serial = self.next;
         self.next += 1;
         let id = WaiterId { turn: before.map_or(serial, |before| before.turn), serial };
         let at = self.entries.partition_point(|entry| entry.id < id);
         self.entries.insert(at, Entry { id, wait_for, wish, followed, waker: Some(waker) });
         id
+    }
+
+    /// Takes the entry at this position out.
+    fn take_at(&mut self, at: usize) -> Option<Entry<W>> {
+        let entry = self.entries.remove(at)?;
+        self.for_room -= usize::from(entry.wait_for == WaitFor::Room);
+        if let btree_map::Entry::Occupied(mut wanted) = self.wanted.entry(entry.wish.tag) {
+            *wanted.get_mut() -= 1;
+            if *wanted.get() == 0 {
+                wanted.remove();
+            }
+        }
+        Some(entry)
     }
 
     fn position(&self, id: WaiterId) -> Option<usize> {
@@ -119,15 +135,15 @@ impl<W> Queue<W> {
 
     /// Counts the waiters for room that come before this one; all of them, if it has no place.
     pub(crate) fn ahead_of(&self, waiter: Option<WaiterId>) -> usize {
-        let ahead = |entry: &&Entry<W>| waiter.is_none_or(|id| entry.id < id) && entry.wait_for == WaitFor::Room;
-        self.entries.iter().filter(ahead).count()
+        let Some(id) = waiter else { return self.for_room };
+        let before = self.entries.iter().take_while(|entry| entry.id < id);
+        before.filter(|entry| entry.wait_for == WaitFor::Room).count()
     }
 
     /// Promises a slot to the first waiter for room, and gives its waker unless the waiter has been woken already.
     pub(crate) fn promise(&mut self, slot: SlotId) -> Option<W> {
         let at = self.entries.iter().position(|entry| entry.wait_for == WaitFor::Room)?;
-        let Entry { id, wish, waker, .. } = self.entries.remove(at)?;
-        self.for_room -= 1;
+        let Entry { id, wish, waker, .. } = self.take_at(at)?;
         self.promises.insert(id, Promise { slot, wish });
         waker
     }
@@ -166,13 +182,14 @@ impl<W> Queue<W> {
     /// Removes a waiter that has no promise, and gives its waker if it still has one.
     pub(crate) fn remove(&mut self, id: WaiterId) -> Option<W> {
         let at = self.position(id)?;
-        let entry = self.entries.remove(at)?;
-        self.for_room -= usize::from(entry.wait_for == WaitFor::Room);
-        entry.waker
+        self.take_at(at)?.waker
     }
 
     /// Takes the wakers of all waiters that may want the same key. They keep their places.
     pub(crate) fn take_key_wakers(&mut self, tag: KeyTag, to_wake: &mut Vec<W>) {
+        if !self.wanted.contains_key(&tag) {
+            return;
+        }
         let interested = self.entries.iter_mut().filter(|entry| entry.wish.tag == tag);
         to_wake.extend(interested.filter_map(|entry| entry.waker.take()));
     }
@@ -188,6 +205,9 @@ impl<W> Queue<W> {
     }
 
     fn promote_where(&mut self, tag: KeyTag, promotes: impl Fn(WaitFor) -> bool) {
+        if !self.wanted.contains_key(&tag) {
+            return;
+        }
         let followers = self.entries.iter_mut().filter(|entry| promotes(entry.wait_for));
         for entry in followers.filter(|entry| entry.wish.tag == tag) {
             entry.wait_for = WaitFor::Room;
@@ -198,9 +218,8 @@ impl<W> Queue<W> {
     /// Removes all waiters, takes their wakers, and gives the slots that were promised and not claimed, in their order.
     pub(crate) fn dismiss(&mut self, to_wake: &mut Vec<W>) -> Vec<SlotId> {
         self.for_room = 0;
+        self.wanted.clear();
         to_wake.extend(self.entries.drain(..).filter_map(|entry| entry.waker));
-        let mut promised: Vec<_> = self.promises.drain().collect();
-        promised.sort_unstable_by_key(|&(waiter, _)| waiter);
-        promised.into_iter().map(|(_, promise)| promise.slot).collect()
+        std::mem::take(&mut self.promises).into_values().map(|promise| promise.slot).collect()
     }
 }

@@ -109,12 +109,13 @@ impl<H, W> Ledger<H, W> {
             // That waiter is about to open or to borrow what both want.
             return Busy::KeyOpening;
         }
-        let ahead = self.queue.ahead_of(waiter.filter(|&waiter| self.queue.has_place(waiter)));
         // A caller that has waited for its key to be opened is refused only because of loans.
         let followed = waiter.is_some_and(|waiter| self.queue.has_followed(waiter));
         let undecided = followed && self.is_undecided(want.caller());
         let coming = self.in_transit_for(want.caller()) + self.room_for_workers();
-        if undecided || coming > ahead { Busy::InTransit } else { Busy::Full }
+        let place = waiter.filter(|&waiter| self.queue.has_place(waiter));
+        // Where nothing comes, the place does not matter, and is not looked for.
+        if undecided || coming > 0 && coming > self.queue.ahead_of(place) { Busy::InTransit } else { Busy::Full }
     }
 
     /// Decides what its borrower does with a filed slot: a fresh connection is lent, an old one is checked, an empty slot is

@@ -5,7 +5,7 @@
 //! has come opens one connection after the other, as long as callers wait for them. Where no worker comes, the first waiter
 //! gets the room, and opens the connection itself.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Ledger, Return};
@@ -27,12 +27,12 @@ pub(crate) struct GrowthState<H> {
     called_at: Moment,
     connecting: Vec<Connecting>,
     /// The errors of connects, for the waiters that waited for them.
-    failures: HashMap<WaiterId, Arc<H>>,
+    failures: BTreeMap<WaiterId, Arc<H>>,
 }
 
 impl<H> Default for GrowthState<H> {
     fn default() -> Self {
-        Self { called: 0, called_at: Moment::START, connecting: Vec::new(), failures: HashMap::new() }
+        Self { called: 0, called_at: Moment::START, connecting: Vec::new(), failures: BTreeMap::new() }
     }
 }
 

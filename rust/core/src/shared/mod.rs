@@ -81,7 +81,9 @@ impl<H, W: Wake> SharedLedger<H, W> {
         if chores && self.housekeeper.get().is_some_and(|housekeeper| !housekeeper.wake()) {
             self.housekeeper_missed();
         }
-        self.call_workers(workers);
+        if workers > 0 {
+            self.call_workers(workers);
+        }
         drop((to_wake, handles, unused_wakers));
     }
 

@@ -9,6 +9,7 @@ mod health;
 mod jitter;
 mod keys;
 mod lengths;
+mod many;
 mod props;
 mod scenarios;
 mod threads;

@@ -196,7 +196,7 @@ impl Model {
     /// A waiter goes on waiting in another place, and listens to the same waker.
     pub(super) fn share_waker(&mut self, from: Token, to: Token) {
         let wakes = self.wakes.get(&from).copied().unwrap_or(0);
-        self.wakes.insert(to, wakes);
+        *self.wakes.entry(to).or_default() += wakes;
     }
 
     pub(super) fn waiting_for_room(&self) -> usize {
