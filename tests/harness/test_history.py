@@ -449,11 +449,14 @@ def recorded(
 
 @pytest.mark.parametrize("minconn", [0, 2])
 @pytest.mark.parametrize("keys", [(), ("a", "b")], ids=["no keys", "keys"])
-@pytest.mark.parametrize("timeout", [0, 0.001, None])
+# With workers, a time that is up ends the wait for a connect too, and so while there is room.
+@pytest.mark.parametrize(
+    ("timeout", "grow"), [(0, "caller"), (0.001, "caller"), (None, "caller"), (0, "workers"), (None, "workers")]
+)
 def test_what_pgpool_rs_does_under_threads_is_explained(
-    server: FakeServer, minconn: int, keys: tuple[str, ...], timeout: float | None
+    server: FakeServer, minconn: int, keys: tuple[str, ...], timeout: float | None, grow: Any
 ) -> None:
-    pool = ThreadedConnectionPool(minconn, 3, name="quiet")
+    pool = ThreadedConnectionPool(minconn, 3, name="quiet", grow=grow)
     # A shared key is returned once for all, and who comes second has nothing to return: nobody waits for ever.
     history = recorded(pool, server, keys=keys, hold=0.0003, getconn={"timeout": timeout}, capacity=3)
     assert len(history) >= 2000
