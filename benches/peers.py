@@ -240,7 +240,7 @@ PEERS = (BARE, SEMAPHORE, SQLALCHEMY, DBUTILS, PSYCOPG_POOL, OURS)
 """Each pool as it comes."""
 BACKGROUND = OURS.having(background=True)
 # Another option of pgpool_rs that matters in a burst is one more peer here, as BACKGROUND is.
-BURSTING = PEERS
+BURSTING = (*PEERS, OURS.having(grow="workers"))
 CHECKING = (
     *PEERS,
     replace(SQLALCHEMY, name="SQLAlchemy QueuePool, pool_pre_ping=True", open=sqlalchemy_ping),

@@ -1,7 +1,5 @@
 //! Growth: a worker, which is a thread of its own, opens connections for the waiters.
 
-use std::sync::Arc;
-
 use pgpool_core::{Grown, Growth};
 use pyo3::prelude::*;
 
@@ -37,10 +35,10 @@ fn connect<'p>(
 ) -> PyResult<Option<Growth<'p, Handle, Waker>>> {
     let py = pool.py();
     let error = pool.call_method0(name!(py, connect_hook)).err();
-    let failed = error.as_ref().filter(|error| !is_refusal(py, error)).map(|error| {
-        let object = error.value(py).clone().into_any().unbind();
-        (Arc::new(Handle::Object(object)), connect_error(pool, error))
-    });
+    let failed = error
+        .as_ref()
+        .filter(|error| !is_refusal(py, error))
+        .map(|error| (Handle::of(error.value(py).as_any()), connect_error(pool, error)));
     let Grown { told, surplus, next } = growth.end(failed, now());
     if let Some(error) = error.filter(|error| !told && !is_refusal(py, error) && !is_database_error(py, error)) {
         report(pool, Err(error), OPEN_FAILED)?;

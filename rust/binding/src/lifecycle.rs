@@ -38,7 +38,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
         } else {
             (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))?;
         }
-        ledger.set_workers(Waker::Workers(PyWeakrefReference::new(pool)?.unbind()));
+        ledger.set_workers(Waker::Workers(AbstractPool::weak(pool)?));
         ledger.set_policy(policy);
         ledger.set_housekeeper(Waker::Housekeeper(AbstractPool::weak(pool)?));
         if policy.has_housekeeper && !poke(pool)? {
