@@ -109,7 +109,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "leaks.loan_info": ("call1", OURS),
     "leaks.record": ("call0 getattr", CPYTHONS),
     "lifecycle.close_last": ("hasattr", ("close",)),
-    "lifecycle.find_flags": ("contains getattr*2 getattr_opt", OURS),
+    "lifecycle.find_flags": ("contains getattr*3 getattr_opt", OURS),
     "lifecycle.start": ("call1 call_method0", ("connect", "configure")),
     "log.report_place": ("call1", OURS),
     "loan.__getattr__": ("hasattr", PSYCOPG2S),

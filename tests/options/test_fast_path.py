@@ -87,6 +87,57 @@ def test_a_block_calls_a_commit_of_the_connections_own_class_though_there_is_not
         assert (connection.commits, connection.rollbacks) == (1, 1)
 
 
+class Plain(Psycopg2Connection):
+    """Has a dict, in which a program may put anything."""
+
+
+@pytest.mark.parametrize("whose", ["object", "class"])
+def test_a_block_calls_a_commit_that_was_put_on_the_connection_after_the_pool_had_seen_it(
+    dsn: str, whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits: list[object] = []
+    with ThreadedConnectionPool(1, 1, dsn, connection_factory=Plain) as pool:
+        for _ in range(2):
+            with pool.connection() as connection:
+                pass
+        target = connection if whose == "object" else Plain
+        monkeypatch.setattr(target, "commit", lambda *args: commits.append(args), raising=False)
+        with pool.connection():
+            pass
+        assert len(commits) == 1
+
+
+def test_what_a_connections_metaclass_runs_in_python_may_use_the_loan_of_the_block_that_ends(dsn: str) -> None:
+    asked = []
+
+    class Meta(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name == "get_transaction_status":
+                asked.append(name)
+                with suppress(RuntimeError):
+                    loan.__enter__()
+            return super().__getattribute__(name)
+
+    class Odd(Psycopg2Connection, metaclass=Meta):
+        pass
+
+    with ThreadedConnectionPool(1, 1, dsn, connection_factory=Odd) as pool:
+        loan = pool.connection()
+        with loan:
+            pass
+        assert asked
+        assert len(pool._pool) == 1
+
+
+def test_a_block_borrows_from_the_pool_whose_methods_were_assigned(dsn: str) -> None:
+    with ThreadedConnectionPool(1, 1, dsn) as other, ThreadedConnectionPool(1, 1, dsn) as pool:
+        for name in "getconn", "putconn":
+            setattr(pool, name, getattr(other, name))
+        with pool.connection() as connection:
+            assert list(other._used.values()) == [connection]
+        assert other._pool == [connection]
+
+
 @pytest.mark.parametrize("name", ["getconn", "putconn"])
 def test_a_block_calls_what_is_assigned_to_the_pool(dsn: str, name: str) -> None:
     calls = []

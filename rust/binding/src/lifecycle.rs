@@ -70,8 +70,12 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
         }
     }
     for name in [name!(pool.py(), getconn), name!(pool.py(), putconn)] {
-        // A pool that is not made for use may have none.
-        if !pool.getattr_opt(name)?.is_some_and(|method| method.is_instance_of::<PyCFunction>()) {
+        // A pool that is not made for use may have none. Another pool's is as good as overridden.
+        let own = match pool.getattr_opt(name)? {
+            Some(method) => method.is_instance_of::<PyCFunction>() && method.getattr("__self__")?.is(pool),
+            None => false,
+        };
+        if !own {
             bits |= flags::PUBLIC;
         }
     }

@@ -143,11 +143,11 @@ impl AbstractPool {
         clean
     }
 
-    /// Says whether the end of a block has nothing to commit or roll back: the connection is clean, and its class ends a transaction
-    /// as psycopg2 does.
+    /// Says whether the end of a block has nothing to commit or roll back: the connection is clean, and is psycopg2's own. `false` may
+    /// also mean that its class has not been seen before. No Python code runs.
     #[inline]
     pub(crate) fn has_nothing_to_end(&self, connection: &Bound<'_, PyAny>) -> bool {
-        self.is_clean(connection) && self.probe.get().is_some_and(StatusProbe::ends_as_psycopg2)
+        self.probe.get().is_some_and(|probe| probe.ends_as_psycopg2() && probe.is_clean(connection) == Some(true))
     }
 
     /// Gives a weak reference to the pool, made once. It is dead once the garbage collector takes the pool apart.

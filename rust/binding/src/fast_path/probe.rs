@@ -22,7 +22,8 @@ pub(crate) const READY: i32 = 1;
 pub(crate) struct StatusProbe {
     class: Py<PyType>,
     inside: &'static Inside,
-    /// Whether `commit()` and `rollback()` are psycopg2's own.
+    /// Whether `commit()` and `rollback()` are psycopg2's own, for ever: the class itself is. A subclass or one of its objects may get
+    /// others at any time.
     ends_as_psycopg2: bool,
 }
 
@@ -36,7 +37,7 @@ impl StatusProbe {
             found.is_ok_and(|found| own.is_ok_and(|own| found.is(&own)))
         };
         let read = ["closed", "info", "status", "get_transaction_status", "__getattribute__"];
-        let ends_as_psycopg2 = ["commit", "rollback"].iter().all(inherits);
+        let ends_as_psycopg2 = class.is(&inside.class);
         let known = read.iter().all(inherits);
         known.then(|| Self { class: class.unbind(), inside, ends_as_psycopg2 })
     }
