@@ -57,9 +57,14 @@ def test_putconn_without_arguments_is_a_pool_error_when_threaded(pool_module: Mo
         pool_module.ThreadedConnectionPool(0, 1).putconn()
 
 
-def test_putconn_without_arguments_is_a_type_error_when_simple(pool_module: ModuleType, server: FakeServer) -> None:
+@pytest.mark.parametrize("arguments", [{}, {"key": "a"}, {"close": True}], ids=repr)
+def test_putconn_without_a_connection_is_a_type_error_when_simple(
+    pool_module: ModuleType, server: FakeServer, arguments: Any
+) -> None:
+    pool = pool_module.SimpleConnectionPool(0, 1)
+    pool.getconn("a")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'conn'"):
-        pool_module.SimpleConnectionPool(0, 1).putconn()
+        pool.putconn(**arguments)
 
 
 def test_every_argument_may_be_given_by_name(pool_class: Any, server: FakeServer) -> None:

@@ -355,7 +355,7 @@ impl<'py> Call<'py> {
     fn call_putconn(&self) -> *mut ffi::PyObject {
         let Some([connection, key, close]) = self.fit(["conn", "key", "close"]) else { return self.fall_back() };
         // `_putconn` needs the argument, which may be None.
-        if self.method == ABSTRACT_PUTCONN && self.arguments().is_empty() {
+        if self.method == ABSTRACT_PUTCONN && connection.is_none() {
             return self.fall_back();
         }
         let [connection, key] = [connection, key].map(given);
