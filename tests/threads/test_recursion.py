@@ -112,6 +112,21 @@ def test_blocks_in_a_recursion_that_goes_too_deep_lose_no_slot(our_class: Any, s
     try_all_depths(pool, recurse)
 
 
+def test_a_block_whose_loan_is_held_in_a_recursion_that_goes_too_deep_loses_no_slot(our_class: Any, dsn: str) -> None:
+    held = []
+    with our_class(1, 1, dsn) as pool:
+
+        def recurse() -> None:
+            held.append(pool.connection())
+            with held[-1]:
+                cursor.execute("SELECT 1")
+            recurse()
+
+        with pool.connection() as connection:
+            cursor = connection.cursor()
+        try_all_depths(pool, recurse)
+
+
 def test_a_poke_that_has_no_stack_fails_no_call_and_the_next_one_tells(
     our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,7 +268,7 @@ impl Loan {
     ///
     /// :raises PoolError: the connection has been returned meanwhile; if the block raised, that is logged.
     #[pyo3(signature = (exc_type, exc_value, _traceback))]
-    fn __exit__(
+    pub(crate) fn __exit__(
         &self,
         py: Python<'_>,
         exc_type: Option<&Bound<'_, PyAny>>,

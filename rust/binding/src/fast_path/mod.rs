@@ -173,6 +173,10 @@ unsafe extern "C" fn enter(
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls it for `ENTER`, attached, with what `Call::new` asks for.
     let call = unsafe { Call::new(ENTER, slf, args, count, names) };
+    // The end of the block needs a level to commit.
+    if !Call::has_a_level_left(call.py) {
+        return std::ptr::null_mut();
+    }
     let connection = if call.has_no_arguments() { call.loan().get().enter_fast(call.py) } else { None };
     connection.map_or_else(|| call.fall_back(), Py::into_ptr)
 }
@@ -187,7 +191,7 @@ unsafe extern "C" fn exit(
     // SAFETY: as for `enter`.
     let call = unsafe { Call::new(EXIT, slf, args, count, names) };
     let ended = if call.has_three_nones() { call.loan().get().exit_fast(call.py) } else { None };
-    let Some(connection) = ended else { return call.fall_back() };
+    let Some(connection) = ended else { return call.call_exit() };
     // SAFETY: the thread is attached. PyO3 does not know it here, and would drop the reference later.
     unsafe { ffi::Py_DECREF(connection.into_ptr()) };
     call.py.None().into_ptr()
@@ -370,6 +374,17 @@ impl<'py> Call<'py> {
             }
             Ok(pool.py().None())
         })
+    }
+
+    /// Does what the method `__exit__` does, without a call in between, as [`Call::call_putconn`].
+    #[cold]
+    fn call_exit(&self) -> *mut ffi::PyObject {
+        let fitted = self.fit(["exc_type", "exc_value", "_traceback"]);
+        let Some(raised @ [Some(_), Some(_), Some(_)]) = fitted else { return self.fall_back() };
+        let raised = raised.map(given);
+        let [class, value, traceback] = raised.each_ref().map(Option::as_deref);
+        let exit = |py: Python<'_>| self.loan().get().__exit__(py, class, value, traceback).map(|()| py.None());
+        self.give(Self::attached(self.py, exit))
     }
 
     fn run(&self, body: impl FnOnce(&Bound<'_, AbstractPool>) -> PyResult<Py<PyAny>>) -> *mut ffi::PyObject {
