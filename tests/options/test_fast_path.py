@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from contextlib import suppress
@@ -12,6 +13,7 @@ from psycopg2.extensions import connection as Psycopg2Connection
 
 from pgpool_rs import PoolError, ThreadedConnectionPool
 from pgpool_rs.testing import PATIENCE
+from tests.lib.statements import execute
 from tests.lib.waits import Task
 
 
@@ -178,6 +180,25 @@ def test_of_two_threads_that_enter_one_loan_one_is_refused(dsn: str) -> None:
             assert len(refused) == 1
             loan.__exit__(None, None, None)
         assert len(pool._pool) == 2
+
+
+def test_what_is_collected_together_with_its_pool_may_borrow_in_its_end(dsn: str) -> None:
+    answers: list[Any] = []
+
+    class App:
+        def __init__(self) -> None:
+            self.pool, self.cycle = ThreadedConnectionPool(1, 1, dsn, reclaim=True), self
+            self.pool.putconn(self.pool.getconn())
+
+        def __del__(self) -> None:
+            with self.pool.connection() as connection:
+                answers.append(execute(connection, "SELECT 1"))
+            answers.append(self.pool._pool == [connection])
+            self.pool.closeall()
+
+    App()
+    gc.collect()
+    assert answers == [1, True]
 
 
 def test_a_connection_that_is_forgotten_in_a_later_loan_gives_its_slot_back(dsn: str) -> None:

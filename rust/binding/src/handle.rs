@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use pgpool_core::SlotId;
 use pyo3::exceptions::PyReferenceError;
 use pyo3::prelude::*;
+use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
 /// A connection, a key or a note, as the ledger keeps it.
 pub(crate) enum Handle {
@@ -12,7 +13,7 @@ pub(crate) enum Handle {
     /// its weak reference does not outlive the connection.
     Object(Option<Arc<Self>>, Py<PyAny>),
     /// A weak reference to a lent connection, which lives only as long as its borrower holds it; and the loan that ends then.
-    Weak(Py<PyAny>, Arc<Mutex<Option<SlotId>>>),
+    Weak(Py<PyWeakrefReference>, Arc<Mutex<Option<SlotId>>>),
 }
 
 impl Handle {
@@ -37,14 +38,15 @@ impl Handle {
     pub(crate) fn living<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         match self {
             Self::Object(_, object) => Ok(Some(object.bind(py).clone())),
-            Self::Weak(reference, _) => Ok(Some(reference.bind(py).call0()?).filter(|object| !object.is_none())),
+            Self::Weak(reference, _) => Ok(reference.bind(py).upgrade()),
         }
     }
 
     /// The object that a garbage collector must visit.
     pub(crate) fn held(&self) -> &Py<PyAny> {
         match self {
-            Self::Object(_, object) | Self::Weak(object, _) => object,
+            Self::Object(_, object) => object,
+            Self::Weak(reference, _) => reference.as_any(),
         }
     }
 }

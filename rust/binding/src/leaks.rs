@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pgpool_core::{LoanReport, SlotId};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefReference};
+use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::call::edit;
 use crate::error::every;
@@ -37,7 +37,8 @@ pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &B
     Ok(())
 }
 
-/// Gives the weak handle for a loan of a connection. It is made for the first loan of the connection and used again for the others.
+/// Gives the weak handle for a loan of a connection. It is made for the first loan of the connection and used again for the others,
+/// unless it is dead: the garbage collector kills the references to all that it takes apart, before a `__del__` there may lend again.
 fn watch(
     pool: &Bound<'_, AbstractPool>,
     handle: &Handle,
@@ -45,7 +46,8 @@ fn watch(
     loan: SlotId,
 ) -> PyResult<Option<Arc<Handle>>> {
     if let Handle::Object(Some(weak), _) = handle
-        && let Handle::Weak(_, ends) = &**weak
+        && let Handle::Weak(reference, ends) = &**weak
+        && reference.bind(pool.py()).upgrade().is_some()
     {
         *ends.lock().unwrap_or_else(PoisonError::into_inner) = Some(loan);
         return Ok(Some(Arc::clone(weak)));
@@ -56,7 +58,7 @@ fn watch(
     let ends = Arc::new(Mutex::new(Some(loan)));
     let forgotten = Forgotten { pool: AbstractPool::weak(pool)?, ends: Arc::clone(&ends) };
     match PyWeakrefReference::new_with(connection, Bound::new(pool.py(), forgotten)?) {
-        Ok(weak) => Ok(Some(Arc::new(Handle::Weak(weak.into_any().unbind(), ends)))),
+        Ok(weak) => Ok(Some(Arc::new(Handle::Weak(weak.unbind(), ends)))),
         // The pool keeps an object that takes no weak reference.
         Err(error) if error.is_instance_of::<PyTypeError>(pool.py()) => Ok(None),
         Err(error) => Err(error),
