@@ -31,14 +31,14 @@ impl Handle {
     /// Gives the object.
     pub(crate) fn object<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let gone = || PyReferenceError::new_err("the connection is gone: its borrower forgot it");
-        self.living(py)?.ok_or_else(gone)
+        self.living(py).ok_or_else(gone)
     }
 
     /// Gives the object if it still lives.
-    pub(crate) fn living<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    pub(crate) fn living<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
         match self {
-            Self::Object(_, object) => Ok(Some(object.bind(py).clone())),
-            Self::Weak(reference, _) => Ok(reference.bind(py).upgrade()),
+            Self::Object(_, object) => Some(object.bind(py).clone()),
+            Self::Weak(reference, _) => reference.bind(py).upgrade(),
         }
     }
 

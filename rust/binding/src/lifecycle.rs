@@ -113,7 +113,7 @@ fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
 /// Closes a connection when its pool closes. A connection that its borrower has forgotten is closed already. An object without
 /// `close()` is dropped.
 fn close_last(py: Python<'_>, connection: &Handle) -> PyResult<()> {
-    match connection.living(py)? {
+    match connection.living(py) {
         Some(connection) if connection.hasattr(name!(py, close))? => connection::close(&connection),
         _ => Ok(()),
     }

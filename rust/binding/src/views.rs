@@ -37,7 +37,7 @@ pub(crate) fn lent<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<(Bound<
     let mut shown = Vec::new();
     for (key, connection) in edit(py, || pool.get().ledger().lent())? {
         // A connection that its borrower has forgotten is about to be removed.
-        if let Some(connection) = connection.living(py)? {
+        if let Some(connection) = connection.living(py) {
             shown.push((loan_key(py, &key)?, connection));
         }
     }
@@ -58,7 +58,7 @@ pub(crate) fn loan<'py>(
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let mut want = want_for(key)?;
     let found = call(pool.py(), || resolve_key(pool.py(), &mut want, |want| pool.get().ledger().loan(want)))?;
-    found.map_or(Ok(None), |connection| connection.living(pool.py()))
+    Ok(found.and_then(|connection| connection.living(pool.py())))
 }
 
 /// Find the key under which the connection with this `id()` is lent, as a tuple of one; None if it is not lent.
@@ -99,5 +99,5 @@ pub(crate) fn strike_loan<'py>(
 ) -> PyResult<Option<Bound<'py, PyAny>>> {
     let mut want = want_for(key)?;
     let struck = call(pool.py(), || resolve_key(pool.py(), &mut want, |want| pool.get().ledger().remove_loan(want)))?;
-    struck.map_or(Ok(None), |connection| connection.living(pool.py()))
+    Ok(struck.and_then(|connection| connection.living(pool.py())))
 }
