@@ -50,7 +50,7 @@ its pictures. Only the ratios mean anything on another machine.
 Each pool is opened in this way. `at` has the connection string, the least and most connections, and a timeout. A row
 whose name has an option has that option too.
 
-```python
+```py
 {sources}
 ```
 
