@@ -42,9 +42,8 @@ __all__ = [
     "TooManyRequests",
 ]
 
-# The hooks that psycopg2.pool calls on every loan. A pool finds out beforehand whether one is overridden, so that it
-# does not look for hooks on every loan.
-_HOOKS_OF_A_LOAN = frozenset({"_getkey", "_getconn", "_putconn", "getconn", "putconn"})
+# The methods that a loan calls only if they are overridden. A pool finds that out beforehand, and not on every loan.
+_OVERRIDABLE = frozenset({"_getkey", "_getconn", "_putconn", "getconn", "putconn"})
 
 
 class _Name:
@@ -181,12 +180,12 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in _HOOKS_OF_A_LOAN:
+        if name in _OVERRIDABLE:
             _Pool._pgpool_find_hooks(self)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if name in _HOOKS_OF_A_LOAN:
+        if name in _OVERRIDABLE:
             _Pool._pgpool_find_hooks(self)
 
     @property

@@ -112,7 +112,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "lifecycle.close_last": ("hasattr", ("close",)),
     "lifecycle.find_flags": ("contains getattr*3 getattr_opt", OURS),
     "lifecycle.start": ("call1 call_method0", ("connect", "configure")),
-    "log.report_place": ("call1", OURS),
+    "log.report_alone": ("call1", OURS),
     "loan.__getattr__": ("hasattr", PSYCOPG2S),
     "loan.__traverse__": ("call*2", RUSTS),
     "loan.abandon": ("write_unraisable", ("putconn", "rollback")),

@@ -32,7 +32,13 @@ row("connect", "getconn of a key", on("connect"), lambda scene: borrow(scene, "k
 row("connect", "a block", on("connect"), borrow_in_a_block)
 
 
-@round_of("connect", "getconn, by a worker", lambda scene: scene.on("connect"))
+@round_of(
+    "connect",
+    "getconn, by a worker",
+    lambda scene: scene.on("connect"),
+    strong=LOGGED,
+    why="an interrupt of a worker is no caller's; the waiter connects itself",
+)
 def _(scene: Scene) -> None:
     scene.open(grow="workers")
     borrow(scene)

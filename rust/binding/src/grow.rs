@@ -8,7 +8,7 @@ use crate::caller::caller;
 use crate::error::{is_database_error, is_exception};
 use crate::give_back::discard;
 use crate::handle::Handle;
-use crate::log::{OPEN_FAILED, RETURN_FAILED, report_place};
+use crate::log::{OPEN_FAILED, RETURN_FAILED, report_alone};
 use crate::open::connect_error;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
@@ -34,28 +34,20 @@ fn connect<'p>(
     growth: Growth<'p, Handle, Waker>,
 ) -> PyResult<Option<Growth<'p, Handle, Waker>>> {
     let py = pool.py();
-    let error = pool.call_method0(name!(py, connect_hook)).err();
-    let failed = error
-        .as_ref()
-        .filter(|error| !is_refusal(py, error))
-        .map(|error| (Handle::of(error.value(py).as_any()), connect_error(pool, error)));
+    let error = pool.call_method0(name!(py, connect_hook)).err().filter(|error| !is_refusal(py, error));
+    // An interrupt of the worker is no answer to a waiter: the first waiter connects itself.
+    let answer = error.as_ref().filter(|error| is_exception(py, error));
+    let failed = answer.map(|error| (Handle::of(error.value(py).as_any()), connect_error(pool, error)));
     let Grown { told, surplus, next } = growth.end(failed, now());
-    if let Some(error) = error.filter(|error| !told && !is_refusal(py, error) && !is_database_error(py, error)) {
-        report(pool, Err(error), OPEN_FAILED)?;
+    // The connect has logged a database's error.
+    if let Some(error) = error.filter(|error| !told && !is_database_error(py, error)) {
+        report_alone(pool, OPEN_FAILED, Err(error))?;
     }
-    report(pool, surplus.map_or(Ok(()), |surplus| discard(pool, surplus)), RETURN_FAILED)?;
+    report_alone(pool, RETURN_FAILED, surplus.map_or(Ok(()), |surplus| discard(pool, surplus)))?;
     Ok(next)
 }
 
 /// Says whether the pool itself has refused the connection: it was closed meanwhile, or maxconn was lowered.
 fn is_refusal(py: Python<'_>, error: &PyErr) -> bool {
     imports().is_ok_and(|imports| error.is_instance(py, imports.PoolError.bind(py)))
-}
-
-/// Logs an `Exception`, which no caller gets.
-fn report(pool: &Bound<'_, AbstractPool>, done: PyResult<()>, event: crate::log::Event) -> PyResult<()> {
-    match done {
-        Err(error) if is_exception(pool.py(), &error) => report_place(pool, event, &error),
-        done => done,
-    }
 }

@@ -66,7 +66,7 @@ impl Loan {
     pub(crate) fn enter_fast(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let mut state = self.state();
         let pool = state.pool.as_ref()?.bind(py).get();
-        if state.entered || state.key.is_some() || !pool.has_weak() {
+        if state.entered || state.key.is_some() || !pool.has_weak(py) {
             return None;
         }
         let ledger = pool.ledger_unless(flags::GETKEY | flags::GETCONN | flags::LOANS | flags::BLOCKS)?;

@@ -7,7 +7,7 @@ use pyo3::types::{PyString, PyTuple};
 use crate::call::{Line, answered, answered_by_ours, call, is_logging, while_logging, write_at_end};
 use crate::caller::caller;
 use crate::connection::{self, Accounts};
-use crate::error::is_database_error;
+use crate::error::{is_database_error, is_exception};
 use crate::handle::Handle;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
@@ -172,14 +172,18 @@ pub(crate) fn report(pool: &Bound<'_, AbstractPool>, event: Event, error: PyErr)
     call(pool.py(), || log_with_reason(pool, event, Some(&class), || (describe_masked(pool, &error),)))
 }
 
-/// Logs an error that no caller gets, with the place where it was raised.
-pub(crate) fn report_place(pool: &Bound<'_, AbstractPool>, event: Event, error: &PyErr) -> PyResult<()> {
+/// Logs an `Exception` of work that has no caller, with the place where it was raised. Gives an interrupt back.
+pub(crate) fn report_alone(pool: &Bound<'_, AbstractPool>, event: Event, done: PyResult<()>) -> PyResult<()> {
     let py = pool.py();
-    let class = class_name(py, error);
+    let error = match done {
+        Err(error) if is_exception(py, &error) => error,
+        done => return done,
+    };
+    let class = class_name(py, &error);
     log_with_reason(pool, event, Some(&class), || {
         let place = imports().and_then(|imports| text_of(&imports.place.bind(py).call1((error.value(py),))?));
         let place = answered_by_ours(py, place).unwrap_or_default();
-        (format!("{}{place}", describe_masked(pool, error)),)
+        (format!("{}{place}", describe_masked(pool, &error)),)
     })
 }
 

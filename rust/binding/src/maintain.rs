@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 use crate::call::{call, edit, is_logging};
 use crate::caller::caller;
 use crate::check;
-use crate::error::{Error, is_database_error, is_exception};
+use crate::error::{Error, is_database_error};
 use crate::give_back::{discard_all, finish};
 use crate::handle::address;
 use crate::leaks::{describe_loan, log_forgotten};
-use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_place};
+use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_alone};
 use crate::notes::with_notes;
 use crate::open::last_connect_error;
 use crate::pool::AbstractPool;
@@ -26,10 +26,7 @@ pub(crate) fn maintain(pool: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
 
 /// Does the same for the housekeeper, which has no caller: it logs an `Exception` and goes on.
 pub(crate) fn maintain_alone(pool: &Bound<'_, AbstractPool>) -> PyResult<Moment> {
-    do_chores(pool, &|event, done| match done {
-        Err(error) if is_exception(pool.py(), &error) => report_place(pool, event, &error),
-        done => done,
-    })
+    do_chores(pool, &|event, done| report_alone(pool, event, done))
 }
 
 /// Takes the outcome of a chore that ran a user's code, and returns what is to be raised.

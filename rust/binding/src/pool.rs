@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use pgpool_core::{Refusal, SharedLedger};
-use pyo3::exceptions::{PyMemoryError, PyTypeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyString, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::arguments::{Timeout, TimeoutArg};
@@ -36,7 +37,7 @@ pub(crate) struct AbstractPool {
     /// The first type of this pool's connections that can be read inside.
     probe: OnceLock<StatusProbe>,
     blocks: Blocks,
-    weak: OnceLock<Py<PyWeakrefReference>>,
+    weak: PyOnceLock<Py<PyWeakrefReference>>,
 }
 
 impl AbstractPool {
@@ -49,7 +50,7 @@ impl AbstractPool {
             timeout: AtomicU64::new(0),
             probe: OnceLock::new(),
             blocks: Blocks::default(),
-            weak: OnceLock::new(),
+            weak: PyOnceLock::new(),
         }
     }
 
@@ -152,20 +153,17 @@ impl AbstractPool {
 
     /// Gives a weak reference to the pool, made once. It is dead once the garbage collector takes the pool apart.
     pub(crate) fn weak(pool: &Bound<'_, Self>) -> PyResult<Py<PyWeakrefReference>> {
-        let this = pool.get();
-        if this.weak.get().is_none() {
-            let _ = this.weak.set(PyWeakrefReference::new(pool)?.unbind());
-        }
-        this.weak.get().map(|weak| weak.clone_ref(pool.py())).ok_or_else(|| PyMemoryError::new_err(()))
+        let weak = pool.get().weak.get_or_try_init(pool.py(), || PyWeakrefReference::new(pool).map(Bound::unbind))?;
+        Ok(weak.clone_ref(pool.py()))
     }
 
-    pub(crate) fn has_weak(&self) -> bool {
-        self.weak.get().is_some()
+    pub(crate) fn has_weak(&self, py: Python<'_>) -> bool {
+        self.weak.get(py).is_some()
     }
 
     /// Says whether the garbage collector takes the pool apart.
     pub(crate) fn is_being_cleared(&self, py: Python<'_>) -> bool {
-        self.weak.get().is_some_and(|weak| weak.bind(py).upgrade().is_none())
+        self.weak.get(py).is_some_and(|weak| weak.bind(py).upgrade().is_none())
     }
 
     /// Looks at a connection. A clean one of psycopg2's own is looked at from within.

@@ -6,7 +6,7 @@ use crate::key::KeyTag;
 use crate::question::Caller;
 use crate::slot::SlotId;
 
-/// Wakes a waiter, or the housekeeper.
+/// Wakes a waiter or the housekeeper, or calls a worker.
 pub trait Wake {
     /// Wakes the caller that gave this waker. A waiter is woken once at most, the housekeeper each time there is a chore.
     /// It is never called while the ledger's mutex is held. Says whether the wake-up has arrived.

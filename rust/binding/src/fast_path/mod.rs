@@ -1,10 +1,10 @@
-//! The fast path: `pool.getconn()` with an idle connection, and `pool.putconn(conn)` with a clean one.
+//! The fast path: an idle connection is lent, and a clean one comes back, by `getconn` and `putconn`, with a plain key or keywords
+//! perhaps, or by a block of `connection()`.
 //!
-//! It answers these two calls on the C API itself. The pair takes little more than half the time that it takes through generated
-//! wrappers, which unpack arguments that the caller did not give. All other calls fall back to `methods`, which would answer these
-//! two as well.
+//! It is written on the C API itself, since PyO3's generated wrappers cost nearly as much as all the rest. A call that it cannot
+//! answer goes on to `methods` or `loan`, which would answer every call.
 //!
-//! No Python runs here: `probe` calls psycopg2's C function, and reads a connection's members where CPython reads them.
+//! Until then no Python runs here: `probe` calls psycopg2's C function, and reads a connection's members where CPython reads them.
 
 pub(crate) mod flags;
 pub(crate) mod probe;
@@ -190,9 +190,10 @@ unsafe extern "C" fn exit(
 ) -> *mut ffi::PyObject {
     // SAFETY: as for `enter`.
     let call = unsafe { Call::new(EXIT, slf, args, count, names) };
-    let ended = if call.has_three_nones() { call.loan().get().exit_fast(call.py) } else { None };
+    let ended = if call.ended_without_exception() { call.loan().get().exit_fast(call.py) } else { None };
     let Some(connection) = ended else { return call.call_exit() };
-    // SAFETY: the thread is attached. PyO3 does not know it here, and would drop the reference later.
+    // SAFETY: the thread is attached, and the reference is ours. `drop` would put it off, since PyO3 does not know that the thread
+    // is attached.
     unsafe { ffi::Py_DECREF(connection.into_ptr()) };
     call.py.None().into_ptr()
 }
@@ -221,9 +222,9 @@ struct Call<'py> {
 
 impl<'py> Call<'py> {
     /// # Safety
-    /// The thread is attached. `slf` is an instance of the class that `method` was put before, which is [`Loan`], for `ENTER` and
-    /// `EXIT`; else a subclass of [`AbstractPool`]; of [`ThreadedPool`], for `GETCONN` and `PUTCONN`. `args` has `count` objects, and behind them as many as
-    /// `names` has, which is null or a tuple of strings. All of these live as long as the call.
+    /// The thread is attached. `slf` is a [`Loan`] where `method` is `ENTER` or `EXIT`, a [`ThreadedPool`] where it is `GETCONN` or
+    /// `PUTCONN`, and else an [`AbstractPool`]. `names` is null or a tuple of strings. `args` has `count` objects, and behind them one
+    /// for each name. All of these live as long as the call.
     #[inline]
     unsafe fn new(
         method: usize,
@@ -273,9 +274,9 @@ impl<'py> Call<'py> {
         (self.count == 1 && self.names.is_null()).then(|| unsafe { Borrowed::from_ptr(self.py, *self.args) })
     }
 
-    /// Says whether a block has ended without an exception.
+    /// Says whether the arguments are those of a block that has ended without an exception: three, the first of them None.
     #[inline]
-    fn has_three_nones(&self) -> bool {
+    fn ended_without_exception(&self) -> bool {
         // SAFETY: as `new` was promised.
         self.count == 3 && self.names.is_null() && unsafe { *self.args == ffi::Py_None() }
     }
@@ -394,7 +395,8 @@ impl<'py> Call<'py> {
 
     /// Runs what drops references, or calls Python: `PyO3` must know that the thread is attached.
     fn attached<T>(_attached: Python<'py>, body: impl FnOnce(Python<'_>) -> T) -> T {
-        // SAFETY: the thread is attached already, so the interpreter may end meanwhile: this only notes that.
+        // SAFETY: the interpreter runs, since it has called us, and the thread is attached. This only tells PyO3 so; the check that
+        // it leaves out would refuse an interpreter that is ending.
         unsafe { Python::attach_unchecked(body) }
     }
 

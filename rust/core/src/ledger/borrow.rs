@@ -30,14 +30,14 @@ pub(crate) enum CheckOutDecision<H> {
 /// Why no connection can be lent yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Busy {
-    /// Every slot is taken.
+    /// No slot is free for this caller.
     Full,
     /// Another caller is opening the connection for this key, or has been promised room for it.
     KeyOpening,
-    /// Every slot is taken, but more slots are in transit than there are waiters ahead, or workers may open as many; or the caller has waited for its key,
-    /// which no caller opens any more, and it is undecided whether some slot will be lent.
+    /// More slots will be free without a borrower, or be filled by workers, than there are waiters ahead. Or the caller has waited
+    /// for its key, which no caller opens any more, and it is undecided whether some slot will be lent.
     InTransit,
-    /// Every slot is taken, and `max_waiting` callers are already waiting.
+    /// No slot is free, and `max_waiting` callers are already waiting.
     Crowded,
 }
 

@@ -193,7 +193,7 @@ impl<H, W> Ledger<H, W> {
     /// Takes out a connection that a worker has opened in vain, if the pool keeps none beyond minconn.
     fn take_surplus(&mut self, worker: Caller) -> Option<Return<H>> {
         let surplus = !self.closed && self.policy.max_idle == Span::ZERO && self.idle.len() > self.minconn;
-        let index = if surplus { self.idle.pop()? } else { return None };
+        let index = surplus.then(|| self.idle.pop()).flatten()?;
         self.begin_transit(index, worker);
         self.begin_discard(index, CloseReason::Surplus)
     }

@@ -1,5 +1,5 @@
 //! Slots in transit: they will be free without a borrower doing anything. These are deferred returns, connections that the
-//! housekeeping opens or closes, and idle ones under a check. A caller that finds the pool full is not refused if more
+//! housekeeping opens or closes or that workers open, and idle ones under a check. A caller that finds the pool full is not refused if more
 //! slots are in transit than there are waiters ahead: it waits for one, as it would have waited for psycopg2.pool's lock.
 
 use super::Ledger;

@@ -1,7 +1,6 @@
 //! Growth by workers.
 
 use super::{Growth, SharedLedger};
-use crate::ledger::Ledger;
 use crate::question::Caller;
 use crate::queue::Wake;
 
@@ -25,10 +24,15 @@ impl<H, W: Wake> SharedLedger<H, W> {
     }
 
     /// Calls workers, after the unlock.
-    pub(super) fn call_workers(&self, workers: usize) {
-        for _ in 0..workers {
+    pub(super) fn call_workers(&self, mut workers: usize) {
+        while workers > 0 {
+            workers -= 1;
             if !self.workers.get().is_some_and(Wake::wake) {
-                self.edit(Ledger::worker_missed);
+                // Another worker may be needed in its place: it is called here, not in the midst of the edit.
+                workers += self.edit(|ledger| {
+                    ledger.worker_missed();
+                    std::mem::take(&mut ledger.after.workers)
+                });
             }
         }
     }

@@ -74,6 +74,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         result
     }
 
+    /// Does, after the unlock, what an edit has left to do.
     fn act(&self, After { to_wake, handles, unused_wakers, chores, workers }: After<H, W>) {
         for waker in &to_wake {
             waker.wake();
