@@ -10,7 +10,7 @@ from psycopg2 import extensions
 from pgpool_rs import _core
 from pgpool_rs._foreign import CAUSED
 from pgpool_rs._loans import thread_name
-from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout
+from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout, TooManyRequests
 
 # Whether exceptions take notes.
 _NOTES: Final = sys.version_info >= (3, 11)
@@ -73,7 +73,11 @@ def _note(error: Any, maxconn: int, waits: bool, age: float | None, borrower: in
     counts = f"has lent {error.lent} of {maxconn}" + (f" and opens {error.opening}" if error.opening else "")
     if age is None or borrower is None:
         return counts
-    advice = "give timeout=, or see" if waits and not isinstance(error, PoolTimeout) else "see"
+    advice = "see"
+    if isinstance(error, TooManyRequests):
+        advice = "raise max_waiting=, or see"
+    elif waits and not isinstance(error, PoolTimeout):
+        advice = "give timeout=, or see"
     thread = thread_name(borrower) or f"thread {borrower}"
     return f"{counts}, the oldest for {age:.0f} s by {thread}; {advice} pool.loans()"
 

@@ -287,7 +287,7 @@ SCENES = {
     "timeout": Scene(wait_too_long, (INFO, "connection pool exhausted: waited 0.0"), size=(0, 0)),
     "crowd": Scene(
         crowd,
-        (INFO, "connection pool exhausted: 1 callers wait for a connection of pool '" + NAME + "', and no more may"),
+        (INFO, "connection pool exhausted: 1 caller waits for a connection of pool '" + NAME + "', and no more may"),
         size=(1, 1),
         max_waiting=1,
     ),

@@ -285,10 +285,11 @@ def test_those_who_waited_in_vain_and_those_who_may_not_wait_are_told_the_pool(s
     assert isinstance(raised.value, psycopg2.OperationalError)
     waiter = waiting_task(pool)
     with pytest.raises(
-        TooManyRequests, match="1 callers wait for a connection of pool 'shop', and no more may"
+        TooManyRequests, match="1 caller waits for a connection of pool 'shop', and no more may"
     ) as crowd:
         pool.getconn(timeout=5)
     assert known(crowd) == ("shop", 1, 0, 1)
+    assert note(crowd).endswith("; raise max_waiting=, or see pool.loans()")
     assert isinstance(crowd.value, psycopg2.OperationalError)
     pool.putconn(connection)
     pool.putconn(waiter.result())

@@ -231,9 +231,12 @@ fn open<'py>(
 }
 
 fn crowded(pool: &Bound<'_, AbstractPool>) -> Error {
-    let waiting = pool.get().ledger().counts().waiting;
+    let waiting = match pool.get().ledger().counts().waiting {
+        1 => "1 caller waits".to_owned(),
+        waiting => format!("{waiting} callers wait"),
+    };
     let text = format!(
-        "connection pool exhausted: {waiting} callers wait for a connection of {}, and no more may",
+        "connection pool exhausted: {waiting} for a connection of {}, and no more may",
         pool.get().shown_name(pool.py())
     );
     match log(pool, CROWDED, || (text.clone(),)) {
