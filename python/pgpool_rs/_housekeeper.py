@@ -171,14 +171,18 @@ class Housekeeper:
 
     def _make_round(self, house: House) -> None:
         now = clock()
-        while house.pokes:
-            number, (pool, poker) = house.pokes.popitem()
+        for number, poke in list(house.pokes.items()):
+            pool, poker = poke
             visit = house.visits.get(number)
             if visit is None or visit.pool is not pool:
                 visit = house.visits[number] = Visit(pool, now)
             # A pool may poke from within `_pgpool_maintain()`. The thread must not call it without a pause.
             pause = MIN_INTERVAL if poker == threading.get_ident() else 0.0
             visit.due = max(now + pause, visit.not_before)
+            # Last, so that an exception that strikes this thread loses no poke.
+            taken = house.pokes.pop(number, poke)
+            if taken is not poke:  # it came meanwhile, perhaps from another pool with this id
+                house.pokes.setdefault(number, taken)
         for number, visit in list(house.visits.items()):
             if visit.pool() is None:
                 del house.visits[number]

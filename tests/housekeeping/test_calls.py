@@ -16,7 +16,7 @@ from pgpool_rs import _housekeeper
 from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import Gate
 from tests.lib.callbacks import raiser
-from tests.lib.housekeepers import LATER, StubPool, assert_asleep, raises_once
+from tests.lib.housekeepers import LATER, StubPool, assert_asleep, house_of, raises_once
 from tests.lib.programs import run_program
 from tests.lib.waits import Task, wait_until
 
@@ -258,6 +258,29 @@ def test_a_pool_that_fails_is_tried_again_and_the_others_go_on(housekeeper: Hous
     good.wait_for_calls(5)
     assert bad.threads == good.threads
     assert len(bad.threads) == 1
+
+
+def test_an_exception_that_strikes_as_a_poke_is_taken_loses_no_poke(housekeeper: Housekeeper) -> None:
+    class Struck(dict[Any, Any]):
+        strikes = 1
+
+        def pop(self, *args: Any) -> Any:
+            taken = super().pop(*args)
+            if self.strikes:
+                self.strikes -= 1
+                raise SystemExit
+            return taken
+
+        def popitem(self) -> Any:
+            taken = super().popitem()
+            self.pop(None, None)
+            return taken
+
+    pool = StubPool().poked(housekeeper)
+    pool.wait_for_calls(1)
+    house_of(housekeeper).pokes = Struck()
+    pool.poked(housekeeper)
+    pool.wait_for_calls(2)
 
 
 def test_a_pool_that_failed_has_a_pause_whoever_pokes(
