@@ -170,7 +170,10 @@ def test_a_time_limit_at_any_instruction_of_ours_is_raised_in_the_call_that_it_s
             pool.maxconn = 1
             assert counts(pool)["lent"] == 0
             pool.closeall()
-        assert {code.co_name for code, _ in striker.known} >= set(RUNS[scene].split())
+        unknown = (
+            set() if sys.version_info >= (3, 11) else {"_note", "_misplaced", "thread_name"}
+        )  # exceptions take no notes
+        assert {code.co_name for code, _ in striker.known} >= set(RUNS[scene].split()) - unknown
         assert not [text for text in log.texts if SECRET in text]
     with pytest.raises(PoolError):
         pool.getconn()

@@ -11,10 +11,11 @@ from tests.lib.programs import run_program
 
 PROLOGUE = """
 import signal, threading, time
+from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started without
 import psycopg2
 from pgpool_rs.testing import FakeServer
-from tests.lib.waits import Task, counts, wait_for_waiters
+from tests.lib.waits import Task, counts, wait_for_waiters, wait_until
 from tests.lib.pools import assert_whole
 from pgpool_rs import PoolTimeout, ThreadedConnectionPool
 
@@ -24,6 +25,9 @@ main = threading.main_thread().ident
 
 def interrupt_once_it_waits(pool):
     wait_for_waiters(pool, 1)
+    # CPython's lock does not see a signal that comes after it has released the GIL and before it sleeps.
+    stat = Path(f"/proc/self/task/{threading.main_thread().native_id}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "sleep")
     signal.pthread_kill(main, signal.SIGINT)
 """
 
