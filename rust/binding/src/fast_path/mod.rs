@@ -1,7 +1,7 @@
 //! The fast path: an idle connection is lent, and a clean one comes back, by `getconn` and `putconn`, with a plain key or keywords
 //! perhaps, or by a block of `connection()`.
 //!
-//! It is written on the C API itself, since PyO3's generated wrappers cost nearly as much as all the rest. A call that it cannot
+//! It is written on the C API itself, since `PyO3`'s generated wrappers cost nearly as much as all the rest. A call that it cannot
 //! answer goes on to `methods` or `loan`, which would answer every call.
 //!
 //! Until then no Python runs here: `probe` calls psycopg2's C function, and reads a connection's members where CPython reads them.
