@@ -121,7 +121,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param open_workers: how many threads open the first `minconn` connections, and, with `grow="workers"`, how many
             connect at once later.
         :param grow: who opens a connection when none is idle and there is room. "caller": the caller that needs it.
-            "workers": threads of the pool; each caller gets whatever comes first, a connection that comes back or a new
+            "workers": threads of the pool; each caller gets what comes first, a connection that comes back or a new
             one.
         :param background: whether `putconn` leaves rollbacks and closes, which use the network, to the housekeeper.
         :param leak_after: the pool logs a loan that lasts this long, with the stack that borrowed it. None logs none.

@@ -1,4 +1,4 @@
-"""With grow="workers", a caller gets whatever comes first: a connection that comes back, or one that a worker opens."""
+"""With grow="workers", a caller gets what comes first: a connection that comes back, or one that a worker opens."""
 
 from __future__ import annotations
 

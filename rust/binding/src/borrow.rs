@@ -11,6 +11,7 @@ use crate::call::{call_or_undo, is_logging, write_waiting_lines};
 use crate::caller::caller;
 use crate::check;
 use crate::error::{Error, both, weightier};
+use crate::fast_path::flags;
 use crate::give_back::{discard, finish, give_back_loan};
 use crate::handle::{Handle, address};
 use crate::keys::{key_of, plain_key, resolve_key, want_for};
@@ -71,7 +72,7 @@ fn lend<'py>(
         Some(lent) => (lent, Ok(())),
         None => lend_slowly(pool, key, timeout)?,
     };
-    let begun = match pool.get().needs_loans().then(|| lent.loan(pool)).flatten() {
+    let begun = match pool.get().has(flags::LOANS).then(|| lent.loan(pool)).flatten() {
         Some(loan) => leaks::begin(pool, loan, &lent.connection),
         None => Ok(()),
     };
@@ -84,10 +85,10 @@ fn lend<'py>(
 /// Lends an idle connection, if that needs no Python code.
 fn lend_idle<'py>(pool: &Bound<'py, AbstractPool>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Option<NewLoan<'py>>> {
     let filed = key.and_then(plain_key);
-    if filed.is_none() && (key.is_some() || pool.get().hooks().getkey) {
+    if filed.is_none() && (key.is_some() || pool.get().has(flags::GETKEY_HOOK)) {
         return Ok(None);
     }
-    let Ok((slot, connection)) = pool.get().ledger().lend_idle_under(filed, caller(pool.py())?, now()) else {
+    let Some((slot, connection)) = pool.get().ledger().lend_idle_under(filed, caller(pool.py())?, now()) else {
         return Ok(None);
     };
     Ok(Some(NewLoan { connection: connection.object(pool.py())?, name: Name::Slot(slot) }))
@@ -201,7 +202,7 @@ fn seek_from<'py, 'p>(
 fn want_of(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Result<Want<Handle>, Error> {
     Ok(match key {
         Some(key) => want_for(key)?,
-        None if pool.get().hooks().getkey => want_for(&pool.call_method0(name!(pool.py(), getkey_hook))?)?,
+        None if pool.get().has(flags::GETKEY_HOOK) => want_for(&pool.call_method0(name!(pool.py(), getkey_hook))?)?,
         None => Want::Any(pool.get().ledger().next_number(), caller(pool.py())?),
     })
 }

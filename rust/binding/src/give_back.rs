@@ -9,6 +9,7 @@ use crate::call::call;
 use crate::check::leave_clean;
 use crate::connection::{self, Closed, Look};
 use crate::error::{Error, both, every, is_exception, is_shortage, weightier};
+use crate::fast_path::flags;
 use crate::handle::{Handle, address};
 use crate::keys::{is_plainly, resolve_key_if_any, want_for};
 use crate::log::{
@@ -55,7 +56,7 @@ pub(crate) fn take_back_clean(
 /// Ends the loan of a clean connection. `false`: it is still lent.
 pub(crate) fn end_clean_loan(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> bool {
     let ledger = pool.get().ledger();
-    let weak = pool.get().needs_loans().then(|| ledger.unkeyed(loan)).flatten();
+    let weak = pool.get().has(flags::LOANS).then(|| ledger.unkeyed(loan)).flatten();
     ledger.take_back_any_clean(loan, weak.and_then(|weak| weak.strong(connection)), now())
 }
 

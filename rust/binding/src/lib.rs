@@ -2,40 +2,41 @@
 //!
 //! Each module imports only from floors with a smaller number than its own.
 //!
-//! | floor | module             | what it holds |
-//! |-------|--------------------|---------------|
-//! | 1     | `python`           | all that is looked up in Python, once, and the names of attributes |
-//! | 1     | `system`           | calls of the C library, and the C API's outside of `fast_path` |
-//! | 1     | `text`             | texts of Python, which may be no Unicode |
-//! | 1     | `stats`            | statistics, as Python sees them |
-//! | 1     | `handle`           | Python objects, as the ledger keeps them |
-//! | 1     | `blocks`           | the loans whose connection its own `close()` returns |
-//! | 2     | `error`            | errors, on their way to Python |
-//! | 2     | `options`          | the options of a pool |
-//! | 2     | `caller`           | which thread or greenlet is calling |
-//! | 2     | `fast_path::flags` | what keeps calls from the fast path |
-//! | 2     | `fast_path::probe` | psycopg2's connections, from within |
-//! | 3     | `arguments`        | reading and showing what was given to the pool |
-//! | 3     | `call`             | the end of a call: lines are written, interrupts raised |
-//! | 3     | `connection`       | everything that is ever asked of a connection |
-//! | 3     | `keys`             | hashing and comparing keys |
-//! | 4     | `wait`             | waiting on a Python lock, waking |
-//! | 5     | `pool`             | the state of a pool; the classes that the public ones inherit |
-//! | 6     | `log`              | the lines of the log |
-//! | 6     | `notes`            | what a refusal says beyond psycopg2.pool's words |
-//! | 6     | `views`            | what `_pool`, `_used` and `_rused` are made of |
-//! | 7     | `check`            | finding out whether a connection is well |
-//! | 7     | `leaks`            | where each loan was made; forgotten loans |
-//! | 8     | `give_back`        | putconn, step by step |
-//! | 9     | `loan`             | `with pool.connection() as conn` |
-//! | 9     | `open`             | `_connect`, step by step |
-//! | 9     | `returning`        | `close()` of a connection that returns it with `close_returns` |
-//! | 10    | `borrow`           | getconn, step by step |
-//! | 10    | `grow`             | opening connections for the waiters |
-//! | 10    | `maintain`         | housekeeping, step by step |
-//! | 11    | `lifecycle`        | the beginning and the end of a pool |
-//! | 12    | `methods`          | `#[pymethods]` of both classes |
-//! | 13    | `fast_path`        | an idle connection, a clean return: what comes first in a call |
+//! | floor | module                  | what it holds |
+//! |-------|-------------------------|---------------|
+//! | 1     | `python`                | all that is looked up in Python, once, and the names of attributes |
+//! | 1     | `system`                | calls of the C library, and the C API's outside of `fast_path` |
+//! | 1     | `text`                  | texts of Python, which may be no Unicode |
+//! | 1     | `stats`                 | statistics, as Python sees them |
+//! | 1     | `handle`                | Python objects, as the ledger keeps them |
+//! | 1     | `blocks`                | the loans whose connection its own `close()` returns |
+//! | 2     | `error`                 | errors, on their way to Python |
+//! | 2     | `options`               | the options of a pool |
+//! | 2     | `caller`                | which thread or greenlet is calling |
+//! | 2     | `fast_path::flags`      | what keeps calls from the fast path |
+//! | 2     | `fast_path::probe`      | psycopg2's connections, from within |
+//! | 3     | `arguments`             | reading and showing what was given to the pool |
+//! | 3     | `call`                  | the end of a call: lines are written, interrupts raised |
+//! | 3     | `connection`            | everything that is ever asked of a connection |
+//! | 3     | `keys`                  | hashing and comparing keys |
+//! | 4     | `wait`                  | waiting on a Python lock, waking |
+//! | 5     | `pool`                  | the state of a pool; the classes that the public ones inherit |
+//! | 6     | `log`                   | the lines of the log |
+//! | 6     | `notes`                 | what a refusal says beyond psycopg2.pool's words |
+//! | 6     | `views`                 | what `_pool`, `_used` and `_rused` are made of |
+//! | 7     | `check`                 | finding out whether a connection is well |
+//! | 7     | `leaks`                 | where each loan was made; forgotten loans |
+//! | 8     | `give_back`             | putconn, step by step |
+//! | 9     | `loan`                  | `with pool.connection() as conn` |
+//! | 9     | `open`                  | `_connect`, step by step |
+//! | 9     | `returning`             | `close()` of a connection that returns it with `close_returns` |
+//! | 10    | `borrow`                | getconn, step by step |
+//! | 10    | `grow`                  | opening connections for the waiters |
+//! | 10    | `maintain`              | housekeeping, step by step |
+//! | 11    | `lifecycle`             | the beginning and the end of a pool |
+//! | 12    | `methods`               | `#[pymethods]` of both classes |
+//! | 13    | `fast_path::vectorcall` | a call, as CPython makes it |
+//! | 14    | `fast_path`             | an idle connection, a clean return: what comes first in a call |
 
 #![deny(unsafe_code)]
 

@@ -76,7 +76,7 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
             None => false,
         };
         if !own {
-            bits |= flags::PUBLIC;
+            bits |= flags::GETCONN_OR_PUTCONN;
         }
     }
     let options = pool.get().options();

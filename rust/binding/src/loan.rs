@@ -69,8 +69,8 @@ impl Loan {
         if state.entered || state.key.is_some() || !pool.has_weak(py) {
             return None;
         }
-        let ledger = pool.ledger_unless(flags::GETKEY | flags::GETCONN | flags::LOANS | flags::BLOCKS)?;
-        let (slot, connection) = ledger.lend_idle_named(thread_ident(), now())?;
+        let ledger = pool.ledger_unless(flags::GETKEY_HOOK | flags::GETCONN_HOOK | flags::LOANS | flags::BLOCKS)?;
+        let (slot, connection) = ledger.lend_idle(thread_ident(), now())?;
         let lent = Lent { connection: connection.held().clone_ref(py), slot: Some(slot), process: system::process() };
         state.entered = true;
         state.lent = Some(lent);
@@ -83,7 +83,7 @@ impl Loan {
     pub(crate) fn exit_fast(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         let mut state = self.state();
         let (lent, pool) = (state.lent.as_ref()?, state.pool.as_ref()?.bind(py).get());
-        let ledger = pool.ledger_unless(flags::PUTCONN | flags::RETURNS | flags::BLOCKS)?;
+        let ledger = pool.ledger_unless(flags::PUTCONN_HOOK | flags::RETURNS | flags::BLOCKS)?;
         let ends = !lent.is_inherited()
             && pool.has_nothing_to_end(lent.connection.bind(py))
             && ledger.take_back_clean_loan(lent.slot?, now());
@@ -172,8 +172,7 @@ impl Lent {
 
     /// Returns the connection through the pool's `putconn`.
     fn give_back(&self, pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
-        let hooks = pool.get().hooks();
-        if let Some(slot) = self.slot.filter(|_| !(hooks.public || hooks.putconn)) {
+        if let Some(slot) = self.slot.filter(|_| !pool.get().has(flags::GETCONN_OR_PUTCONN | flags::PUTCONN_HOOK)) {
             return give_back_loan(pool, slot, false);
         }
         self.check(pool)?;

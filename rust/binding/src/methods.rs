@@ -11,6 +11,7 @@ use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 use crate::arguments::{Flag, Timeout, TimeoutArg, Truth, size};
 use crate::borrow::borrow;
 use crate::call::{call, edit};
+use crate::fast_path::flags;
 use crate::give_back::{discard_all, give_back};
 use crate::grow;
 use crate::keys::number_to_key;
@@ -318,7 +319,7 @@ impl ThreadedPool {
         timeout: TimeoutArg<'_>,
     ) -> PyResult<Py<PyAny>> {
         let pool = slf.as_super();
-        if !pool.get().hooks().getconn {
+        if !pool.get().has(flags::GETCONN_HOOK) {
             return borrow(pool, key, timeout_of(pool, &timeout)?);
         }
         let kwargs = match timeout {
@@ -346,7 +347,7 @@ impl ThreadedPool {
         close: Flag<'_>,
     ) -> PyResult<()> {
         let pool = slf.as_super();
-        if !pool.get().hooks().putconn {
+        if !pool.get().has(flags::PUTCONN_HOOK) {
             return Ok(give_back(pool, conn, key, close.is_truthy()?)?);
         }
         let py = slf.py();

@@ -15,7 +15,7 @@ use crate::arguments::{Timeout, TimeoutArg};
 use crate::blocks::Blocks;
 use crate::call::answered_by_ours;
 use crate::connection::{self, Look};
-use crate::fast_path::flags::{self, Hooks};
+use crate::fast_path::flags;
 use crate::fast_path::probe::StatusProbe;
 use crate::handle::Handle;
 use crate::options::Options;
@@ -77,20 +77,10 @@ impl AbstractPool {
         (self.state.load(Ordering::Relaxed) & (!flags::ALL | flags) == process()).then_some(&self.ledger)
     }
 
+    /// Says whether any of these flags is set.
     #[inline]
-    pub(crate) fn hooks(&self) -> Hooks {
-        let bits = self.state.load(Ordering::Relaxed);
-        Hooks {
-            getkey: bits & flags::GETKEY != 0,
-            getconn: bits & flags::GETCONN != 0,
-            putconn: bits & flags::PUTCONN != 0,
-            public: bits & flags::PUBLIC != 0,
-        }
-    }
-
-    /// Says whether an option needs each new loan.
-    pub(crate) fn needs_loans(&self) -> bool {
-        self.state.load(Ordering::Relaxed) & flags::LOANS != 0
+    pub(crate) fn has(&self, flags: u64) -> bool {
+        self.state.load(Ordering::Relaxed) & flags != 0
     }
 
     /// Gives the options of this moment.

@@ -10,6 +10,7 @@ use pyo3::types::PyWeakrefReference;
 use crate::call::call;
 use crate::connection::{ReturningConnection, close_for_good};
 use crate::error::is_pool_closed;
+use crate::fast_path::flags;
 use crate::give_back::finish_or_defer;
 use crate::handle::address;
 use crate::pool::AbstractPool;
@@ -61,8 +62,7 @@ fn return_to(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> P
         return if ledger.is_idle(address(connection)) { Ok(()) } else { close_for_good(connection) };
     };
     pool.get().blocks().close(loan);
-    let hooks = pool.get().hooks();
-    if !(hooks.public || hooks.putconn) {
+    if !pool.get().has(flags::GETCONN_OR_PUTCONN | flags::PUTCONN_HOOK) {
         return match ledger.begin_return_of(loan, false, now()) {
             Ok(returning) => Ok(finish_or_defer(pool, returning)?),
             Err(Refusal::Closed) => close_for_good(connection),

@@ -10,29 +10,22 @@ use crate::system::PROCESS_STEP;
 /// three bits.
 pub(crate) const HOOKS: [&str; 3] = ["_getkey", "_getconn", "_putconn"];
 
-/// Which of the hooks are overridden.
-#[derive(Clone, Copy)]
-pub(crate) struct Hooks {
-    pub(crate) getkey: bool,
-    pub(crate) getconn: bool,
-    pub(crate) putconn: bool,
-    /// Whether `getconn` or `putconn` itself is overridden, which blocks call then.
-    pub(crate) public: bool,
-}
-
-pub(crate) const GETKEY: u64 = 1;
-pub(crate) const GETCONN: u64 = 1 << 1;
-pub(crate) const PUTCONN: u64 = 1 << 2;
+/// `_getkey` is overridden.
+pub(crate) const GETKEY_HOOK: u64 = 1;
+/// `_getconn` is overridden.
+pub(crate) const GETCONN_HOOK: u64 = 1 << 1;
+/// `_putconn` is overridden.
+pub(crate) const PUTCONN_HOOK: u64 = 1 << 2;
 /// An option needs each new loan, or the thread alone does not name its borrower.
 pub(crate) const LOANS: u64 = 1 << 3;
 /// An option needs each connection that comes back.
 pub(crate) const RETURNS: u64 = 1 << 4;
 /// `getconn` or `putconn` itself is overridden.
-pub(crate) const PUBLIC: u64 = 1 << 5;
+pub(crate) const GETCONN_OR_PUTCONN: u64 = 1 << 5;
 /// `close()` returns a connection, which a block has to know.
 pub(crate) const CLOSE_RETURNS: u64 = 1 << 6;
 /// What keeps a block from the fast path, besides what keeps `getconn` and `putconn` from it.
-pub(crate) const BLOCKS: u64 = PUBLIC | CLOSE_RETURNS;
+pub(crate) const BLOCKS: u64 = GETCONN_OR_PUTCONN | CLOSE_RETURNS;
 /// All flags.
 pub(crate) const ALL: u64 = PROCESS_STEP - 1;
 

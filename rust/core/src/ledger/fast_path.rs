@@ -9,74 +9,69 @@ use crate::slot::{SlotId, State};
 use crate::time::Moment;
 
 impl<H, W> Ledger<H, W> {
-    /// Lends the connection that came back last. `None`: the slow path decides.
+    /// Lends the connection that came back last, and names the loan. `None`: the slow path decides.
     #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
     #[inline(always)]
-    pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<(u32, &Arc<H>)> {
+    pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<(SlotId, &Arc<H>)> {
         let index = self.idle.pop()?;
         let reports_leaks = !self.policy.leak_after.is_forever();
         if self.closed || reports_leaks || now >= self.table.get(index).health.fresh_until {
             self.idle.push(index);
             return None;
         }
-        self.last_number += 1;
-        self.last_filed = self.last_filed.max(self.last_number);
         self.stats.requests_num += 1;
         self.last_lent = index;
+        let key = self.new_automatic_key();
         let slot = self.table.advance(index, State::Lent);
-        slot.refile(Key::Automatic(self.last_number));
+        slot.refile(key);
         slot.since = now;
         slot.borrower = borrower;
-        Some((index, slot.connection.as_ref()?))
+        Some((SlotId { index, generation: slot.generation }, slot.connection.as_ref()?))
     }
 
-    /// As [`Ledger::lend_idle`], under a user's key perhaps, and with options that watch loans. If the slow path decides, gives
-    /// the key back.
-    pub(crate) fn lend_idle_under(
-        &mut self,
-        key: Option<UserKey<H>>,
-        borrower: Caller,
-    ) -> Result<(SlotId, Arc<H>), Option<UserKey<H>>> {
+    /// As [`Ledger::lend_idle`], under a user's key perhaps, and with options that watch loans.
+    pub(crate) fn lend_idle_under(&mut self, key: Option<UserKey<H>>, borrower: Caller) -> Option<(SlotId, Arc<H>)> {
         let is_filed = |key: &UserKey<H>| self.table.filed_under(key.hash).next().is_some();
-        let is_new = !key.as_ref().is_some_and(|key| self.queue.waiting() > 0 || is_filed(key));
-        let fresh = |&&index: &&u32| self.now < self.table.get(index).health.fresh_until;
-        let found = self.idle.last().filter(fresh).filter(|_| is_new && !self.closed).copied();
-        let Some((index, connection)) =
-            found.and_then(|index| Some((index, self.table.get(index).connection.clone()?)))
-        else {
-            return Err(key);
+        let is_free = key.as_ref().is_none_or(|key| self.queue.waiting() == 0 && !is_filed(key));
+        let fresh = |&index: &u32| self.now < self.table.get(index).health.fresh_until;
+        let Some(index) = self.idle.last().copied().filter(fresh).filter(|_| is_free && !self.closed) else {
+            self.after.handles.extend(key.map(|key| key.handle));
+            return None;
         };
         self.idle.pop();
         self.stats.requests_num += 1;
         self.last_lent = index;
-        let key = key.map_or_else(
-            || {
-                self.last_filed = self.last_filed.max(self.last_number + 1);
-                Key::Automatic(self.next_number())
-            },
-            Key::User,
-        );
+        let key = key.map_or_else(|| self.new_automatic_key(), Key::User);
         self.table.file(index, key);
         self.table.get_mut(index).borrower = borrower;
         self.begin_loan(index);
-        Ok((self.table.id(index), connection))
+        Some((self.table.id(index), self.table.get(index).connection.clone()?))
+    }
+
+    /// Makes an automatic key, for a slot that is filed under it at once.
+    #[inline]
+    fn new_automatic_key(&mut self) -> Key<H> {
+        self.last_number += 1;
+        self.last_filed = self.last_filed.max(self.last_number);
+        Key::Automatic(self.last_number)
     }
 
     /// Takes back a clean connection. `false`: the slow path decides.
     #[inline]
     pub(crate) fn take_back_clean(&mut self, address: usize, now: Moment) -> bool {
-        self.table.only_at(address, self.last_lent).is_some_and(|index| self.rest(index, now))
+        self.table.only_at(address, self.last_lent).is_some_and(|index| self.end_plain_loan(index, now))
     }
 
     /// As [`Ledger::take_back_clean`], for one loan.
     #[inline]
     pub(crate) fn take_back_clean_loan(&mut self, loan: SlotId, now: Moment) -> bool {
-        self.table.find(loan).is_some_and(|index| self.rest(index, now))
+        self.table.find(loan).is_some_and(|index| self.end_plain_loan(index, now))
     }
 
+    /// Makes the connection of a loan idle, if no key, option or waiter needs the loan.
     #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
     #[inline(always)]
-    fn rest(&mut self, index: u32, now: Moment) -> bool {
+    fn end_plain_loan(&mut self, index: u32, now: Moment) -> bool {
         let slot = self.table.get(index);
         let unwatched = matches!(slot.key, Key::Automatic(_)) && self.policy.leak_after.is_forever();
         if !(unwatched && self.comes_to_rest(index, now)) {

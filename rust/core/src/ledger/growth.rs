@@ -1,4 +1,4 @@
-//! Growth by workers: callers do not connect, threads of the pool do. A caller that finds nothing idle waits, and gets whatever
+//! Growth by workers: callers do not connect, threads of the pool do. A caller that finds nothing idle waits, and gets what
 //! comes first: a connection that comes back, or one that a worker has opened.
 //!
 //! The ledger calls workers while fewer connect than callers wait, and no more at once than the policy allows. A worker that

@@ -37,7 +37,7 @@ use crate::close_reason::CloseReason;
 use crate::key::{Key, KeyTag};
 use crate::question::Want;
 use crate::queue::Queue;
-use crate::slot::{Slot, SlotId, State};
+use crate::slot::{Slot, State};
 use crate::stats::{ConnectError, Stats};
 use crate::table::{Displaced, Table};
 use crate::time::{Moment, Rng, Span};
@@ -151,10 +151,6 @@ impl<H, W> Ledger<H, W> {
             outage: outage::Outage::default(),
             after: After::default(),
         }
-    }
-
-    pub(crate) fn id(&self, index: u32) -> SlotId {
-        self.table.id(index)
     }
 
     fn has_room(&self) -> bool {

@@ -94,34 +94,17 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.ledger.try_lock().is_some()
     }
 
-    /// Lends the connection that came back last, under an automatic number.
+    /// Lends the connection that came back last, under an automatic number, and names the loan.
     ///
     /// `None` decides nothing: go on with [`SharedLedger::next_number`] and [`SharedLedger::check_out`].
     #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
     #[inline(always)]
-    pub fn lend_idle(&self, borrower: Caller, now: Moment) -> Option<Arc<H>> {
-        self.ledger.lock().lend_idle(borrower, now).map(|(_, connection)| Arc::clone(connection))
+    pub fn lend_idle(&self, borrower: Caller, now: Moment) -> Option<(SlotId, Arc<H>)> {
+        self.ledger.lock().lend_idle(borrower, now).map(|(loan, connection)| (loan, Arc::clone(connection)))
     }
 
-    /// As [`SharedLedger::lend_idle`], and names the loan.
-    #[inline]
-    pub fn lend_idle_named(&self, borrower: Caller, now: Moment) -> Option<(SlotId, Arc<H>)> {
-        let mut ledger = self.ledger.lock();
-        let (index, connection) = ledger.lend_idle(borrower, now)?;
-        let connection = Arc::clone(connection);
-        Some((ledger.id(index), connection))
-    }
-
-    /// Lends the connection that came back last, under a user's key or an automatic number, and names the loan.
-    ///
-    /// # Errors
-    /// It decides nothing and gives the key back: go on with [`SharedLedger::check_out`].
-    pub fn lend_idle_under(
-        &self,
-        key: Option<UserKey<H>>,
-        borrower: Caller,
-        now: Moment,
-    ) -> Result<(SlotId, Arc<H>), Option<UserKey<H>>> {
+    /// As [`SharedLedger::lend_idle`], under a user's key perhaps, and with options that watch loans.
+    pub fn lend_idle_under(&self, key: Option<UserKey<H>>, borrower: Caller, now: Moment) -> Option<(SlotId, Arc<H>)> {
         self.edit_at(now, |ledger| ledger.lend_idle_under(key, borrower))
     }
 
@@ -142,7 +125,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.ledger.lock().take_back_clean_loan(loan, now)
     }
 
-    /// As [`SharedLedger::take_back_clean_loan`], whatever the key is. `connection` is the handle to keep from now on, if it is
+    /// As [`SharedLedger::take_back_clean_loan`], under any key. `connection` is the handle to keep from now on, if it is
     /// another.
     #[must_use = "where it is false, the connection is still lent"]
     pub fn take_back_any_clean(&self, loan: SlotId, connection: Option<Arc<H>>, now: Moment) -> bool {

@@ -569,7 +569,7 @@ fn a_housekeeper_that_finds_nothing_to_do_comes_no_more_than_once_a_second_howev
             lent = !lent;
             if lent {
                 let idle = world.ledger.lend_idle(0, world.now());
-                last = idle.map_or_else(|| open_or_borrow(world, last + 1), |connection| connection.name);
+                last = idle.map_or_else(|| open_or_borrow(world, last + 1), |(_, connection)| connection.name);
             } else {
                 world.give_back(last);
             }

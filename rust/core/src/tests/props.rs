@@ -178,7 +178,7 @@ impl World {
 
     /// Borrows, and expects a connection.
     pub(super) fn borrow(&self) -> u32 {
-        if let Some(connection) = self.ledger.lend_idle(0, self.now()) {
+        if let Some((_, connection)) = self.ledger.lend_idle(0, self.now()) {
             return connection.name;
         }
         match self.check_out(&self.any()) {

@@ -66,10 +66,10 @@ impl Town {
     }
 
     fn borrow(&self, caller: u64) -> u64 {
-        if let Some(connection) = self.ledger.lend_idle(caller, self.now()) {
+        if let Some((_, connection)) = self.ledger.lend_idle(caller, self.now()) {
             return *connection;
         }
-        if let Ok((_, connection)) = self.ledger.lend_idle_under(None, caller, self.now()) {
+        if let Some((_, connection)) = self.ledger.lend_idle_under(None, caller, self.now()) {
             return *connection;
         }
         let (want, parker) = (Want::Any(self.ledger.next_number(), caller), Parker::default());

@@ -15,17 +15,17 @@ impl<'w> Duel<'w> {
         let fast = !self.model.closed && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
         let unwatched = self.model.policy.leak_after.is_forever();
         let (ledger, now) = (&self.world.ledger, self.world.now());
-        let (connection, fast) = match (key, token % 3) {
+        let (lent, fast) = match (key, token % 2) {
             (None, 0) => (ledger.lend_idle(caller, now), fast && unwatched),
-            (None, 1) => (ledger.lend_idle_named(caller, now).map(|(_, lent)| lent), fast && unwatched),
-            (None, _) => (ledger.lend_idle_under(None, caller, now).ok().map(|(_, lent)| lent), fast),
+            (None, _) => (ledger.lend_idle_under(None, caller, now), fast),
             (Some(number), _) => {
-                let lent = ledger.lend_idle_under(Some(self.world.key(number)), caller, now).ok().map(|(_, lent)| lent);
-                (lent, fast && self.model.queue.is_empty() && !self.model.is_filed_by_hash_of(number))
+                let free = self.model.queue.is_empty() && !self.model.is_filed_by_hash_of(number);
+                (ledger.lend_idle_under(Some(self.world.key(number)), caller, now), fast && free)
             }
         };
-        assert_eq!(connection.is_some(), fast);
-        if let Some(connection) = connection {
+        assert_eq!(lent.is_some(), fast);
+        if let Some((loan, connection)) = lent {
+            assert!(ledger.is_lent(loan));
             self.model.stats.requests_num += 1;
             let got = self.model.ask(key, caller, None, None, token);
             assert_eq!(got, Got::Lent(connection.name));
