@@ -284,7 +284,7 @@ SCENES = {
         (WARNING, "connection returned late: it was lent for 61"),
         leak_after=60,
     ),
-    "timeout": Scene(wait_too_long, (INFO, "connection pool exhausted: waited 0.0"), size=(0, 0)),
+    "timeout": Scene(wait_too_long, (INFO, "connection pool exhausted: waited "), size=(0, 0)),
     "crowd": Scene(
         crowd,
         (INFO, "connection pool exhausted: 1 caller waits for a connection of pool '" + NAME + "', and no more may"),
