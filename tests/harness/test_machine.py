@@ -193,6 +193,27 @@ def test_a_call_that_never_answers_is_shown_and_does_not_hang_the_test() -> None
         run(PoolMachine.over(lambda _: Stuck(), maxconn=1), 1, phases=[Phase.generate])
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_has_waited_for_a_key_is_refused_only_because_of_loans(fails: bool) -> None:
+    machine = PoolMachine.replay(lambda server: ThreadedConnectionPool(1, 3, connect=server.connect), maxconn=3)
+    machine.borrow(borrower=1, key=None)
+    machine.borrow(borrower=3, key=None)
+    machine.start_to_borrow(borrower=4, key=True)
+    machine.start_to_borrow(borrower=5, key=None)
+    machine.borrow(borrower=2, key=1)
+    machine.go_on_and_fail(borrower=4, error="OperationalError")
+    # It waits while borrower 5 has room that may come free.
+    assert machine._borrower(2).call is not None
+    if fails:
+        machine.go_on_and_fail(borrower=5, error="OperationalError")
+        assert machine._borrower(2).loan is not None
+    else:
+        machine.go_on(borrower=5)
+        assert machine._borrower(2).loan is None
+        assert machine._borrower(2).call is None
+    machine.teardown()
+
+
 def test_a_subclass_may_have_rules_of_its_own() -> None:
     seen: list[int] = []
 

@@ -112,6 +112,7 @@ class Driver(Answers):
             lasts=timeout if timeout == SHORTLY else 0,
         )
         others = [other for other in model.borrowers if other.call is not None and _equal(other.call.key, key)]
+        call.has_followed = bool(others)
         borrower.apart = bool(others) or not model.strictly()
         for other in others:
             other.apart = True

@@ -294,4 +294,7 @@ def _may_sleep(model: Model, call: Call) -> bool:
     others = [*model.calls[: model.calls.index(call)], *model.connecting()]
     if any(same(call.key, other.key) for other in others):
         return True
+    # A caller that has waited for its key to be opened is refused only because of loans.
+    if call.has_followed and any(other.kind == "borrow" for other in model.held()):
+        return True
     return call.may_wait and model.room() <= 0 and model.loan_of(call.key) is None

@@ -65,6 +65,7 @@ class Call:
         self.visits: list[str] = []
         self.may_wait = may_wait
         self.lasts = lasts
+        self.has_followed = False  # another call was opening the connection for its key
         self.held_in: str | None = None
         self.answered = False
         self.result: Any = None
