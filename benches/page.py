@@ -20,6 +20,10 @@ its pictures. Only the ratios mean anything on another machine.
 
 {pictures}
 
+"{ideal}" is {connections} threads that have a connection each, and no pool: what the driver, the interpreter and the
+server give. psycopg_pool is for psycopg 3, whose connections take longer for the same work. "Of its driver's" is the
+share of a connection each of the pool's own driver; the slower the driver, the less a pool's own time shows in it.
+
 ## Where pgpool_rs is not first
 
 {not_first}
@@ -32,9 +36,6 @@ its pictures. Only the ratios mean anything on another machine.
 
 - Within a scene, all sides take turns (A, B, C, A, B, C, ...), at least {rounds} times. A figure is the median of the
   turns, and a ratio the median of the ratios within a round. So a machine that changes its pace changes neither.
-- "{ideal}" is {connections} threads that have a connection each, and no pool: what the driver, the interpreter and the
-  server give. psycopg_pool is for psycopg 3, whose connections take longer for the same work. "Of its driver's" is the
-  share of a connection each of the pool's own driver; the slower the driver, the less a pool's own time shows in it.
 - The wait is the time from asking a pool for a connection to having it. A turn under load takes {turn:g} s, and so does
   the wait of a thread that gets none. The busiest thread's loans are divided by the idlest's; where a thread had none,
   by one.
@@ -94,7 +95,7 @@ def write(
         not_first=not_first(losses),
         better=better(losses),
         rounds=LEAST_ROUNDS,
-        ideal=IDEAL,
+        ideal=IDEAL[0].upper() + IDEAL[1:],
         connections=CONNECTIONS,
         turn=LOAD_SECONDS,
         bare=peers.BARE.name,

@@ -327,3 +327,9 @@ def test_a_factory_that_fails_now_and_then_is_no_pass() -> None:
     case: Any = PoolMachine.over(make, maxconn=3, minconn=1)
     with pytest.raises((RuntimeError, Flaky)):
         run(case)
+
+
+def test_what_is_no_pool_is_refused() -> None:
+    case: Any = PoolMachine.over(lambda _: object(), maxconn=1)
+    with pytest.raises(TypeError, match=r"a pool needs getconn\(\) and putconn\(\): object has no getconn\(\)"):
+        run(case)

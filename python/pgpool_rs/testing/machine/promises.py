@@ -113,6 +113,9 @@ class Abilities:
     """What a pool can be asked for, found out by looking at it."""
 
     def __init__(self, pool: Any) -> None:
+        for name in ("getconn", "putconn"):
+            if not callable(getattr(pool, name, None)):
+                raise TypeError(f"a pool needs getconn() and putconn(): {type(pool).__name__} has no {name}()")
         self.closes_on_return = "close" in _parameters(pool, "putconn")
         self.takes_keys_back = _takes(pool, "putconn", 2)
         self.blocks_take_keys = _takes(pool, "connection", 1)
