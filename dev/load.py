@@ -282,7 +282,10 @@ class Throughput:
 
 
 def throughput(jobs: Sequence[Callable[[], object]], seconds: float) -> Throughput:
-    """Repeat each job in a thread of its own, without pause, and count for so many seconds how often it is done."""
+    """Repeat each job in a thread of its own, without pause, and count for so many seconds how often it is done.
+
+    If no job is done in that time, go on until one is.
+    """
     counts = [0] * len(jobs)
 
     def counted(number: int, job: Callable[[], object]) -> Job:
@@ -295,6 +298,8 @@ def throughput(jobs: Sequence[Callable[[], object]], seconds: float) -> Throughp
     with Load([counted(number, job) for number, job in enumerate(jobs)]):
         before, began = counts.copy(), time.perf_counter()
         time.sleep(seconds)
+        while counts == before:
+            time.sleep(seconds)
         after, ended = counts.copy(), time.perf_counter()
     done = [late - early for early, late in zip(before, after, strict=True)]
     return Throughput(sum(done) / (ended - began), max(done) / max(1, min(done)))
