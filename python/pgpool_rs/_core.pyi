@@ -1,7 +1,7 @@
 # The Rust part of pgpool_rs.
 
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from types import EllipsisType, TracebackType
 from typing import Any, TypeVar, final
@@ -35,6 +35,7 @@ __all__ = [
     "prepare",
     "replace_idle",
     "shown",
+    "simulate",
     "speak",
     "strike_loan",
     "whole",
@@ -109,6 +110,7 @@ def replace_idle(pool: AbstractConnectionPool, seen: list[Any], wanted: list[Any
 def if_free(lock: Lock, act: Callable[[], object]) -> bool: ...
 def kind(given: object) -> str: ...
 def shown(given: object) -> str: ...
+def simulate(connections: int, arrivals: Sequence[float], holds: Sequence[float]) -> list[float]: ...
 def whole(name: str, value: Any) -> int: ...
 def key_of(pool: AbstractConnectionPool, ident: Any) -> tuple[Any] | None: ...
 def loan(pool: AbstractConnectionPool, key: Any) -> Any | None: ...

@@ -10,6 +10,7 @@
 //! | 1     | `stats`                 | statistics, as Python sees them |
 //! | 1     | `handle`                | Python objects, as the ledger keeps them |
 //! | 1     | `blocks`                | the loans whose connection its own `close()` returns |
+//! | 1     | `simulate`              | a pool in told time |
 //! | 2     | `error`                 | errors, on their way to Python |
 //! | 2     | `options`               | the options of a pool |
 //! | 2     | `caller`                | which thread or greenlet is calling |
@@ -66,6 +67,7 @@ mod options;
 mod pool;
 mod python;
 mod returning;
+mod simulate;
 mod stats;
 #[expect(unsafe_code, reason = "it calls the C library; each block says why it may")]
 mod system;
@@ -102,6 +104,8 @@ mod _core {
     use super::python::once;
     #[pymodule_export]
     use super::returning::Home;
+    #[pymodule_export]
+    use super::simulate::simulate;
     #[pymodule_export]
     use super::system::{advance_clock, clock};
     #[pymodule_export]

@@ -1,0 +1,56 @@
+"""The command `python -m pgpool_rs`. The rest of the package does not import it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+from pgpool_rs import __version__
+from pgpool_rs._command import check, doctor, size
+from pgpool_rs._command.answer import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_COMMANDS = {
+    "doctor": (doctor, "compare the server with what pools ask of it"),
+    "size": (size, "find how many connections a rate of requests needs, by simulation"),
+    "check": (check, "make one loan, and time each step"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit status: 1 if it has found something or failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pgpool_rs",
+        description="Look at a server, and choose the size of a pool.",
+        epilog="exit status: 0, 1 if something was found or failed, 2 for wrong arguments",
+    )
+    parser.add_argument("--version", action="version", version=f"pgpool_rs {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (module, summary) in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    # What the pool would log stands in the answer.
+    logging.getLogger("pgpool_rs").addHandler(logging.NullHandler())
+    try:
+        answer = args.run(args)
+    except Failed as failed:
+        if args.json:
+            print(json.dumps({"error": str(failed)}))
+        else:
+            print(f"pgpool_rs: {failed}", file=sys.stderr)
+        return failed.status
+    except KeyboardInterrupt:
+        return 130
+    if args.json:
+        print(json.dumps(answer.data, indent=2))
+    else:
+        answer.show()
+    return 0 if answer.is_well else 1

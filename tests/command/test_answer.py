@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pgpool_rs import __version__
+from pgpool_rs._command import main, size
+from pgpool_rs._command.answer import Answer, Table
+
+TABLE = Table(("severity", ">number", "note"), [("ok", "7", "one two " * 20), ("[error]", "12", "long")])
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let standard output be a terminal."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+
+
+def test_plain_text_is_aligned_and_long_cells_go_on_below(capsys: pytest.CaptureFixture[str]) -> None:
+    Answer({}, ["before", TABLE]).show()
+    before, blank, *lines = capsys.readouterr().out.splitlines()
+    assert (before, blank, lines[0]) == ("before", "", "severity  number  note")
+    assert lines[1].startswith("ok             7  one two one")
+    assert lines[2].startswith(" " * 18 + "one two")
+    assert lines[-1] == "[error]       12  long"
+    assert max(map(len, lines)) <= 110
+
+
+def test_on_a_terminal_rich_draws_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    Answer({}, [TABLE]).show()
+    shown = capsys.readouterr().out
+    assert "┃" in shown
+    # It is no markup.
+    assert "[error]" in shown
+
+
+def test_without_rich_a_terminal_gets_plain_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_terminal(monkeypatch)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    Answer({}, [TABLE]).show()
+    assert capsys.readouterr().out.startswith("severity  number  note\n")
+
+
+def test_the_package_does_not_import_its_command() -> None:
+    program = "import pgpool_rs, sys; print([name for name in sys.modules if '_command' in name or name == 'argparse'])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["--version"], 0, f"pgpool_rs {__version__}\n"),
+        (["--help"], 0, "exit status: 0, 1 if something was found or failed, 2 for wrong arguments"),
+        (["doctor", "--help"], 0, "Compare the server with what pools ask of it."),
+        (["size", "--help"], 0, "Find how many connections a rate of requests needs, by simulation."),
+        (["check", "--help"], 0, "Make one loan, and time each step."),
+        ([], 2, "the following arguments are required: COMMAND"),
+        (["docter"], 2, "invalid choice: 'docter'"),
+        (["doctor", "--hosts", "0"], 2, "--hosts: must be a whole number, 1 or more, not '0'"),
+        (["doctor", "--max-idle", "-1"], 2, "--max-idle: must be a number, 0 or more, not '-1'"),
+    ],
+)
+def test_the_exit_status_tells_a_wrong_usage(
+    words: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(words)
+    assert raised.value.code == status
+    captured = capsys.readouterr()
+    assert said in " ".join((captured.out + captured.err).split(" "))
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(size, "simulate", interrupted)
+    assert main(["size", "--rate", "1", "--hold", "1", "--wait", "1", "--requests", "10"]) == 130
+    assert capsys.readouterr() == ("", "")
