@@ -262,17 +262,22 @@ def test_a_server_that_cannot_be_reached_is_said_without_the_password(
 
 
 @pytest.mark.parametrize(
-    "dsn", [f"password='{SECRET}", f"postgresql+psycopg2://u:{SECRET}@h/d", f"postgresql://u:{SECRET}@h:port/d"]
+    ("dsn", "status"),
+    [
+        (f"password='{SECRET}", 2),
+        (f"postgresql+psycopg2://u:{SECRET}@h/d", 2),
+        # libpq takes the password for a port, which it quotes when it connects.
+        (f"postgresql://u:{SECRET}/word@h/d", 1),
+    ],
 )
 def test_a_connection_string_that_libpq_cannot_read_is_a_wrong_usage(
-    dsn: str, capsys: pytest.CaptureFixture[str]
+    dsn: str, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = main(["doctor", dsn])
-    captured = capsys.readouterr()
-    assert captured.err.startswith("pgpool_rs: ")
-    assert SECRET not in captured.out + captured.err
-    # libpq finds out about a port only when it connects.
-    assert status == (1 if dsn.endswith(":port/d") else 2)
+    for words in ([], ["--json"]):
+        assert main(["doctor", dsn, *words]) == status
+        captured = capsys.readouterr()
+        assert captured.err.startswith("pgpool_rs: ") or json.loads(captured.out)["error"]
+        assert SECRET not in captured.out + captured.err
 
 
 def test_a_way_to_the_server_that_fails_later_is_a_failure_too(

@@ -97,6 +97,9 @@ def _lend_twice(pool: ThreadedConnectionPool, steps: _Steps) -> None:
     steps.take(
         "return", lambda: pool.putconn(connection), "the pool sees that the connection is clean, and asks nobody"
     )
-    connection = steps.take("second loan", pool.getconn, "an idle connection of the pool")
+    first = connection
+    connection = steps.take(
+        "second loan", pool.getconn, lambda lent: "the same one" if lent is first else "another one"
+    )
     steps.take("query", query, "BEGIN and SELECT 1")
     steps.take("return", lambda: pool.putconn(connection), "the pool rolls back")

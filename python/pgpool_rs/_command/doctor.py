@@ -201,7 +201,7 @@ def _in_transaction(facts: Facts) -> Finding:
 def _writes(facts: Facts) -> Finding:
     wanted = facts.parameters.get("target_session_attrs", "any")
     state = "a hot standby" if facts.is_standby else "a primary"
-    is_read_only = facts.is_standby or facts.settings["transaction_read_only"] == "on"
+    is_read_only = facts.settings["transaction_read_only"] == "on"
     read = f"{state} that takes {'no ' if is_read_only else ''}writes; target_session_attrs={wanted}"
     if is_read_only and wanted not in _FOR_READS:
         advice = "For writes: host=a,b target_session_attrs=read-write. For reads: target_session_attrs=prefer-standby."

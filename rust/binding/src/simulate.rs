@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 #[pyfunction]
 #[expect(clippy::needless_pass_by_value, reason = "PyO3 converts lists into vectors")]
 pub(crate) fn simulate(py: Python<'_>, connections: usize, arrivals: Vec<f64>, holds: Vec<f64>) -> PyResult<Vec<f64>> {
-    let times = |times: &[f64]| times.iter().all(|&time| (0.0..=1e9).contains(&time));
+    let times = |times: &[f64]| times.iter().all(|time| matches!(time, 0.0..=1e9));
     if connections == 0 || !times(&arrivals) || !times(&holds) || !arrivals.is_sorted() || arrivals.len() != holds.len()
     {
         return Err(PyValueError::new_err(
@@ -65,14 +65,20 @@ fn serve_all(connections: usize, arrivals: &[f64], holds: &[f64]) -> Option<Vec<
     service.waiting.is_empty().then_some(service.waits)
 }
 
+/// A request that waits: what it wants, since when, and its place in the queue.
+struct Waiting<'l> {
+    want: Want<usize>,
+    since: Moment,
+    place: Waiter<'l, usize, Bell>,
+}
+
 /// The requests that are being served, by their numbers.
 struct Service<'l> {
     ledger: &'l Ledger,
     holds: &'l [f64],
     /// When each lent connection comes back, the next one first.
     lent: BinaryHeap<Reverse<(Moment, usize)>>,
-    /// What each request wants that waits, since when, and its place in the queue.
-    waiting: BTreeMap<usize, (Want<usize>, Moment, Waiter<'l, usize, Bell>)>,
+    waiting: BTreeMap<usize, Waiting<'l>>,
     rung: Rc<RefCell<Vec<usize>>>,
     waits: Vec<f64>,
 }
@@ -89,14 +95,14 @@ impl Service<'_> {
         let want = Want::Any(self.ledger.next_number(), caller);
         match self.ledger.check_out(&want, None, Some(Bell(request, Rc::clone(&self.rung))), now).ok()? {
             CheckOut::Lent(connection) => self.lend(request, *connection, now, now),
-            CheckOut::Busy(_, Some(waiter)) => drop(self.waiting.insert(request, (want, now, waiter))),
+            CheckOut::Busy(_, Some(place)) => drop(self.waiting.insert(request, Waiting { want, since: now, place })),
             _ => return None,
         }
         Some(())
     }
 
-    fn lend(&mut self, request: usize, connection: usize, asked: Moment, now: Moment) {
-        self.waits[request] = now.since(asked).as_secs_f64();
+    fn lend(&mut self, request: usize, connection: usize, since: Moment, now: Moment) {
+        self.waits[request] = now.since(since).as_secs_f64();
         self.lent.push(Reverse((now.after(Span::from_secs_f64(self.holds[request])), connection)));
     }
 
@@ -111,11 +117,11 @@ impl Service<'_> {
                 returning.keep(now).then_some(())?;
             }
             for request in self.rung.take() {
-                let (want, asked, waiter) = self.waiting.remove(&request)?;
-                let Ok(CheckOut::Lent(connection)) = self.ledger.check_out(&want, Some(&waiter), None, now) else {
+                let Waiting { want, since, place } = self.waiting.remove(&request)?;
+                let Ok(CheckOut::Lent(connection)) = self.ledger.check_out(&want, Some(&place), None, now) else {
                     return None;
                 };
-                self.lend(request, *connection, asked, now);
+                self.lend(request, *connection, since, now);
             }
         }
         Some(())
