@@ -40,8 +40,10 @@ def run(args: argparse.Namespace) -> Answer:
         steps.done.append({"step": steps.name, "ms": None, "note": "failed"})
     rows = [(done["step"], "-" if done["ms"] is None else f"{done['ms']:.3f}", done["note"]) for done in steps.done]
     times = {done["step"]: done["ms"] for done in steps.done}
+    # Either rollback is one round trip, and one of them may have met a busy moment.
     conclusion = failure or (
-        f"A connect takes as long as {times['connect'] / times['rollback']:.0f} round trips. The second loan saves it."
+        f"A connect takes as long as {times['connect'] / min(times['rollback'], times['return']):.0f} round trips. "
+        "The second loan saves it."
     )
     return Answer(
         {"steps": steps.done, "failure": failure},
