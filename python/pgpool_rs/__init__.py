@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from pgpool_rs._loans import LoanInfo
+from pgpool_rs._pools import pools
 from pgpool_rs._psycopg2_pool import replace_psycopg2_pool
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 from pgpool_rs.health import check_query
@@ -37,5 +38,6 @@ __all__ = [
     "TooManyRequests",
     "check_query",
     "check_socket",
+    "pools",
     "replace_psycopg2_pool",
 ]

@@ -2,7 +2,7 @@
 
 A pool that has something to do, now or later, pokes the housekeeper. The thread then calls the pool's
 `_pgpool_maintain()`, which does what is due and returns after how many seconds the thread is to call again. Between two
-calls the thread holds only a weak reference to the pool.
+calls the thread holds only a weak reference to the pool. It ends once no pool is open that has poked.
 
 A poke writes into a dict and wakes the thread. It never waits, so a pool may poke at any moment, also in the middle of
 another poke. The parker is a plain lock, which the thread acquires to sleep, since releasing a lock is one step.
@@ -47,7 +47,10 @@ class Pool(Protocol):
         """Return the name that the log uses."""
 
     def _pgpool_maintain(self) -> float | None:
-        """Do what is due. Return the seconds until something is due again; None: nothing is, before the next poke."""
+        """Do what is due. Return the seconds until something is due again.
+
+        None: nothing is, before the next poke. Less than 0: the pool is closed.
+        """
 
 
 @dataclass(slots=True)
@@ -160,6 +163,12 @@ class Housekeeper:
         try:
             while self._on_duty(house):
                 self._make_round(house)
+                if not house.visits and not house.pokes:
+                    # No pool needs the thread. A poke that saw it alive until now starts the next one here.
+                    house.thread = None
+                    if house.pokes:
+                        self._start(house)
+                    return
                 self._sleep(house)
         except BaseException as error:  # noqa: BLE001  (SystemExit, GreenletExit and the like end this thread quietly)
             house.thread = None
@@ -200,6 +209,8 @@ class Housekeeper:
             pause = type(pool)._pgpool_maintain(pool)
             visit.due = math.inf if pause is None else clock() + max(MIN_INTERVAL, pause)
             visit.not_before = -math.inf
+            if pause is not None and pause < 0:
+                house.visits.pop(id(pool), None)
         except Exception as error:  # noqa: BLE001
             if not self._ended:
                 # Log no text and no line of source: they could show a password.

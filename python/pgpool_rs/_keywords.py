@@ -71,6 +71,11 @@ _LIBPQS = (
 _OTHER_URL = re.compile(r"\s*(?P<dialect>\w+)\+(?P<driver>\w+)://")
 
 
+def is_known(name: str) -> bool:
+    """Return whether psycopg2.connect or libpq has an argument of this name."""
+    return name in _PSYCOPG2S or name in _LIBPQS
+
+
 def is_psycopg2s(connect: object) -> bool:
     """Return whether this is psycopg2.connect itself, and no replacement by a test or a tracing library."""
     return type(connect) is types.FunctionType and connect.__globals__ is vars(psycopg2)

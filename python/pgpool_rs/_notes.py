@@ -65,7 +65,9 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
 
 def _note(error: Any, maxconn: int, waits: bool, age: float | None, borrower: int | None) -> str:
     if isinstance(error, PoolClosed):
-        return "was closed while this call waited" if error.waited else "is closed"
+        if error.waited:
+            return "was closed while this call waited"
+        return "was made with open=False" if "open()" in str(error) else "is closed"
     if not isinstance(error, PoolExhausted):
         return "refused"
     if maxconn == 0:

@@ -39,6 +39,7 @@ class Options:
     leak_after: float
     reclaim: bool
     close_returns: bool
+    open: bool
 
     @property
     def has_housekeeper(self) -> bool:
@@ -70,6 +71,7 @@ class Options:
         leak_after: object = None,
         reclaim: object = False,
         close_returns: object = False,
+        open: object = True,  # noqa: A002  (psycopg_pool's name)
     ) -> Options:
         """Check the options of a pool's constructor.
 
@@ -95,6 +97,7 @@ class Options:
             leak_after=_validate.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
             reclaim=_validate.flag("reclaim", reclaim),
             close_returns=_validate.flag("close_returns", close_returns),
+            open=_validate.flag("open", open),
             # Last, so that refused options take no number.
             name=f"pool-{next(_numbers)}" if name is None else _validate.text("name", name),
         )

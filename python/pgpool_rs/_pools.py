@@ -12,11 +12,16 @@ holders: Final[list[dict[int, Any]]] = []
 
 def add(pool: Any) -> None:
     """Add a new pool."""
+    # The id may be that of a dead pool, whose place is another.
+    _pools.pop(id(pool), None)
     _pools[id(pool)] = pool
     for holder in tuple(holders):
         holder[id(pool)] = pool
 
 
 def pools() -> list[Any]:
-    """List the pools that are alive."""
+    """List the pools of this process that are alive, in the order in which they were made.
+
+    Closed pools are among them as long as the program holds them.
+    """
     return [pool for reference in _pools.valuerefs() if (pool := reference()) is not None]

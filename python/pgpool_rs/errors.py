@@ -40,7 +40,7 @@ def _remake(error_class: type[Exception], args: tuple[Any, ...], attributes: dic
 
 @once
 class PoolClosed(_Told, PoolError):
-    """The pool is closed, or was closed while the caller waited."""
+    """The pool is closed, was closed while the caller waited, or is not yet open."""
 
 
 @once

@@ -19,6 +19,7 @@ from pgpool_rs._options import Options
 from pgpool_rs._pools import add
 from pgpool_rs._psycopg2_pool import original as _psycopg2_pool
 from pgpool_rs._secrets import mask_name
+from pgpool_rs._settings import PoolOptions
 from pgpool_rs._views import Views
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 
@@ -57,6 +58,17 @@ class _Name:
         return self if pool is None else _Pool._pgpool_name(pool)
 
 
+class _Options:
+    """The attribute `options`, which a subclass may override."""
+
+    @overload
+    def __get__(self, pool: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, pool: AbstractConnectionPool, owner: type) -> PoolOptions: ...
+    def __get__(self, pool: AbstractConnectionPool | None, owner: type) -> Self | PoolOptions:
+        return self if pool is None else PoolOptions.of(pool, pool.__dict__["_pgpool_options"])
+
+
 # We call our own methods on this class: a subclass may use their names for anything.
 _Pool = _core.AbstractConnectionPool
 
@@ -70,6 +82,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
     """
 
     name = _Name()
+    options = _Options()
 
     @_keywords.names_missing_sizes
     def __init__(
@@ -93,6 +106,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         leak_after: float | None = None,
         reclaim: bool = False,
         close_returns: bool = False,
+        open: bool = True,  # noqa: A002  (psycopg_pool's name)
         **kwargs: Any,
     ) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
@@ -128,6 +142,8 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param reclaim: whether the pool frees the slot of a connection that its borrower has dropped. Only for
             connections that were borrowed without a key.
         :param close_returns: whether `close()` of a lent connection returns it, as `putconn` does.
+        :param open: whether the constructor opens the pool. If not, it connects nothing and starts no thread, and every
+            request gets `PoolClosed` until `open()` is called.
         :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or an option is out of its range.
         :raises TypeError: an option has a wrong type or is not for this class; or neither the pool nor psycopg2.connect
             knows it, unless the program has its own `connect` or `_connect`.
@@ -161,14 +177,16 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             leak_after=leak_after,
             reclaim=reclaim,
             close_returns=close_returns,
+            open=open,
         )
         if connect is None and _connects_by_psycopg2(self):
             _keywords.check(args, kwargs, _OPTIONS)
+        if name is not None:
+            options = dataclasses.replace(options, name=mask_name(name, args, kwargs))
+        self.__dict__["_pgpool_options"] = options
         if close_returns:
             _returning.returning(args[1] if len(args) > 1 else kwargs.get("connection_factory"))
             options = dataclasses.replace(options, connect=_returning.Connect(self, connect))
-        if name is not None:
-            options = dataclasses.replace(options, name=mask_name(name, args, kwargs))
         self.__dict__.pop("_pgpool_views", None)
         self._args = args
         self._kwargs = kwargs

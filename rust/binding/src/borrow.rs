@@ -223,12 +223,20 @@ fn open<'py>(
             return Err(weightier(py, error, discarded).into());
         }
     };
-    if let Err(refusal) = pool.get().ensure_open() {
+    if let Err(refusal) = pool.get().ensure_open()
+        && !is_lent(pool, &connection)
+    {
         close_and_log(pool, &connection, CloseReason::WithPool)?;
         return Err(refusal.into());
     }
     // If the hook has not filed the connection, the reservation gives its room back. The borrower gets the connection all the same.
     Ok(connection)
+}
+
+/// Says whether a connection is lent, and open as far as the ledger knows.
+fn is_lent(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> bool {
+    let ledger = pool.get().ledger();
+    ledger.loan_at(address(connection)).is_some_and(|(loan, _)| ledger.loan_report(loan, now()).is_some())
 }
 
 fn crowded(pool: &Bound<'_, AbstractPool>) -> Error {

@@ -11,6 +11,8 @@ use crate::python::{Imports, imports};
 pub(crate) enum Error {
     /// The ledger refused.
     Refused(Refusal),
+    /// The pool is not yet open. The text names it.
+    Unopened(String),
     /// `putconn` got only a key, under which nothing is lent.
     NotLent,
     /// `max_waiting` callers are already waiting.
@@ -38,7 +40,7 @@ impl From<Error> for PyErr {
         match error {
             Error::Refused(refusal) => {
                 let class = match refusal {
-                    Refusal::Closed => |imports: &'static Imports| &imports.PoolClosed,
+                    Refusal::Closed | Refusal::Unopened => |imports: &'static Imports| &imports.PoolClosed,
                     Refusal::Exhausted => |imports: &'static Imports| &imports.PoolExhausted,
                     Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::LoanEnded | Refusal::Reentrant => {
                         |imports: &'static Imports| &imports.PoolError
@@ -46,6 +48,7 @@ impl From<Error> for PyErr {
                 };
                 new_error(class, &refusal.to_string())
             }
+            Error::Unopened(text) => new_error(|imports| &imports.PoolClosed, &text),
             Error::NotLent => {
                 let text = format!("{}: nothing is lent under this key", Refusal::Unkeyed);
                 new_error(|imports| &imports.PoolError, &text)

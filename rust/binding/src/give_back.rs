@@ -173,7 +173,7 @@ fn begin<'p>(
     key: Option<&Bound<'_, PyAny>>,
     close: bool,
 ) -> Result<Option<Returning<'p, Handle, Waker>>, Error> {
-    with_notes(pool, pool.get().ensure_open())?;
+    with_notes(pool, pool.get().ledger().ensure_returnable())?;
     let (py, ledger) = (pool.py(), pool.get().ledger());
     let place = connection.map(address);
     let filed = key.map(want_for).transpose().map_err(Error::from);
@@ -181,7 +181,7 @@ fn begin<'p>(
         resolve_key_if_any(py, &mut filed, |filed| ledger.begin_return(place, filed, close, now())).map(Some)
     });
     match begun {
-        Err(Error::Refused(Refusal::WrongKey | Refusal::Unkeyed)) if is_inherited(pool, place, key)? => Ok(None),
+        Err(Error::Refused(_)) if is_inherited(pool, place, key)? => Ok(None),
         // The interpreter could not compare the key now, or an interrupt struck. The caller will not call again, and it has given
         // the connection: free its slot.
         Err(Error::Raised(error)) if key.is_some() && place.is_some() && is_no_answer(py, &error) => {

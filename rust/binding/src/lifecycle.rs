@@ -1,16 +1,19 @@
 //! The beginning and the end of a pool.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pgpool_core::Policy;
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
-use crate::call::call;
-use crate::caller::is_thread_ident_native;
+use crate::arguments::Timeout;
+use crate::call::{call, edit, is_logging};
+use crate::caller::{caller, is_thread_ident_native};
 use crate::connection;
 use crate::error::{Error, both, every, is_database_error, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
+use crate::give_back::discard_all;
 use crate::handle::Handle;
 use crate::leaks::log_forgotten;
 use crate::log::{POOL_CLOSED, log};
@@ -18,33 +21,28 @@ use crate::notes::with_notes;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
-use crate::wait::{Waker, poke};
+use crate::wait::{Parker, Waker, poke};
 
 /// Empties the ledger, sets options and limits, and opens minconn connections; closes them again if one fails.
 pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usize, options: Checked) -> PyResult<()> {
     let py = pool.py();
     let this = pool.get();
     let ledger = this.ledger();
-    let (policy, open_workers) = (options.policy(), options.open_workers);
+    let opens = options.open;
     this.set_timeout(options.timeout);
     this.set_options(options.into_options(py)?);
+    let caller = caller(py)?;
     let started = call(py, || {
         ledger.reset();
-        ledger.set_policy(Policy { has_housekeeper: false, grow: None, ..policy });
+        ledger.set_policy(before_open(this.options().policy));
         drop(ledger.resize(minconn, maxconn));
         this.set_flags(find_flags(pool)?);
-        if open_workers > 1 {
-            imports()?.open_in_parallel.bind(py).call1((pool, minconn, open_workers))?;
+        if opens {
+            fill(pool)
         } else {
-            (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))?;
+            drop(ledger.unopen(caller));
+            Ok(())
         }
-        ledger.set_workers(Waker::Workers(AbstractPool::weak(pool)?));
-        ledger.set_policy(policy);
-        ledger.set_housekeeper(Waker::Housekeeper(AbstractPool::weak(pool)?));
-        if policy.has_housekeeper && !poke(pool)? {
-            ledger.housekeeper_missed();
-        }
-        PyResult::Ok(())
     });
     started.map_err(|error| {
         let closed = call(py, || {
@@ -57,6 +55,73 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
         });
         weightier(py, error, closed.err())
     })
+}
+
+/// Opens a pool that is not yet open. If a connect fails, it stays unopened.
+pub(crate) fn open(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let py = pool.py();
+    let ledger = pool.get().ledger();
+    let caller = caller(py)?;
+    call(py, || {
+        if !with_notes(pool, ledger.open())? {
+            return Ok(());
+        }
+        fill(pool).map_err(|error| {
+            ledger.set_policy(before_open(pool.get().options().policy));
+            weightier(py, error, discard_all(pool, ledger.unopen(caller)).err())
+        })
+    })
+}
+
+/// The policy while the first connections are opened: no thread starts, and no other thread connects.
+fn before_open(policy: Policy) -> Policy {
+    Policy { has_housekeeper: false, grow: None, ..policy }
+}
+
+/// Opens minconn connections, and lets threads work for the pool from now on.
+fn fill(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let py = pool.py();
+    let (ledger, options) = (pool.get().ledger(), pool.get().options());
+    let minconn = ledger.counts().minconn;
+    if options.open_workers > 1 {
+        imports()?.open_in_parallel.bind(py).call1((pool, minconn, options.open_workers))?;
+    } else {
+        (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))?;
+    }
+    ledger.set_workers(Waker::Workers(AbstractPool::weak(pool)?));
+    ledger.set_policy(options.policy);
+    ledger.set_housekeeper(Waker::Housekeeper(AbstractPool::weak(pool)?));
+    if options.policy.has_housekeeper && !poke(pool)? {
+        ledger.housekeeper_missed();
+    }
+    Ok(())
+}
+
+/// Closes the pool: idle connections now, lent ones as they come back. Waits for those until the timeout is over, and counts the
+/// connections that are not closed then.
+pub(crate) fn close_gently(pool: &Bound<'_, AbstractPool>, timeout: Timeout) -> PyResult<usize> {
+    let py = pool.py();
+    let ledger = pool.get().ledger();
+    let caller = caller(py)?;
+    let deadline = timeout.deadline(Instant::now());
+    call(py, || {
+        let Some(idle) = ledger.close_gently(caller) else { return Ok(()) };
+        let open = ledger.unclosed();
+        let closed = discard_all(pool, idle);
+        let logged = both(py, log_forgotten(pool), log(pool, POOL_CLOSED, || (open,)));
+        both(py, closed, logged)
+    })?;
+    let waits = timeout != Timeout::ZERO && !is_logging(caller);
+    while waits && ledger.unclosed() > 0 {
+        let parker = Parker::new(py)?;
+        let closer = edit(py, || ledger.await_returns(parker.waker()))?;
+        let woken = closer.is_none() || parker.wait(deadline)?;
+        edit(py, || drop(closer))?;
+        if !woken || !ledger.counts().closed {
+            break;
+        }
+    }
+    edit(py, || ledger.unclosed())
 }
 
 /// Finds the flags that keep the calls of a pool from the fast path.

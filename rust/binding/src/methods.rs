@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use pgpool_core::Moment;
+use pgpool_core::{Counts, Moment};
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -16,7 +16,7 @@ use crate::give_back::{discard_all, give_back};
 use crate::grow;
 use crate::keys::number_to_key;
 use crate::leaks;
-use crate::lifecycle::{close, find_flags, start};
+use crate::lifecycle::{close, close_gently, find_flags, open, start};
 use crate::loan::Loan;
 use crate::maintain;
 use crate::notes::{annotated, with_notes};
@@ -52,9 +52,13 @@ impl AbstractPool {
         Ok(())
     }
 
-    /// Do all chores that are due, and tell in how many seconds the next one may be. None: not before the next poke.
+    /// Do all chores that are due, and tell in how many seconds the next one may be. None: not before the next poke; -1: the pool is
+    /// closed.
     fn _pgpool_maintain(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
         let due = maintain::maintain_alone(slf)?;
+        if slf.get().ledger().counts().closed {
+            return Ok(Some(-1.0));
+        }
         Ok((due < Moment::NEVER).then(|| due.since(now()).as_secs_f64()))
     }
 
@@ -124,6 +128,26 @@ impl AbstractPool {
     }
 
     // --- ours ------------------------------------------------------------------------------------------------
+
+    /// Open a pool that was made with `open=False`: open `minconn` connections, and start what the options need. Does nothing if the pool
+    /// is open.
+    ///
+    /// :raises PoolClosed: the pool was closed.
+    /// :raises psycopg2.Error: a connect failed. The pool is as before the call.
+    fn open(slf: &Bound<'_, Self>) -> PyResult<()> {
+        open(slf)
+    }
+
+    /// Close the pool: idle connections now, lent ones as they come back. Waiting callers get `PoolClosed`. The return of a connection
+    /// that was lent before works as ever. A second call closes nothing, but may wait.
+    ///
+    /// :param timeout: how many seconds to wait until all connections are closed. None does not wait.
+    /// :returns: how many connections are not closed yet: those that are lent, and those that other callers open, check or close at
+    ///     this moment.
+    #[pyo3(signature = (timeout=None), text_signature = "($self, timeout=None)")]
+    fn close(slf: &Bound<'_, Self>, timeout: Option<Timeout>) -> PyResult<usize> {
+        close_gently(slf, timeout.unwrap_or(Timeout::ZERO))
+    }
 
     /// Lend a connection for a `with` block. The block's end commits, or rolls back if the block raised, and returns the connection
     /// in any case. Key, timeout and errors are those of `getconn`.
@@ -201,9 +225,9 @@ impl AbstractPool {
         to_dict(py, edit(py, || self.ledger().take_stats(now()))?)
     }
 
-    /// Give the pool, which the end of the block closes.
+    /// Give the pool, which the end of the block closes. Opens it if it is not yet open.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        with_notes(slf, slf.get().ensure_open())?;
+        open(slf)?;
         Ok(slf.clone())
     }
 
@@ -219,7 +243,11 @@ impl AbstractPool {
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let class = slf.get_type();
         let counts = slf.get().ledger().counts();
-        let closed = if counts.closed { " closed" } else { "" };
+        let closed = match counts {
+            Counts { unopened: true, .. } => " unopened",
+            Counts { closed: true, .. } => " closed",
+            _ => "",
+        };
         Ok(format!(
             "<{}.{} {}{closed} idle={} lent={} opening={} returning={} waiting={} minconn={} maxconn={}>",
             text_of(class.module()?.as_any())?,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgpool_core::Refusal;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -27,9 +28,13 @@ pub(crate) fn annotated(
     waited: Duration,
     returned: Option<Returned<'_, '_>>,
 ) -> Error {
-    if let Error::Raised(_) = error {
-        return error;
-    }
+    let error = match error {
+        Error::Raised(_) => return error,
+        Error::Refused(Refusal::Unopened) => {
+            Error::Unopened(format!("the {} is not open: call open()", pool.get().shown_name(pool.py())))
+        }
+        error => error,
+    };
     let refusal = PyErr::from(error);
     match annotate(pool, &refusal, waited, returned) {
         Err(error) if !is_shortage(pool.py(), &error) => weightier(pool.py(), refusal, Some(error)).into(),

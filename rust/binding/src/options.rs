@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Whether a forgotten connection gives its slot back.
     pub(crate) reclaim: bool,
     pub(crate) close_returns: bool,
+    pub(crate) open_workers: usize,
+    /// The policy that holds once the pool is open.
+    pub(crate) policy: Policy,
 }
 
 /// The options as Python hands them over.
@@ -41,17 +44,18 @@ pub(crate) struct Checked {
     configure: Option<Py<PyAny>>,
     reset: Option<Py<PyAny>>,
     connect: Option<Py<PyAny>>,
-    pub(crate) open_workers: usize,
+    open_workers: usize,
     grow: String,
     background: bool,
     leak_after: f64,
     reclaim: bool,
     close_returns: bool,
+    pub(crate) open: bool,
     has_housekeeper: bool,
 }
 
 impl Checked {
-    pub(crate) fn policy(&self) -> Policy {
+    fn policy(&self) -> Policy {
         Policy {
             check_after: if self.check.is_some() { Span::from_secs_f64(self.check_after) } else { Span::FOREVER },
             max_idle: Span::from_secs_f64(self.max_idle),
@@ -65,6 +69,7 @@ impl Checked {
 
     pub(crate) fn into_options(self, py: Python<'_>) -> PyResult<Options> {
         let default = imports()?.check_socket.bind(py);
+        let policy = self.policy();
         Ok(Options {
             name: self.name,
             connect: self.connect,
@@ -75,6 +80,8 @@ impl Checked {
             record: self.leak_after.is_finite(),
             reclaim: self.reclaim,
             close_returns: self.close_returns,
+            open_workers: self.open_workers,
+            policy,
         })
     }
 }

@@ -184,7 +184,7 @@ impl AbstractPool {
     }
 
     pub(crate) fn ensure_open(&self) -> Result<(), Refusal> {
-        if self.ledger().counts().closed { Err(Refusal::Closed) } else { Ok(()) }
+        self.ledger().ensure_open()
     }
 }
 

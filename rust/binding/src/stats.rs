@@ -8,7 +8,8 @@ use pyo3::types::PyDict;
 /// Gives the numbers as a dict.
 pub(crate) fn to_dict(py: Python<'_>, (stats, counts): (Stats, Counts)) -> PyResult<Bound<'_, PyDict>> {
     let dict = PyDict::new(py);
-    let (size, available) = if counts.closed { (0, 0) } else { (counts.open() + counts.opening, counts.idle) };
+    let (size, available) =
+        if counts.closed { (counts.unclosed, 0) } else { (counts.open() + counts.opening, counts.idle) };
     for (name, number) in [
         ("pool_min", counts.minconn),
         ("pool_max", counts.maxconn),

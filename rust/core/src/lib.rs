@@ -74,7 +74,7 @@ pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
 pub use queue::Wake;
 pub use refusal::Refusal;
 pub use shared::{
-    CheckOut, Checking, Chore, Grown, Growth, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter,
+    CheckOut, Checking, Chore, Closer, Grown, Growth, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter,
 };
 pub use slot::SlotId;
 pub use stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};

@@ -7,6 +7,8 @@ use std::fmt;
 pub enum Refusal {
     /// The pool is closed.
     Closed,
+    /// The pool is not yet open.
+    Unopened,
     /// The pool is full and the caller does not wait.
     Exhausted,
     /// The connection, or the key, is not lent.
@@ -25,6 +27,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Closed => "connection pool is closed",
+            Self::Unopened => "the pool is not open: call open()",
             Self::Exhausted => "connection pool exhausted",
             Self::Unkeyed => "trying to put unkeyed connection",
             Self::WrongKey => "trying to put connection with a key, but it is lent under another key",

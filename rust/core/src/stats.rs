@@ -30,6 +30,10 @@ pub struct Counts {
     pub maxconn: usize,
     /// Whether the pool is closed.
     pub closed: bool,
+    /// Whether the pool has not been opened; then it is closed, too.
+    pub unopened: bool,
+    /// Slots whose connections are not closed. A closed pool may go on to list connections that are.
+    pub unclosed: usize,
 }
 
 impl Counts {

@@ -66,9 +66,7 @@ impl<H, W> Ledger<H, W> {
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
-        if self.closed {
-            return Err(Refusal::Closed.into());
-        }
+        self.ensure_open()?;
         if let Some(error) = waiter.and_then(|waiter| self.take_failure(waiter)) {
             return Ok(CheckOutDecision::ConnectFailed(error));
         }

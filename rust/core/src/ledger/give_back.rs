@@ -27,9 +27,7 @@ impl<H, W> Ledger<H, W> {
         filed: Option<&Want<H>>,
         close: bool,
     ) -> Result<Return<H>, Unanswered<H>> {
-        if self.closed {
-            return Err(Refusal::Closed.into());
-        }
+        self.ensure_returnable()?;
         let lent_here = address.and_then(|address| self.table.lent_at(address));
         let index = match filed {
             Some(want) => self.find(want)?.filter(|&index| {
@@ -39,6 +37,7 @@ impl<H, W> Ledger<H, W> {
             None => lent_here,
         };
         let Some(index) = index else {
+            self.ensure_open()?;
             return Err(if lent_here.is_some() { Refusal::WrongKey } else { Refusal::Unkeyed }.into());
         };
         Ok(self.take_back(index, close)?)
@@ -46,9 +45,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Takes one loan from its borrower; refuses if it has ended.
     pub(crate) fn begin_return_of(&mut self, slot: SlotId, close: bool) -> Result<Return<H>, Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed);
-        }
+        self.ensure_returnable()?;
         let index = self.still_lent(slot).ok_or(Refusal::LoanEnded)?;
         self.take_back(index, close)
     }
@@ -60,7 +57,13 @@ impl<H, W> Ledger<H, W> {
         };
         let lent_for = self.now.since(slot.since);
         let overdue = slot.overdue.then_some(lent_for);
-        self.stats.usage.add(lent_for);
+        if self.has_open_loans() {
+            self.stats.usage.add(lent_for);
+        } else {
+            // It has been counted, and is counted again when it is discarded.
+            let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
+            *counted = counted.saturating_sub(1);
+        }
         self.end_loan(index);
         let closing = if close { Some(CloseReason::Requested) } else { self.useless(index) };
         self.table.advance(index, State::Returning);

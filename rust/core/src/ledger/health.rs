@@ -129,9 +129,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn checking(&self, slot: SlotId) -> Result<u32, Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed);
-        }
+        self.ensure_open()?;
         let index = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Checking);
         // A subclass has written another connection into its slot.
         index.ok_or(Refusal::Exhausted)
@@ -140,7 +138,7 @@ impl<H, W> Ledger<H, W> {
     /// Finds a connection that has passed its check, unless it was marked for replacement or the pool was closed meanwhile.
     fn checked(&self, slot: SlotId) -> Result<u32, CloseReason> {
         let index = self.checking(slot).map_err(|refusal| match refusal {
-            Refusal::Closed => CloseReason::WithPool,
+            Refusal::Closed | Refusal::Unopened => CloseReason::WithPool,
             _ => CloseReason::Unplaced,
         })?;
         let health = self.table.get(index).health;

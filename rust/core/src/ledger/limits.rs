@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::closing::Closed;
 use super::outage::Outage;
 use super::{Ledger, Return};
 use crate::close_reason::CloseReason;
@@ -52,7 +53,7 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn set_minconn(&mut self, minconn: usize) {
         self.minconn = minconn;
-        self.after.chores |= self.policy.has_housekeeper;
+        self.after.chores |= self.policy.has_housekeeper && !self.closed;
     }
 
     /// Sets the limit, and gives the idle connections above it, to be closed, the oldest first.
@@ -76,19 +77,25 @@ impl<H, W> Ledger<H, W> {
     /// Opens or closes the pool, and touches no connection.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
-        self.after.chores |= self.policy.has_housekeeper && (!closed || !self.deferred_returns.is_empty());
+        self.closed_how = Closed::Wholly;
+        self.after.chores |= self.policy.has_housekeeper;
         if closed {
             self.dismiss_waiters();
         }
+        self.wake_closers();
     }
 
     /// Closes the pool. The caller closes its connections; those whose deferred return no caller has begun come out here.
     pub(crate) fn close(&mut self) -> Result<Vec<Arc<H>>, Refusal> {
-        if self.closed {
+        let gently = self.closed && self.closed_how == Closed::Gently;
+        if !gently && self.ensure_open() == Err(Refusal::Closed) {
             return Err(Refusal::Closed);
         }
         let usage = self.usage_of_loans();
         self.set_closed(true);
+        if gently {
+            self.closed_how = Closed::Twice;
+        }
         let unreturned: Vec<_> = std::iter::from_fn(|| self.next_deferred_return(NO_CALLER)).collect();
         for returning in &unreturned {
             self.discard(returning.slot, CloseReason::WithPool);
@@ -113,6 +120,8 @@ impl<H, W> Ledger<H, W> {
         self.forgotten.clear();
         self.forget_all_inherited();
         self.closed = false;
+        self.closed_how = Closed::Wholly;
+        self.wake_closers();
         self.last_number = 0;
         self.connect_error = None;
         self.outage = Outage::default();
@@ -128,12 +137,12 @@ impl<H, W> Ledger<H, W> {
         if self.process != process {
             self.process = process;
             self.rng = Rng::new(seed);
-            let closed = self.closed;
+            let closed = (self.closed, self.closed_how);
             let inherited = self.loans_to_inherit();
             self.reset();
             self.inherited = inherited;
-            self.closed = closed;
-            self.after.chores |= self.policy.has_housekeeper && !closed;
+            (self.closed, self.closed_how) = closed;
+            self.after.chores |= self.policy.has_housekeeper && !self.closed;
         }
     }
 

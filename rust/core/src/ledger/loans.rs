@@ -56,7 +56,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn reclaim(&mut self, slot: SlotId, known: Option<String>) -> bool {
         let Some(index) = self.still_lent(slot) else { return false };
         self.forgotten.extend(known);
-        if !self.closed {
+        if self.has_open_loans() {
             self.stats.reclaimed += 1;
             self.stats.count_closed(CloseReason::Reclaimed);
         }
@@ -75,9 +75,9 @@ impl<H, W> Ledger<H, W> {
         std::mem::take(&mut self.forgotten)
     }
 
-    /// Reports a loan of an open pool, unless it has ended.
+    /// Reports a loan, unless it has ended or its connection is closed.
     pub(crate) fn loan_report(&self, slot: SlotId) -> Option<LoanReport<H>> {
-        self.still_lent(slot).filter(|_| !self.closed).and_then(|index| self.report(index))
+        self.still_lent(slot).filter(|_| self.has_open_loans()).and_then(|index| self.report(index))
     }
 
     /// Tells the last generation, so that a block can find the loan that is made for it after this; refuses a key that

@@ -6,6 +6,7 @@
 
 mod borrow;
 mod chores;
+mod closing;
 mod fast_path;
 mod give_back;
 mod growth;
@@ -89,6 +90,10 @@ pub(crate) struct Ledger<H, W> {
     minconn: usize,
     maxconn: usize,
     closed: bool,
+    closed_how: closing::Closed,
+    /// The callers that wait until a closed pool has closed all its connections, by number, and the last number.
+    closers: Vec<(u64, W)>,
+    closers_num: u64,
     policy: Policy,
     /// The time that the binding told last.
     pub(crate) now: Moment,
@@ -131,6 +136,9 @@ impl<H, W> Ledger<H, W> {
             minconn: 0,
             maxconn: 0,
             closed: false,
+            closed_how: closing::Closed::default(),
+            closers: Vec::new(),
+            closers_num: 0,
             policy: Policy::default(),
             now: Moment::START,
             deferred_returns: VecDeque::new(),
@@ -221,12 +229,13 @@ impl<H, W> Ledger<H, W> {
     fn empty(&mut self, index: u32) {
         self.end_transit(index);
         let Slot { state, since, .. } = *self.table.get(index);
-        if state == State::Lent && !self.closed {
+        if state == State::Lent && self.has_open_loans() {
             self.stats.usage.add(self.now.since(since));
         }
         let displaced = self.table.vacate(index);
         self.after.drop_later(displaced);
         self.after.chores |= self.wants_refill();
+        self.wake_closers();
     }
 
     /// Makes a slot idle, and serves the queue.

@@ -21,9 +21,7 @@ pub(crate) enum ReserveDecision {
 impl<H, W> Ledger<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
     pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<ReserveDecision, Unanswered<H>> {
-        if self.closed {
-            return Err(Refusal::Closed.into());
-        }
+        self.ensure_open()?;
         let filed = want.map_or(Ok(None), |want| self.find(want))?;
         if let (Some(index), Some(want)) = (filed, want)
             && self.fills_in(index, want)
@@ -85,9 +83,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn place(&mut self, slot: SlotId, address: usize, connection: &Arc<H>) -> Result<(), Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed);
-        }
+        self.ensure_open()?;
         let opening = self.table.find(slot).filter(|&index| self.table.get(index).state == State::Opening);
         let index = opening.ok_or(Refusal::Exhausted)?;
         if matches!(self.table.get(index).key, Key::None) && self.table.occupied() > self.maxconn {
@@ -127,8 +123,8 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn fail_reservation(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<Return<H>> {
         self.connect_error = Some(why);
         let index = self.table.reserved(slot)?;
-        // The closer of a pool has closed what was filed with the others.
-        if self.table.get(index).state == State::Opening || self.closed {
+        // closeall has closed what was filed with the others.
+        if self.table.get(index).state == State::Opening || !self.has_open_loans() {
             self.vacate(index);
             return None;
         }

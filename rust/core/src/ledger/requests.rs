@@ -9,9 +9,7 @@ use crate::time::Span;
 impl<H, W> Ledger<H, W> {
     /// Counts a request, unless the pool is closed, and tells the last generation.
     pub(crate) fn begin_request(&mut self) -> Result<u64, Refusal> {
-        if self.closed {
-            return Err(Refusal::Closed);
-        }
+        self.ensure_open()?;
         self.stats.requests_num += 1;
         Ok(self.table.generation())
     }
@@ -50,10 +48,10 @@ impl<H, W> Ledger<H, W> {
         told
     }
 
-    /// Tells how long the connections that are lent now have been lent, in all. Those of a closed pool are closed.
+    /// Tells how long the connections that are lent now have been lent, in all.
     pub(super) fn usage_of_loans(&self) -> Span {
         let mut usage = Span::ZERO;
-        if !self.closed {
+        if self.has_open_loans() {
             let lent = self.table.in_state(State::Lent).map(|index| self.table.get(index).since);
             lent.for_each(|since| usage.add(self.now.since(since)));
         }

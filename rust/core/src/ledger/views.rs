@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Ledger;
 use crate::key::LoanKey;
 use crate::question::{Unanswered, Want};
+use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::stats::{ConnectError, Counts};
 
@@ -125,6 +126,8 @@ impl<H, W> Ledger<H, W> {
             minconn: self.minconn,
             maxconn: self.maxconn,
             closed: self.closed,
+            unopened: self.ensure_open() == Err(Refusal::Unopened),
+            unclosed: self.unclosed(),
         }
     }
 

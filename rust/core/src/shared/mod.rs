@@ -3,6 +3,7 @@
 
 mod borrow;
 mod chores;
+mod closing;
 mod give_back;
 mod growth;
 mod guards;
@@ -28,6 +29,7 @@ use crate::time::Moment;
 
 pub use self::borrow::CheckOut;
 pub use self::chores::Chore;
+pub use self::closing::Closer;
 pub use self::guards::{Checking, Grown, Growth, Refill, Reservation, Returning, Waiter};
 pub use self::open::Reserve;
 
