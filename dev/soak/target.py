@@ -77,7 +77,9 @@ class Target:
             background=True,
             leak_after=0.5,
             reclaim=True,
+            open=False,
         )
+        self.pool.open()
         holders = Holders()
         ways = [Borrower(holders, f"{seed} borrower {number}") for number in range(THREADS)]
         self.load = pool_load(self.pool, self.counters.record, threads=THREADS, ways=ways, seed=seed)

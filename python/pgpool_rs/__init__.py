@@ -21,7 +21,9 @@ except ModuleNotFoundError as error:
 
 from pgpool_rs._loans import LoanInfo
 from pgpool_rs._pools import pools
+from pgpool_rs._protocol import PooledConnection
 from pgpool_rs._psycopg2_pool import replace_psycopg2_pool
+from pgpool_rs._settings import PoolOptions
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 from pgpool_rs.health import check_query
 from pgpool_rs.pool import AbstractConnectionPool, SimpleConnectionPool, ThreadedConnectionPool
@@ -32,7 +34,9 @@ __all__ = [
     "PoolClosed",
     "PoolError",
     "PoolExhausted",
+    "PoolOptions",
     "PoolTimeout",
+    "PooledConnection",
     "SimpleConnectionPool",
     "ThreadedConnectionPool",
     "TooManyRequests",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed import ConvertibleToInt
     from typing_extensions import Self
 
+    from pgpool_rs._protocol import PooledConnection
     from pgpool_rs._views import Idle, Rused, Used
 
 __all__ = [
@@ -99,7 +100,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         max_lifetime: float | None = None,
         configure: Callable[[Any], object] | None = None,
         reset: Callable[[Any], object] | Literal["discard"] | None = None,
-        connect: Callable[..., Any] | None = None,
+        connect: Callable[..., PooledConnection] | None = None,
         open_workers: int = 1,
         grow: Literal["caller", "workers"] = "caller",
         background: bool = False,
@@ -131,7 +132,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             the connection, and the connect has failed.
         :param reset: called with each returned connection, after the transaction has ended; "discard" runs DISCARD ALL.
             If it raises or leaves a transaction open, the pool closes the connection.
-        :param connect: called in place of `psycopg2.connect`, with the same arguments.
+        :param connect: called in place of `psycopg2.connect`, with the same arguments. Returns a `PooledConnection`.
         :param open_workers: how many threads open the first `minconn` connections, and, with `grow="workers"`, how many
             connect at once later.
         :param grow: who opens a connection when none is idle and there is room. "caller": the caller that needs it.

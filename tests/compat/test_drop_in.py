@@ -113,7 +113,8 @@ def test_no_name_that_we_add_can_be_a_subclasss_own_by_chance(our_class: Any, se
 
 
 PUBLIC = {
-    *("name", "check", "wait", "connection", "resize", "drain", "maintain", "loans", "get_stats", "pop_stats"),
+    *("name", "options", "open", "close", "check", "wait", "connection", "resize", "drain", "maintain"),
+    *("loans", "get_stats", "pop_stats"),
 }
 
 

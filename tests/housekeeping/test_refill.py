@@ -211,7 +211,7 @@ def test_a_pool_that_is_closed_has_nothing_to_maintain(server: FakeServer, our_c
     pool.closeall()
     advance_clock(2000)
     pool.maintain()
-    assert pool._pgpool_maintain() is None
+    assert pool._pgpool_maintain() == -1
     assert_balanced(pool, server)
 
 

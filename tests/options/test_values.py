@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 SECONDS = ["timeout", "check_after", "max_idle", "max_lifetime", "leak_after"]
 COUNTS = ["max_waiting", "open_workers"]
 CALLABLES = ["check", "configure", "reset", "connect"]
-FLAGS = ["background", "reclaim", "close_returns"]
+FLAGS = ["background", "reclaim", "close_returns", "open"]
 WORDS = ["grow"]
 
 INF = math.inf
@@ -60,6 +60,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "leak_after": INF,
         "reclaim": False,
         "close_returns": False,
+        "open": True,
     }
 
 
@@ -274,7 +275,7 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
         {"check": check_socket},
         {"timeout": None, "max_waiting": 5, "check_after": 0, "reclaim": True, "open_workers": 4, "name": "web"},
         {"grow": "workers"},
-        {"configure": nothing, "reset": "discard", "connect": nothing, "close_returns": True},
+        {"configure": nothing, "reset": "discard", "connect": nothing, "close_returns": True, "open": False},
         {"max_idle": 0, "max_lifetime": None, "leak_after": None, "background": False},
         {"max_lifetime": INF, "leak_after": INF},
     ],

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use super::lengths;
 use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
 use crate::{
-    Busy, CheckOut, Checking, Chore, CloseReason, Growth, Policy, Refill, Reservation, Reserve, Returning, Waiter, Want,
+    Busy, CheckOut, Checking, Chore, CloseReason, Closer, Growth, Policy, Refill, Reservation, Reserve, Returning,
+    Waiter, Want,
 };
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
@@ -29,7 +30,7 @@ macro_rules! calls {
 calls! {
     Pass Lend LendUnder CheckOut Reserve Fulfil Fail EndReservation TakeBackClean TakeBackLoan BeginReturn ReturnByKey Keep CloseFor
     Defer EndReturn Pronounce Next DropCheck IdleCheck EndWait Chore EndRefill Drain InvalidateLoan Reclaim
-    BeginGrowth FulfilGrowth EndGrowth DropGrowth InsertLoan RemoveLoan ReplaceIdle Limits Close Open Reset
+    BeginGrowth FulfilGrowth EndGrowth DropGrowth InsertLoan RemoveLoan ReplaceIdle Limits Close CloseGently Unopen OpenPool AwaitReturns Open Reset
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -48,6 +49,7 @@ struct Hands<'w> {
     waiters: Vec<Waiter<'w, Thing, TestWaker>>,
     refills: Vec<Refill<'w, Thing, TestWaker>>,
     growths: Vec<Growth<'w, Thing, TestWaker>>,
+    closers: Vec<Closer<'w, Thing, TestWaker>>,
 }
 
 fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
@@ -233,6 +235,10 @@ impl<'w> Hands<'w> {
             }
             Call::Limits => self.returns.extend(ledger.resize(nth, number as usize)),
             Call::Close => drop(ledger.close()),
+            Call::CloseGently => self.returns.extend(ledger.close_gently(caller).into_iter().flatten()),
+            Call::Unopen => self.returns.extend(ledger.unopen(caller)),
+            Call::OpenPool => drop(ledger.open()),
+            Call::AwaitReturns => self.closers.extend(ledger.await_returns(world.waker())),
             Call::Open => ledger.set_closed(false),
             Call::Reset => ledger.reset(),
         }

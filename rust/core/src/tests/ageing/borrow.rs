@@ -166,8 +166,8 @@ impl Model {
         willing: Option<Token>,
         token: Token,
     ) -> Got {
-        if self.closed {
-            return Got::Refused(Refusal::Closed);
+        if let Err(refusal) = self.ensure_open() {
+            return Got::Refused(refusal);
         }
         if let Some(at) = self.failed.iter().position(|&failed| Some(failed) == waiter) {
             self.failed.remove(at);
@@ -245,8 +245,8 @@ impl Model {
 
     /// Reserves room for a connection that is to lie idle.
     pub(super) fn reserve(&mut self, token: Token) -> Result<(), Refusal> {
+        self.ensure_open()?;
         match () {
-            () if self.closed => Err(Refusal::Closed),
             () if !self.has_room() => Err(Refusal::Exhausted),
             () => {
                 let opened_in = self.next_opening();
@@ -270,7 +270,7 @@ impl Model {
     pub(super) fn fulfil(&mut self, token: Token, name: u32) -> Result<(), Refusal> {
         let at = self.opening.iter().position(|opening| opening.token == token).expect("it is open");
         let refusal = match self.opening[at].purpose {
-            _ if self.closed => Some(Refusal::Closed),
+            _ if self.closed => self.ensure_open().err(),
             Purpose::Rest => (self.occupied() > self.maxconn).then_some(Refusal::Exhausted),
             Purpose::Loan { .. } => None,
         };
@@ -315,7 +315,7 @@ impl Model {
         };
         let Loan { key, connection, .. } = self.lent.remove(at);
         let name = connection.name;
-        if self.closed {
+        if !self.has_open_loans() {
             // It was closed with the others.
             return None;
         }

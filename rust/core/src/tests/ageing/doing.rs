@@ -256,7 +256,7 @@ impl<'w> Duel<'w> {
     pub(super) fn reclaim(&mut self, name: u32) {
         let slot = self.world.loan(name);
         if self.world.ledger.unkeyed(slot).is_some() {
-            assert_eq!(self.world.reclaim(slot).is_some(), !self.model.closed);
+            assert_eq!(self.world.reclaim(slot).is_some(), self.model.has_open_loans());
             self.model.reclaim(name);
             // The caller does the chores.
             self.resting = None;

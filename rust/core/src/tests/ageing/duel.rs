@@ -1,9 +1,11 @@
 //! The real ledger and the model, side by side.
 
-use super::model::{HOUSEKEEPER, Model, Promise, Token};
+use super::model::{Ended, HOUSEKEEPER, Model, Promise, Token};
 use super::steps::Step;
 use crate::tests::props::{TestWaker, Thing, World};
-use crate::{Candidates, Checking, Growth, Moment, Policy, Refill, Reservation, Returning, Waiter, Want};
+use crate::{
+    Candidates, Checking, Closer, Growth, Moment, Policy, Refill, Refusal, Reservation, Returning, Waiter, Want,
+};
 
 /// A waiter of the real pool, with what is needed to ask again.
 pub(super) struct Waiting<'w> {
@@ -39,6 +41,8 @@ pub(super) struct Duel<'w> {
     pub(super) housekeeper: TestWaker,
     /// Until when the housekeeper rests, and how often it had been called when it began to.
     pub(super) resting: Option<(Moment, usize)>,
+    /// Callers that wait for the last connection of a closed pool to be closed.
+    pub(super) closers: Vec<(Closer<'w, Thing, TestWaker>, TestWaker)>,
     pub(super) last: Token,
 }
 
@@ -65,6 +69,7 @@ impl<'w> Duel<'w> {
             workers,
             housekeeper: world.housekeeper(),
             resting: None,
+            closers: vec![],
             last: 100,
         }
     }
@@ -145,7 +150,8 @@ impl<'w> Duel<'w> {
     }
 
     fn manage(&mut self, step: &Step) {
-        let tokens = self.tokens(self.model.idle.len());
+        let model = &self.model;
+        let tokens = self.tokens(model.idle.len() + model.promised.len() + model.deferred_returns.len());
         match *step {
             Step::Drain => {
                 let drained = self.world.ledger.drain(HOUSEKEEPER);
@@ -165,6 +171,25 @@ impl<'w> Duel<'w> {
                 let given = self.world.ledger.close().map(|given| given.iter().map(|given| given.name).collect());
                 assert_eq!(given, self.model.close());
             }
+            Step::CloseGently => {
+                let idle = self.world.ledger.close_gently(HOUSEKEEPER);
+                let expected = self.model.close_gently(&tokens);
+                assert_eq!(idle.is_some(), expected.is_some());
+                self.discarded(tokens, idle.unwrap_or_default(), &expected.unwrap_or_default());
+            }
+            Step::Unopen => {
+                let idle = self.world.ledger.unopen(HOUSEKEEPER);
+                let expected = if self.model.closed { vec![] } else { self.model.shut(Ended::Unopened, &tokens) };
+                self.discarded(tokens, idle, &expected);
+            }
+            Step::OpenPool => assert_eq!(self.world.ledger.open(), self.model.open()),
+            Step::AwaitReturns => {
+                let waker = self.world.waker();
+                let closer = self.world.ledger.await_returns(waker.clone());
+                assert_eq!(closer.is_some(), self.model.closed && self.model.unclosed() > 0);
+                self.closers.extend(closer.map(|closer| (closer, waker)));
+            }
+            Step::EndWait { nth } => drop(take(&mut self.closers, nth)),
             Step::SetClosed(closed) => {
                 self.world.ledger.set_closed(closed);
                 self.model.set_closed(closed);
@@ -187,6 +212,7 @@ impl<'w> Duel<'w> {
     }
 
     pub(super) fn drop_all(&mut self) {
+        self.closers.clear();
         self.refill = None;
         self.growths.clear();
         self.waiting.clear();
@@ -205,6 +231,12 @@ impl<'w> Duel<'w> {
         assert_eq!((counts.promised, counts.opening), (model.promised.len() - rooms, model.opening.len() + rooms));
         assert_eq!((counts.checking, counts.returning), (model.checking.len(), model.returning.len()));
         assert_eq!((counts.waiting, counts.closed), (model.waiting(), model.closed));
+        assert_eq!(
+            (counts.unopened, counts.unclosed),
+            (model.ensure_open() == Err(Refusal::Unopened), model.unclosed())
+        );
+        let over = !model.closed || model.unclosed() == 0;
+        assert!(!over || self.closers.iter().all(|(_, waker)| waker.wakes() == 1), "a closer sleeps for ever");
         let room = model.maxconn.saturating_sub(model.occupied());
         let free = !model.idle.is_empty() || model.policy.grow.is_none() && room > 0;
         assert!(model.closed || !free || model.waiting_for_room() == 0, "a caller waits while a slot is free");

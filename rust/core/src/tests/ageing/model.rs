@@ -128,12 +128,25 @@ pub(super) enum Job {
     Rest,
 }
 
+/// What has closed the pool.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(super) enum Ended {
+    #[default]
+    Wholly,
+    Gently,
+    /// Gently, and then wholly.
+    Twice,
+    /// Nothing: it was never open.
+    Unopened,
+}
+
 #[derive(Default)]
 pub(super) struct Model {
     pub(super) policy: Policy,
     pub(super) minconn: usize,
     pub(super) maxconn: usize,
     pub(super) closed: bool,
+    pub(super) ended: Ended,
     pub(super) now: Moment,
     pub(super) idle: Vec<Connection>,
     pub(super) lent: Vec<Loan>,
@@ -189,6 +202,23 @@ impl Model {
         self.queue.len()
     }
 
+    pub(super) fn ensure_open(&self) -> Result<(), Refusal> {
+        match self.ended {
+            _ if !self.closed => Ok(()),
+            Ended::Unopened => Err(Refusal::Unopened),
+            _ => Err(Refusal::Closed),
+        }
+    }
+
+    /// Whether the lent connections are open.
+    pub(super) fn has_open_loans(&self) -> bool {
+        !self.closed || self.ended == Ended::Gently || self.ended == Ended::Unopened
+    }
+
+    pub(super) fn unclosed(&self) -> usize {
+        if self.has_open_loans() { self.occupied() } else { 0 }
+    }
+
     pub(super) fn is_queued(&self, waiter: Token) -> bool {
         self.queue.iter().any(|queued| queued.number == waiter)
     }
@@ -213,7 +243,7 @@ impl Model {
     }
 
     pub(super) fn usage_of_loans(&self) -> u64 {
-        let lent = self.lent.iter().filter(|_| !self.closed);
+        let lent = self.lent.iter().filter(|_| self.has_open_loans());
         lent.map(|loan| self.now.since(loan.since).as_nanos()).sum()
     }
 

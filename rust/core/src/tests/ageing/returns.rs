@@ -1,6 +1,6 @@
 //! Returning, and what is trusted, on the model.
 
-use super::model::{Checking, Connection, Got, HOUSEKEEPER, Model, Opening, Purpose, Returning, Token};
+use super::model::{Checking, Connection, Ended, Got, HOUSEKEEPER, Model, Opening, Purpose, Returning, Token};
 use crate::time::Span;
 use crate::{Check, CloseReason, Moment, Refusal};
 
@@ -43,13 +43,19 @@ impl Model {
         close: bool,
         token: Token,
     ) -> Result<(Option<CloseReason>, Option<Span>), Refusal> {
-        if self.closed {
+        if self.closed && self.ended == Ended::Wholly {
             return Err(Refusal::Closed);
         }
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = self.lent.remove(at);
         let lent_for = self.now.since(loan.since);
-        self.stats.usage.add(lent_for);
+        if self.has_open_loans() {
+            self.stats.usage.add(lent_for);
+        } else {
+            // Counted already, and to be counted again.
+            let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
+            *counted = counted.saturating_sub(1);
+        }
         self.returning.push(Returning { token, connection: loan.connection, closing: None, in_transit: None });
         self.key_gone(loan.key);
         let at = self.returning.len() - 1;
@@ -114,7 +120,7 @@ impl Model {
     pub(super) fn reclaim(&mut self, name: u32) {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = self.lent.remove(at);
-        if !self.closed {
+        if self.has_open_loans() {
             self.stats.reclaimed += 1;
             self.count_closed(CloseReason::Reclaimed);
             self.stats.usage.add(self.now.since(loan.since));
@@ -160,9 +166,9 @@ impl Model {
     pub(super) fn next(&mut self, token: Token, reason: CloseReason, another: Token) -> Got {
         self.count_dead(reason);
         let purpose = self.take_checking(token).purpose;
-        if self.closed {
+        if let Err(refusal) = self.ensure_open() {
             self.key_gone(purpose.key());
-            return Got::Refused(Refusal::Closed);
+            return Got::Refused(refusal);
         }
         if let Some(connection) = self.idle.pop() {
             let got = self.lend(connection, purpose, another);

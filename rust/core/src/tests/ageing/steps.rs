@@ -43,6 +43,13 @@ pub(super) enum Step {
     SetMinconn(usize),
     SetMaxconn(usize),
     Close,
+    CloseGently,
+    // A pool that is not yet open, and its opening, after which the next may fail.
+    Unopen,
+    OpenPool,
+    // A caller waits until nothing is lent, or goes.
+    AwaitReturns,
+    EndWait { nth: usize },
     SetClosed(bool),
     Reset,
 }
@@ -96,6 +103,8 @@ fn step() -> impl Strategy<Value = Step> {
         (0..5_usize).prop_map(Step::SetMaxconn),
         prop_oneof![3 => Just(Step::SetClosed(false)), 1 => Just(Step::SetClosed(true)), 1 => Just(Step::Close)],
         prop_oneof![3 => Just(Step::SetClosed(false)), 1 => Just(Step::Reset)],
+        prop_oneof![2 => Just(Step::CloseGently), 1 => Just(Step::Unopen), 2 => Just(Step::OpenPool)],
+        prop_oneof![3 => Just(Step::AwaitReturns), 1 => nth().prop_map(|nth| Step::EndWait { nth })],
     ];
     prop_oneof![
         4 => often(millis.prop_map(|millis| Step::Pass { millis })),

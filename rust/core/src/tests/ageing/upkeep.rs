@@ -1,6 +1,6 @@
 //! Chores, limits and the end, on the model.
 
-use super::model::{HOUSEKEEPER, Job, Loan, Model, Promise, Refill, Returning, Token, nanos};
+use super::model::{Ended, HOUSEKEEPER, Job, Loan, Model, Promise, Refill, Returning, Token, nanos};
 use crate::time::Span;
 use crate::{CloseReason, Moment, Refusal, Stats};
 
@@ -119,6 +119,7 @@ impl Model {
 
     pub(super) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
+        self.ended = Ended::Wholly;
         if closed {
             self.dismiss();
         }
@@ -126,12 +127,14 @@ impl Model {
 
     /// Closes the pool, and names what the closer is given.
     pub(super) fn close(&mut self) -> Result<Vec<u32>, Refusal> {
-        if self.closed {
+        let gently = self.closed && self.ended == Ended::Gently;
+        if !gently && self.ensure_open() == Err(Refusal::Closed) {
             return Err(Refusal::Closed);
         }
         let usage = nanos(self.usage_of_loans());
         self.stats.usage.add(usage);
         self.set_closed(true);
+        self.ended = if gently { Ended::Twice } else { Ended::Wholly };
         let mut given = vec![];
         for (token, _) in std::mem::take(&mut self.deferred_returns) {
             given.push(self.take_returning(token).connection.name);
@@ -140,6 +143,36 @@ impl Model {
         given.extend(self.idle.iter().chain(lent).map(|connection| connection.name));
         self.stats.closed[CloseReason::WithPool as usize] += given.len() as u64;
         Ok(given)
+    }
+
+    /// Closes the pool gently, or makes it unopened, and names the connections that come out.
+    pub(super) fn shut(&mut self, ended: Ended, tokens: &[Token]) -> Vec<u32> {
+        self.set_closed(true);
+        self.ended = ended;
+        let deferred = std::mem::take(&mut self.deferred_returns);
+        let (first, others) = tokens.split_at(deferred.len());
+        let mut given = vec![];
+        for ((left, _), &token) in deferred.into_iter().zip(first) {
+            let mut returning = self.take_returning(left);
+            (returning.token, returning.closing) = (token, Some(CloseReason::WithPool));
+            given.push(returning.connection.name);
+            self.returning.push(returning);
+        }
+        given.extend(self.retire(self.idle.len(), others, CloseReason::WithPool, None));
+        given
+    }
+
+    pub(super) fn close_gently(&mut self, tokens: &[Token]) -> Option<Vec<u32>> {
+        let shuts = self.ensure_open() != Err(Refusal::Closed);
+        shuts.then(|| self.shut(Ended::Gently, tokens))
+    }
+
+    pub(super) fn open(&mut self) -> Result<bool, Refusal> {
+        let opens = self.ensure_open() == Err(Refusal::Unopened);
+        if opens {
+            self.set_closed(false);
+        }
+        self.ensure_open().map(|()| opens)
     }
 
     pub(super) fn reset(&mut self) {
@@ -151,6 +184,7 @@ impl Model {
         self.returning.clear();
         self.deferred_returns.clear();
         self.closed = false;
+        self.ended = Ended::Wholly;
         self.refill = Refill::default();
         self.called = 0;
         self.growing.clear();
