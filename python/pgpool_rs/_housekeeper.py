@@ -109,6 +109,11 @@ class Housekeeper:
         if not self._ended:
             self._note(pool).wake()
 
+    def end_visits(self, pool: Pool) -> None:
+        """Have the thread, if it runs, learn that the pool is closed. Start none for that."""
+        if not self._ended and self._house().alive():
+            self._note(pool).wake()
+
     def current_pool(self) -> Pool | None:
         """Return the pool that this thread is calling, if this is the housekeeping thread."""
         house = self._house()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import re
 import threading
 import time
@@ -94,6 +95,43 @@ def test_a_poke_that_sees_no_thread_just_before_another_starts_it_starts_no_seco
     threads = threading.active_count()
     pool.poked(housekeeper)
     assert threading.active_count() == threads + 1
+
+
+CLOSED = -1
+
+
+def test_the_thread_ends_once_all_pools_are_closed_or_gone_and_the_next_poke_starts_another(
+    housekeeper: Housekeeper,
+) -> None:
+    for _ in range(3):
+        first, second = StubPool().poked(housekeeper), StubPool().poked(housekeeper)
+        thread = thread_of(housekeeper)
+        first.answer = CLOSED
+        housekeeper.end_visits(first)
+        wait_until(lambda first=first: not housekeeper.cares_for(first), "the end of its visits")  # type: ignore[misc]
+        housekeeper.poke(second)
+        second.wait_for_calls(2)
+        assert thread.is_alive()
+        second.answer = CLOSED
+        housekeeper.end_visits(second)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+        housekeeper.end_visits(second)
+        assert house_of(housekeeper).thread is None
+
+
+def test_a_poke_that_sees_the_thread_alive_as_it_ends_is_answered(housekeeper: Housekeeper) -> None:
+    late = StubPool()
+
+    class Ending(House):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "thread" and value is None and getattr(self, "thread", None) is not None and not late.calls:
+                housekeeper.poke(late)
+            super().__setattr__(name, value)
+
+    housekeeper._houses[os.getpid()] = Ending(os.getpid())
+    StubPool(CLOSED).poked(housekeeper)
+    late.wait_for_calls(1)
 
 
 def test_threads_that_are_the_first_in_a_process_to_poke_share_one_thread(housekeeper: Housekeeper) -> None:

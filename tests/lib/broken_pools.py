@@ -127,6 +127,7 @@ class CountsWhenConnected(SoundPool):
     "borrow(borrower=2, key=None)",
     "start_to_give_back_to_be_closed(borrower=1)",
     "borrow(borrower=3, key=None)",
+    also=("closed_stays_closed",),
 )
 class FreesBeforeItCloses(SoundPool):
     """Frees a slot before its connection has been closed."""
@@ -347,6 +348,27 @@ class ClosesOnlyWhatIsIdle(SoundPool):
 
     def to_close(self) -> list[Any]:
         return self.idle
+
+
+@caught_by(
+    "closed_stays_closed", "borrow(borrower=1, key=None)", "close(close_fails=None)", "give_back(borrower=1)"
+)
+class RefusesWhatComesBackLate(SoundPool):
+    """Refuses after close() what was lent before."""
+
+    def close(self, timeout: float | None = None) -> int:
+        try:
+            return super().close(timeout)
+        finally:
+            self.takes_back = False
+
+
+@caught_by("closed_stays_closed", "borrow(borrower=1, key=None)", "close(close_fails=None)")
+class SaysThatNothingIsLent(SoundPool):
+    """Tells after close() that nothing is lent, whatever is."""
+
+    def left(self) -> int:
+        return 0
 
 
 @caught_by("only_sound_lent", "lend_all_and_take_them_back()", "kill_an_idle_connection(number=0)")

@@ -46,6 +46,7 @@ class SoundPool:
         self.max_idle = max_idle
         self.check = check
         self.closed = False
+        self.takes_back = True
         self.changed = threading.Condition()
         self.idle: list[Any] = []
         self.lent: dict[int, tuple[Any, Any]] = {}  # by id(connection): the connection and its key
@@ -202,7 +203,7 @@ class SoundPool:
     def putconn(self, connection: Any, key: Any = None, close: bool = False) -> None:
         """Take a connection back."""
         with self.changed:
-            if self.closed:
+            if not self.takes_back:
                 raise PoolError("connection pool is closed")
             self.unfile(connection, key)
         self.take_back(connection, close=close)
@@ -340,7 +341,7 @@ class SoundPool:
     def end_loan(self, loan: tuple[Any, Any]) -> None:
         """End the loan of a block, and no other."""
         with self.changed:
-            if self.closed:
+            if not self.takes_back:
                 raise PoolError("connection pool is closed")
             if not self.is_current(loan):
                 raise PoolError("the block's connection has been given back")
@@ -353,18 +354,38 @@ class SoundPool:
     # --- the rest ---
 
     def closeall(self) -> None:
-        """Close every connection, and refuse everything from now on."""
+        """Close every connection, and refuse everything from now on; after close(), not what was lent before."""
         with self.changed:
-            if self.closed:
+            if self.closed and not self.takes_back:
                 raise PoolError("connection pool is closed")
-            self.closed = True
+            self.takes_back = self.closed
             connections = self.to_close()
-            for seat in self.queue:
-                seat.served = True
-                self.taken += 1
-            self.queue.clear()
-            self.changed.notify_all()
+            self.dismiss()
         self.close_each(connections)
+
+    def close(self, timeout: float | None = None) -> int:
+        """Close what is idle, and close what is lent as it comes back; wait for that, and tell how many are left."""
+        with self.changed:
+            idle = list(self.idle)
+            self.idle.clear()
+            self.dismiss()
+        self.close_each(idle)
+        with self.changed:
+            self.changed.wait_for(lambda: not self.lent, timeout or 0)
+            return self.left()
+
+    def left(self) -> int:
+        """Count what is lent."""
+        return len(self.lent)
+
+    def dismiss(self) -> None:
+        """Refuse all that wait, and all that come."""
+        self.closed = True
+        for seat in self.queue:
+            seat.served = True
+            self.taken += 1
+        self.queue.clear()
+        self.changed.notify_all()
 
     def close_each(self, connections: list[Any]) -> None:
         """Close these; if that is interrupted, close the others, and pass the interrupt on."""

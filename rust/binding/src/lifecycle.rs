@@ -21,7 +21,7 @@ use crate::notes::with_notes;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
-use crate::wait::{Parker, Waker, poke};
+use crate::wait::{Parker, Waker, end_visits, poke};
 
 /// Empties the ledger, sets options and limits, and opens minconn connections; closes them again if one fails.
 pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usize, options: Checked) -> PyResult<()> {
@@ -109,7 +109,7 @@ pub(crate) fn close_gently(pool: &Bound<'_, AbstractPool>, timeout: Timeout) -> 
         let open = ledger.unclosed();
         let closed = discard_all(pool, idle);
         let logged = both(py, log_forgotten(pool), log(pool, POOL_CLOSED, || (open,)));
-        both(py, closed, logged)
+        both(py, both(py, closed, leave_housekeeper(pool)), logged)
     })?;
     let waits = timeout != Timeout::ZERO && !is_logging(caller);
     while waits && ledger.unclosed() > 0 {
@@ -170,9 +170,14 @@ fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
         Err(error) if is_database_error(py, &error) => Ok(()),
         closed => closed,
     });
-    let closed = every(py, ends);
+    let closed = both(py, every(py, ends), leave_housekeeper(pool));
     let logged = both(py, log_forgotten(pool), log(pool, POOL_CLOSED, || (connections.len(),)));
     Ok(both(py, closed, logged)?)
+}
+
+/// Lets the housekeeping thread end if this was the last pool that needed it.
+fn leave_housekeeper(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    if pool.get().options().policy.has_housekeeper { end_visits(pool).map(drop) } else { Ok(()) }
 }
 
 /// Closes a connection when its pool closes. A connection that its borrower has forgotten is closed already. An object without

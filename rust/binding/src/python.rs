@@ -103,6 +103,7 @@ names! {
     cursor = "cursor",
     diag = "diag",
     execute = "execute",
+    end_visits = "end_visits",
     f_lasti = "f_lasti",
     fileno = "fileno",
     get_ident = "get_ident",

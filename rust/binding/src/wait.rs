@@ -79,6 +79,11 @@ pub(crate) fn poke_quietly(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
     tell_housekeeper(pool, name!(pool.py(), poke_quietly))
 }
 
+/// Tells the housekeeper that a pool is closed, and needs no thread any more.
+pub(crate) fn end_visits(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
+    tell_housekeeper(pool, name!(pool.py(), end_visits))
+}
+
 /// Starts a thread for a worker. Says whether it has begun.
 fn start_worker(pool: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = pool.py();

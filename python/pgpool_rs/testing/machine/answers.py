@@ -79,12 +79,17 @@ class Answers:
         model.lives[connection.serial].unused_since = model.now
         closed_inside = call in self._closed_inside
         self._closed_inside.discard(call)
-        if call.error is None or call.fired or connection.is_killed or model.closing:
+        if call.error is None or call.fired or connection.is_killed or (model.closing and not model.gently):
             return
         if closed_inside:
             self.judge.fail(
                 "blocks_end_their_own_loan",
                 f"Connection {connection.serial} was closed inside its block, which ended in {told(call.error)}",
+            )
+        if model.closing:
+            self.judge.fail(
+                "closed_stays_closed",
+                f"Connection {connection.serial}, lent before close(), is not taken back ({told(call.error)})",
             )
         self.judge.fail(
             "nothing_lost", f"Connection {connection.serial}, which is lent, is not taken back ({told(call.error)})"
@@ -135,15 +140,18 @@ class Answers:
 
     def _enter_closing(self, call: Call) -> None:
         self._closing.discard(call)
+        model = self.model
         if call.error is None:
-            self.model.closed = True
-        elif self.model.closed or self._closing:
+            model.closed = True
+            if call.result is not None and not (model.calls or model.swept) and call.result != len(model.loans):
+                self.judge.fail("closed_stays_closed", f"close() left {len(model.loans)} lent, and told {call.result}")
+        elif model.closed or self._closing:
             pass  # the pool is closed, or another closeall is under way
         elif not call.fired:
-            self.judge.fail("closed_stays_closed", f"closeall() failed ({told(call.error)})")
+            self.judge.fail("closed_stays_closed", f"{'closeall' if model.swept else 'close'}() failed ({told(call.error)})")
         else:
             # It may have ended half-way; a second one finds nothing left to do, or does the rest.
-            self.model.closed = True
+            model.closed = True
             self.close_the_pool()
 
     def _judge(self, look: Look) -> None:

@@ -198,7 +198,13 @@ class Driver(Answers):
 
     def close_the_pool(self, holds: Collection[str] = (), faults: dict[str, BaseException] | None = None) -> None:
         """Make a call of closeall."""
+        self.model.swept = True
         self.do(self.pool.closeall, closes=True, holds=holds, faults=faults)
+
+    def close_gently(self, faults: dict[str, BaseException]) -> None:
+        """Make a call of close."""
+        self.model.gently = True
+        self.do(self.pool.close, closes=True, faults=faults)
 
     def give_back_under(self, borrower: Borrower, key: Any, *, wrong: bool) -> None:
         """Let a borrower give back under a key; one that is not the loan's own may be refused, and changes nothing."""

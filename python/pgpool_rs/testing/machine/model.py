@@ -74,6 +74,9 @@ class Model:
         self.now = 0.0
         self.closed = False
         self.closing = False
+        # Whether close() came first, after which every return is accepted; and whether closeall() has come.
+        self.gently = False
+        self.swept = False
         self.borrowers: list[Borrower] = []
         self.loans: list[Loan] = []
         self.returning: dict[Call, Any] = {}

@@ -120,7 +120,14 @@ class Abilities:
         self.takes_keys_back = _takes(pool, "putconn", 2)
         self.blocks_take_keys = _takes(pool, "connection", 1)
         names = ("closeall", "connection", "maintain", "drain", "check", "resize")
-        self.methods = frozenset(name for name in names if callable(getattr(pool, name, None)))
+        methods = {name for name in names if callable(getattr(pool, name, None))}
+        timeout = _parameters(pool, "close").get("timeout")
+        # Another pool's close() may close what is lent, too, or wait; and its open() may open a connection.
+        if timeout is not None and timeout.default is None:
+            methods.add("close")
+        if isinstance(pool, AbstractConnectionPool):
+            methods.add("open")
+        self.methods = frozenset(methods)
 
 
 # What a method may take without a key standing there.

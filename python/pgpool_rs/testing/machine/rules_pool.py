@@ -58,12 +58,26 @@ class PoolRules(Rules):
         """Call the pool's `resize(minconn, minconn + more)`; with no room for any, it is one more."""
         self.driver.resize(minconn, max(1, minconn + more))
 
-    @precondition(lambda self: self._is_open() and self._can("closeall"))
+    @precondition(lambda self: self._is_open() and self._can("close"))
+    @rule(close_fails=chosen(lambda machine, number: pick((None, *machine._close_errors()), number)))
+    def close(self, close_fails: str | None) -> None:
+        """Close the pool by its `close()`, which leaves open what is lent; the first close may fail."""
+        self.driver.close_gently({} if close_fails is None else {"close": self._error(close_fails)})
+
+    @precondition(lambda self: self._is_open() and self._can("open"))
+    @rule()
+    def open(self) -> None:
+        """Call the pool's `open()`, which does nothing, since the pool is open."""
+        call = self.driver.do(self.driver.pool.open)
+        if call.answered and call.error is not None:
+            raise call.error
+
+    @precondition(lambda self: (self._is_open() or self._is_gently_closed()) and self._can("closeall"))
     @rule(close_fails=chosen(lambda machine, number: pick((None, *machine._close_errors()), number)))
     def closeall(self, close_fails: str | None) -> None:
         """Close the pool; the first close of a connection may fail."""
         faults = {} if close_fails is None else {"close": self._error(close_fails)}
-        self.driver.do(self.driver.pool.closeall, closes=True, faults=faults)
+        self.driver.close_the_pool(faults=faults)
 
     @precondition(lambda self: self._model.closing)
     @rule()
@@ -73,6 +87,9 @@ class PoolRules(Rules):
         self._begin()
 
     _make_another_soon = _make_another_very_soon = make_another_pool
+
+    def _is_gently_closed(self) -> bool:
+        return self._model.gently and not self._model.swept and self._can_call()
 
     def _close_errors(self) -> tuple[str, ...]:
         return self._errors() if self._may("close") else ()

@@ -93,7 +93,7 @@ class OverlappingRules(BorrowingRules, BlockRules):
     @rule()
     def start_closeall(self) -> None:
         """Close the pool in a thread; it is held in the first close of a connection."""
-        self.driver.do(self.driver.pool.closeall, closes=True, holds={"close"})
+        self.driver.close_the_pool(holds={"close"})
 
     @precondition(_holds_closeall)
     @rule()

@@ -78,7 +78,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
         self.closed_how = Closed::Wholly;
-        self.after.chores |= self.policy.has_housekeeper;
+        self.after.chores |= self.policy.has_housekeeper && (!closed || !self.deferred_returns.is_empty());
         if closed {
             self.dismiss_waiters();
         }

@@ -292,6 +292,7 @@ impl<'w> Caller<'w> {
                 note(self.thread, "may not give its connection back");
                 let mut state = world.model.state();
                 // With one key, one of them gives it back, and the others are told that it is not theirs any more.
+                assert!(!state.gently, "a return to a gently closed pool is refused: {refusal}");
                 let expected = if state.closed { refusal == Refusal::Closed } else { !state.holds(self.thread) };
                 assert!(expected, "{refusal}");
                 if state.closed {

@@ -170,6 +170,51 @@ fn a_newcomer_never_overtakes_a_waiter() {
 }
 
 #[test]
+fn a_gentle_close_is_woken_by_the_last_return() {
+    claim("a gentle close is woken by the last return, and the waiter is told", || {
+        let world = full(2);
+        let lenders = [1, 2].map(|thread| lender(&world, thread));
+        let waits = waiter(&world, 3);
+        shuttle::thread::scope(|scope| {
+            for (mut caller, name) in lenders {
+                scope.spawn(move || caller.give_back(name, false));
+            }
+            scope.spawn(move || try_to_be_served(waits, Patience::Endless));
+            scope.spawn(|| world.close_gently(4));
+        });
+        world.end();
+    });
+}
+
+#[test]
+fn a_gentle_close_waits_for_connects() {
+    claim("a gentle close waits for those that connect", || {
+        let world = World::new(1, 3);
+        let mut opens = Caller::new(&world, 1);
+        let mut fails = Caller::new(&world, 2);
+        let (room, other) = (world.reserve(1, opens.want()), world.reserve(2, fails.want()));
+        let mut comes = Caller::new(&world, 3);
+        shuttle::thread::scope(|scope| {
+            let world = &world;
+            scope.spawn(move || {
+                let name = world.connect();
+                if let Some(name) = opens.fulfil(room, name) {
+                    opens.give_back(name, false);
+                }
+            });
+            scope.spawn(move || fails.fail(other));
+            scope.spawn(move || {
+                if let Some(name) = comes.borrow(Patience::Endless) {
+                    comes.give_back(name, false);
+                }
+            });
+            scope.spawn(|| world.close_gently(4));
+        });
+        world.end();
+    });
+}
+
+#[test]
 fn a_failed_connect_lets_the_first_waiter_try() {
     claim("a failed connect lets the first waiter try", || {
         let world = full(1);

@@ -17,6 +17,8 @@ pub(super) struct State {
     /// The highest limit there was.
     pub(super) highest: usize,
     pub(super) closed: bool,
+    /// Whether it was closed gently: every return is accepted.
+    pub(super) gently: bool,
     /// How many slots were taken when a thread looked last.
     pub(super) taken: usize,
     /// Whether a connection may be closed by being dropped, as when its borrower is interrupted.

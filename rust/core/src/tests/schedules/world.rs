@@ -76,6 +76,24 @@ impl World {
         self.look();
     }
 
+    /// Closes the pool gently, and waits until all connections are closed.
+    pub(super) fn close_gently(&self, thread: usize) {
+        let idle = self.ledger.close_gently(thread as u64).expect("it is open");
+        note(thread, "closes the pool gently");
+        {
+            let mut state = self.model.state();
+            (state.closed, state.gently) = (true, true);
+        }
+        for idle in idle {
+            self.discard(idle);
+        }
+        let parker = self.parker(thread);
+        while let Some(_closer) = self.ledger.await_returns(parker.clone()) {
+            parker.park();
+        }
+        assert_eq!((self.ledger.unclosed(), self.model.state().open().len()), (0, 0), "it was woken too soon");
+    }
+
     /// Sets the limit, and closes what is above it.
     pub(super) fn resize(&self, thread: usize, limit: usize) {
         let surplus = self.ledger.resize(self.minconn, limit);
