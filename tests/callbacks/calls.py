@@ -79,12 +79,13 @@ class Kind(Enum):
     WAITS = "a connection, within a moment"
     RETURNS = "to have the callback's own connection taken back"
     CLOSES = "the end of the pool"
+    ENDS = "the same, once what is lent is back"
     NEEDS_OPEN = "something that a closed pool refuses"
     FILLS = "minconn connections, within a moment"
     ANY = "what every pool does"
 
 
-BORROWS, WAITS, RETURNS, CLOSES, NEEDS_OPEN, FILLS, ANY = Kind
+BORROWS, WAITS, RETURNS, CLOSES, ENDS, NEEDS_OPEN, FILLS, ANY = Kind
 
 # Those that borrow and do not return it here borrow what the pool has room for, until the scene is over.
 CALLS: dict[str, tuple[Kind, Call]] = {
@@ -98,6 +99,8 @@ CALLS: dict[str, tuple[Kind, Call]] = {
     ),
     "putconn of another": (BORROWS, _return_another),
     "putconn of another, close=True": (BORROWS, _close_another),
+    "close": (ENDS, lambda scene, _: scene.pool.close()),
+    "open": (NEEDS_OPEN, lambda scene, _: scene.pool.open()),
     "closeall": (CLOSES, lambda scene, _: scene.pool.closeall()),
     "a block": (BORROWS, _block),
     "resize": (ANY, _resize),
@@ -128,7 +131,8 @@ INNER: dict[tuple[State, Kind], str] = {
     (State.FULL, WAITS): "PoolTimeout",
     (State.DOWN, BORROWS): "Odd",
     (State.DOWN, WAITS): "Odd",
-    **{(State.CLOSED, kind): "PoolClosed" for kind in Kind if kind is not ANY},
+    **{(State.CLOSED, kind): "PoolClosed" for kind in Kind if kind not in {ANY, ENDS}},
+    **{(State.GENTLY, kind): "PoolClosed" for kind in Kind if kind not in {ANY, ENDS, CLOSES}},
     # It is in nobody's hands: on its way into the pool, or out of it.
     **{(state, RETURNS): "PoolError" for state in (State.FREE, State.FULL, State.DOWN)},
 }
@@ -142,6 +146,8 @@ PARTICULAR: dict[tuple[str, str], str] = {
     ("close / after a look that was interrupted", "putconn of another"): "KeyboardInterrupt",
     ("close / after a look that was interrupted", "writing the views"): "KeyboardInterrupt",
     ("close / after a look that was interrupted", "a block"): "KeyboardInterrupt",
+    # Its next attempt opens it.
+    ("close / open() that fails", "open"): RETURNED,
     # A handler of the pool's own lines waits for nothing.
     ("log handler / a wait that was too long", "getconn(timeout=0.01)"): "PoolExhausted",
 }
@@ -154,7 +160,7 @@ def inner(site: Site, name: str) -> set[str]:
         return {PARTICULAR[site.name, name]}
     expected = INNER.get((site.state, kind), RETURNED)
     # Whether minconn connections are open just then is the scene's business.
-    return {expected, "PoolTimeout"} if kind is FILLS and site.state is not State.CLOSED else {expected}
+    return {expected, "PoolTimeout"} if kind is FILLS and expected != "PoolClosed" else {expected}
 
 
 def outer(site: Site, name: str) -> set[str]:
@@ -163,6 +169,8 @@ def outer(site: Site, name: str) -> set[str]:
     if kind is CLOSES:
         # What is lent when the pool is closed is closed under its borrower, whose commit psycopg2 refuses.
         return {RETURNED, "PoolClosed", *(["InterfaceError"] if site.state is State.LENT else [])}
+    if kind is ENDS:
+        return {RETURNED, "PoolClosed"}
     if kind is RETURNS and site.state is State.LENT:
         # It has come back already; the same as to the commit if it was closed on its return.
         return {RETURNED, "PoolError", "InterfaceError"}

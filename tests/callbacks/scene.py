@@ -6,7 +6,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import psycopg2
@@ -164,6 +164,9 @@ class Scene:
         self.trouble = False
         self.let_the_housekeeping_come()
         if self.pool is None or self.pool.closed:
+            for connection in self.mine:
+                with suppress(pgpool_rs.PoolClosed):
+                    self.pool.putconn(connection)
             return
         lent = list(self.pool._used.values())
         for connection in lent:

@@ -40,10 +40,11 @@ class State(Enum):
     LENT = "the same, and the callback's connection is lent"
     FULL = "all connections are lent"
     CLOSED = "the pool is closed"
+    GENTLY = "the pool is closed by close(), or not yet open"
     DOWN = "whoever connects gets the scene's own error"
 
 
-FREE, LENT, FULL, CLOSED, DOWN = State
+FREE, LENT, FULL, CLOSED, GENTLY, DOWN = State
 
 
 @dataclass(frozen=True)

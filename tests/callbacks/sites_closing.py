@@ -10,6 +10,7 @@ from tests.callbacks.scene import ROOM, Round, Scene
 from tests.callbacks.sites import (
     CLOSED,
     FULL,
+    GENTLY,
     LOGGED,
     PASSED,
     PRINTED,
@@ -82,6 +83,28 @@ def _(scene: Scene) -> None:
     scene.mine = []
     scene.lend()
     scene.pool.closeall()
+
+
+@round_of("close", "close()", lambda scene: scene.on("close"), LOGGED, state=GENTLY)
+def _(scene: Scene) -> None:
+    scene.open(2, ROOM)
+    scene.pool.close()
+
+
+@round_of("close", "putconn after close()", lambda scene: scene.on("close"), LOGGED, state=GENTLY)
+def _(scene: Scene) -> None:
+    scene.open(0, ROOM)
+    connection = scene.lend()
+    scene.pool.close()
+    scene.give(connection)
+
+
+@round_of("close", "open() that fails", lambda scene: scene.on("close"), LOGGED, state=GENTLY)
+def _(scene: Scene) -> None:
+    scene.open(2, open=False)
+    scene.server.fail("connect", None, Odd())
+    with suppress(Odd):
+        scene.pool.open()
 
 
 @round_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any
 
@@ -10,6 +11,7 @@ from tests.callbacks.probe import last
 from tests.callbacks.scene import Round, Scene
 from tests.callbacks.sites import (
     FULL,
+    GENTLY,
     LENT,
     PASSED,
     PRINTED,
@@ -166,6 +168,22 @@ for method in ("acquire", "acquire first"):
         make = threading.Lock
         scene.replace(threading, "Lock", lambda: Parker(scene, make(), method))
         return lambda: wait_in_vain(scene)
+
+    @site(f"waiting lock: {method}", "close()", state=GENTLY)
+    def _(scene: Scene, method: str = method) -> Round:
+        make = threading.Lock
+        scene.replace(threading, "Lock", lambda: Parker(scene, make(), method))
+        return functools.partial(close_in_vain, scene)
+
+
+def close_in_vain(scene: Scene) -> None:
+    """Wait in close() for a connection that this thread has."""
+    scene.open()
+    connection = scene.lend()
+    try:
+        scene.pool.close(timeout=0.001)
+    finally:
+        scene.give(connection)
 
 
 @site("waiting lock: threading.Lock()", "getconn", waits=True, state=FULL)

@@ -101,6 +101,13 @@ def _(scene: Scene) -> None:
     scene.pool.closeall()
 
 
+@round_of("connect", "open()", lambda scene: scene.on("connect"))
+def _(scene: Scene) -> None:
+    scene.open(2, ROOM, open=False)
+    scene.pool.open()
+    scene.pool.closeall()
+
+
 class Arguments(list[Any]):
     """`_args` that run Python when they are read."""
 

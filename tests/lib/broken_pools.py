@@ -350,9 +350,7 @@ class ClosesOnlyWhatIsIdle(SoundPool):
         return self.idle
 
 
-@caught_by(
-    "closed_stays_closed", "borrow(borrower=1, key=None)", "close(close_fails=None)", "give_back(borrower=1)"
-)
+@caught_by("closed_stays_closed", "borrow(borrower=1, key=None)", "close(close_fails=None)", "give_back(borrower=1)")
 class RefusesWhatComesBackLate(SoundPool):
     """Refuses after close() what was lent before."""
 

@@ -59,7 +59,7 @@ def test_getconn_after_the_close_is_refused_in_psycopg2_pools_words(server: Fake
     pool = our_class(1, 2)
     assert (pool.close(), pool.closed, server.open) == (0, True, 0)
     for call in (pool.getconn, pool.connection().__enter__, pool.check, pool.wait, pool.open, pool.__enter__):
-        with pytest.raises(PoolClosed, match="(?m)^connection pool is closed$") as refusal:
+        with pytest.raises(PoolClosed, match=r"(?m)^connection pool is closed$") as refusal:
             call()
         assert isinstance(refusal.value, psycopg2.pool.PoolError)
         assert not isinstance(refusal.value, PoolExhausted)
@@ -88,7 +88,7 @@ def test_waiters_are_told_at_once(server: FakeServer) -> None:
     waiters = [waiting_task(pool), waiting_task(pool, key="key")]
     assert pool.close() == 1
     for waiter in waiters:
-        with pytest.raises(PoolClosed, match="(?m)^connection pool is closed$"):
+        with pytest.raises(PoolClosed, match=r"(?m)^connection pool is closed$"):
             waiter.result()
     pool.putconn(connection)
     assert server.open == 0
@@ -162,7 +162,7 @@ def test_a_close_tells_how_many_are_left(server: FakeServer, our_class: Any, tim
 @pytest.mark.parametrize("timeout", [-1, "5", True, float("nan")])
 def test_a_wrong_time_limit_is_refused_and_closes_nothing(server: FakeServer, our_class: Any, timeout: Any) -> None:
     pool = our_class(1, 1)
-    with pytest.raises((TypeError, ValueError), match="^timeout must be "):
+    with pytest.raises((TypeError, ValueError), match=r"^timeout must be "):
         pool.close(timeout)
     assert (pool.closed, server.open) == (False, 1)
 
@@ -246,7 +246,7 @@ def test_closeall_closes_what_is_still_lent_and_its_return_is_accepted(server: F
     pool.putconn(second)
     block.__exit__(None, None, None)
     assert closes(pool) == {"with_pool": 4}
-    with pytest.raises(PoolClosed, match="(?m)^connection pool is closed$"):
+    with pytest.raises(PoolClosed, match=r"(?m)^connection pool is closed$"):
         pool.closeall()
     pool.putconn(third)
     assert_balanced(pool, server)
@@ -266,7 +266,7 @@ def test_a_pool_that_closeall_has_closed_stays_psycopg2_pools(server: FakeServer
     connection = pool.getconn()
     pool.closeall()
     assert (pool.close(), pool.close(timeout=60)) == (0, 0)
-    with pytest.raises(PoolError, match="(?m)^connection pool is closed$"):
+    with pytest.raises(PoolError, match=r"(?m)^connection pool is closed$"):
         pool.putconn(connection)
 
 

@@ -94,7 +94,7 @@ def test_a_pool_that_is_closed_is_not_opened_again(server: FakeServer, our_class
             pool = our_class(1, 1, open=was_open)
             getattr(pool, close)()
             for call in (pool.open, pool.getconn):
-                with pytest.raises(PoolClosed, match="(?m)^connection pool is closed$"):
+                with pytest.raises(PoolClosed, match=r"(?m)^connection pool is closed$"):
                     call()
     assert server.open == 0
 
@@ -103,7 +103,7 @@ def test_a_close_while_it_is_opened_wins(server: FakeServer) -> None:
     pool = ThreadedConnectionPool(2, 2, open=False)
     with held(server.hold("connect"), pool.open) as opener:
         pool.close()
-    with pytest.raises(PoolClosed, match="(?m)^connection pool is closed$"):
+    with pytest.raises(PoolClosed, match=r"(?m)^connection pool is closed$"):
         opener.result()
     assert (pool.close(timeout=60), server.open) == (0, 0)
     assert_balanced(pool, server)

@@ -148,7 +148,9 @@ class Answers:
         elif model.closed or self._closing:
             pass  # the pool is closed, or another closeall is under way
         elif not call.fired:
-            self.judge.fail("closed_stays_closed", f"{'closeall' if model.swept else 'close'}() failed ({told(call.error)})")
+            self.judge.fail(
+                "closed_stays_closed", f"{'closeall' if model.swept else 'close'}() failed ({told(call.error)})"
+            )
         else:
             # It may have ended half-way; a second one finds nothing left to do, or does the rest.
             model.closed = True
