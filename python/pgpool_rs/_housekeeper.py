@@ -39,6 +39,8 @@ PAUSE: Final = 1.0  # after a call that failed, even if another thread pokes
 JOIN_TIMEOUT: Final = 0.2  # how long the end of the process waits for the thread
 LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, gevent's and eventlet's too
 
+CLOSED: Final = -1.0  # what a pool that is closed answers
+
 
 class Pool(Protocol):
     """What the housekeeper needs of a pool."""
@@ -49,7 +51,7 @@ class Pool(Protocol):
     def _pgpool_maintain(self) -> float | None:
         """Do what is due. Return the seconds until something is due again.
 
-        None: nothing is, before the next poke. Less than 0: the pool is closed.
+        None: nothing is, before the next poke. `CLOSED`: the pool is closed.
         """
 
 
@@ -214,7 +216,7 @@ class Housekeeper:
             pause = type(pool)._pgpool_maintain(pool)
             visit.due = math.inf if pause is None else clock() + max(MIN_INTERVAL, pause)
             visit.not_before = -math.inf
-            if pause is not None and pause < 0:
+            if pause == CLOSED:
                 house.visits.pop(id(pool), None)
         except Exception as error:  # noqa: BLE001
             if not self._ended:

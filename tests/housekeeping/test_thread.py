@@ -14,7 +14,7 @@ from contextvars import ContextVar
 import pytest
 
 from pgpool_rs import _housekeeper
-from pgpool_rs._housekeeper import House, Housekeeper
+from pgpool_rs._housekeeper import CLOSED, House, Housekeeper
 from pgpool_rs.testing import PATIENCE
 from tests.lib.callbacks import raiser
 from tests.lib.housekeepers import LATER, StubPool, house_of, raises_once, thread_of
@@ -95,9 +95,6 @@ def test_a_poke_that_sees_no_thread_just_before_another_starts_it_starts_no_seco
     threads = threading.active_count()
     pool.poked(housekeeper)
     assert threading.active_count() == threads + 1
-
-
-CLOSED = -1
 
 
 def test_the_thread_ends_once_all_pools_are_closed_or_gone_and_the_next_poke_starts_another(

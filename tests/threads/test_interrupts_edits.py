@@ -204,7 +204,8 @@ def test_an_interrupt_of_a_call_is_not_raised_by_a_call_within_it(monkeypatch: p
     struck: list[None] = []
     within: list[bool] = []
     poke = _housekeeper.housekeeper.poke
-    pool = ThreadedConnectionPool(1, 3, max_idle=60, connect=lambda *_, **__: Measured())
+    connect: Any = Measured
+    pool = ThreadedConnectionPool(1, 3, max_idle=60, connect=connect)
     wait_until(lambda: not _housekeeper.housekeeper._house().pokes, "the first visit")
     monkeypatch.setattr(_housekeeper.housekeeper, "poke", strike)
     with pytest.raises(KeyboardInterrupt):
