@@ -90,6 +90,38 @@ def either(request: pytest.FixtureRequest, green: str, blocking: str) -> str:
 # --- What yields ------------------------------------------------------------------------------------------------------
 
 
+def test_a_close_that_waits_lets_the_others_run_and_may_be_interrupted(either: str) -> None:
+    run_program(f"""{either}
+pool = ThreadedConnectionPool(1, 2, dsn, application_name=name, timeout=PATIENCE)
+
+def work():
+    with pool.connection() as connection:
+        loop.until(lambda: pool.closed, "the close")
+        return execute(connection, "select 1")
+
+for how in green.INTERRUPTIONS:
+    pool = ThreadedConnectionPool(1, 2, dsn, application_name=name, timeout=PATIENCE)
+    held = pool.getconn()
+    closer = Green(loop, lambda: pool.close(timeout=PATIENCE))
+    loop.until(lambda: pool.closed, "the close")
+    loop.interrupt(closer, how)
+    loop.until(lambda: closer.done, "the end of the wait")
+    assert pool.closed and counts(pool)["lent"] == 1
+    workers = [Green(loop, lambda: pool.close(timeout=PATIENCE)) for _ in range(3)]
+    loop.sleep(0.01)
+    assert not any(worker.done for worker in workers)
+    pool.putconn(held)
+    assert [worker.result() for worker in workers] == [0] * 3
+
+pool = ThreadedConnectionPool(1, 2, dsn, application_name=name, timeout=PATIENCE)
+workers = [Green(loop, work) for _ in range(2)]
+loop.until(lambda: counts(pool)["lent"] == 2, "the loans")
+assert pool.close(timeout=PATIENCE) == 0
+assert [worker.result() for worker in workers] == [1, 1]
+loop.until(lambda: sessions() == 0, "the end of all sessions")
+""")
+
+
 def test_greenlets_that_wait_let_the_others_run_though_the_driver_blocks(blocking: str) -> None:
     run_program(f"""{blocking}
 pool = ThreadedConnectionPool(0, 2, dsn, application_name=name, timeout=PATIENCE)
