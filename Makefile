@@ -31,12 +31,12 @@ build: .venv/built ## make .venv and build the extension into it
 demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool: half a minute
 	@$(RUN) -m dev.demo
 
-test: build ## run every test, in the short form of those that may go on for long
+test: build .venv/frameworks ## run every test, in the short form of those that may go on for long
 	cargo test -p pgpool-core --locked
 	cargo test $(SCHEDULES)
 	$(RUN) -m pytest $(BESIDE_EACH_OTHER)
 
-prove: build .venv/proving ## run the long proofs: random tests, schedules, sanitizers, real servers (half an hour and more)
+prove: build .venv/proving .venv/frameworks ## run the long proofs: random tests, schedules, sanitizers, real servers (half an hour and more)
 	$(NIGHTLY) cargo test $(SCHEDULES)
 	$(NIGHTLY) PROPTEST_CASES=2000 CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	  cargo test -p pgpool-core --locked --target-dir target/nightly --lib -- would_do whatever_is_called
@@ -45,6 +45,7 @@ prove: build .venv/proving ## run the long proofs: random tests, schedules, sani
 	$(RUN) -m pytest dev/tests
 	$(RUN) -m dev.sanitize
 	$(RUN) -m dev.trials
+	$(RUN) -m dev.trials.services
 
 matrix: ## build and test on every Python that is found, or on PYTHONS="python3.12 ..."; TESTS= are pytest's arguments
 	$(PYTHON) -m dev.matrix $(TESTS)
@@ -61,7 +62,7 @@ MINUTES ?= 10
 soak: build .venv/proving ## use a pool for MINUTES=10 with every option under every fault, and plot the figures that must stay flat
 	$(RUN) -m dev.soak --minutes $(MINUTES)
 
-coverage: build .venv/proving $(LLVM_COV)/cargo-llvm-cov ## measure which lines of the core and of the package the tests reach
+coverage: build .venv/proving .venv/frameworks $(LLVM_COV)/cargo-llvm-cov ## measure which lines of the core and of the package the tests reach
 	PATH="$(CURDIR)/$(LLVM_COV):$$PATH" $(RUN) -m dev.rust_tools cargo llvm-cov --package pgpool-core --locked \
 	  --ignore-filename-regex core/src/tests/ --show-missing-lines --fail-under-lines 92 --fail-under-regions 91
 	$(RUN) -m coverage erase
@@ -79,7 +80,7 @@ UNMEASURED := $(foreach name,fork fork_housekeeping greenlets differential refer
 sanitize: build ## run the tests under AddressSanitizer, LeakSanitizer and ThreadSanitizer
 	$(RUN) -m dev.sanitize
 
-lint: build .venv/linting .venv/rust-tools .venv/documenting ## check format, lints, types, the site's links, workflows and dependencies
+lint: build .venv/frameworks .venv/linting .venv/rust-tools .venv/documenting ## check format, lints, types, the site's links, workflows and dependencies
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo fmt --manifest-path benches/lower_bound/Cargo.toml --check
@@ -139,6 +140,10 @@ NEEDS_CARGO = @command -v cargo >/dev/null \
 
 .venv/proving: .venv/installed requirements-prove.txt requirements-bench.txt
 	$(RUN) -m pip install --quiet --requirement requirements-prove.txt
+	@touch $@
+
+.venv/frameworks: .venv/installed requirements-frameworks.txt
+	$(RUN) -m pip install --quiet --requirement requirements-frameworks.txt
 	@touch $@
 
 .venv/documenting: .venv/installed requirements-docs.txt

@@ -135,7 +135,8 @@ def try_wheel(interpreter: Interpreter, wheel: Path, dsn: str, work: Path) -> st
 
 def try_sdist(sources: Path, wheel: Path, tests: list[str], work: Path) -> None:
     """Run the tests of the unpacked sdist, on the wheel that was built from it."""
-    python = venv(sys.executable, work / "tests", "--requirement", sources / "requirements-dev.txt", wheel)
+    lists = [word for name in ("dev", "frameworks") for word in ("--requirement", sources / f"requirements-{name}.txt")]
+    python = venv(sys.executable, work / "tests", *lists, wheel)
     run(python, "-m", "pytest", "-p", "no:cacheprovider", *BESIDE_EACH_OTHER, *tests, folder=sources)
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from dev import interpreters
 from dev.interpreters import ROOT, Interpreter
 
-REQUIREMENTS = ROOT / "requirements-dev.txt"
+REQUIREMENTS = [ROOT / f"requirements-{name}.txt" for name in ("dev", "frameworks")]
 BESIDE_EACH_OTHER = ["--numprocesses", "auto", "--dist", "worksteal"]
 
 
@@ -56,7 +56,7 @@ class Try:
         for old in wheels.glob("*.whl"):
             old.unlink()
         if not self._install():
-            return f"cannot install requirements-dev.txt: {self.log}"
+            return f"cannot install the requirements: {self.log}"
         if not self._do(self.python, "-m", "maturin", "build", "--release", *built):
             return f"cannot build: {self.log}"
         if not self._pip("--force-reinstall", "--no-deps", *map(str, wheels.glob("*.whl"))):
@@ -68,11 +68,12 @@ class Try:
     def _install(self) -> bool:
         """Put the developer's packages into a venv, unless they are there."""
         stamp = self.folder / "venv" / "installed"
-        wanted = f"{self.interpreter.path} {self.interpreter.version}\n{REQUIREMENTS.read_text()}"
+        texts = [path.read_text() for path in REQUIREMENTS]
+        wanted = "\n".join([f"{self.interpreter.path} {self.interpreter.version}", *texts])
         if stamp.exists() and stamp.read_text() == wanted:
             return True
         made = self._do(self.interpreter.path, "-m", "venv", "--clear", str(self.folder / "venv"))
-        if not made or not self._pip("--requirement", str(REQUIREMENTS)):
+        if not made or not self._pip(*(word for path in REQUIREMENTS for word in ("--requirement", str(path)))):
             return False
         stamp.write_text(wanted)
         return True

@@ -1,0 +1,1 @@
+"""Web services under gunicorn that are disturbed under load: see `python -m dev.trials.services --help`."""

@@ -1,0 +1,1 @@
+"""The adapters and recipes, in the real frameworks, on a real server."""

@@ -1,0 +1,290 @@
+"""The extension of Flask, in real applications on a real server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg2
+import pytest
+from flask import Flask, Response, stream_with_context
+
+from pgpool_rs import PoolTimeout
+from pgpool_rs.flask import Database
+from tests.lib.postgres import admin, backends, opened, terminate
+from tests.lib.statements import execute
+from tests.lib.waits import Task, counts, wait_until
+
+
+class Site:
+    """An application with one database, whose table `notes` is empty at first."""
+
+    def __init__(self, dsn: str, name: str, **settings: Any) -> None:
+        self.dsn = dsn
+        self.name = name
+        self.db = Database()
+        self.app = Flask("site")
+        self.app.config["PGPOOL"] = {"maxconn": 2, "dsn": dsn, "application_name": name, **settings}
+        self.db.init_app(self.app)
+        self.client = self.app.test_client()
+
+    @property
+    def pool(self) -> Any:
+        with self.app.app_context():
+            return self.db.pool
+
+    @property
+    def notes(self) -> int:
+        """Count the notes that were committed."""
+        with admin(self.dsn) as connection:
+            return int(execute(connection, f"select count(*) from {self.name}"))
+
+    def note(self, connection: Any) -> None:
+        execute(connection, f"insert into {self.name} values (1)")
+
+    @property
+    def lent(self) -> int:
+        return counts(self.pool)["lent"]
+
+
+@pytest.fixture
+def site(dsn: str, request: pytest.FixtureRequest) -> Iterator[Site]:
+    name = f"flask_{request.node.name.partition('[')[0][-50:]}"
+    site = Site(dsn, name, timeout=0.05, retry_after=7)
+    with admin(dsn) as connection:
+        execute(connection, f"create table {name} (n int)")
+    yield site
+    with opened(site.pool) as pool:
+        assert counts(pool)["lent"] == 0
+
+
+def test_nothing_is_connected_before_the_first_use(site: Site) -> None:
+    site.app.add_url_rule("/", view_func=lambda: "static")
+    assert site.client.get("/").text == "static"
+    assert backends(site.dsn, site.name) == 0
+
+
+def test_a_request_has_one_connection_and_gives_it_back(site: Site) -> None:
+    @site.app.get("/")
+    def page() -> list[int]:
+        return [execute(site.db.connection), execute(site.db.connection), site.lent]
+
+    first, second, lent = site.client.get("/").get_json()
+    assert (first == second, lent, site.lent) == (True, 1, 0)
+
+
+def test_what_is_not_committed_is_rolled_back(site: Site) -> None:
+    @site.app.get("/")
+    def page() -> str:
+        site.note(site.db.connection)
+        return "done"
+
+    assert site.client.get("/").status_code == 200
+    assert (site.notes, site.lent) == (0, 0)
+
+
+def test_a_transaction_commits_and_the_rest_of_the_request_does_not(site: Site) -> None:
+    @site.app.get("/")
+    def page() -> str:
+        with site.db.transaction() as connection:
+            site.note(connection)
+        site.note(site.db.connection)
+        return "done"
+
+    site.client.get("/")
+    assert site.notes == 1
+
+
+def test_an_error_that_a_handler_answers_commits_nothing(site: Site) -> None:
+    seen: list[BaseException | None] = []
+    site.app.teardown_appcontext(seen.append)
+
+    @site.app.errorhandler(KeyError)
+    def answer(_: KeyError) -> tuple[str, int]:
+        return "no such thing", 404
+
+    @site.app.get("/<how>")
+    def page(how: str) -> str:
+        if how == "transaction":
+            with site.db.transaction() as connection:
+                site.note(connection)
+                raise KeyError(how)
+        site.note(site.db.connection)
+        raise KeyError(how)
+
+    assert [site.client.get(f"/{how}").status_code for how in ("transaction", "connection")] == [404, 404]
+    assert seen == [None, None], "the teardown is told of no error"
+    assert (site.notes, site.lent) == (0, 0)
+
+
+def test_an_error_that_nobody_answers_rolls_back_and_is_raised(site: Site) -> None:
+    site.app.testing = True
+
+    @site.app.get("/")
+    def page() -> str:
+        site.note(site.db.connection)
+        raise KeyError("page")
+
+    with pytest.raises(KeyError):
+        site.client.get("/")
+    assert (site.notes, site.lent) == (0, 0)
+
+
+def test_a_transaction_within_a_transaction_is_refused(site: Site) -> None:
+    with site.app.app_context(), pytest.raises(psycopg2.ProgrammingError, match="re-entered"):
+        with site.db.transaction() as connection, site.db.transaction():
+            site.note(connection)
+    assert site.notes == 0
+
+
+def test_a_commit_that_fails_is_raised(site: Site) -> None:
+    with admin(site.dsn) as connection:
+        execute(connection, f"alter table {site.name} add unique (n) deferrable initially deferred")
+    with site.app.app_context(), pytest.raises(psycopg2.errors.UniqueViolation), site.db.transaction() as connection:
+        site.note(connection)
+        site.note(connection)
+    assert site.notes == 0
+
+
+def test_a_lost_connection_raises_its_own_error_and_is_lent_no_more(site: Site) -> None:
+    with site.app.app_context():
+        with pytest.raises(psycopg2.OperationalError), site.db.transaction() as connection:
+            lost = execute(connection)
+            terminate(site.dsn, lost)
+            execute(connection)
+    with site.app.app_context():
+        assert execute(site.db.connection) != lost
+
+
+def test_a_session_that_is_lost_in_a_request_whose_error_is_answered_puts_the_others_under_suspicion(dsn: str) -> None:
+    site = Site(dsn, "suspicion", check_after=60)
+    site.app.register_error_handler(psycopg2.OperationalError, lambda _: ("sorry", 500))
+
+    @site.app.get("/")
+    def page() -> str:
+        with site.db.transaction() as connection:
+            for pid in (int(idle), execute(connection)):
+                terminate(dsn, pid)
+            execute(connection)
+        return "never"
+
+    with opened(site.pool) as pool:
+        with pool.connection(), pool.connection() as other:
+            idle = execute(other)
+        assert site.client.get("/").status_code == 500
+        # Within check_after; only suspicion lets the pool look at it.
+        with site.app.app_context():
+            assert execute(site.db.connection) != idle
+
+
+def test_a_full_pool_answers_503_and_when_to_come_again(site: Site) -> None:
+    @site.app.get("/")
+    def page() -> str:
+        return str(execute(site.db.connection))
+
+    first, second = site.pool.getconn(), site.pool.getconn()
+    refused = site.client.get("/")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
+    for connection in (first, second):
+        site.pool.putconn(connection)
+    assert site.client.get("/").status_code == 200
+
+
+def test_the_applications_own_page_for_503_is_shown(site: Site) -> None:
+    @site.app.errorhandler(503)
+    def sorry(error: Any) -> tuple[str, int, dict[str, Any]]:
+        return "come again", 503, {"Retry-After": str(error.retry_after)}
+
+    @site.app.get("/")
+    def page() -> str:
+        raise PoolTimeout("busy")
+
+    answer = site.client.get("/")
+    assert (answer.text, answer.headers["Retry-After"]) == ("come again", "7")
+
+
+def test_a_streamed_answer_keeps_the_connection_to_its_end(site: Site) -> None:
+    @site.app.get("/")
+    def page() -> Response:
+        def lines() -> Iterator[str]:
+            for n in range(3):
+                yield f"{execute(site.db.connection, 'select %s', [n])}"
+
+        return Response(stream_with_context(lines()))
+
+    answer = site.client.get("/", buffered=False)
+    parts = answer.iter_encoded()
+    assert next(iter(parts)) == b"0"
+    assert site.lent == 1
+    answer.close()
+    assert site.lent == 0
+
+
+def test_a_context_within_a_context_has_a_connection_of_its_own(site: Site) -> None:
+    with site.app.app_context():
+        outer = execute(site.db.connection)
+        with site.app.app_context():
+            assert execute(site.db.connection) != outer
+        assert site.lent == 1
+        assert execute(site.db.connection) == outer
+
+
+def test_threads_of_requests_have_a_connection_each(dsn: str) -> None:
+    site = Site(dsn, "threads", maxconn=4, timeout=30)
+    inside = threading.Barrier(4)
+
+    @site.app.get("/")
+    def page() -> str:
+        with site.db.transaction() as connection:
+            backend = str(execute(connection))
+            inside.wait(30)
+            return backend
+
+    with ThreadPoolExecutor(8) as visitors:
+        answers = list(visitors.map(lambda _: site.app.test_client().get("/").text, range(40)))
+    assert 1 <= len(set(answers)) <= 4
+    with opened(site.pool) as pool:
+        assert pool.get_stats()["requests_num"] == 40
+
+
+def test_two_applications_and_two_databases_have_pools_of_their_own(dsn: str) -> None:
+    one, other = Site(dsn, "one"), Site(dsn, "other")
+    replica = Database(key="REPLICA")
+    one.app.config["REPLICA"] = {"dsn": dsn, "application_name": "replica"}
+    replica.init_app(one.app)
+    other.db = one.db
+    one.db.init_app(other.app)
+    asked = "select current_setting('application_name')"
+    with one.app.app_context():
+        assert execute(one.db.connection, asked) == "one"
+        assert execute(replica.connection, asked) == "replica"
+        with other.app.app_context():
+            assert execute(one.db.connection, asked) == "other"
+        replica.pool.closeall()
+    for site in (one, other):
+        site.pool.closeall()
+
+
+def test_a_setting_that_the_pool_does_not_know_is_named() -> None:
+    app = Flask("site")
+    app.config["PGPOOL"] = {"max_conn": 3}
+    db = Database(app)
+    with app.app_context(), pytest.raises(TypeError, match="max_conn"):
+        _ = db.connection
+
+
+def test_a_view_that_waits_is_woken_by_the_request_that_ends(site: Site) -> None:
+    @site.app.get("/")
+    def page() -> str:
+        return str(execute(site.db.connection))
+
+    site.app.config["PGPOOL"]["timeout"] = 30
+    site.db.init_app(site.app)
+    held = [site.pool.getconn(), site.pool.getconn()]
+    task = Task(site.client.get, "/")
+    wait_until(lambda: counts(site.pool)["waiting"] == 1)
+    for connection in held:
+        site.pool.putconn(connection)
+    assert task.result().status_code == 200
