@@ -133,9 +133,9 @@ def test_an_error_that_nobody_answers_rolls_back_and_is_raised(site: Site) -> No
 
 
 def test_a_transaction_within_a_transaction_is_refused(site: Site) -> None:
-    with site.app.app_context(), pytest.raises(psycopg2.ProgrammingError, match="re-entered"):
-        with site.db.transaction() as connection, site.db.transaction():
-            site.note(connection)
+    refused = pytest.raises(psycopg2.ProgrammingError, match="re-entered")
+    with site.app.app_context(), refused, site.db.transaction() as connection, site.db.transaction():
+        site.note(connection)
     assert site.notes == 0
 
 
@@ -149,11 +149,10 @@ def test_a_commit_that_fails_is_raised(site: Site) -> None:
 
 
 def test_a_lost_connection_raises_its_own_error_and_is_lent_no_more(site: Site) -> None:
-    with site.app.app_context():
-        with pytest.raises(psycopg2.OperationalError), site.db.transaction() as connection:
-            lost = execute(connection)
-            terminate(site.dsn, lost)
-            execute(connection)
+    with site.app.app_context(), pytest.raises(psycopg2.OperationalError), site.db.transaction() as connection:
+        lost = execute(connection)
+        terminate(site.dsn, lost)
+        execute(connection)
     with site.app.app_context():
         assert execute(site.db.connection) != lost
 
