@@ -1,15 +1,13 @@
-"""The dependency of Starlette and FastAPI: in the event loop, and under real uvicorn and real load."""
-
-from __future__ import annotations
+"""The dependency of Starlette and FastAPI, in real applications on a real server."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import anyio
-import httpx
+import httpx2
 import psycopg2
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
@@ -24,7 +22,7 @@ from pgpool_rs.starlette import Database
 from pgpool_rs.testing import PATIENCE, Gate
 from tests.lib.postgres import admin, backends
 from tests.lib.statements import execute
-from tests.lib.waits import counts, wait_until
+from tests.lib.waits import counts
 
 T = TypeVar("T")
 
@@ -40,7 +38,7 @@ def run(body: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until the condition holds, in this event loop and with a bound of `run`'s."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110  (what happens in other threads sets no event here)
         await asyncio.sleep(0.001)
 
 
@@ -49,14 +47,45 @@ def queued(db: Database) -> int:
     return db._limiter.get().statistics().tasks_waiting
 
 
+def site(db: Database) -> FastAPI:
+    """Make an application that needs a connection for each request."""
+    app = FastAPI()
+
+    @app.get("/")
+    def page(conn: Annotated[Any, Depends(db, scope="function")]) -> int:
+        return int(execute(conn, "select 1 from pg_sleep(0.005)"))
+
+    return app
+
+
 @asynccontextmanager
-async def visiting(app: Any, db: Database) -> AsyncIterator[httpx.AsyncClient]:
+async def visiting(app: Any, db: Database) -> AsyncIterator[httpx2.AsyncClient]:
     """Start the application, visit it, and end it: nothing may be lent then."""
     async with db.lifespan(app):
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://site", timeout=PATIENCE) as client:
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://site", timeout=PATIENCE) as client:
             yield client
         await until(lambda: counts(db.pool)["lent"] == 0)
+
+
+Start = Callable[[Coroutine[Any, Any, T]], "asyncio.Task[T]"]
+
+
+@asynccontextmanager
+async def tasks() -> AsyncIterator[Start[Any]]:
+    """Give a function that starts tasks, and leave none behind."""
+    started: list[asyncio.Task[Any]] = []
+
+    def start(job: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        started.append(asyncio.create_task(job))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for task in started:
+            task.cancel()
+        await asyncio.gather(*started, return_exceptions=True)
 
 
 @pytest.fixture
@@ -93,11 +122,7 @@ def test_the_lifespan_opens_and_closes_the_pool(dsn: str) -> None:
 
 def test_200_of_200_requests_are_answered_with_4_connections_and_40_threads(dsn: str) -> None:
     db = Database(4, 4, dsn, timeout=PATIENCE)
-    app = FastAPI()
-
-    @app.get("/")
-    def page(conn: Any = Depends(db, scope="function")) -> int:
-        return int(execute(conn, "select 1 from pg_sleep(0.005)"))
+    app = site(db)
 
     async def body() -> tuple[list[int], dict[str, int]]:
         async with visiting(app, db) as client:
@@ -112,11 +137,7 @@ def test_200_of_200_requests_are_answered_with_4_connections_and_40_threads(dsn:
 def test_requests_that_wait_take_no_thread(dsn: str) -> None:
     """All threads but one are taken. With generators in threads, nobody could come back."""
     db = Database(1, 1, dsn, timeout=PATIENCE)
-    app = FastAPI()
-
-    @app.get("/")
-    def page(conn: Any = Depends(db, scope="function")) -> int:
-        return int(execute(conn, "select 1"))
+    app = site(db)
 
     async def body() -> list[int]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = 1
@@ -138,32 +159,13 @@ def test_begin_and_end_need_none_of_the_frameworks_threads(dsn: str) -> None:
 
     async def body() -> list[int]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = 2
-        async with visiting(app, db) as client, _Tasks() as tasks:
+        async with visiting(app, db) as client, tasks() as start:
             async with db.connection():
-                asked = [tasks.start(client.get("/inside")) for _ in range(2)]
+                asked = [start(client.get("/inside")) for _ in range(2)]
                 await until(lambda: counts(db.pool)["waiting"] == 2)
             return [(await answer).status_code for answer in asked]
 
     assert run(body) == [200, 200]
-
-
-class _Tasks:
-    """Starts tasks, and leaves none behind."""
-
-    def __init__(self) -> None:
-        self._tasks: list[asyncio.Task[Any]] = []
-
-    async def __aenter__(self) -> _Tasks:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def start(self, job: Any) -> asyncio.Task[Any]:
-        self._tasks.append(asyncio.ensure_future(job))
-        return self._tasks[-1]
 
 
 @pytest.mark.parametrize("failing", ["no", "endpoint", "commit"])
@@ -172,7 +174,7 @@ def test_the_end_of_the_request_commits_or_rolls_back_before_the_answer(dsn: str
     app = FastAPI()
 
     @app.get("/")
-    def page(conn: Any = Depends(db, scope="function")) -> str:
+    def page(conn: Annotated[Any, Depends(db, scope="function")]) -> str:
         for _ in range(2 if failing == "commit" else 1):
             execute(conn, f"insert into {table} values (1)")
         if failing == "endpoint":
@@ -207,20 +209,18 @@ def test_a_starlette_endpoint_borrows_in_a_block(dsn: str, table: str) -> None:
     assert size(dsn, table) == 1
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0.05}, {"timeout": 0}, {"timeout": PATIENCE, "max_waiting": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"timeout": 0.05}, {"timeout": 0}, {"timeout": PATIENCE, "max_waiting": 1}], ids=str
+)
 def test_a_full_pool_answers_503_and_when_to_come_again(dsn: str, options: Any) -> None:
-    db = Database(1, 1, dsn, retry_after=7, **options)
-    app = FastAPI()
-
-    @app.get("/")
-    def page(conn: Any = Depends(db, scope="function")) -> int:
-        return int(execute(conn, "select 1"))
+    db = Database(1, 1, dsn, **{"timeout": PATIENCE, "retry_after": 7, **options})
+    app = site(db)
 
     async def body() -> None:
-        async with visiting(app, db) as client, _Tasks() as tasks:
+        async with visiting(app, db) as client, tasks() as start:
             async with db.connection():
                 if "max_waiting" in options:
-                    waiting = tasks.start(client.get("/"))
+                    waiting = start(client.get("/"))
                     await until(lambda: queued(db) == 1)
                 refused = await client.get("/")
                 assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
@@ -322,21 +322,21 @@ def test_a_request_that_is_cancelled_loses_nothing(dsn: str, table: str, moment:
                     await anyio.sleep_forever()
 
     async def body() -> None:
-        async with db.lifespan(None), _Tasks() as tasks:
+        async with db.lifespan(None), tasks() as start:
             scope = anyio.CancelScope()
             if moment == "queued":
                 async with db.connection():
-                    task = tasks.start(request(scope))
+                    task = start(request(scope))
                     await until(lambda: queued(db) == 1)
                     cancel(task, scope)
                     await asyncio.wait([task])
             elif moment == "using":
-                task = tasks.start(request(scope))
+                task = start(request(scope))
                 await until(used.is_set)
                 cancel(task, scope)
             else:
                 with gate:
-                    task = tasks.start(request(scope))
+                    task = start(request(scope))
                     await asyncio.to_thread(gate.wait_for)
                     cancel(task, scope)
                     await asyncio.sleep(0.01)
