@@ -1,8 +1,9 @@
 """Disturb web services under load: `.venv/bin/python -m dev.trials.services [--only SERVICE] [--seconds N]`.
 
 Each service runs under gunicorn, with pools that are smaller than its load. Its workers are killed, or reloaded, or
-starved of connections by requests that last longer than others wait, while some visitors hang up. Then every worker must
-be able to lend all of its pool at once, and the server must have just these sessions; when the service has ended, none.
+starved of connections by requests that last longer than others wait, while some visitors hang up. Then every worker
+must be able to lend all of its pool at once, and the server must have just these sessions; once the service has ended,
+none.
 Prints how each trial went, and exits with 1 if a promise was broken.
 """
 
