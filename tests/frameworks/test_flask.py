@@ -13,7 +13,8 @@ from flask import Flask, Response, stream_with_context
 
 from pgpool_rs import PoolTimeout
 from pgpool_rs.flask import Database
-from tests.lib.postgres import admin, backends, opened, terminate
+from tests.lib.pools import give_back, lend
+from tests.lib.postgres import admin, backends, make_idle, opened, terminate
 from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until
 
@@ -157,25 +158,25 @@ def test_a_lost_connection_raises_its_own_error_and_is_lent_no_more(site: Site) 
         assert execute(site.db.connection) != lost
 
 
-def test_a_session_that_is_lost_in_a_request_whose_error_is_answered_puts_the_others_under_suspicion(dsn: str) -> None:
-    site = Site(dsn, "suspicion", check_after=60)
-    site.app.register_error_handler(psycopg2.OperationalError, lambda _: ("sorry", 500))
+def test_the_pool_learns_from_an_error_that_a_handler_has_answered(dsn: str) -> None:
+    """After a failover, the first request that fails has every older connection replaced."""
+    site = Site(dsn, "learns", check_after=60)
+    site.app.register_error_handler(psycopg2.errors.ReadOnlySqlTransaction, lambda _: ("sorry", 500))
 
     @site.app.get("/")
     def page() -> str:
         with site.db.transaction() as connection:
-            for pid in (int(idle), execute(connection)):
-                terminate(dsn, pid)
-            execute(connection)
+            execute(connection, "set default_transaction_read_only = on")
+        with site.db.transaction() as connection:
+            execute(connection, "create table never (n int)")
         return "never"
 
     with opened(site.pool) as pool:
-        with pool.connection(), pool.connection() as other:
-            idle = execute(other)
+        old = make_idle(pool, 2)
         assert site.client.get("/").status_code == 500
-        # Within check_after; only suspicion lets the pool look at it.
-        with site.app.app_context():
-            assert execute(site.db.connection) != idle
+        new = lend(pool, 2)
+        assert not {*old} & {*new}
+        give_back(pool, new)
 
 
 def test_a_full_pool_answers_503_and_when_to_come_again(site: Site) -> None:
