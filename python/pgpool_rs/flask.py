@@ -15,9 +15,8 @@ The guide is at <https://pgpool-rs.readthedocs.io/en/latest/flask.html>.
 from __future__ import annotations
 
 import contextlib
-import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg2
 from flask import Flask, current_app, g
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Database"]
 
-DEFAULTS = {"minconn": 1, "maxconn": 10, "timeout": 5, "max_idle": 300, "retry_after": 1}
+DEFAULTS = {"minconn": 1, "maxconn": 10, "timeout": 5, "max_idle": 300, "open": False, "retry_after": 1}
 
 
 class _NotCommittedError(Exception):
@@ -50,14 +49,11 @@ class _Lent:
     """What ended a transaction. The pool learns from it that a server has gone."""
 
 
-@dataclass
-class _State:
-    """What one application has: its settings, and its pool from the first use on."""
+class _State(NamedTuple):
+    """What one application has."""
 
-    settings: dict[str, Any]
+    pool: ThreadedConnectionPool
     retry_after: int
-    lock: Any
-    pool: ThreadedConnectionPool | None = None
 
 
 class Database:
@@ -76,25 +72,21 @@ class Database:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Read the settings of an application, roll back at the end of its contexts, and answer 503 when busy.
+        """Make the pool of an application, roll back at the end of its contexts, and answer 503 when busy.
 
         The settings are a dict of what `ThreadedConnectionPool` takes, by name, and `retry_after`, which is the number
-        of seconds that the 503 names, 1 by default. No connection is opened before the first use.
+        of seconds that the 503 names, 1 by default. The first use of `connection` opens the pool.
         """
         settings = {**DEFAULTS, **app.config[self._key]}
         retry_after = settings.pop("retry_after")
-        app.extensions[self._key] = _State(settings, retry_after, threading.Lock())
+        app.extensions[self._key] = _State(ThreadedConnectionPool(**settings), retry_after)
         app.teardown_appcontext(self._teardown)
         app.register_error_handler(PoolExhausted, self._refuse)
 
     @property
     def pool(self) -> ThreadedConnectionPool:
-        """The pool of the current application. The first use makes it."""
+        """The pool of the current application. Until the first use of `connection` it is not open."""
         state: _State = current_app.extensions[self._key]
-        if state.pool is None:
-            with state.lock:
-                if state.pool is None:
-                    state.pool = ThreadedConnectionPool(**state.settings)
         return state.pool
 
     @property
@@ -129,6 +121,7 @@ class Database:
     def _lent(self) -> _Lent:
         name = f"_pgpool_{self._key}"
         if name not in g:
+            self.pool.open()
             block = self.pool.connection()
             setattr(g, name, _Lent(block, block.__enter__()))
         lent: _Lent = getattr(g, name)

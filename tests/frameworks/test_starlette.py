@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from pgpool_rs import ThreadedConnectionPool
+from pgpool_rs import PoolClosed, ThreadedConnectionPool
 from pgpool_rs.starlette import Database, _Block
 from pgpool_rs.testing import PATIENCE, Gate
 from tests.lib.postgres import admin, backends, opened
@@ -107,10 +107,11 @@ def size(dsn: str, table: str) -> int:
 
 def test_the_lifespan_opens_and_closes_the_pool(dsn: str) -> None:
     db = Database(2, 4, dsn, application_name="lifespan")
-    with pytest.raises(RuntimeError, match=r"lifespan=db\.lifespan"):
-        _ = db.pool
 
     async def body() -> None:
+        with pytest.raises(PoolClosed, match="open"):
+            async with db.connection():
+                raise AssertionError("it was lent before the start")
         for _ in range(2):
             async with db.lifespan(None):
                 assert backends(dsn, "lifespan") == 2
@@ -119,6 +120,11 @@ def test_the_lifespan_opens_and_closes_the_pool(dsn: str) -> None:
             await until(lambda: backends(dsn, "lifespan") == 0)
 
     run(body)
+
+
+def test_what_a_pool_does_not_know_is_refused_before_the_start() -> None:
+    with pytest.raises(TypeError, match="max_conn"):
+        Database(1, 2, max_conn=3)
 
 
 def test_200_of_200_requests_are_answered_with_4_connections_and_40_threads(dsn: str) -> None:
