@@ -75,7 +75,7 @@ class Database:
         """Make the pool of an application, roll back at the end of its contexts, and answer 503 when busy.
 
         The settings are a dict of what `ThreadedConnectionPool` takes, by name, and `retry_after`, which is the number
-        of seconds that the 503 names, 1 by default. The first use of `connection` opens the pool.
+        of seconds that the 503 names, 1 by default. The first use opens the pool.
         """
         settings = {**DEFAULTS, **app.config[self._key]}
         retry_after = settings.pop("retry_after")
@@ -85,9 +85,19 @@ class Database:
 
     @property
     def pool(self) -> ThreadedConnectionPool:
-        """The pool of the current application. Until the first use of `connection` it is not open."""
+        """The pool of the current application. The first use opens it."""
+        pool = self._state.pool
+        pool.open()
+        return pool
+
+    def close(self, timeout: float | None = None) -> int:
+        """Close the pool of the current application, as `pool.close(timeout)` does, at the end of a worker process."""
+        return self._state.pool.close(timeout)
+
+    @property
+    def _state(self) -> _State:
         state: _State = current_app.extensions[self._key]
-        return state.pool
+        return state
 
     @property
     def connection(self) -> Any:
@@ -121,7 +131,6 @@ class Database:
     def _lent(self) -> _Lent:
         name = f"_pgpool_{self._key}"
         if name not in g:
-            self.pool.open()
             block = self.pool.connection()
             setattr(g, name, _Lent(block, block.__enter__()))
         lent: _Lent = getattr(g, name)
@@ -136,5 +145,4 @@ class Database:
 
     def _refuse(self, _: PoolExhausted) -> Any:
         """Answer 503, as the application's own handler of that status shows it."""
-        state: _State = current_app.extensions[self._key]
-        return current_app.handle_http_exception(ServiceUnavailable(retry_after=state.retry_after))
+        return current_app.handle_http_exception(ServiceUnavailable(retry_after=self._state.retry_after))

@@ -11,7 +11,7 @@ import psycopg2
 import pytest
 from flask import Flask, Response, stream_with_context
 
-from pgpool_rs import PoolTimeout
+from pgpool_rs import PoolClosed, PoolTimeout
 from pgpool_rs.flask import Database
 from tests.lib.pools import give_back, lend
 from tests.lib.postgres import admin, backends, make_idle, opened, terminate
@@ -34,7 +34,6 @@ class Site:
     @property
     def pool(self) -> Any:
         with self.app.app_context():
-            self.db.pool.open()
             return self.db.pool
 
     @property
@@ -63,12 +62,21 @@ def site(dsn: str, request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 def test_nothing_is_connected_before_the_first_use(site: Site) -> None:
-    @site.app.get("/")
-    def page() -> str:
-        return str(site.db.pool.get_stats()["pool_max"])
-
-    assert site.client.get("/").text == "2"
+    site.app.add_url_rule("/", view_func=lambda: "static")
+    assert site.client.get("/").text == "static"
     assert backends(site.dsn, site.name) == 0
+
+
+def test_a_worker_that_ends_closes_its_pool_whether_it_was_used_or_not(dsn: str) -> None:
+    for uses in (0, 1):
+        site = Site(dsn, "ending")
+        with site.app.app_context():
+            for _ in range(uses):
+                execute(site.db.connection)
+            assert site.db.close() == uses, "what is lent is closed when it comes back"
+        with site.app.app_context(), pytest.raises(PoolClosed):
+            _ = site.db.connection
+        wait_until(lambda: backends(dsn, "ending") == 0)
 
 
 def test_a_request_has_one_connection_and_gives_it_back(site: Site) -> None:

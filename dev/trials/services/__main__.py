@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Any
 
 from dev.load import Job, Load
 from dev.servers.postgres import ThrowawayPostgres
@@ -70,15 +71,21 @@ def put_through(kind: str, word: str, seconds: float) -> list[str]:
                 time.sleep(seconds)
                 faults.stop()
             load.stop()
-        pools = service.whole()
+        pools: dict[int, Any] = {}
+
+        def is_all_there() -> bool:
+            # Workers may still be replaced, and the server takes a while to notice that one was killed.
+            pools.clear()
+            pools.update(service.whole())
+            return service.sessions() == sum(told["size"] for told in pools.values())
+
+        try:
+            wait_until(is_all_there, "the pools' sessions", service)
+        except AssertionError:
+            violations.append(f"the server has {service.sessions()} sessions: {pools}")
         backends = {backend for told in pools.values() for backend in told["backends"]}
         if len(backends) != MAXCONN * len(pools):
             violations.append(f"{len(backends)} connections could be lent of {MAXCONN} in each of {len(pools)} workers")
-        try:
-            # Those of killed workers go when the server notices.
-            wait_until(lambda: service.sessions() == sum(told["size"] for told in pools.values()), "sessions", service)
-        except AssertionError:
-            violations.append(f"the server has {service.sessions()} sessions: {pools}")
         statuses = Counter(str(answer.status or answer.error) for answer in answers)
         violations += list(judge(word, answers))
         status = service.stop()

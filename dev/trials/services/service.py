@@ -138,16 +138,17 @@ class Service:
     def whole(self) -> dict[int, Any]:
         """Visit each worker, and let it lend all of its pool at once; give what each says."""
         told: dict[int, Any] = {}
+        workers: list[int] = []
 
         def all_have_told() -> bool:
             answer = self.visit("/whole")
             if answer.status == 200:
                 told[answer.body["process"]] = answer.body
-            workers = set(self.workers)
-            return len(workers) == WORKERS and workers <= told.keys()
+            workers[:] = self.workers
+            return len(workers) == WORKERS and told.keys() >= {*workers}
 
         wait_until(all_have_told, "the whole pool of each worker", self)
-        return {worker: told[worker] for worker in self.workers}
+        return {worker: told[worker] for worker in workers}
 
     def stop(self) -> int:
         """End it as its operator does, and give its exit status."""
