@@ -16,6 +16,7 @@ Starlette's endpoints say `async with db.connection() as conn`. The guide is at
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,8 @@ class Database:
         :param timeout: how many seconds a request waits; then it is answered with 503. None waits for ever.
         :param retry_after: the number of seconds that the 503 names in `Retry-After`.
         """
-        self._make = lambda: ThreadedConnectionPool(
-            minconn, maxconn, *args, timeout=timeout, **{**options, "open": False}
-        )
+        options = {**options, "timeout": timeout, "open": False}
+        self._make = functools.partial(ThreadedConnectionPool, minconn, maxconn, *args, **options)
         self._timeout = timeout
         self._max_waiting: int = options.get("max_waiting", 0)
         self._retry_after = str(retry_after)
