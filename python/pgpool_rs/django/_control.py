@@ -1,0 +1,44 @@
+"""The pools of this process, and how it answers `manage.py pgpool`: on a socket in Linux's abstract namespace.
+
+Whoever asks must know the project's SECRET_KEY.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Listener
+from typing import TYPE_CHECKING
+
+from django.apps import apps
+from django.conf import settings
+from django.utils.encoding import force_bytes
+
+if TYPE_CHECKING:
+    from pgpool_rs import ThreadedConnectionPool
+
+pools: dict[tuple[str, str], ThreadedConnectionPool] = {}
+"""By alias and database."""
+ADDRESS = "\0pgpool_rs.django."
+_listening = 0
+
+
+def listen() -> None:
+    """Begin to answer, once in each process, if "pgpool_rs.django" is an installed app."""
+    global _listening  # noqa: PLW0603
+    if apps.apps_ready and _listening != os.getpid():
+        _listening = os.getpid()
+        if apps.is_installed("pgpool_rs.django"):
+            threading.Thread(target=_answer, name="pgpool_rs.django", daemon=True).start()
+
+
+def _answer() -> None:
+    with Listener(f"{ADDRESS}{os.getpid()}", authkey=force_bytes(settings.SECRET_KEY)) as listener:
+        while True:
+            with suppress(OSError, EOFError, AuthenticationError), listener.accept() as client:
+                if client.recv() == "drain":
+                    for pool in list(pools.values()):
+                        pool.drain()
+                client.send({alias: pool.get_stats() for (alias, _), pool in list(pools.items())})

@@ -1,0 +1,1 @@
+"""Django's PostGIS backend on a pool."""

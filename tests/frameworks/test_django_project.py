@@ -1,0 +1,323 @@
+"""A Django project whose backend is `pgpool_rs.django`, under the servers that it runs with."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("django")
+
+from dev.servers.postgres import ThrowawayPostgres
+from tests.lib.postgres import admin, backends
+from tests.lib.programs import Group, group
+from tests.lib.statements import execute
+from tests.lib.waits import Task, wait_until
+
+FILES = {
+    "manage.py": """
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+execute_from_command_line(sys.argv)
+""",
+    "project/settings.py": """
+import os
+
+SECRET_KEY = "a project's"
+DEBUG = True
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "project.urls"
+USE_TZ = True
+INSTALLED_APPS = ["pgpool_rs.django", "project.apps.Project"]
+DATABASES = {
+    "default": {
+        "ENGINE": "pgpool_rs.django",
+        "NAME": "postgres",
+        "USER": "postgres",
+        "HOST": "127.0.0.1",
+        "PORT": os.environ["PORT"],
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            "application_name": "project",
+            "gssencmode": "disable",
+            "pool": {"min_size": 1, "max_size": 2, "timeout": 60},
+        },
+    },
+}
+""",
+    # EARLY: a query before the fork, whose connection is left open.
+    "project/apps.py": """
+import os
+
+from django.apps import AppConfig
+
+
+class Project(AppConfig):
+    name = "project"
+
+    def ready(self):
+        from django.db import connection
+
+        if "EARLY" in os.environ:
+            connection.ensure_connection()
+""",
+    "project/urls.py": """
+import os
+
+from django.db import connection
+from django.http import JsonResponse
+from django.urls import path
+
+
+def show(request):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid(), current_setting('application_name')")
+        session, _ = cursor.fetchone()
+    return JsonResponse({"process": os.getpid(), "session": session})
+
+
+urlpatterns = [path("", show)]
+""",
+    "project/wsgi.py": """
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+application = get_wsgi_application()
+""",
+    "project/tests.py": """
+from django.db import connection
+from django.test import TestCase, TransactionTestCase
+
+
+def database():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_database()")
+        return cursor.fetchone()[0]
+
+
+class InTransactions(TestCase):
+    def test_the_database_is_a_clone(self):
+        self.assertIn(database(), {"test_postgres_1", "test_postgres_2"})
+
+
+class OnItsOwn(TransactionTestCase):
+    def test_the_database_is_a_clone(self):
+        self.assertIn(database(), {"test_postgres_1", "test_postgres_2"})
+        self.assertEqual(self.client.get("/").status_code, 200)
+""",
+    "project/__init__.py": "",
+}
+
+
+class Visited(http.client.HTTPConnection):
+    """HTTP over TCP or over a Unix socket."""
+
+    def connect(self) -> None:
+        if self.host.isdecimal():
+            self.sock = socket.create_connection(("127.0.0.1", int(self.host)))
+        else:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.connect(self.host)
+
+
+class Project:
+    """The project's folder, and what runs in it."""
+
+    def __init__(self, folder: Path, server: ThrowawayPostgres) -> None:
+        for name, text in FILES.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        self.folder = folder
+        self.server = server
+        self.environment = {"PORT": str(server.port), "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+
+    def manage(self, *words: str) -> str:
+        """Run manage.py; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *words],
+            cwd=self.folder,
+            env={**os.environ, **self.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def runs(self, *words: str) -> Any:
+        """Run a server."""
+        return group([sys.executable, *words], folder=self.folder, environment=self.environment)
+
+    def get(self, place: str) -> dict[str, Any]:
+        """Visit the site."""
+        visit = Visited(place, timeout=90)
+        try:
+            visit.request("GET", "/", headers={"Host": "localhost"})
+            answer = visit.getresponse()
+            assert answer.status == 200, answer.read()
+            told: dict[str, Any] = json.loads(answer.read())
+            return told
+        finally:
+            visit.close()
+
+    def wait_for(self, running: Group, place: str) -> None:
+        """Wait until the site answers."""
+
+        def answers() -> bool:
+            assert running.process.poll() is None, running.output
+            with suppress(OSError, http.client.HTTPException):
+                return bool(self.get(place))
+            return False
+
+        wait_until(answers, "an answer")
+
+    def sessions(self) -> list[int]:
+        """List the server's processes that serve the project."""
+        with admin(self.server.dsn) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pid FROM pg_stat_activity WHERE application_name = 'project'")
+            return [pid for (pid,) in cursor.fetchall()]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    """Give a project on a server of its own."""
+    with ThrowawayPostgres() as server:
+        yield Project(tmp_path, server)
+
+
+def test_parallel_tests_use_their_clones_also_after_a_query_at_the_start(project: Project) -> None:
+    project.environment["EARLY"] = "1"
+    assert "Ran 2 tests" in project.manage("test", "--parallel", "2")
+    with admin(project.server.dsn) as connection:
+        assert execute(connection, "SELECT count(*) FROM pg_database WHERE datname LIKE 'test_%%'") == 0
+    assert backends(project.server.dsn, "project") == 0
+
+
+def test_workers_of_a_preloading_gunicorn_are_shown_and_drained(project: Project) -> None:
+    pytest.importorskip("gunicorn")
+    place = str(project.folder / "http")
+    project.environment["EARLY"] = "1"
+    words = ["--preload", "--workers", "2", "--worker-class", "gthread", "--threads", "2", "--no-control-socket"]
+    with project.runs("-m", "gunicorn", "project.wsgi", *words, "--bind", f"unix:{place}") as running:
+        project.wait_for(running, place)
+        seen: dict[int, int] = {}
+
+        def both_answer() -> bool:
+            told = project.get(place)
+            seen[told["process"]] = told["session"]
+            return len(seen) == 2
+
+        wait_until(both_answer, "an answer of each worker")
+        assert running.process.pid not in seen
+        assert len(set(seen.values())) == 2
+
+        def shown(*words: str) -> set[int]:
+            lines = project.manage("pgpool", *words).splitlines()
+            assert lines[0].split()[:4] == ["pid", "alias", "pool_size", "pool_max"]
+            return {int(line.split()[0]) for line in lines[1:] if line.split()[1] == "default"}
+
+        assert set(seen) <= shown()
+        before = set(project.sessions())
+        assert set(seen) <= shown("--drain")
+        wait_until(lambda: not {*seen.values()} & {*project.sessions()}, "the end of what was idle")
+        assert {*seen.values()} <= before
+        project.get(place)
+        stopped, other = seen
+        os.kill(stopped, signal.SIGSTOP)
+        told = project.manage("pgpool")
+        os.kill(stopped, signal.SIGCONT)
+        assert f"{stopped} does not answer" in told
+        assert f"{other} default" in told
+        running.process.terminate()
+        running.wait(60)
+    wait_until(lambda: project.sessions() == [], "the end of all sessions")
+
+
+def test_a_gunicorn_that_is_killed_reloaded_and_starved_under_load_loses_no_slot(project: Project) -> None:
+    pytest.importorskip("gunicorn")
+    place = str(project.folder / "http")
+    # 4 threads for 2 connections.
+    words = ["--workers", "2", "--worker-class", "gthread", "--threads", "4", "--no-control-socket"]
+    with project.runs("-m", "gunicorn", "project.wsgi", *words, "--bind", f"unix:{place}") as running:
+        project.wait_for(running, place)
+        answered: list[int] = []
+        over = threading.Event()
+
+        def visits() -> None:
+            while not over.is_set():
+                # Those that were being answered at that moment fail.
+                with suppress(AssertionError, OSError, http.client.HTTPException):
+                    answered.append(project.get(place)["process"])
+
+        visitors = [Task(visits) for _ in range(8)]
+        try:
+            old: set[int] = set()
+
+            def others_answer() -> bool:
+                """Tell whether two workers answer that are not among the old ones."""
+                return len({*answered[-100:]} - old) == 2
+
+            wait_until(others_answer)
+            killed, survivor = {*answered[-100:]}
+            os.kill(killed, signal.SIGKILL)
+            old = {killed}
+            wait_until(others_answer, "the successor of the killed worker")
+            running.process.send_signal(signal.SIGHUP)
+            old |= {survivor, *answered[-100:]}
+            wait_until(others_answer, "the new workers")
+            with admin(project.server.dsn) as connection:
+                for session in project.sessions():
+                    execute(connection, "SELECT pg_terminate_backend(%s, 5000)", [session])
+            seen = len(answered)
+            wait_until(lambda: len(answered) > seen + 50, "answers after the sessions have ended")
+        finally:
+            over.set()
+        for visitor in visitors:
+            visitor.result()
+        shown = {line.split()[0]: line.split()[2:] for line in project.manage("pgpool").splitlines()[1:]}
+        for worker in {*answered[-100:]}:
+            size, most, idle, waiting, *_ = map(int, shown[str(worker)])
+            assert (size, waiting) == (idle, 0), shown
+            assert size <= most
+        running.process.terminate()
+        running.wait(60)
+    wait_until(lambda: project.sessions() == [], "the end of all sessions")
+
+
+def test_a_reload_of_runserver_ends_the_old_sessions(project: Project) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = str(probe.getsockname()[1])
+    with project.runs("manage.py", "runserver", place, "--skip-checks") as running:
+        project.wait_for(running, place)
+        first = project.get(place)
+        urls = project.folder / "project" / "urls.py"
+
+        def reloaded() -> bool:
+            with suppress(OSError, http.client.HTTPException):
+                if project.get(place)["process"] != first["process"]:
+                    return True
+                urls.touch()  # again, since it may not yet be watched
+            return False
+
+        wait_until(reloaded, "the reload")
+        wait_until(lambda: first["session"] not in project.sessions(), "the end of the old session")
