@@ -8,6 +8,8 @@ import unittest
 from collections.abc import Callable
 from typing import Any
 
+import django
+
 import pgpool_rs
 
 DATABASES = {
@@ -23,7 +25,8 @@ DATABASES = {
 }
 SECRET_KEY = "of no use to anybody"
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
+if django.VERSION < (6,):
+    DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
 
 _skip_unless = unittest.skipUnless
