@@ -250,6 +250,11 @@ def test_a_pool_may_be_closed_while_it_has_lent(site: Any, postgres: ThrowawayPo
     assert one.connection.pool is not closed
 
 
+# From CPython 3.12 on, a fork beside the housekeeping thread warns.
+forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+@forks
 def test_the_child_of_a_fork_leaves_the_parents_session_alone(site: Any) -> None:
     one = site(ONE)
     pid = one.execute("SELECT pg_backend_pid()")
@@ -262,6 +267,7 @@ def test_the_child_of_a_fork_leaves_the_parents_session_alone(site: Any) -> None
     assert one.execute("SELECT pg_backend_pid()") == pid
 
 
+@forks
 def test_a_worker_of_parallel_tests_uses_its_own_database(site: Any) -> None:
     one = site({"min_size": 1, "max_size": 1})
     one.connection.ensure_connection()
