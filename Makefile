@@ -41,7 +41,8 @@ prove: build .venv/proving .venv/frameworks ## run the long proofs: random tests
 	$(NIGHTLY) PROPTEST_CASES=2000 CARGO_PROFILE_DEV_OPT_LEVEL=2 \
 	  cargo test -p pgpool-core --locked --target-dir target/nightly --lib -- would_do whatever_is_called
 	$(NIGHTLY) $(RUN) -m pytest $(BESIDE_EACH_OTHER) -o timeout=0 -o faulthandler_timeout=0 \
-	  tests/compat/test_differential.py tests/callbacks tests/harness/test_broken_pools.py
+	  tests/compat/test_differential.py tests/callbacks tests/harness/test_broken_pools.py \
+	  tests/frameworks/test_sqlalchemy_suite.py
 	$(RUN) -m pytest dev/tests
 	$(RUN) -m dev.sanitize
 	$(RUN) -m dev.trials

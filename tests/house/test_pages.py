@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
+from psycopg2.extensions import parse_dsn
 
 from pgpool_rs.testing import BrokenInvariant
 
@@ -92,7 +93,7 @@ def test_the_code_of_a_page_runs(page: str, dsn: str, tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, *strict, "-m", "pytest", "-qsrf", "--tb=short", "-p", "no:cacheprovider"],
         cwd=tmp_path,
-        env={"DATABASE_URL": dsn},
+        env={"DATABASE_URL": "postgresql://{user}@{host}:{port}/{dbname}?gssencmode=disable".format(**parse_dsn(dsn))},
         capture_output=True,
         text=True,
         timeout=200,
