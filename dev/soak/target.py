@@ -74,6 +74,7 @@ class Target:
             connect=self.callbacks.connect,
             open_workers=2,
             grow="workers",
+            reconnect_backoff=(0.05, 1),
             background=True,
             leak_after=0.5,
             reclaim=True,

@@ -19,8 +19,8 @@ from pgpool_rs._loans import make as make_loan
 from pgpool_rs._log import is_heard, place
 from pgpool_rs._log import write as write_line
 from pgpool_rs._notes import annotate
+from pgpool_rs._opening import again, start_worker
 from pgpool_rs._opening import in_parallel as open_in_parallel
-from pgpool_rs._opening import start_worker
 from pgpool_rs._secrets import mask
 from pgpool_rs._views import AutomaticKey
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
@@ -36,6 +36,7 @@ __all__ = [
     "ProgrammingError",
     "QueryCanceledError",
     "TooManyRequests",
+    "again",
     "annotate",
     "check_socket",
     "connection",

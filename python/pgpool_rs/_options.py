@@ -35,6 +35,7 @@ class Options:
     connect: Callable[..., Any] | None = field(repr=False)
     open_workers: int
     grow: str
+    reconnect_backoff: tuple[float, float] | None
     background: bool
     leak_after: float
     reclaim: bool
@@ -67,6 +68,7 @@ class Options:
         connect: object = None,
         open_workers: object = 1,
         grow: object = "caller",
+        reconnect_backoff: object = None,
         background: object = False,
         leak_after: object = None,
         reclaim: object = False,
@@ -93,6 +95,7 @@ class Options:
             connect=_validate.callback("connect", connect, secret=True),
             open_workers=_validate.count("open_workers", open_workers, least=1),
             grow=_validate.word("grow", grow, "caller", "workers"),
+            reconnect_backoff=_validate.pauses("reconnect_backoff", reconnect_backoff),
             background=_validate.flag("background", background),
             leak_after=_validate.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
             reclaim=_validate.flag("reclaim", reclaim),

@@ -31,6 +31,18 @@ def seconds(option: str, given: Any, *, none: str | None = None, zero: bool = Tr
     raise ValueError(f"{option} must be {least} seconds{alternative}, not {shown(given)}")
 
 
+def pauses(option: str, given: Any) -> tuple[float, float] | None:
+    """Check the shortest and the longest of pauses that grow, in seconds, or None."""
+    if given is None:
+        return None
+    match [_real(pause) for pause in given] if isinstance(given, (tuple, list)) else []:
+        case [float(shortest), float(longest)]:
+            if 0 < shortest <= longest < math.inf:
+                return shortest, longest
+            raise ValueError(f"{option} must be (shortest, longest) with 0 < shortest <= longest, not {shown(given)}")
+    raise TypeError(f"{option} must be two numbers of seconds (shortest, longest) or None, not {shown(given)}")
+
+
 def count(option: str, given: Any, *, least: int, note: str = "") -> int:
     """Check a whole number. Return `sys.maxsize` at most."""
     try:

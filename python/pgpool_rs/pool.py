@@ -103,6 +103,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         connect: Callable[..., PooledConnection] | None = None,
         open_workers: int = 1,
         grow: Literal["caller", "workers"] = "caller",
+        reconnect_backoff: tuple[float, float] | None = None,
         background: bool = False,
         leak_after: float | None = None,
         reclaim: bool = False,
@@ -138,6 +139,9 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param grow: who opens a connection when none is idle and there is room. "caller": the caller that needs it.
             "workers": threads of the pool; each caller gets what comes first, a connection that comes back or a new
             one.
+        :param reconnect_backoff: (shortest, longest) pause after a connect that failed, doubled by each further one.
+            One caller at a time connects then; the others wait, or get the last error at once if their timeout is 0.
+            None: each caller connects at once.
         :param background: whether `putconn` leaves rollbacks and closes, which use the network, to the housekeeper.
         :param leak_after: the pool logs a loan that lasts this long, with the stack that borrowed it. None logs none.
         :param reclaim: whether the pool frees the slot of a connection that its borrower has dropped. Only for
@@ -174,6 +178,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             connect=connect,
             open_workers=open_workers,
             grow=grow,
+            reconnect_backoff=reconnect_backoff,
             background=background,
             leak_after=leak_after,
             reclaim=reclaim,

@@ -108,6 +108,8 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "leaks.watch": ("upgrade", CPYTHONS),
     "lifecycle.close_last": ("hasattr", ("close",)),
     "lifecycle.fill": ("call1 call_method0", ("connect", "configure")),
+    "open.outage": ("call1", OURS),
+    "open.told_again": ("call1", OURS),
     "lifecycle.find_flags": ("contains getattr*3 getattr_opt", OURS),
     "log.report_alone": ("call1", OURS),
     "loan.__getattr__": ("hasattr", PSYCOPG2S),

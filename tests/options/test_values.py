@@ -27,6 +27,7 @@ COUNTS = ["max_waiting", "open_workers"]
 CALLABLES = ["check", "configure", "reset", "connect"]
 FLAGS = ["background", "reclaim", "close_returns", "open"]
 WORDS = ["grow"]
+PAUSES = ["reconnect_backoff"]
 
 INF = math.inf
 NAN = math.nan
@@ -56,6 +57,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "connect": None,
         "open_workers": 1,
         "grow": "caller",
+        "reconnect_backoff": None,
         "background": False,
         "leak_after": INF,
         "reclaim": False,
@@ -223,6 +225,25 @@ def test_a_flag_is_a_bool_and_nothing_else(option: str) -> None:
         refused(TypeError, f"{option} must be True or False, not {value!r}", **{option: value})
 
 
+@pytest.mark.parametrize("value", [(1, 2), [1, 2.0], (0.5, decimal.Decimal("0.5"))])
+def test_a_backoff_is_the_shortest_and_the_longest_pause(value: Any) -> None:
+    made_of = made("reconnect_backoff", value)
+    assert made_of == tuple(map(float, value))
+    assert [type(pause) for pause in made_of] == [float, float]
+
+
+@pytest.mark.parametrize("value", [1, "12", (1,), (1, 2, 3), (1, None), (True, 2), {1: 2}, ("1", "2")])
+def test_a_backoff_that_is_no_pair_of_numbers_is_a_type_error(value: Any) -> None:
+    text = f"reconnect_backoff must be two numbers of seconds (shortest, longest) or None, not {value!r}"
+    refused(TypeError, text, reconnect_backoff=value)
+
+
+@pytest.mark.parametrize("value", [(0, 1), (2, 1), (-1, 1), (1, INF), (NAN, 1), (1, NAN)])
+def test_a_backoff_out_of_range_is_a_value_error(value: Any) -> None:
+    text = f"reconnect_backoff must be (shortest, longest) with 0 < shortest <= longest, not {value!r}"
+    refused(ValueError, text, reconnect_backoff=value)
+
+
 def test_grow_is_one_of_two_words() -> None:
     assert [made("grow", word) for word in ("caller", "workers")] == ["caller", "workers"]
     refused(ValueError, 'grow must be "caller" or "workers", not \'worker\'', grow="worker")
@@ -275,6 +296,7 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
         {"check": check_socket},
         {"timeout": None, "max_waiting": 5, "check_after": 0, "reclaim": True, "open_workers": 4, "name": "web"},
         {"grow": "workers"},
+        {"reconnect_backoff": (1, 2)},
         {"configure": nothing, "reset": "discard", "connect": nothing, "close_returns": True, "open": False},
         {"max_idle": 0, "max_lifetime": None, "leak_after": None, "background": False},
         {"max_lifetime": INF, "leak_after": INF},

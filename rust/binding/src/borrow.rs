@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use pgpool_core::{Busy, Caller, CheckOut, CloseReason, Refusal, Reservation, SlotId, Span, Waiter, Want};
+use pgpool_core::{Busy, Caller, CheckOut, CloseReason, Moment, Refusal, Reservation, SlotId, Span, Waiter, Want};
 use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
@@ -18,7 +18,7 @@ use crate::keys::{key_of, plain_key, resolve_key, want_for};
 use crate::leaks;
 use crate::log::{CROWDED, TIMED_OUT, close_and_log, log};
 use crate::notes::{annotated, with_notes};
-use crate::open::{connect_error, last_connect_error};
+use crate::open::{connect_error, last_connect_error, outage, told_again};
 use crate::pool::AbstractPool;
 use crate::python::name;
 use crate::system::now;
@@ -169,19 +169,25 @@ fn seek_from<'py, 'p>(
             }
         };
         place.take(joined)?;
+        let end = timeout.deadline(asked);
         let deadline = match (busy, timeout) {
             (Busy::Crowded, _) => return Err(crowded(pool)),
             _ if is_logging(caller) => return Err(Refusal::Exhausted.into()),
+            (Busy::BackingOff { comes: false, .. }, Timeout::ZERO) => match told_again(pool)? {
+                Some(error) => return Err(error.into()),
+                None => continue 'asking,
+            },
             (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
             // The caller does not wait for room, but for a connection that another caller is opening without a time limit.
             (Busy::KeyOpening, Timeout::ZERO) => None,
             // The same, as long as the room is in transit.
-            (Busy::InTransit, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
+            (Busy::InTransit | Busy::BackingOff { .. }, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
             // A pool with maxconn=0 never has room.
             _ if expired || ledger.counts().maxconn == 0 && busy == Busy::Full => {
                 return Err(timed_out(pool, busy, asked));
             }
-            _ => timeout.deadline(asked),
+            (Busy::BackingOff { next_try, .. }, _) if next_try < Moment::NEVER => earlier(end, at(next_try)),
+            _ => end,
         };
         match &parker {
             None => {
@@ -191,10 +197,21 @@ fn seek_from<'py, 'p>(
             }
             Some(parker) => {
                 queued_at.get_or_insert_with(Instant::now);
-                expired = !parker.wait(deadline)? && timeout != Timeout::ZERO;
+                let woken = parker.wait(deadline)?;
+                expired = !woken && timeout != Timeout::ZERO && end.is_some_and(|end| Instant::now() >= end);
             }
         }
     }
+}
+
+/// The moment of the exact clock at which the coarse one, which the ledger is told, has come to `moment`.
+fn at(moment: Moment) -> Option<Instant> {
+    let left = Duration::from_nanos(moment.since(now()).as_nanos());
+    Instant::now().checked_add(left.saturating_add(Duration::from_millis(5)))
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 /// Finds the key for the loan, as psycopg2.pool does: it refuses a closed pool before a bad key, and uses up an automatic key
@@ -218,7 +235,7 @@ fn open<'py>(
         Ok(connection) => connection,
         Err(error) => {
             // Close the connection that the hook had filed before it failed.
-            let filed = reservation.fail(connect_error(pool, &error));
+            let filed = reservation.fail(connect_error(pool, &error), outage(pool, &error));
             let discarded = filed.and_then(|filed| discard(pool, filed).err());
             return Err(weightier(py, error, discarded).into());
         }
@@ -259,7 +276,9 @@ fn timed_out(pool: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Erro
     let counts = ledger.counts();
     let waited = asked.elapsed().as_secs_f64();
     let name = pool.get().shown_name(pool.py());
-    let mut text = if busy == Busy::KeyOpening {
+    let mut text = if matches!(busy, Busy::BackingOff { .. }) {
+        format!("connection not opened: waited {waited:.2} s for a server that cannot be reached")
+    } else if busy == Busy::KeyOpening {
         format!("connection not opened: waited {waited:.2} s for the one that another caller opens under this key")
     } else {
         format!("connection pool exhausted: waited {waited:.2} s for one of {} connections", counts.maxconn)

@@ -9,7 +9,7 @@ use crate::error::{is_database_error, is_exception};
 use crate::give_back::discard;
 use crate::handle::Handle;
 use crate::log::{OPEN_FAILED, RETURN_FAILED, report_alone};
-use crate::open::connect_error;
+use crate::open::{connect_error, outage};
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::now;
@@ -37,7 +37,12 @@ fn connect<'p>(
     let error = pool.call_method0(name!(py, connect_hook)).err().filter(|error| !is_refusal(py, error));
     // An interrupt of the worker is no answer to a waiter: the first waiter connects itself.
     let answer = error.as_ref().filter(|error| is_exception(py, error));
-    let failed = answer.map(|error| (Handle::of(error.value(py).as_any()), connect_error(pool, error)));
+    let failed = answer.map(|error| {
+        let outage = outage(pool, error);
+        let holds_back = outage.is_some();
+        let told = outage.unwrap_or_else(|| Handle::of(error.value(py).as_any()));
+        (told, connect_error(pool, error), holds_back)
+    });
     let Grown { told, surplus, next } = growth.end(failed, now());
     // The connect has logged a database's error.
     if let Some(error) = error.filter(|error| !told && !is_database_error(py, error)) {

@@ -75,7 +75,7 @@ pub(crate) fn open(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
 
 /// The policy while the first connections are opened: no thread starts, and no other thread connects.
 fn before_open(policy: Policy) -> Policy {
-    Policy { has_housekeeper: false, grow: None, ..policy }
+    Policy { has_housekeeper: false, grow: None, reconnect_backoff: None, ..policy }
 }
 
 /// Opens minconn connections, and lets threads work for the pool from now on.

@@ -138,7 +138,7 @@ pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, as
         with_notes(pool, pool.get().ensure_open())?;
         let mut counts = ledger.counts();
         // With minconn=0, open one to find out whether the server can be reached.
-        if counts.minconn == 0 && counts.maxconn > 0 && counts.open() + counts.opening == 0 {
+        if counts.minconn == 0 && counts.maxconn > 0 && counts.open() + counts.opening == 0 && ledger.may_open(now()) {
             open_one(pool)?;
             counts = ledger.counts();
         }

@@ -1,21 +1,23 @@
 //! `_connect`, step by step: it opens a connection, and files it under a key or puts it into the pool.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use pgpool_core::{CloseReason, ConnectError, Reserve, SharedLedger, Span};
 use pyo3::prelude::*;
 
-use crate::call::call_or_undo;
+use crate::call::{answered_by_ours, call_or_undo};
 use crate::caller::caller;
 use crate::check::leave_clean;
 use crate::connection;
-use crate::error::{Error, weightier};
+use crate::error::{Error, is_database_error, weightier};
 use crate::give_back::give_back;
 use crate::handle::{Handle, address};
 use crate::keys::{resolve_key_if_any, want_for};
 use crate::log::{OPENED, close_and_log, describe_public, log, log_connect};
 use crate::notes::with_notes;
 use crate::pool::AbstractPool;
+use crate::python::imports;
 use crate::system::now;
 use crate::wait::Waker;
 
@@ -53,7 +55,7 @@ fn connect_and_file<'py>(
             let why = connect_error(pool, &error);
             let text = why.text.clone();
             if let Some(own) = own {
-                drop(own.fail(why));
+                drop(own.fail(why, outage(pool, &error)));
             }
             let logged = log_connect(pool, ledger, Some((&error, &text)));
             return Err(weightier(py, error, logged.err()).into());
@@ -88,6 +90,27 @@ fn establish<'py>(
 /// Describes why a connect failed, for waiters.
 pub(crate) fn connect_error(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> ConnectError {
     ConnectError { text: describe_public(pool, error), at: now() }
+}
+
+/// Copies the error of a connect for the callers that may not connect while connects are held back, if it holds them back.
+pub(crate) fn outage(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> Option<Arc<Handle>> {
+    let py = pool.py();
+    if !pool.get().options().backs_off || !is_database_error(py, error) {
+        return None;
+    }
+    let copied = imports().and_then(|imports| imports.again.bind(py).call1((error.value(py),)));
+    answered_by_ours(py, copied).map(|copied| Handle::of(&copied))
+}
+
+/// Copies the error of the last connect, for a caller that may not connect. Each caller gets a copy of its own, since a raise writes
+/// into the exception. Nothing: connects are not held back any more.
+pub(crate) fn told_again(pool: &Bound<'_, AbstractPool>) -> PyResult<Option<PyErr>> {
+    let (py, ledger) = (pool.py(), pool.get().ledger());
+    let Some(error) = ledger.last_failure() else { return Ok(None) };
+    let ago = ledger.connect_error().map_or(0.0, |error| now().since(error.at).as_secs_f64());
+    let note = format!("{} did not connect, since this connect failed {ago:.1} s ago", pool.get().shown_name(py));
+    let told = imports()?.again.bind(py).call1((error.object(py)?, note))?;
+    Ok(Some(PyErr::from_value(told)))
 }
 
 /// Says why the last failed connect failed, as the end of a sentence.

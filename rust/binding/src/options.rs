@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) open_workers: usize,
     /// The policy that holds once the pool is open.
     pub(crate) policy: Policy,
+    /// Whether connects are held back once one has failed.
+    pub(crate) backs_off: bool,
 }
 
 /// The options as Python hands them over.
@@ -46,6 +48,7 @@ pub(crate) struct Checked {
     connect: Option<Py<PyAny>>,
     open_workers: usize,
     grow: String,
+    reconnect_backoff: Option<(f64, f64)>,
     background: bool,
     leak_after: f64,
     reclaim: bool,
@@ -63,6 +66,9 @@ impl Checked {
             leak_after: Span::from_secs_f64(self.leak_after),
             max_waiting: NonZeroUsize::new(self.max_waiting),
             grow: NonZeroUsize::new(self.open_workers).filter(|_| self.grow == "workers"),
+            reconnect_backoff: self
+                .reconnect_backoff
+                .map(|(first, longest)| (Span::from_secs_f64(first), Span::from_secs_f64(longest))),
             has_housekeeper: self.has_housekeeper,
         }
     }
@@ -82,6 +88,7 @@ impl Checked {
             close_returns: self.close_returns,
             open_workers: self.open_workers,
             policy,
+            backs_off: self.reconnect_backoff.is_some(),
         })
     }
 }

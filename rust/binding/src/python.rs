@@ -37,6 +37,7 @@ imports! {
     ProgrammingError,
     QueryCanceledError,
     TooManyRequests,
+    again,
     annotate,
     check_socket,
     connection,

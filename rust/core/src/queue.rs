@@ -38,12 +38,23 @@ pub(crate) struct Wish {
     pub(crate) caller: Caller,
 }
 
+/// What a waiter was told last of when to ask again, if it is not woken before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Nothing,
+    /// A moment.
+    When,
+    /// That another caller opens its key. It is woken when that ends, even if it has a place in the queue.
+    Key,
+}
+
 struct Entry<W> {
     id: WaiterId,
     wait_for: WaitFor,
     wish: Wish,
     /// Whether the waiter has waited for its key, now or before.
     followed: bool,
+    told: Told,
     /// Gone once the waiter has been woken. The waiter brings a new one when it goes back to waiting.
     waker: Option<W>,
 }
@@ -92,7 +103,7 @@ impl<W> Queue<W> {
         self.next += 1;
         let id = WaiterId { turn: before.map_or(serial, |before| before.turn), serial };
         let at = self.entries.partition_point(|entry| entry.id < id);
-        self.entries.insert(at, Entry { id, wait_for, wish, followed, waker: Some(waker) });
+        self.entries.insert(at, Entry { id, wait_for, wish, followed, told: Told::Nothing, waker: Some(waker) });
         id
     }
 
@@ -177,6 +188,26 @@ impl<W> Queue<W> {
             entry.waker = waker.take();
         }
         true
+    }
+
+    /// Notes what a waiter is told.
+    pub(crate) fn tell(&mut self, id: WaiterId, told: Told) {
+        if let Some(at) = self.position(id) {
+            self.entries[at].told = told;
+        }
+    }
+
+    /// Says whether this waiter is the one that keeps the time for all: the first for room that does not wait for its key. Without a
+    /// place, it would be the last.
+    pub(crate) fn keeps_time(&self, waiter: Option<WaiterId>) -> bool {
+        let mut before = self.entries.iter().take_while(|entry| waiter.is_none_or(|id| entry.id < id));
+        !before.any(|entry| entry.wait_for == WaitFor::Room && entry.told != Told::Key)
+    }
+
+    /// Takes the waker of the waiter that keeps the time, unless it has been told when to ask again. It keeps its place.
+    pub(crate) fn wake_to_tell(&mut self) -> Option<W> {
+        let first = self.entries.iter_mut().find(|entry| entry.wait_for == WaitFor::Room && entry.told != Told::Key)?;
+        if first.told == Told::When { None } else { first.waker.take() }
     }
 
     /// Removes a waiter that has no promise, and gives its waker if it still has one.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use super::{Check, Ledger, Return};
 use crate::close_reason::CloseReason;
 use crate::question::{Unanswered, Want};
-use crate::queue::{Promise, WaitFor, WaiterId};
+use crate::queue::{Promise, Told, WaitFor, WaiterId};
 use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
+use crate::time::Moment;
 
 /// The answer to a borrower.
 pub(crate) enum CheckOutDecision<H> {
@@ -37,8 +38,25 @@ pub enum Busy {
     /// More slots will be free without a borrower, or be filled by workers, than there are waiters ahead. Or the caller has waited
     /// for its key, which no caller opens any more, and it is undecided whether some slot will be lent.
     InTransit,
+    /// There is room, but connects are held back: see `backoff`.
+    BackingOff {
+        /// When the caller asks again, if it is not woken before.
+        next_try: Moment,
+        /// Whether workers fill more slots than there are waiters ahead.
+        comes: bool,
+    },
     /// No slot is free, and `max_waiting` callers are already waiting.
     Crowded,
+}
+
+impl Busy {
+    fn told(self) -> Told {
+        match self {
+            Self::BackingOff { next_try, .. } if next_try < Moment::NEVER => Told::When,
+            Self::KeyOpening => Told::Key,
+            _ => Told::Nothing,
+        }
+    }
 }
 
 impl<H, W> Ledger<H, W> {
@@ -67,6 +85,10 @@ impl<H, W> Ledger<H, W> {
         waker: &mut Option<W>,
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         self.ensure_open()?;
+        if self.is_backing_off() {
+            // It may be time for the next connect.
+            self.serve();
+        }
         if let Some(error) = waiter.and_then(|waiter| self.take_failure(waiter)) {
             return Ok(CheckOutDecision::ConnectFailed(error));
         }
@@ -86,8 +108,8 @@ impl<H, W> Ledger<H, W> {
         let claimed = waiter.and_then(|waiter| self.claim(waiter));
         let free = claimed.or_else(|| self.idle.pop());
         let waits = waiter.is_some_and(|waiter| self.queue.has_place(waiter));
-        let opens = self.has_room() && !waits && !self.leaves_connects(want.caller());
-        let free = free.or_else(|| opens.then(|| self.table.occupy(State::Opening)));
+        let opens = self.may_open() && !waits && !self.leaves_connects(want.caller());
+        let free = free.or_else(|| opens.then(|| self.begin_connect()));
         let Some(index) = free else {
             if let Some(returning) = self.next_deferred_return(want.caller()) {
                 return Ok(CheckOutDecision::FinishReturn(returning));
@@ -113,7 +135,12 @@ impl<H, W> Ledger<H, W> {
         let coming = self.in_transit_for(want.caller()) + self.room_for_workers();
         let place = waiter.filter(|&waiter| self.queue.has_place(waiter));
         // Where nothing comes, the place does not matter, and is not looked for.
-        if undecided || coming > 0 && coming > self.queue.ahead_of(place) { Busy::InTransit } else { Busy::Full }
+        let comes = coming > 0 && coming > self.queue.ahead_of(place);
+        if self.is_backing_off() && self.has_room() {
+            let next_try = if self.queue.keeps_time(place) { self.next_try() } else { Moment::NEVER };
+            return Busy::BackingOff { next_try, comes: comes && self.policy.grow.is_some() };
+        }
+        if undecided || comes { Busy::InTransit } else { Busy::Full }
     }
 
     /// Decides what its borrower does with a filed slot: a fresh connection is lent, an old one is checked, an empty slot is
@@ -152,6 +179,8 @@ impl<H, W> Ledger<H, W> {
         if let Some(waiter) = waiter.filter(stays)
             && self.queue.rearm(waiter, wait_for, waker)
         {
+            self.queue.tell(waiter, busy.told());
+            self.keep_time();
             return CheckOutDecision::Busy(busy, Some(waiter));
         }
         let newcomer = for_room && waiter.is_none() && waker.is_some();
@@ -159,6 +188,10 @@ impl<H, W> Ledger<H, W> {
             return CheckOutDecision::Busy(Busy::Crowded, None);
         }
         let joined = waker.take().map(|waker| self.queue.join(waiter, wait_for, want.wish(), waker));
+        if let Some(joined) = joined {
+            self.queue.tell(joined, busy.told());
+        }
+        self.keep_time();
         self.call_workers();
         CheckOutDecision::Busy(busy, joined)
     }
@@ -173,6 +206,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn leave(&mut self, waiter: WaiterId) -> Option<Return<H>> {
         let waker = self.queue.remove(waiter);
         self.after.unused_wakers.extend(waker);
+        self.keep_time();
         let failure = self.take_failure(waiter);
         self.after.handles.extend(failure);
         let Promise { slot, wish } = self.queue.claim(waiter)?;

@@ -101,7 +101,12 @@ impl<H, W> Ledger<H, W> {
         if let Some(report) = self.report_overdue() {
             return Some(ChoreDecision::Report(report));
         }
-        if self.lacks_some() && self.refill.under_way.is_none() && self.now >= self.refill.at {
+        if self.lacks_some()
+            && self.refill.under_way.is_none()
+            && self.now >= self.refill.at
+            && self.connects_allowed() > 0
+        {
+            self.backoff.began = self.now;
             self.refill.number += 1;
             self.refill.under_way = Some((self.refill.number, caller));
             return Some(ChoreDecision::Open(self.refill.number));
@@ -195,6 +200,7 @@ impl<H, W> Ledger<H, W> {
             self.refill.pause = self.refill.pause.doubled().clamp(FIRST_PAUSE, LONGEST_PAUSE);
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
+        self.serve();
         self.call_workers();
         // A caller that was told of the refill under way must learn when the next one is due.
         self.after.chores |= self.policy.has_housekeeper && !self.closed && self.lacks_some();
@@ -210,8 +216,16 @@ impl<H, W> Ledger<H, W> {
         self.refill.under_way.is_some_and(|(_, by)| by != caller)
     }
 
+    /// Counts the refill that is under way if its connect has not begun.
+    pub(super) fn refills_to_begin(&self) -> usize {
+        let Some((_, by)) = self.refill.under_way else { return 0 };
+        let mut opening = self.table.in_state(State::Opening).map(|index| self.table.get(index));
+        usize::from(!opening.any(|slot| slot.in_transit && slot.borrower == by))
+    }
+
     /// Lets the next refill be tried at once.
     pub(crate) fn hurry_refill(&mut self) {
+        self.hurry_connect();
         self.refill.at = Moment::START;
         self.refill.pause = Span::ZERO;
     }
@@ -224,7 +238,7 @@ impl<H, W> Ledger<H, W> {
     /// Notes that the server can be reached: missing connections need not wait any longer.
     pub(super) fn note_reachable(&mut self) {
         if self.refill.at > Moment::START {
-            self.hurry_refill();
+            (self.refill.at, self.refill.pause) = (Moment::START, Span::ZERO);
             self.after.chores |= self.wants_refill();
         }
     }
@@ -240,6 +254,7 @@ impl<H, W> Ledger<H, W> {
         let reports = self.table.in_state(State::Lent).map(|index| self.table.get(index));
         let reports = reports.filter(|slot| !slot.overdue).map(|slot| slot.since.after(leak_after));
         let refill = (self.lacks_some() && self.refill.under_way.is_none()).then_some(self.refill.at);
+        let refill = refill.map(|at| if self.connects_allowed() > 0 { at } else { at.max(self.next_try()) });
         let idle = self.idle_end().map(|(_, end)| end);
         look.into_iter().chain(ends).chain(reports).chain(idle).chain(refill).min().unwrap_or(Moment::NEVER)
     }

@@ -12,7 +12,7 @@ use super::{Ledger, Return};
 use crate::close_reason::CloseReason;
 use crate::question::Caller;
 use crate::queue::WaiterId;
-use crate::slot::{SlotId, State};
+use crate::slot::SlotId;
 use crate::stats::ConnectError;
 use crate::time::{Moment, Span};
 
@@ -62,7 +62,8 @@ impl<H, W> Ledger<H, W> {
 
     /// Counts the connections that workers may open beyond those that they open now.
     pub(crate) fn room_for_workers(&self) -> usize {
-        if self.policy.grow.is_some() { self.maxconn.saturating_sub(self.table.occupied()) } else { 0 }
+        let room = self.maxconn.saturating_sub(self.table.occupied());
+        if self.policy.grow.is_some() { room.min(self.connects_allowed()) } else { 0 }
     }
 
     /// Says whether a worker connects.
@@ -95,10 +96,10 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn begin_growth(&mut self, worker: Caller) -> Option<SlotId> {
         self.growth.called = self.growth.called.checked_sub(1)?;
         let wanted = self.queue.waiting_for_room().min(self.policy.grow?.get());
-        if self.closed || wanted <= self.connects() || !self.has_room() {
+        if self.closed || wanted <= self.connects() || !self.may_open() {
             return None;
         }
-        let index = self.table.occupy(State::Opening);
+        let index = self.begin_connect();
         self.begin_transit(index, worker);
         let slot = self.table.id(index);
         self.growth.connecting.push(Connecting { slot, worker, before: self.queue.next_serial() });
@@ -113,17 +114,18 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Ends a connect of a worker, and tells the worker what to do next if it `goes_on`. A connect that failed is the answer to the
-    /// caller that has waited longest, and to all that have waited for it if no connection is open that may come back.
+    /// caller that has waited longest; and to all that have waited for it, if no connection is open that may come back and connects are
+    /// not held back.
     pub(crate) fn end_growth(
         &mut self,
         slot: SlotId,
-        failed: Option<(Arc<H>, Arc<ConnectError>)>,
+        failed: Option<(Arc<H>, Arc<ConnectError>, bool)>,
         goes_on: bool,
     ) -> GrowthEnd<H> {
         let mut end = GrowthEnd { told: false, surplus: None, next: None };
         let at = self.growth.connecting.iter().position(|connecting| connecting.slot == slot);
         let Some(Connecting { worker, before, .. }) = at.map(|at| self.growth.connecting.swap_remove(at)) else {
-            self.after.handles.extend(failed.map(|(error, _)| error));
+            self.after.handles.extend(failed.map(|(error, ..)| error));
             return end;
         };
         // So that no other worker is called in its place.
@@ -132,15 +134,18 @@ impl<H, W> Ledger<H, W> {
             self.growth.called_at = self.now;
         }
         match (self.table.find(slot), failed) {
-            (Some(index), Some((error, why))) => {
+            (Some(index), Some((error, why, outage))) => {
                 self.connect_error = Some(why);
+                if outage {
+                    self.back_off(self.table.get(index).health.opened_in, Arc::clone(&error));
+                }
                 end.told = self.fail_waiters(before, error);
                 self.vacate(index);
             }
             // An override of `_connect` has opened nothing in the pool, or the worker has died.
             (Some(index), None) => self.hand_over_room(index),
             (None, failed) => {
-                self.after.handles.extend(failed.map(|(error, _)| error));
+                self.after.handles.extend(failed.map(|(error, ..)| error));
                 end.surplus = self.take_surplus(worker);
             }
         }
@@ -157,8 +162,8 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn worker_missed(&mut self) {
         if let Some(called) = self.growth.called.checked_sub(1) {
             self.growth.called = called;
-            if self.queue.waiting_for_room() > 0 && self.has_room() && !self.closed {
-                let index = self.table.occupy(State::Opening);
+            if self.queue.waiting_for_room() > 0 && self.may_open() && !self.closed {
+                let index = self.begin_connect();
                 self.hand_over_room(index);
             }
             self.call_workers();
@@ -171,13 +176,15 @@ impl<H, W> Ledger<H, W> {
             self.end_transit(index);
             let slot = self.table.id(index);
             self.after.to_wake.extend(self.queue.promise(slot));
+            self.keep_time();
         } else {
             self.vacate(index);
         }
     }
 
     fn fail_waiters(&mut self, before: u64, error: Arc<H>) -> bool {
-        let most = if self.table.connected().next().is_some() { 1 } else { usize::MAX };
+        let one = self.is_backing_off() || self.table.connected().next().is_some();
+        let most = if one { 1 } else { usize::MAX };
         let failed = self.queue.take_first(before, most, &mut self.after.to_wake);
         let told = !failed.is_empty();
         self.growth.failures.extend(failed.into_iter().map(|waiter| (waiter, Arc::clone(&error))));

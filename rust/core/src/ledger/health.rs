@@ -54,8 +54,8 @@ impl<H, W> Ledger<H, W> {
         Ok(())
     }
 
-    /// Gives the borrower of a connection that has been closed another one, or the room of the old one. Where workers connect, it
-    /// asks again.
+    /// Gives the borrower of a connection that has been closed another one, or the room of the old one. Where workers connect, or
+    /// connects are held back, it asks again.
     pub(crate) fn next_after(&mut self, slot: SlotId, reason: CloseReason) -> Result<CheckOutDecision<H>, Refusal> {
         let checking = self.checking(slot);
         self.count_dead(slot, reason);
@@ -76,12 +76,13 @@ impl<H, W> Ledger<H, W> {
             return Ok(answer);
         }
         let borrower = self.table.get(index).borrower;
-        if self.leaves_connects(borrower) {
+        if self.leaves_connects(borrower) || self.connects_allowed() == 0 {
             self.vacate(index);
             return Ok(CheckOutDecision::AskAgain);
         }
         let connection = self.table.detach(index);
         self.after.handles.extend(connection);
+        self.backoff.began = self.now;
         self.table.advance(index, State::Opening);
         self.begin_opening(index, borrower);
         Ok(CheckOutDecision::Reserved(self.table.id(index)))

@@ -28,6 +28,8 @@ pub struct Policy {
     pub max_waiting: Option<NonZeroUsize>,
     /// How many workers at most connect for waiters at once; `None`: the caller that needs a connection opens it.
     pub grow: Option<NonZeroUsize>,
+    /// How long no caller connects after a connect that failed, at first and at most; `None`: each caller may connect at once.
+    pub reconnect_backoff: Option<(Span, Span)>,
     /// Whether a housekeeper does the chores. The ledger then wakes it when there are any.
     pub has_housekeeper: bool,
 }
@@ -41,6 +43,7 @@ impl Default for Policy {
             leak_after: Span::FOREVER,
             max_waiting: None,
             grow: None,
+            reconnect_backoff: None,
             has_housekeeper: false,
         }
     }
@@ -80,6 +83,7 @@ impl<H, W> Ledger<H, W> {
         self.closed_how = Closed::Wholly;
         self.after.chores |= self.policy.has_housekeeper && (!closed || !self.deferred_returns.is_empty());
         if closed {
+            self.reset_backoff();
             self.dismiss_waiters();
         }
         self.wake_closers();
@@ -127,6 +131,7 @@ impl<H, W> Ledger<H, W> {
         self.outage = Outage::default();
         self.reset_refill();
         self.reset_growth();
+        self.reset_backoff();
         self.stats = Stats::default();
         self.usage_told = Span::ZERO;
         (self.after.chores, self.after.workers) = (false, 0);

@@ -4,6 +4,7 @@
 //! It drops no handle and wakes no waiter. It puts displaced handles and the wakers of those whose turn has come into
 //! [`After`], which [`crate::shared`] takes out of the ledger and acts on once the mutex is free.
 
+mod backoff;
 mod borrow;
 mod chores;
 mod closing;
@@ -124,6 +125,7 @@ pub(crate) struct Ledger<H, W> {
     /// Why the last connect that failed did so.
     connect_error: Option<Arc<ConnectError>>,
     outage: outage::Outage,
+    backoff: backoff::Backoff<H>,
     pub(crate) after: After<H, W>,
 }
 
@@ -157,6 +159,7 @@ impl<H, W> Ledger<H, W> {
             last_lent: 0,
             connect_error: None,
             outage: outage::Outage::default(),
+            backoff: backoff::Backoff::default(),
             after: After::default(),
         }
     }
@@ -260,16 +263,21 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Promises free slots to the waiters, in their order; calls workers for room, if they connect. After it, no slot is free, no
-    /// caller waits, or workers come.
+    /// caller waits, workers come, or connects are held back.
     fn serve(&mut self) {
+        self.serve_queue();
+        self.keep_time();
+    }
+
+    fn serve_queue(&mut self) {
         while self.queue.waiting_for_room() > 0 && !self.closed {
             let index = if let Some(index) = self.idle.pop() {
                 self.table.advance(index, State::Promised);
                 index
             } else if self.policy.grow.is_some() {
                 return self.call_workers();
-            } else if self.has_room() {
-                self.table.occupy(State::Opening)
+            } else if self.may_open() {
+                self.begin_connect()
             } else {
                 return;
             };

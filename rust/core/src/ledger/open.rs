@@ -42,7 +42,7 @@ impl<H, W> Ledger<H, W> {
         if !self.has_room() {
             return Err(Refusal::Exhausted.into());
         }
-        let index = self.table.occupy(State::Opening);
+        let index = self.begin_connect();
         if let Some(want) = want {
             self.file(index, want);
             // If one is lent under this key already, the new one replaces it, as in a dict.
@@ -106,6 +106,7 @@ impl<H, W> Ledger<H, W> {
                 self.vacate(replaced);
             }
         }
+        self.note_connected();
     }
 
     /// Ends a reservation. A fulfilled one is a loan like any other from now on; an unfulfilled one gives its room back.
@@ -119,12 +120,24 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Ends a reservation whose opener has failed. A connection that it has filed all the same comes out, to be closed.
-    pub(crate) fn fail_reservation(&mut self, slot: SlotId, why: Arc<ConnectError>) -> Option<Return<H>> {
+    /// Ends a reservation whose opener has failed. A connection that it has filed all the same comes out, to be closed. `outage` is
+    /// the error if the server cannot be reached.
+    pub(crate) fn fail_reservation(
+        &mut self,
+        slot: SlotId,
+        why: Arc<ConnectError>,
+        outage: Option<Arc<H>>,
+    ) -> Option<Return<H>> {
         self.connect_error = Some(why);
-        let index = self.table.reserved(slot)?;
+        let reserved = self.table.reserved(slot);
+        let opening = reserved.filter(|&index| self.table.get(index).state == State::Opening);
+        match (opening, outage) {
+            (Some(index), Some(error)) => self.back_off(self.table.get(index).health.opened_in, error),
+            (_, outage) => self.after.handles.extend(outage),
+        }
+        let index = reserved?;
         // closeall has closed what was filed with the others.
-        if self.table.get(index).state == State::Opening || !self.has_open_loans() {
+        if opening.is_some() || !self.has_open_loans() {
             self.vacate(index);
             return None;
         }

@@ -133,6 +133,7 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn for_each_handle(&self, mut visit: impl FnMut(&H)) {
         self.table.for_each_handle(&mut visit);
+        self.last_failure().into_iter().for_each(|error| visit(error));
         self.inherited_handles().for_each(visit);
     }
 }

@@ -26,11 +26,13 @@ impl<'l, H, W: Wake> Reservation<'l, H, W> {
         self.slot
     }
 
-    /// Gives the room back and notes why the connect failed. A connection that was filed before comes out.
+    /// Gives the room back and notes why the connect failed. A connection that was filed before comes out. `outage` is the error if
+    /// the server cannot be reached, for callers that may not connect while connects are held back.
     #[must_use = "the caller closes the connection that comes out"]
-    pub fn fail(self, why: ConnectError) -> Option<Returning<'l, H, W>> {
-        let why = Arc::new(why);
-        self.ledger.edit(|ledger| ledger.fail_reservation(self.slot, why)).map(|filed| self.ledger.returning(filed))
+    pub fn fail(self, why: ConnectError, outage: Option<Arc<H>>) -> Option<Returning<'l, H, W>> {
+        let (now, why) = (why.at, Arc::new(why));
+        let filed = self.ledger.edit_at(now, |ledger| ledger.fail_reservation(self.slot, why, outage));
+        filed.map(|filed| self.ledger.returning(filed))
     }
 }
 
@@ -236,9 +238,9 @@ pub struct Grown<'l, H, W: Wake> {
 
 impl<'l, H, W: Wake> Growth<'l, H, W> {
     /// Ends the connect. It has put a connection into the pool, or failed with this error, or done neither: then the first
-    /// waiter opens its connection itself.
-    pub fn end(self, failed: Option<(Arc<H>, ConnectError)>, now: Moment) -> Grown<'l, H, W> {
-        let (ledger, failed) = (self.ledger, failed.map(|(error, why)| (error, Arc::new(why))));
+    /// waiter opens its connection itself. With the error comes whether the server cannot be reached.
+    pub fn end(self, failed: Option<(Arc<H>, ConnectError, bool)>, now: Moment) -> Grown<'l, H, W> {
+        let (ledger, failed) = (self.ledger, failed.map(|(error, why, outage)| (error, Arc::new(why), outage)));
         let GrowthEnd { told, surplus, next } =
             ledger.edit_at(now, |ledger| ledger.end_growth(self.slot, failed, true));
         let next = next.map(|slot| Growth { ledger, slot });

@@ -31,6 +31,16 @@ impl<H, W: Wake> SharedLedger<H, W> {
         })
     }
 
+    /// Says whether there is room for a connect that may begin now.
+    pub fn may_open(&self, now: Moment) -> bool {
+        self.edit_at(now, |ledger| ledger.may_open())
+    }
+
+    /// Gives the error of the last connect that failed, while connects are held back.
+    pub fn last_failure(&self) -> Option<Arc<H>> {
+        self.edit(|ledger| ledger.last_failure().cloned())
+    }
+
     /// Puts an opened connection into the slot that is reserved for it.
     ///
     /// # Errors

@@ -119,8 +119,8 @@ impl<'w> Hands<'w> {
                 }
             }
             Call::Fail => {
-                let failed =
-                    take(&mut self.reservations, nth).and_then(|reservation| reservation.fail(connect_error("no")));
+                let failed = take(&mut self.reservations, nth)
+                    .and_then(|reservation| reservation.fail(connect_error("no"), flag.then(|| world.thing(name))));
                 self.returns.extend(failed);
             }
             Call::EndReservation => drop(take(&mut self.reservations, nth)),
@@ -197,7 +197,7 @@ impl<'w> Hands<'w> {
             }
             Call::EndGrowth => {
                 if let Some(growth) = take(&mut self.growths, nth) {
-                    let failed = flag.then(|| (world.thing(98), connect_error("no")));
+                    let failed = flag.then(|| (world.thing(98), connect_error("no"), nth % 2 == 0));
                     let end = growth.end(failed, now);
                     self.returns.extend(end.surplus);
                     self.growths.extend(end.next);

@@ -221,7 +221,7 @@ fn a_connection_whose_opener_fails_after_the_pool_was_closed_is_not_closed_twice
     world.ledger.note_connect(seconds(0.1), false);
     world.fulfil(&reservation, 1).expect("the pool is open");
     world.ledger.close().expect("it is open");
-    drop(reservation.fail(connect_error("late")));
+    drop(reservation.fail(connect_error("late"), None));
     check_balance(&world);
 }
 

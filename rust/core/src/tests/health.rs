@@ -141,7 +141,7 @@ fn a_connection_whose_room_was_used_for_another_is_forgotten() {
     world.pass(1.0);
     let room = must_reserve(world.must_check().next(CloseReason::Lost, world.now()));
     assert_eq!(*world.dropped.lock().expect("no panic"), [1]);
-    drop(room.fail(connect_error("the server is down")));
+    drop(room.fail(connect_error("the server is down"), None));
     assert_eq!(counts(&world), (0, 0, 0, 0, 0));
 }
 

@@ -249,10 +249,10 @@ fn what_was_filed_before_the_opener_failed_is_given_to_be_closed_and_nothing_els
     let world = World::new(0, 1);
     let opening = reserve_key(&world, 2, 1);
     world.fulfil(&opening, 20).expect("open");
-    let filed = opening.fail(connect_error("late")).expect("it was filed");
+    let filed = opening.fail(connect_error("late"), None).expect("it was filed");
     assert_eq!((filed.connection().name, counts(&world)), (20, (0, 0, 0, 1, 0)));
     drop(filed);
-    assert!(reserve_key(&world, 2, 1).fail(connect_error("at once")).is_none());
+    assert!(reserve_key(&world, 2, 1).fail(connect_error("at once"), None).is_none());
     open_by_key(&world, 2, 21);
     assert_eq!(world.lent(), [21]);
 }

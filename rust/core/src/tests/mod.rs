@@ -2,6 +2,7 @@
 
 mod ageing;
 mod anything;
+mod backoff;
 mod chores;
 mod counting;
 mod growth;

@@ -28,7 +28,7 @@ fn no_more_than_maxconn_are_opened_however_slow_connects_are() {
 fn a_reservation_that_is_dropped_unspent_gives_its_room_back() {
     let world = World::new(0, 1);
     drop(world.reserve());
-    drop(world.reserve().fail(connect_error("the server is down")));
+    drop(world.reserve().fail(connect_error("the server is down"), None));
     assert_eq!(world.ledger.connect_error().expect("there was one").text, "the server is down");
     world.open([1]);
 }
@@ -117,7 +117,7 @@ fn a_failed_connect_lets_the_first_waiter_try() {
     let world = World::new(0, 1);
     let reservation = world.reserve();
     let mut waiter = world.join();
-    drop(reservation.fail(connect_error("no")));
+    drop(reservation.fail(connect_error("no"), None));
     assert_eq!((waiter.wakes(), show(&waiter.ask_again())), (1, "reserved".to_owned()));
 }
 
@@ -191,7 +191,7 @@ fn the_greatest_of_limits_is_no_limit_and_no_overflow() {
 #[test]
 fn a_pool_made_anew_is_open_and_remembers_nothing() {
     let world = World::new(0, 1);
-    drop(world.reserve().fail(connect_error("no")));
+    drop(world.reserve().fail(connect_error("no"), None));
     world.ledger.close().expect("it is open");
     world.ledger.reset();
     assert_eq!((world.ledger.counts().closed, world.ledger.last_number()), (false, 0));

@@ -67,13 +67,21 @@ impl Model {
     }
 
     pub(super) fn serve(&mut self) {
+        self.serve_queue();
+        self.keep_time();
+    }
+
+    fn serve_queue(&mut self) {
         while !self.closed
             && let Some(first) = self.queue.iter().position(|waiter| waiter.for_room)
         {
             let promise = match self.idle.pop() {
                 Some(connection) => Promise::Connection(connection),
                 None if self.policy.grow.is_some() => return self.call_workers(),
-                None if self.has_room() => Promise::Room,
+                None if self.may_open() => {
+                    self.backoff.began = self.now;
+                    Promise::Room
+                }
                 None => return,
             };
             let waiter = self.queue.remove(first);
@@ -94,10 +102,14 @@ impl Model {
         waiter: Option<Token>,
         willing: Option<Token>,
     ) -> Got {
+        let timed = matches!(busy, Busy::BackingOff { next_try, .. } if next_try < Moment::NEVER);
+        let timed = (busy != Busy::KeyOpening).then_some(timed);
         let at = waiter.and_then(|waiter| self.queue.iter().position(|queued| queued.number == waiter));
         if let Some(at) = at.filter(|&at| busy == Busy::KeyOpening || self.queue[at].for_room) {
             self.queue[at].armed |= willing.is_some();
             self.queue[at].for_promise = for_promise;
+            self.queue[at].timed = timed;
+            self.keep_time();
             return Got::Busy(busy, false);
         }
         let newcomer = busy != Busy::KeyOpening && waiter.is_none();
@@ -115,8 +127,10 @@ impl Model {
             self.turns.insert(number, turn);
             self.wishes.insert(number, (key, caller));
             let followed = before || !for_room;
-            self.queue.insert(at, Waiter { turn, number, key, for_room, for_promise, followed, armed: true });
+            let waiter = Waiter { turn, number, key, for_room, for_promise, followed, timed, armed: true };
+            self.queue.insert(at, waiter);
         }
+        self.keep_time();
         self.call_workers();
         Got::Busy(busy, willing.is_some())
     }
@@ -124,6 +138,7 @@ impl Model {
     /// A waiter goes. What it was promised goes to the next, or comes out to be closed.
     pub(super) fn leave(&mut self, waiter: Token, token: Token) -> Option<u32> {
         self.queue.retain(|queued| queued.number != waiter);
+        self.keep_time();
         self.failed.retain(|&failed| failed != waiter);
         let promise = self.claim(waiter)?;
         let (key, _) = self.wishes[&waiter];
@@ -169,6 +184,9 @@ impl Model {
         if let Err(refusal) = self.ensure_open() {
             return Got::Refused(refusal);
         }
+        if self.backoff.width.is_some() {
+            self.serve();
+        }
         if let Some(at) = self.failed.iter().position(|&failed| Some(failed) == waiter) {
             self.failed.remove(at);
             return Got::ConnectFailed;
@@ -191,7 +209,8 @@ impl Model {
         if let Some(connection) = self.idle.pop() {
             return self.lend(connection, purpose, token);
         }
-        if self.has_room() && self.policy.grow.is_none() {
+        if self.may_open() && self.policy.grow.is_none() {
+            self.backoff.began = self.now;
             let opened_in = self.next_opening();
             self.opening.push(Opening { token, purpose, opened_in });
             return Got::Reserved;
@@ -201,6 +220,7 @@ impl Model {
         }
         let place = self.queue.iter().position(|queued| Some(queued.number) == waiter && queued.for_room);
         let ahead = &self.queue[..place.unwrap_or(self.queue.len())];
+        let first = !ahead.iter().any(|queued| queued.for_room && queued.timed.is_some());
         let ahead = ahead.iter().filter(|queued| queued.for_room).count();
         let own = self.returning.iter().any(|returning| returning.in_transit == Some(caller));
         let waits = self.occupied() <= self.maxconn && !own;
@@ -209,6 +229,10 @@ impl Model {
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
         let busy = match () {
             () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,
+            () if self.backoff.width.is_some() && self.has_room() => Busy::BackingOff {
+                next_try: if first { self.next_try() } else { Moment::NEVER },
+                comes: in_transit && self.policy.grow.is_some(),
+            },
             () if in_transit || undecided => Busy::InTransit,
             () => Busy::Full,
         };
@@ -250,6 +274,7 @@ impl Model {
             () if !self.has_room() => Err(Refusal::Exhausted),
             () => {
                 let opened_in = self.next_opening();
+                self.backoff.began = self.now;
                 self.opening.push(Opening { token, purpose: Purpose::Rest, opened_in });
                 Ok(())
             }
@@ -291,6 +316,7 @@ impl Model {
                 self.lent.push(Loan { key, caller, connection, since, opener, reported: false });
             }
         }
+        self.note_connected();
         Ok(())
     }
 
@@ -308,6 +334,9 @@ impl Model {
 
     /// A reservation goes since its opener has failed. What it had filed comes out to be closed.
     pub(super) fn fail_reservation(&mut self, token: Token, filed: Token) -> Option<u32> {
+        if let Some(opening) = self.opening.iter().find(|opening| opening.token == token) {
+            self.back_off(opening.opened_in);
+        }
         let at = self.lent.iter().position(|loan| loan.opener == Some(token));
         let Some(at) = at else {
             self.end_reservation(token);

@@ -185,7 +185,7 @@ impl<'w> Duel<'w> {
             let filed_token = self.token();
             self.world.ledger.note_connect(seconds(0.5), true);
             self.model.note_connect(seconds(0.5), true);
-            let filed = reservation.fail(connect_error("no"));
+            let filed = reservation.fail(connect_error("no"), Some(self.world.thing(8)));
             let expected = self.model.fail_reservation(token, filed_token);
             assert_eq!(filed.as_ref().map(|filed| filed.connection().name), expected);
             self.returning.extend(filed.map(|filed| (filed_token, filed)));

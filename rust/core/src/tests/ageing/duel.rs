@@ -95,6 +95,10 @@ impl<'w> Duel<'w> {
             _ => {}
         }
         self.model.now = self.world.now();
+        if self.model.policy.reconnect_backoff.is_some() {
+            // Both decide by the same time, also in a step that tells the ledger none.
+            self.world.ledger.edit_at(self.world.now(), |_| ());
+        }
         match *step {
             Step::Pass { .. } | Step::Sleep { .. } => {}
             Step::Borrow { key, wait } => self.borrow(key, wait),
@@ -238,12 +242,22 @@ impl<'w> Duel<'w> {
         let over = !model.closed || model.unclosed() == 0;
         assert!(!over || self.closers.iter().all(|(_, waker)| waker.wakes() == 1), "a closer sleeps for ever");
         let room = model.maxconn.saturating_sub(model.occupied());
-        let free = !model.idle.is_empty() || model.policy.grow.is_none() && room > 0;
+        let held_back = model.backoff.width.is_some();
+        let free = !model.idle.is_empty() || model.policy.grow.is_none() && room > 0 && !held_back;
         assert!(model.closed || !free || model.waiting_for_room() == 0, "a caller waits while a slot is free");
         let busy = model.called + model.growing.len() + usize::from(model.refill.busy);
         let limit = model.policy.grow.map_or(0, std::num::NonZero::get);
+        let first = model
+            .queue
+            .iter()
+            .find(|waiter| waiter.for_room && waiter.timed.is_some())
+            .filter(|_| held_back && room > 0);
+        assert!(
+            first.is_none_or(|first| first.timed == Some(true) || !first.armed),
+            "a caller waits and does not know until when"
+        );
         let needed = model.waiting_for_room().min(limit).min(room + model.growing.len());
-        assert!(model.closed || busy >= needed, "a caller waits for a worker that is not called");
+        assert!(model.closed || held_back || busy >= needed, "a caller waits for a worker that is not called");
         let connects = model.growing.len() + usize::from(model.refill.busy);
         assert!(connects <= limit.max(1), "more connect than may");
         assert_eq!(self.workers.wakes(), model.calls, "workers are called as often");

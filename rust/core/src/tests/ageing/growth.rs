@@ -9,7 +9,8 @@ use crate::{CloseReason, Reserve};
 
 impl Model {
     pub(super) fn room_for_workers(&self) -> usize {
-        if self.policy.grow.is_some() { self.maxconn.saturating_sub(self.occupied()) } else { 0 }
+        let room = self.maxconn.saturating_sub(self.occupied());
+        if self.policy.grow.is_some() { room.min(self.connects_allowed()) } else { 0 }
     }
 
     pub(super) fn call_workers(&mut self) {
@@ -42,7 +43,8 @@ impl Model {
             return;
         }
         self.called -= 1;
-        if self.has_room() && !self.closed {
+        if self.may_open() && !self.closed && self.waiting_for_room() > 0 {
+            self.backoff.began = self.now;
             self.promise_room();
         }
         self.call_workers();
@@ -53,6 +55,7 @@ impl Model {
             let waiter = self.queue.remove(first);
             *self.wakes.entry(waiter.number).or_default() += usize::from(waiter.armed);
             self.promised.push((waiter.number, Promise::Room));
+            self.keep_time();
         }
     }
 
@@ -63,8 +66,9 @@ impl Model {
         self.called -= 1;
         let busy = self.growing.len() + usize::from(self.refill.busy);
         let limit = self.policy.grow.map_or(0, std::num::NonZero::get);
-        let opens = !self.closed && self.waiting_for_room().min(limit) > busy && self.has_room();
+        let opens = !self.closed && self.waiting_for_room().min(limit) > busy && self.may_open();
         if opens {
+            self.backoff.began = self.now;
             let opened_in = self.next_opening();
             self.opening.push(Opening { token, purpose: Purpose::Rest, opened_in });
             self.growing.push(Growing { token, before: token });
@@ -84,9 +88,12 @@ impl Model {
         }
         let (mut told, mut closing) = (false, None);
         if let Some(at) = self.opening.iter().position(|opening| opening.token == growth) {
+            if how == Grown::Fails {
+                self.back_off(self.opening[at].opened_in);
+            }
             let most = if how != Grown::Fails {
                 0
-            } else if self.every_connection().next().is_some() {
+            } else if self.backoff.width.is_some() || self.every_connection().next().is_some() {
                 1
             } else {
                 99
@@ -159,7 +166,7 @@ impl Duel<'_> {
             }
             return;
         }
-        let failed = (how == Grown::Fails).then(|| (self.world.thing(8), connect_error("no")));
+        let failed = (how == Grown::Fails).then(|| (self.world.thing(8), connect_error("no"), true));
         let end = growth.end(failed, self.world.now());
         let surplus = end.surplus.as_ref().map(|surplus| surplus.connection().name);
         assert_eq!((end.told, surplus, end.next.is_some()), expected);

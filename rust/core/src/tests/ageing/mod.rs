@@ -2,10 +2,12 @@
 //!
 //! After every step these agree: the answer, the idle list, the loans and their order, the counts, the statistics, and
 //! how often each waiter has been woken. And these hold: the ledger never fills more than maxconn slots; no caller waits
-//! while a slot is free, unless a worker has been called to open a connection in it; a connection that is expired, suspect or has been idle for too long is never lent unchecked; the
+//! while a slot is free, unless a worker has been called to open a connection in it, or connects are held back and the first waiter
+//! knows when to ask again; a connection that is expired, suspect or has been idle for too long is never lent unchecked; the
 //! housekeeper is woken if a chore is due before it was told to come back; every guard may be dropped at any moment; no
 //! handle is dropped and no waiter is woken under the mutex (see `props`).
 
+mod backoff;
 mod borrow;
 mod doing;
 mod duel;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::backoff::Backoff;
 use crate::time::{Rng, Span};
 use crate::{Busy, Check, CloseReason, Moment, Policy, Refusal, Stats};
 
@@ -89,6 +90,8 @@ pub(super) struct Waiter {
     pub(super) for_promise: bool,
     /// Whether it has ever waited for its key.
     pub(super) followed: bool,
+    /// Whether it was told when to ask again; nothing, if it waits for its key.
+    pub(super) timed: Option<bool>,
     pub(super) armed: bool,
 }
 
@@ -164,6 +167,7 @@ pub(super) struct Model {
     /// Returns that were deferred, and when.
     pub(super) deferred_returns: VecDeque<(Token, Moment)>,
     pub(super) refill: Refill,
+    pub(super) backoff: Backoff,
     /// How many workers have been called and have not come yet, and how often one was called in all.
     pub(super) called: usize,
     pub(super) called_at: Moment,

@@ -175,10 +175,11 @@ impl Model {
             self.serve();
             return got;
         }
-        if self.policy.grow.is_some() {
+        if self.policy.grow.is_some() || self.connects_allowed() == 0 {
             self.key_gone(purpose.key());
             return Got::AskAgain;
         }
+        self.backoff.began = self.now;
         let opened_in = self.next_opening();
         self.opening.push(Opening { token: another, purpose, opened_in });
         Got::Reserved

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use proptest::prelude::*;
 
-use super::super::lengths;
+use super::super::{lengths, props::seconds};
 use crate::time::Span;
 use crate::{CloseReason, Policy};
 
@@ -145,15 +145,17 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         span(&[never, never, 7.0]),
         prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop_oneof![1 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
+        prop_oneof![2 => Just(None), 1 => Just(Some((seconds(1.0), seconds(4.0)))), 1 => Just(Some((seconds(0.1), seconds(0.1))))],
         prop::bool::weighted(0.8),
     )
-        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, grow, has_housekeeper)| Policy {
+        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, grow, reconnect_backoff, has_housekeeper)| Policy {
             check_after,
             max_idle,
             max_lifetime,
             leak_after,
             max_waiting: NonZeroUsize::new(max_waiting),
             grow: NonZeroUsize::new(grow),
+            reconnect_backoff,
             has_housekeeper,
         })
 }

@@ -26,7 +26,9 @@ impl Model {
         if self.late().next().is_some() {
             return Job::Report;
         }
-        if self.lacks_some() && !self.refill.busy && self.now >= self.refill.at {
+        let due = self.lacks_some() && !self.refill.busy && self.now >= self.refill.at;
+        if due && self.connects_allowed() > 0 {
+            self.backoff.began = self.now;
             self.refill.busy = true;
             return Job::Open;
         }
@@ -71,6 +73,7 @@ impl Model {
         let unreported = self.lent.iter().filter(|loan| !loan.reported);
         let reports = unreported.map(|loan| loan.since.after(self.policy.leak_after));
         let refill = (self.lacks_some() && !self.refill.busy).then_some(self.refill.at);
+        let refill = refill.map(|at| if self.connects_allowed() > 0 { at } else { at.max(self.next_try()) });
         let idle_end = self.idle_end().filter(|_| strictly).map(|(_, end)| end);
         let lull = self.now.after(Span::from_millis(1_000));
         let timed = ends.chain(reports).chain(refill).chain(idle_end).map(|due| due.max(lull));
@@ -84,6 +87,7 @@ impl Model {
             self.refill.pause = pause.clamp(Span::from_secs_f64(0.25), Span::from_secs_f64(4.0));
             self.refill.at = self.now.after(self.refill.pause.jittered(&mut self.rng));
         }
+        self.serve();
         self.call_workers();
     }
 
@@ -121,6 +125,7 @@ impl Model {
         self.closed = closed;
         self.ended = Ended::Wholly;
         if closed {
+            self.reset_backoff();
             self.dismiss();
         }
     }
@@ -186,6 +191,7 @@ impl Model {
         self.closed = false;
         self.ended = Ended::Wholly;
         self.refill = Refill::default();
+        self.reset_backoff();
         self.called = 0;
         self.growing.clear();
         self.failed.clear();

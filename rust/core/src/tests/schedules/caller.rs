@@ -239,7 +239,7 @@ impl<'w> Caller<'w> {
         note(self.thread, "fails to connect");
         // It takes two steps, and others may have the key after the first.
         self.world.model.state().give_up_room(self.thread);
-        let filed = room.fail(ConnectError { text: "no".to_owned(), at: NOW });
+        let filed = room.fail(ConnectError { text: "no".to_owned(), at: NOW }, Some(self.world.thing(0)));
         assert!(filed.is_none(), "nothing was filed");
         self.world.look();
     }

@@ -1,0 +1,278 @@
+"""With reconnect_backoff, one caller at a time connects once a connect has failed, after a pause that grows."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import psycopg2
+import pytest
+
+from pgpool_rs import PoolClosed, PoolTimeout, ThreadedConnectionPool, TooManyRequests
+from pgpool_rs._core import advance_clock
+from pgpool_rs._opening import again
+from pgpool_rs.testing import PATIENCE, FakeServer
+from tests.lib.pools import DOWN, assert_sound, give_back, lend
+from tests.lib.programs import PROLOGUE, run_forking_program
+from tests.lib.waits import Task, counts, wait_for_waiters, wait_until
+
+# Long enough for no test to wait for it: tests put the clock forward.
+PAUSE = 60.0
+
+
+def backing_off(pool_class: Any, minconn: int, maxconn: int, **options: Any) -> Any:
+    return pool_class(minconn, maxconn, **{"reconnect_backoff": (PAUSE, 4 * PAUSE), **options})
+
+
+def fail(pool: Any, server: FakeServer) -> psycopg2.Error:
+    """Let one connect fail."""
+    server.fail("connect", DOWN)
+    with pytest.raises(psycopg2.OperationalError, match="down") as caught:
+        pool.getconn(timeout=0) if isinstance(pool, ThreadedConnectionPool) else pool.getconn()
+    return caught.value
+
+
+def connects(server: FakeServer) -> int:
+    return len(server.arguments)
+
+
+def test_a_caller_that_does_not_wait_is_told_the_last_error_and_does_not_connect(
+    server: FakeServer, our_class: Any
+) -> None:
+    pool = backing_off(our_class, 0, 3)
+    first = fail(pool, server)
+    told = []
+    for _ in range(3):
+        with pytest.raises(psycopg2.OperationalError) as caught:
+            pool.getconn()
+        told.append(caught.value)
+    assert connects(server) == 1
+    assert {(type(error), str(error)) for error in told} == {(type(first), str(first))}
+    assert len({id(error) for error in (first, *told)}) == 4, "each is raised in one call only"
+    advance_clock(PAUSE)
+    pool.putconn(pool.getconn())
+    assert_sound(pool, server)
+
+
+def test_the_error_that_is_told_again_has_no_frames_of_the_caller_that_it_struck(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 1, name="shop")
+    fail(pool, server)
+    with pytest.raises(psycopg2.OperationalError) as caught:
+        pool.getconn()
+    frames = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert "fail" not in frames
+    (note,) = getattr(caught.value, "__notes__", ["'shop' did not connect, since this connect failed"])
+    assert "'shop' did not connect, since this connect failed" in note
+
+
+class Odd(psycopg2.OperationalError):
+    """Takes other arguments than it has."""
+
+    def __init__(self, *, host: str) -> None:
+        super().__init__(f"no route to {host}")
+        self.host = host
+
+
+@pytest.mark.parametrize("error", [DOWN, Odd(host="db"), ConnectionRefusedError(111, "refused"), psycopg2.Error()])
+def test_the_copy_of_an_error_has_its_class_its_text_and_its_attributes(error: Exception) -> None:
+    copied = again(error)
+    assert (type(copied), str(copied), copied.args) == (type(error), str(error), error.args)
+    assert getattr(copied, "host", None) == getattr(error, "host", None)
+    assert copied is not error
+    assert again(again(error, "one"), "two").__traceback__ is None
+
+
+def test_callers_that_wait_are_served_one_after_the_other_once_the_server_is_back(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 5, timeout=PATIENCE)
+    fail(pool, server)
+    waiters = [Task(pool.getconn) for _ in range(5)]
+    wait_for_waiters(pool, 5)
+    assert connects(server) == 1
+    with server.hold("connect") as gate:
+        advance_clock(PAUSE)
+        # Any call that finds no connection lets the ledger see the time.
+        with pytest.raises(psycopg2.OperationalError):
+            pool.getconn(timeout=0)
+        gate.wait_for()
+        assert (counts(pool)["opening"], counts(pool)["waiting"]) == (1, 4)
+        gate.let_one_through()
+        gate.wait_for(2)
+        assert (counts(pool)["opening"], counts(pool)["waiting"]) == (2, 2)
+    give_back(pool, [waiter.result() for waiter in waiters])
+    assert_sound(pool, server, timeout=0)
+
+
+def test_a_waiter_tries_by_itself_when_the_pause_is_over(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3, reconnect_backoff=(0.01, 0.02), timeout=PATIENCE)
+    server.fail("connect", DOWN, DOWN, DOWN)
+    tasks = [Task(pool.getconn) for _ in range(6)]
+    for task in tasks:
+        task.wait()
+        if task.error is None:
+            pool.putconn(task.result())
+    assert sorted(type(task.error).__name__ for task in tasks) == ["NoneType"] * 3 + ["OperationalError"] * 3
+    assert_sound(pool, server, timeout=0)
+
+
+def test_a_wait_that_is_over_says_why_no_connection_was_opened(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3, name="shop")
+    fail(pool, server)
+    with pytest.raises(PoolTimeout, match=r"connection not opened: waited .* cannot be reached .*in pool 'shop'; last"):
+        pool.getconn(timeout=0.01)
+    assert counts(pool)["waiting"] == 0
+
+
+def test_an_idle_connection_is_lent_all_the_while(server: FakeServer, our_class: Any) -> None:
+    pool = backing_off(our_class, 1, 3)
+    kept = pool.getconn()
+    fail(pool, server)
+    pool.putconn(kept)
+    assert pool.getconn() is kept
+    pool.putconn(kept)
+    advance_clock(PAUSE)
+    assert_sound(pool, server)
+
+
+def test_what_comes_back_goes_to_a_caller_that_waits_for_its_turn_to_connect(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3)
+    kept = pool.getconn()
+    fail(pool, server)
+    waiter = Task(pool.getconn, timeout=PATIENCE)
+    wait_for_waiters(pool, 1)
+    pool.putconn(kept)
+    assert waiter.result() is kept
+    assert connects(server) == 2
+
+
+def test_max_waiting_counts_the_callers_that_wait_for_their_turn(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3, max_waiting=1, timeout=PATIENCE)
+    fail(pool, server)
+    waiter = Task(pool.getconn)
+    wait_for_waiters(pool, 1)
+    with pytest.raises(TooManyRequests):
+        pool.getconn()
+    pool.closeall()
+    waiter.wait()
+
+
+def test_closeall_ends_the_waits_and_a_pool_made_anew_connects_at_once(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3, timeout=PATIENCE)
+    fail(pool, server)
+    waiter = Task(pool.getconn)
+    wait_for_waiters(pool, 1)
+    pool.closeall()
+    with pytest.raises(PoolClosed):
+        waiter.result()
+    pool.__init__(0, 3, reconnect_backoff=(PAUSE, PAUSE))
+    pool.putconn(pool.getconn())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError], ids=lambda error: error.__name__)
+def test_only_what_a_database_says_holds_connects_back(server: FakeServer, our_class: Any, error: Any) -> None:
+    pool = backing_off(our_class, 0, 3)
+    server.fail("connect", error("mine"))
+    with pytest.raises(error, match="mine"):
+        pool.getconn()
+    pool.putconn(pool.getconn())
+    assert_sound(pool, server)
+
+
+def test_a_prober_that_is_interrupted_hands_its_turn_on(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3, timeout=PATIENCE)
+    fail(pool, server)
+    advance_clock(PAUSE)
+    with server.hold("connect") as gate:
+        prober = Task(pool.getconn)
+        gate.wait_for()
+        waiter = Task(pool.getconn)
+        wait_for_waiters(pool, 1)
+        server.fail("connect", KeyboardInterrupt())
+        gate.let_one_through()
+        prober.wait()
+    assert isinstance(prober.error, KeyboardInterrupt) or isinstance(waiter.error, KeyboardInterrupt)
+    ended = waiter if isinstance(prober.error, KeyboardInterrupt) else prober
+    pool.putconn(ended.result())
+    assert_sound(pool, server, timeout=0)
+
+
+def test_a_connect_that_hangs_holds_no_other_back_for_longer_than_the_longest_pause(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3, reconnect_backoff=(PAUSE, PAUSE))
+    fail(pool, server)
+    advance_clock(PAUSE)
+    with server.hold("connect") as gate:
+        hangs = Task(pool.getconn)
+        gate.wait_for()
+        with pytest.raises(psycopg2.OperationalError):
+            pool.getconn()
+        advance_clock(PAUSE + 0.01)
+        second = Task(pool.getconn)
+        gate.wait_for(2)
+        with pytest.raises(psycopg2.OperationalError):
+            pool.getconn()
+    give_back(pool, [hangs.result(), second.result()])
+    assert_sound(pool, server)
+
+
+def test_the_housekeeper_opens_what_is_missing_only_in_its_turn(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 2, 4, max_idle=None)
+    connections = lend(pool, 2)
+    fail(pool, server)
+    for connection in connections:
+        connection.close()
+        pool.putconn(connection)
+    for _ in range(3):
+        pool._pgpool_maintain()
+    assert (connects(server), server.open) == (3, 0)
+    advance_clock(PAUSE)
+    wait_until(lambda: (pool._pgpool_maintain(), counts(pool)["idle"])[1] == 2, "both are opened")
+    assert_sound(pool, server)
+
+
+def test_maintain_and_wait_try_at_once(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 2)
+    fail(pool, server)
+    pool.wait(timeout=PATIENCE)
+    assert server.open == 1
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("timeout", [0, PATIENCE])
+def test_workers_connect_one_at_a_time_too(server: FakeServer, timeout: float) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 4, grow="workers", open_workers=4, max_idle=None)
+    fail(pool, server)
+    with pytest.raises((psycopg2.OperationalError, PoolTimeout)):
+        pool.getconn(timeout=min(timeout, 0.01))
+    assert connects(server) == 1
+    advance_clock(PAUSE)
+    pool.putconn(pool.getconn(timeout=timeout))
+    assert_sound(pool, server)
+
+
+def test_the_child_of_a_fork_begins_afresh() -> None:
+    run_forking_program(
+        PROLOGUE
+        + """
+import os
+from pgpool_rs.testing import FakeServer
+server = FakeServer()
+psycopg2.connect = server.connect
+pool = ThreadedConnectionPool(0, 3, reconnect_backoff=(60, 60))
+server.fail("connect", psycopg2.OperationalError("down"))
+for _ in range(2):
+    try:
+        pool.getconn()
+    except psycopg2.OperationalError:
+        pass
+child = os.fork()
+if child == 0:
+    pool.getconn()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+try:
+    pool.getconn()
+except psycopg2.OperationalError as error:
+    assert "down" in str(error)
+else:
+    raise AssertionError("the parent waits on")
+"""
+    )
