@@ -22,6 +22,7 @@ from pgpool_rs._notes import annotate
 from pgpool_rs._opening import again, start_worker
 from pgpool_rs._opening import in_parallel as open_in_parallel
 from pgpool_rs._secrets import mask
+from pgpool_rs._server_full import is_server_full
 from pgpool_rs._views import AutomaticKey
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 
@@ -45,6 +46,7 @@ __all__ = [
     "get_frame",
     "housekeeper",
     "is_heard",
+    "is_server_full",
     "make_loan",
     "mask",
     "open_in_parallel",

@@ -117,7 +117,9 @@ def test_a_waiter_tries_by_itself_when_the_pause_is_over(server: FakeServer) -> 
 def test_a_wait_that_is_over_says_why_no_connection_was_opened(server: FakeServer) -> None:
     pool = backing_off(ThreadedConnectionPool, 0, 3, name="shop")
     fail(pool, server)
-    with pytest.raises(PoolTimeout, match=r"connection not opened: waited .* cannot be reached .*in pool 'shop'; last"):
+    with pytest.raises(
+        PoolTimeout, match=r"connection not opened: waited .* a server that takes none .*in pool 'shop'; last"
+    ):
         pool.getconn(timeout=0.01)
     assert counts(pool)["waiting"] == 0
 
@@ -276,3 +278,49 @@ else:
     raise AssertionError("the parent waits on")
 """
     )
+
+
+# --- a server that is full, with and without the option ---------------------------------------------------------------
+
+FULL = psycopg2.OperationalError("FATAL:  sorry, too many clients already")
+
+
+@pytest.mark.parametrize("grow", ["caller", "workers"])
+@pytest.mark.parametrize("backoff", [None, (PAUSE, PAUSE)])
+def test_a_caller_with_a_timeout_waits_for_a_loan_while_the_server_is_full(
+    server: FakeServer, grow: Any, backoff: Any
+) -> None:
+    pool = ThreadedConnectionPool(0, 3, grow=grow, reconnect_backoff=backoff)
+    lent = pool.getconn()
+    server.fail("connect", FULL)
+    waiter = Task(pool.getconn, timeout=PATIENCE)
+    wait_for_waiters(pool, 1)
+    wait_until(lambda: connects(server) == 2 and not counts(pool)["opening"])
+    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
+        pool.getconn(timeout=0)
+    pool.putconn(lent)
+    assert waiter.result() is lent
+    assert connects(server) == 2, "while others wait, a caller that does not wait is told their error"
+    pool.putconn(lent)
+    advance_clock(PAUSE)
+    assert_sound(pool, server)
+
+
+def test_a_waiter_tries_again_while_the_server_is_full(server: FakeServer) -> None:
+    pool = ThreadedConnectionPool(0, 3)
+    lent = pool.getconn()
+    server.fail("connect", FULL, FULL)
+    got = pool.getconn(timeout=PATIENCE)
+    assert connects(server) == 4
+    give_back(pool, [lent, got])
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("grow", ["caller", "workers"])
+def test_a_caller_gets_the_error_of_a_full_server_if_nothing_is_lent(server: FakeServer, grow: Any) -> None:
+    pool = ThreadedConnectionPool(0, 3, grow=grow)
+    server.fail("connect", FULL)
+    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
+        pool.getconn(timeout=PATIENCE)
+    pool.putconn(pool.getconn())
+    assert_sound(pool, server)

@@ -18,7 +18,7 @@ use crate::keys::{key_of, plain_key, resolve_key, want_for};
 use crate::leaks;
 use crate::log::{CROWDED, TIMED_OUT, close_and_log, log};
 use crate::notes::{annotated, with_notes};
-use crate::open::{connect_error, last_connect_error, outage, told_again};
+use crate::open::{connect_error, copied, is_server_full, last_connect_error, outage, told_again};
 use crate::pool::AbstractPool;
 use crate::python::name;
 use crate::system::now;
@@ -158,7 +158,13 @@ fn seek_from<'py, 'p>(
             match answer {
                 CheckOut::Lent(connection) => return Ok(connection.object(py)?),
                 CheckOut::Check(checking) => answer = check::lend(pool, checking)?,
-                CheckOut::Reserved(reservation) => return open(pool, want, reservation),
+                CheckOut::Reserved(reservation) => {
+                    let waits = timeout != Timeout::ZERO && !expired && !is_logging(caller);
+                    match open(pool, want, reservation, waits)? {
+                        Some(connection) => return Ok(connection),
+                        None => continue 'asking,
+                    }
+                }
                 CheckOut::FinishReturn(returning) => {
                     finish(pool, returning)?;
                     continue 'asking;
@@ -224,16 +230,24 @@ fn want_of(pool: &Bound<'_, AbstractPool>, key: Option<&Bound<'_, PyAny>>) -> Re
     })
 }
 
-/// Opens a connection through `self._connect`, which a subclass may override. `_connect` files the connection.
+/// Opens a connection through `self._connect`, which a subclass may override. `_connect` files the connection. Nothing: the server has
+/// too many connections, and the caller, if it `waits`, waits for one of this pool's.
 fn open<'py>(
     pool: &Bound<'py, AbstractPool>,
     want: &Want<Handle>,
-    reservation: Reservation<'_, Handle, Waker>,
-) -> Result<Bound<'py, PyAny>, Error> {
+    mut reservation: Reservation<'_, Handle, Waker>,
+    waits: bool,
+) -> Result<Option<Bound<'py, PyAny>>, Error> {
     let py = pool.py();
     let connection = match pool.call_method1(name!(py, connect_hook), (key_of(py, want)?,)) {
         Ok(connection) => connection,
         Err(error) => {
+            if let Some(copied) = (waits && is_server_full(pool, &error)).then(|| copied(py, &error)).flatten() {
+                match reservation.leave_to_loans(connect_error(pool, &error), copied) {
+                    Ok(()) => return Ok(None),
+                    Err(back) => reservation = back,
+                }
+            }
             // Close the connection that the hook had filed before it failed.
             let filed = reservation.fail(connect_error(pool, &error), outage(pool, &error));
             let discarded = filed.and_then(|filed| discard(pool, filed).err());
@@ -247,7 +261,7 @@ fn open<'py>(
         return Err(refusal.into());
     }
     // If the hook has not filed the connection, the reservation gives its room back. The borrower gets the connection all the same.
-    Ok(connection)
+    Ok(Some(connection))
 }
 
 /// Says whether a connection is lent, and open as far as the ledger knows.
@@ -277,7 +291,7 @@ fn timed_out(pool: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Erro
     let waited = asked.elapsed().as_secs_f64();
     let name = pool.get().shown_name(pool.py());
     let mut text = if matches!(busy, Busy::BackingOff { .. }) {
-        format!("connection not opened: waited {waited:.2} s for a server that cannot be reached")
+        format!("connection not opened: waited {waited:.2} s for a server that takes none")
     } else if busy == Busy::KeyOpening {
         format!("connection not opened: waited {waited:.2} s for the one that another caller opens under this key")
     } else {

@@ -1,6 +1,6 @@
 //! Growth: a worker, which is a thread of its own, opens connections for the waiters.
 
-use pgpool_core::{Grown, Growth};
+use pgpool_core::{ConnectFailure, Grown, Growth};
 use pyo3::prelude::*;
 
 use crate::call::{call, edit};
@@ -9,7 +9,7 @@ use crate::error::{is_database_error, is_exception};
 use crate::give_back::discard;
 use crate::handle::Handle;
 use crate::log::{OPEN_FAILED, RETURN_FAILED, report_alone};
-use crate::open::{connect_error, outage};
+use crate::open::{connect_error, copied, is_server_full, outage};
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::now;
@@ -38,10 +38,14 @@ fn connect<'p>(
     // An interrupt of the worker is no answer to a waiter: the first waiter connects itself.
     let answer = error.as_ref().filter(|error| is_exception(py, error));
     let failed = answer.map(|error| {
-        let outage = outage(pool, error);
-        let holds_back = outage.is_some();
-        let told = outage.unwrap_or_else(|| Handle::of(error.value(py).as_any()));
-        (told, connect_error(pool, error), holds_back)
+        let (full, outage) = (is_server_full(pool, error), outage(pool, error));
+        let failure = match (full, &outage) {
+            (true, _) => ConnectFailure::Full,
+            (false, Some(_)) => ConnectFailure::Outage,
+            (false, None) => ConnectFailure::Other,
+        };
+        let copied = outage.or_else(|| full.then(|| copied(py, error)).flatten());
+        (copied.unwrap_or_else(|| Handle::of(error.value(py).as_any())), connect_error(pool, error), failure)
     });
     let Grown { told, surplus, next } = growth.end(failed, now());
     // The connect has logged a database's error.

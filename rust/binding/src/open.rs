@@ -92,12 +92,22 @@ pub(crate) fn connect_error(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> Co
     ConnectError { text: describe_public(pool, error), at: now() }
 }
 
+/// Says whether a connect has failed since the server has too many connections.
+pub(crate) fn is_server_full(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> bool {
+    let py = pool.py();
+    let is_operational = imports().is_ok_and(|imports| error.is_instance(py, imports.OperationalError.bind(py)));
+    let full = || imports()?.is_server_full.bind(py).call1((error.value(py),))?.is_truthy();
+    is_operational && answered_by_ours(py, full()).unwrap_or_default()
+}
+
 /// Copies the error of a connect for the callers that may not connect while connects are held back, if it holds them back.
 pub(crate) fn outage(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> Option<Arc<Handle>> {
-    let py = pool.py();
-    if !pool.get().options().backs_off || !is_database_error(py, error) {
-        return None;
-    }
+    let counts = pool.get().options().backs_off && is_database_error(pool.py(), error);
+    counts.then(|| copied(pool.py(), error)).flatten()
+}
+
+/// Copies the error of a connect.
+pub(crate) fn copied(py: Python<'_>, error: &PyErr) -> Option<Arc<Handle>> {
     let copied = imports().and_then(|imports| imports.again.bind(py).call1((error.value(py),)));
     answered_by_ours(py, copied).map(|copied| Handle::of(&copied))
 }

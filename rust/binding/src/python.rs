@@ -46,6 +46,7 @@ imports! {
     get_frame,
     housekeeper,
     is_heard,
+    is_server_full,
     make_loan,
     mask,
     open_in_parallel,

@@ -77,5 +77,5 @@ pub use shared::{
     CheckOut, Checking, Chore, Closer, Grown, Growth, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter,
 };
 pub use slot::SlotId;
-pub use stats::{ConnectError, ConnectNews, Counts, LoanReport, Stats};
+pub use stats::{ConnectError, ConnectFailure, ConnectNews, Counts, LoanReport, Stats};
 pub use time::{Moment, Span};

@@ -111,6 +111,17 @@ pub struct ConnectError {
     pub at: Moment,
 }
 
+/// What a failed connect says of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// Nothing.
+    Other,
+    /// It cannot be reached.
+    Outage,
+    /// It takes no more connections now, since it has too many.
+    Full,
+}
+
 /// What the log says of connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectNews {

@@ -4,13 +4,20 @@
 //!
 //! A connect that hangs holds the others back for the longest pause at most: then one more caller tries.
 //!
+//! Without `reconnect_backoff`, connects are held back only where the server has too many connections and callers wait for one of
+//! this pool's: these try again after a short pause.
+//!
 //! The ledger reads no clock. So one waiter, the first, is told when to ask again, and the ledger serves the queue then.
 
 use std::sync::Arc;
 
 use super::Ledger;
 use crate::slot::State;
+use crate::stats::ConnectFailure;
 use crate::time::{Moment, Span};
+
+/// The first and the longest pause in which callers wait for a connection of this pool, since the server has too many.
+const FULL_PAUSES: (Span, Span) = (Span::from_millis(250), Span::from_millis(1_000));
 
 /// What holds connects back.
 pub(crate) struct Backoff<H> {
@@ -20,6 +27,8 @@ pub(crate) struct Backoff<H> {
     at: Moment,
     /// The pause after the last failure.
     pause: Span,
+    /// The longest.
+    longest: Span,
     /// When a connect began last.
     pub(super) began: Moment,
     /// The generation in which a connect has ended last. The failure of one that began before says nothing new.
@@ -30,20 +39,30 @@ pub(crate) struct Backoff<H> {
 
 impl<H> Default for Backoff<H> {
     fn default() -> Self {
-        let (at, pause, began) = (Moment::START, Span::ZERO, Moment::START);
-        Self { width: None, at, pause, began, heard_in: 0, error: None }
+        let (at, pause, longest, began) = (Moment::START, Span::ZERO, Span::ZERO, Moment::START);
+        Self { width: None, at, pause, longest, began, heard_in: 0, error: None }
     }
 }
 
 impl<H, W> Ledger<H, W> {
     /// Says whether connects are held back: not all callers that have room may connect.
     pub(super) fn is_backing_off(&self) -> bool {
-        self.backoff.width.is_some()
+        let policy = self.policy.reconnect_backoff.is_some();
+        self.backoff.width.is_some() && (policy || self.queue.waiting_for_room() > 0 || self.now < self.backoff.at)
+    }
+
+    /// Serves the queue if it is time for the next connect, or ends what holds nobody back any more.
+    pub(super) fn renew_backoff(&mut self) {
+        if self.is_backing_off() {
+            self.serve();
+        } else if self.backoff.width.is_some() {
+            self.reset_backoff();
+        }
     }
 
     /// Counts the connects that may begin now, whether there is room for them or not.
     pub(super) fn connects_allowed(&self) -> usize {
-        let Some(width) = self.backoff.width else { return usize::MAX };
+        let Some(width) = self.backoff.width.filter(|_| self.is_backing_off()) else { return usize::MAX };
         if self.now < self.backoff.at {
             return 0;
         }
@@ -58,7 +77,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Tells from when on a connect that began last holds no other back.
     fn hangs_at(&self) -> Moment {
-        self.backoff.began.after(self.policy.reconnect_backoff.map_or(Span::ZERO, |(_, longest)| longest))
+        self.backoff.began.after(self.backoff.longest)
     }
 
     /// Wakes the waiter that keeps the time, to be told when to ask again, unless it has been told.
@@ -80,20 +99,32 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Notes that a connect has failed, which began in this generation. The next one begins after a pause.
-    pub(super) fn back_off(&mut self, began_in: u64, error: Arc<H>) {
-        let Some((first, longest)) = self.policy.reconnect_backoff.filter(|_| !self.closed) else {
+    pub(super) fn back_off(&mut self, began_in: u64, error: Arc<H>, failure: ConnectFailure) {
+        let pauses = match failure {
+            ConnectFailure::Other => None,
+            ConnectFailure::Outage => self.policy.reconnect_backoff,
+            ConnectFailure::Full => self.policy.reconnect_backoff.or(Some(FULL_PAUSES)),
+        };
+        let Some((first, longest)) = pauses.filter(|_| !self.closed) else {
             self.after.handles.push(error);
             return;
         };
         if began_in > self.backoff.heard_in {
             self.backoff.heard_in = self.table.generation();
             self.backoff.width = Some(1);
+            self.backoff.longest = longest;
             self.backoff.pause = self.backoff.pause.doubled().clamp(first, longest);
             self.backoff.at = self.now.after(self.backoff.pause.jittered(&mut self.rng));
             self.after.handles.extend(self.backoff.error.replace(error));
         } else {
             self.after.handles.push(error);
         }
+    }
+
+    /// Says whether a connection is in use that may come back.
+    pub(super) fn some_may_come_back(&self) -> bool {
+        let in_use = [State::Lent, State::Promised, State::Checking, State::Returning];
+        in_use.into_iter().any(|state| self.table.count(state) > 0)
     }
 
     /// Notes that a connect has succeeded: one more may begin at once, and at last all.

@@ -85,10 +85,7 @@ impl<H, W> Ledger<H, W> {
         waker: &mut Option<W>,
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         self.ensure_open()?;
-        if self.is_backing_off() {
-            // It may be time for the next connect.
-            self.serve();
-        }
+        self.renew_backoff();
         if let Some(error) = waiter.and_then(|waiter| self.take_failure(waiter)) {
             return Ok(CheckOutDecision::ConnectFailed(error));
         }

@@ -13,7 +13,7 @@ use crate::close_reason::CloseReason;
 use crate::question::Caller;
 use crate::queue::WaiterId;
 use crate::slot::SlotId;
-use crate::stats::ConnectError;
+use crate::stats::{ConnectError, ConnectFailure};
 use crate::time::{Moment, Span};
 
 /// A worker that has not come by then does not come any more: its thread or greenlet was ended before it ran.
@@ -119,7 +119,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn end_growth(
         &mut self,
         slot: SlotId,
-        failed: Option<(Arc<H>, Arc<ConnectError>, bool)>,
+        failed: Option<(Arc<H>, Arc<ConnectError>, ConnectFailure)>,
         goes_on: bool,
     ) -> GrowthEnd<H> {
         let mut end = GrowthEnd { told: false, surplus: None, next: None };
@@ -134,12 +134,18 @@ impl<H, W> Ledger<H, W> {
             self.growth.called_at = self.now;
         }
         match (self.table.find(slot), failed) {
-            (Some(index), Some((error, why, outage))) => {
+            (Some(index), Some((error, why, failure))) => {
                 self.connect_error = Some(why);
-                if outage {
-                    self.back_off(self.table.get(index).health.opened_in, Arc::clone(&error));
-                }
-                end.told = self.fail_waiters(before, error);
+                // Callers wait for a connection that may come back.
+                let waits = failure == ConnectFailure::Full && self.some_may_come_back();
+                let failure = if waits || failure != ConnectFailure::Full { failure } else { ConnectFailure::Outage };
+                self.back_off(self.table.get(index).health.opened_in, Arc::clone(&error), failure);
+                end.told = if waits {
+                    self.after.handles.push(error);
+                    true
+                } else {
+                    self.fail_waiters(before, error)
+                };
                 self.vacate(index);
             }
             // An override of `_connect` has opened nothing in the pool, or the worker has died.

@@ -8,7 +8,7 @@ use crate::key::Key;
 use crate::question::{Caller, Unanswered, Want};
 use crate::refusal::Refusal;
 use crate::slot::{Health, SlotId, State};
-use crate::stats::ConnectError;
+use crate::stats::{ConnectError, ConnectFailure};
 
 /// The answer to a caller that asks for a slot to open a connection in.
 pub(crate) enum ReserveDecision {
@@ -120,6 +120,20 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
+    /// Ends a reservation whose opener has failed since the server has too many connections, if one of this pool's may come back: the
+    /// caller may wait for it. `false`: there is none, and nothing has changed.
+    pub(crate) fn leave_to_loans(&mut self, slot: SlotId, why: Arc<ConnectError>, error: Arc<H>) -> bool {
+        let reserved = self.table.reserved(slot).filter(|&index| self.table.get(index).state == State::Opening);
+        let Some(index) = reserved.filter(|_| self.some_may_come_back() && !self.closed) else {
+            self.after.handles.push(error);
+            return false;
+        };
+        self.connect_error = Some(why);
+        self.back_off(self.table.get(index).health.opened_in, error, ConnectFailure::Full);
+        self.vacate(index);
+        true
+    }
+
     /// Ends a reservation whose opener has failed. A connection that it has filed all the same comes out, to be closed. `outage` is
     /// the error if the server cannot be reached.
     pub(crate) fn fail_reservation(
@@ -132,7 +146,9 @@ impl<H, W> Ledger<H, W> {
         let reserved = self.table.reserved(slot);
         let opening = reserved.filter(|&index| self.table.get(index).state == State::Opening);
         match (opening, outage) {
-            (Some(index), Some(error)) => self.back_off(self.table.get(index).health.opened_in, error),
+            (Some(index), Some(error)) => {
+                self.back_off(self.table.get(index).health.opened_in, error, ConnectFailure::Outage);
+            }
             (_, outage) => self.after.handles.extend(outage),
         }
         let index = reserved?;

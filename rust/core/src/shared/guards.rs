@@ -8,7 +8,7 @@ use crate::ledger::{Check, GrowthEnd};
 use crate::queue::{WaiterId, Wake};
 use crate::refusal::Refusal;
 use crate::slot::SlotId;
-use crate::stats::ConnectError;
+use crate::stats::{ConnectError, ConnectFailure};
 use crate::time::{Moment, Span};
 
 /// The right to open one connection. Dropped unspent, it gives the room back. Dropped spent, it lets other callers that
@@ -24,6 +24,17 @@ impl<'l, H, W: Wake> Reservation<'l, H, W> {
     #[must_use]
     pub fn slot(&self) -> SlotId {
         self.slot
+    }
+
+    /// Gives the room back since the connect has failed as the server has too many connections, if one of this pool's may come back: the
+    /// caller may ask again and wait for it.
+    ///
+    /// # Errors
+    /// There is none, or the reservation has been spent. It comes back, to be failed.
+    pub fn leave_to_loans(self, why: ConnectError, error: Arc<H>) -> Result<(), Self> {
+        let (now, why) = (why.at, Arc::new(why));
+        let left = self.ledger.edit_at(now, |ledger| ledger.leave_to_loans(self.slot, why, error));
+        if left { Ok(()) } else { Err(self) }
     }
 
     /// Gives the room back and notes why the connect failed. A connection that was filed before comes out. `outage` is the error if
@@ -238,9 +249,9 @@ pub struct Grown<'l, H, W: Wake> {
 
 impl<'l, H, W: Wake> Growth<'l, H, W> {
     /// Ends the connect. It has put a connection into the pool, or failed with this error, or done neither: then the first
-    /// waiter opens its connection itself. With the error comes whether the server cannot be reached.
-    pub fn end(self, failed: Option<(Arc<H>, ConnectError, bool)>, now: Moment) -> Grown<'l, H, W> {
-        let (ledger, failed) = (self.ledger, failed.map(|(error, why, outage)| (error, Arc::new(why), outage)));
+    /// waiter opens its connection itself. With the error comes what it says of the server.
+    pub fn end(self, failed: Option<(Arc<H>, ConnectError, ConnectFailure)>, now: Moment) -> Grown<'l, H, W> {
+        let (ledger, failed) = (self.ledger, failed.map(|(error, why, failure)| (error, Arc::new(why), failure)));
         let GrowthEnd { told, surplus, next } =
             ledger.edit_at(now, |ledger| ledger.end_growth(self.slot, failed, true));
         let next = next.map(|slot| Growth { ledger, slot });

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::lengths;
 use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
 use crate::{
-    Busy, CheckOut, Checking, Chore, CloseReason, Closer, Growth, Policy, Refill, Reservation, Reserve, Returning,
+    Busy, CheckOut, Checking, Chore, CloseReason, Closer, ConnectFailure, Growth, Policy, Refill, Reservation, Reserve, Returning,
     Waiter, Want,
 };
 
@@ -197,7 +197,13 @@ impl<'w> Hands<'w> {
             }
             Call::EndGrowth => {
                 if let Some(growth) = take(&mut self.growths, nth) {
-                    let failed = flag.then(|| (world.thing(98), connect_error("no"), nth % 2 == 0));
+                    let failed = flag.then(|| {
+                        (
+                            world.thing(98),
+                            connect_error("no"),
+                            [ConnectFailure::Other, ConnectFailure::Outage, ConnectFailure::Full][nth % 3],
+                        )
+                    });
                     let end = growth.end(failed, now);
                     self.returns.extend(end.surplus);
                     self.growths.extend(end.next);

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::props::{Queued, TestWaker, Thing, World, connect_error, counts, seconds, show};
-use crate::{Busy, CheckOut, Chore, Policy, Reservation, Reserve};
+use crate::{Busy, CheckOut, Chore, ConnectError, ConnectFailure, Policy, Reservation, Reserve};
 
 /// A pool that waits for 1 s after a failed connect, and for 4 s at most.
 fn world(minconn: usize, maxconn: usize) -> World {
@@ -206,7 +206,7 @@ fn workers_connect_one_at_a_time_and_tell_one_waiter_that_they_have_failed() {
     assert_eq!(calls.wakes(), 3);
     let growths = [1, 2, 3].map(|worker| world.ledger.begin_growth(worker).expect("it was called"));
     for growth in growths {
-        let end = growth.end(Some((world.thing(8), connect_error("no"), true)), world.now());
+        let end = growth.end(Some((world.thing(8), connect_error("no"), ConnectFailure::Outage)), world.now());
         assert!(end.next.is_none(), "connects are held back");
     }
     assert!(waiters.iter_mut().all(|waiter| matches!(waiter.ask_again(), Ok(CheckOut::ConnectFailed(_)))));
@@ -215,7 +215,7 @@ fn workers_connect_one_at_a_time_and_tell_one_waiter_that_they_have_failed() {
     assert!(waiters[0].wait_on().is_ok());
     assert_eq!(calls.wakes(), 4, "one worker is called");
     let growth = world.ledger.begin_growth(1).expect("it was called");
-    drop(growth.end(Some((world.thing(8), connect_error("no"), true)), world.now()));
+    drop(growth.end(Some((world.thing(8), connect_error("no"), ConnectFailure::Outage)), world.now()));
     assert!(matches!(waiters[0].wait_on(), Ok(CheckOut::ConnectFailed(_))));
     assert!(matches!(waiters[1].wait_on(), Ok(CheckOut::Busy(Busy::BackingOff { .. }, None))));
 }
@@ -233,5 +233,45 @@ fn a_pool_that_was_closed_or_belongs_to_a_child_begins_afresh() {
     fail(&world, opening);
     world.ledger.enter_process(5, 1);
     drop(world.reserve());
+    assert!(world.ledger.last_failure().is_none());
+}
+
+/// A connect fails, as the server has too many connections. Says whether the caller may wait for one of this pool's.
+fn is_left_to_loans(world: &World, reservation: Reservation<'_, Thing, TestWaker>) -> bool {
+    let why = ConnectError { at: world.now(), ..connect_error("full") };
+    reservation.leave_to_loans(why, world.thing(50)).is_ok()
+}
+
+#[test]
+fn a_caller_waits_for_a_loan_of_this_pool_if_the_server_is_full_and_tries_again_after_a_short_pause() {
+    let world = World::new(0, 3).lending([1, 2]);
+    assert!(is_left_to_loans(&world, world.reserve()));
+    let mut waiters = [join(&world), join(&world)];
+    assert!(world.give_back(1));
+    assert_eq!((waiters[0].wakes(), waiters[0].claim()), (1, 1));
+    assert_eq!(waiters[1].wakes(), 1, "it is the first now, and is told when to try");
+    assert!(matches!(waiters[1].wait_on(), Ok(CheckOut::Busy(Busy::BackingOff { .. }, None))));
+    world.pass(0.25);
+    drop(may_connect(&mut waiters[1]));
+}
+
+#[test]
+fn a_full_server_is_an_error_if_no_connection_of_this_pool_may_come_back() {
+    let world = World::new(1, 3).resting([1]);
+    let lent = world.borrow();
+    let opening = world.reserve();
+    assert!(world.give_back(lent));
+    assert!(!is_left_to_loans(&world, opening));
+    assert_eq!(world.borrow(), lent);
+    drop(world.reserve());
+}
+
+#[test]
+fn a_full_server_holds_nobody_back_once_the_pause_is_over_and_nobody_waits() {
+    let world = World::new(0, 9).lending([1]);
+    assert!(is_left_to_loans(&world, world.reserve()));
+    held_back(&world);
+    world.pass(0.25);
+    drop([world.reserve(), world.reserve()]);
     assert!(world.ledger.last_failure().is_none());
 }

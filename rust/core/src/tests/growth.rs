@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use super::props::{Queued, TestWaker, Thing, World, connect_error, counts, must_reserve, show};
-use crate::{Busy, CheckOut, CloseReason, Growth, Policy, Reserve, Span};
+use crate::{Busy, CheckOut, CloseReason, ConnectFailure, Growth, Policy, Reserve, Span};
 
 /// A pool with room, in which this many workers connect for the waiters; and what calls them.
 fn growing(minconn: usize, maxconn: usize, workers: usize) -> (World, TestWaker) {
@@ -118,7 +118,7 @@ fn a_failed_connect_is_the_answer_to_all_that_waited_if_nothing_is_open() {
     let mut waiters = [join(&world), join(&world)];
     let growth = come(&world, 5);
     let mut later = join(&world);
-    let end = growth.end(Some((world.thing(8), connect_error("no"), false)), world.now());
+    let end = growth.end(Some((world.thing(8), connect_error("no"), ConnectFailure::Other)), world.now());
     assert!(end.told && end.next.is_some());
     for waiter in &mut waiters {
         assert_eq!((waiter.wakes(), show(&waiter.ask_again())), (1, "connect failed: 8".to_owned()));
@@ -135,7 +135,7 @@ fn a_failed_connect_is_the_answer_to_the_first_alone_if_a_connection_may_come_ba
     let (world, _calls) = growing(1, 4, 1);
     connect_first(&world, 1);
     let (mut first, mut second) = (join(&world), join(&world));
-    let failed = come(&world, 5).end(Some((world.thing(8), connect_error("no"), false)), world.now());
+    let failed = come(&world, 5).end(Some((world.thing(8), connect_error("no"), ConnectFailure::Other)), world.now());
     assert_eq!((first.wakes(), second.wakes()), (1, 0));
     assert_eq!(show(&first.ask_again()), "connect failed: 8");
     assert!(world.give_back(1));

@@ -184,9 +184,7 @@ impl Model {
         if let Err(refusal) = self.ensure_open() {
             return Got::Refused(refusal);
         }
-        if self.backoff.width.is_some() {
-            self.serve();
-        }
+        self.renew_backoff();
         if let Some(at) = self.failed.iter().position(|&failed| Some(failed) == waiter) {
             self.failed.remove(at);
             return Got::ConnectFailed;
@@ -229,7 +227,7 @@ impl Model {
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
         let busy = match () {
             () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,
-            () if self.backoff.width.is_some() && self.has_room() => Busy::BackingOff {
+            () if self.is_backing_off() && self.has_room() => Busy::BackingOff {
                 next_try: if first { self.next_try() } else { Moment::NEVER },
                 comes: in_transit && self.policy.grow.is_some(),
             },
@@ -332,10 +330,21 @@ impl Model {
         }
     }
 
+    /// A reservation goes since the server is full, if a connection may come back.
+    pub(super) fn leave_to_loans(&mut self, token: Token) -> bool {
+        let Some(opening) = self.opening.iter().find(|opening| opening.token == token) else { return false };
+        let waits = self.some_may_come_back() && !self.closed;
+        if waits {
+            self.back_off(opening.opened_in, true);
+            self.end_reservation(token);
+        }
+        waits
+    }
+
     /// A reservation goes since its opener has failed. What it had filed comes out to be closed.
     pub(super) fn fail_reservation(&mut self, token: Token, filed: Token) -> Option<u32> {
         if let Some(opening) = self.opening.iter().find(|opening| opening.token == token) {
-            self.back_off(opening.opened_in);
+            self.back_off(opening.opened_in, false);
         }
         let at = self.lent.iter().position(|loan| loan.opener == Some(token));
         let Some(at) = at else {

@@ -4,7 +4,7 @@ use super::duel::{Comparing, Duel, Waiting, take};
 use super::model::{Got, HOUSEKEEPER, Job, Purpose, Token};
 use super::steps::{Checked, Finish, verdict};
 use crate::tests::props::{TestWaker, Thing, compare, connect_error, refusal, resolve_key, seconds};
-use crate::{CheckOut, Chore, CloseReason, Moment, Refusal, Reserve, Unanswered, Want};
+use crate::{CheckOut, Chore, CloseReason, ConnectError, Moment, Refusal, Reserve, Unanswered, Want};
 
 impl<'w> Duel<'w> {
     // --- borrowing -------------------------------------------------------------------------------------------------
@@ -179,12 +179,21 @@ impl<'w> Duel<'w> {
         }
     }
 
-    pub(super) fn end(&mut self, nth: usize, fail: bool) {
-        let Some((token, reservation)) = take(&mut self.reservations, nth) else { return };
+    pub(super) fn end(&mut self, nth: usize, fail: bool, full: bool) {
+        let Some((token, mut reservation)) = take(&mut self.reservations, nth) else { return };
         if fail {
             let filed_token = self.token();
             self.world.ledger.note_connect(seconds(0.5), true);
             self.model.note_connect(seconds(0.5), true);
+            if full {
+                let why = ConnectError { at: self.world.now(), ..connect_error("full") };
+                let expected = self.model.leave_to_loans(token);
+                match reservation.leave_to_loans(why, self.world.thing(8)) {
+                    Ok(()) => return assert!(expected),
+                    Err(back) => reservation = back,
+                }
+                assert!(!expected);
+            }
             let filed = reservation.fail(connect_error("no"), Some(self.world.thing(8)));
             let expected = self.model.fail_reservation(token, filed_token);
             assert_eq!(filed.as_ref().map(|filed| filed.connection().name), expected);

@@ -95,7 +95,7 @@ impl<'w> Duel<'w> {
             _ => {}
         }
         self.model.now = self.world.now();
-        if self.model.policy.reconnect_backoff.is_some() {
+        if self.model.policy.reconnect_backoff.is_some() || self.model.backoff.width.is_some() {
             // Both decide by the same time, also in a step that tells the ledger none.
             self.world.ledger.edit_at(self.world.now(), |_| ());
         }
@@ -105,7 +105,7 @@ impl<'w> Duel<'w> {
             Step::Pause { key, wait } => self.pause(key, wait),
             Step::Resume { nth } => self.resume(nth),
             Step::Open { nth, finish } => self.open(nth, finish),
-            Step::End { nth, fail } => self.end(nth, fail),
+            Step::End { nth, fail, full } => self.end(nth, fail, full),
             Step::Reserve => self.reserve(),
             Step::Return { nth, close, fast } => {
                 if let Some(name) = self.lent(nth) {
@@ -242,7 +242,7 @@ impl<'w> Duel<'w> {
         let over = !model.closed || model.unclosed() == 0;
         assert!(!over || self.closers.iter().all(|(_, waker)| waker.wakes() == 1), "a closer sleeps for ever");
         let room = model.maxconn.saturating_sub(model.occupied());
-        let held_back = model.backoff.width.is_some();
+        let held_back = model.is_backing_off();
         let free = !model.idle.is_empty() || model.policy.grow.is_none() && room > 0 && !held_back;
         assert!(model.closed || !free || model.waiting_for_room() == 0, "a caller waits while a slot is free");
         let busy = model.called + model.growing.len() + usize::from(model.refill.busy);

@@ -5,7 +5,7 @@ use super::model::{Growing, HOUSEKEEPER, Model, Opening, Promise, Purpose, Retur
 use super::steps::Grown;
 use crate::tests::props::{connect_error, seconds};
 use crate::time::Span;
-use crate::{CloseReason, Reserve};
+use crate::{CloseReason, ConnectFailure, Reserve};
 
 impl Model {
     pub(super) fn room_for_workers(&self) -> usize {
@@ -88,12 +88,14 @@ impl Model {
         }
         let (mut told, mut closing) = (false, None);
         if let Some(at) = self.opening.iter().position(|opening| opening.token == growth) {
-            if how == Grown::Fails {
-                self.back_off(self.opening[at].opened_in);
+            let waits = how == Grown::FailsFull && self.some_may_come_back();
+            if matches!(how, Grown::Fails | Grown::FailsFull) {
+                self.back_off(self.opening[at].opened_in, waits);
             }
-            let most = if how != Grown::Fails {
+            let fails = matches!(how, Grown::Fails | Grown::FailsFull);
+            let most = if !fails || waits {
                 0
-            } else if self.backoff.width.is_some() || self.every_connection().next().is_some() {
+            } else if self.is_backing_off() || self.every_connection().next().is_some() {
                 1
             } else {
                 99
@@ -105,10 +107,10 @@ impl Model {
                 *self.wakes.entry(number).or_default() += usize::from(armed);
                 self.failed.push(number);
             }
-            told = !failed.is_empty();
+            told = !failed.is_empty() || waits;
             let within = self.occupied() <= self.maxconn && !self.closed;
             self.opening.remove(at);
-            if how != Grown::Fails && within {
+            if !fails && within {
                 self.promise_room();
             } else {
                 self.serve();
@@ -143,9 +145,10 @@ impl Duel<'_> {
         let Some((token, worker, growth)) = take(&mut self.growths, nth) else { return };
         let (surplus_token, next_token) = (self.token(), self.token());
         let opens = how == Grown::Opens && self.model.growing.iter().any(|growing| growing.token == token);
-        if how == Grown::Fails || opens {
-            self.world.ledger.note_connect(seconds(0.5), how == Grown::Fails);
-            self.model.note_connect(seconds(0.5), how == Grown::Fails);
+        let fails = matches!(how, Grown::Fails | Grown::FailsFull);
+        if fails || opens {
+            self.world.ledger.note_connect(seconds(0.5), fails);
+            self.model.note_connect(seconds(0.5), fails);
         }
         if opens {
             let name = self.token();
@@ -166,7 +169,8 @@ impl Duel<'_> {
             }
             return;
         }
-        let failed = (how == Grown::Fails).then(|| (self.world.thing(8), connect_error("no"), true));
+        let failure = if how == Grown::Fails { ConnectFailure::Outage } else { ConnectFailure::Full };
+        let failed = fails.then(|| (self.world.thing(8), connect_error("no"), failure));
         let end = growth.end(failed, self.world.now());
         let surplus = end.surplus.as_ref().map(|surplus| surplus.connection().name);
         assert_eq!((end.told, surplus, end.next.is_some()), expected);

@@ -21,7 +21,7 @@ pub(super) enum Step {
     // The nth reservation is fulfilled, and then perhaps finished.
     Open { nth: usize, finish: bool },
     // The nth reservation, spent or unspent, fails, or is dropped.
-    End { nth: usize, fail: bool },
+    End { nth: usize, fail: bool, full: bool },
     Reserve,
     Return { nth: usize, close: bool, fast: bool },
     Finish { nth: usize, how: Finish },
@@ -76,6 +76,8 @@ pub(super) enum Checked {
 pub(super) enum Grown {
     Opens,
     Fails,
+    /// The server has too many connections.
+    FailsFull,
     /// An override has opened nothing.
     OpensNothing,
     Dies,
@@ -91,7 +93,7 @@ fn step() -> impl Strategy<Value = Step> {
     let millis = prop::sample::select(vec![100, 100, 1000, 2000, 2000, 5000, 19_000]);
     let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Defer), 1 => Just(Finish::FoundDead), 1 => Just(Finish::Drop)];
     let check = prop_oneof![4 => Just(Checked::Pass), 3 => Just(Checked::Next), 1 => Just(Checked::Discard), 1 => Just(Checked::Drop)];
-    let grown = prop_oneof![5 => Just(Grown::Opens), 2 => Just(Grown::Fails), 1 => Just(Grown::OpensNothing), 1 => Just(Grown::Dies)];
+    let grown = prop_oneof![5 => Just(Grown::Opens), 2 => Just(Grown::Fails), 1 => Just(Grown::FailsFull), 1 => Just(Grown::OpensNothing), 1 => Just(Grown::Dies)];
     let rarely = prop_oneof![
         (nth(), any::<bool>()).prop_map(|(nth, older)| Step::Invalidate { nth, older }),
         nth().prop_map(|nth| Step::Annotate { nth }),
@@ -113,7 +115,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => often((0..4_u32, any::<bool>()).prop_map(|(key, wait)| Step::Pause { key, wait })),
         3 => often(nth().prop_map(|nth| Step::Resume { nth })),
         8 => often((nth(), prop::bool::weighted(0.8)).prop_map(|(nth, finish)| Step::Open { nth, finish })),
-        2 => often((nth(), any::<bool>()).prop_map(|(nth, fail)| Step::End { nth, fail })),
+        2 => often((nth(), any::<bool>(), any::<bool>()).prop_map(|(nth, fail, full)| Step::End { nth, fail, full })),
         2 => often(Just(Step::Reserve)),
         7 => often((nth(), prop::bool::weighted(0.1), any::<bool>())
             .prop_map(|(nth, close, fast)| Step::Return { nth, close, fast })),
