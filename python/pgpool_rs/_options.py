@@ -36,6 +36,7 @@ class Options:
     open_workers: int
     grow: str
     reconnect_backoff: tuple[float, float] | None
+    order: str
     background: bool
     leak_after: float
     reclaim: bool
@@ -69,6 +70,7 @@ class Options:
         open_workers: object = 1,
         grow: object = "caller",
         reconnect_backoff: object = None,
+        order: object = "lifo",
         background: object = False,
         leak_after: object = None,
         reclaim: object = False,
@@ -96,6 +98,7 @@ class Options:
             open_workers=_validate.count("open_workers", open_workers, least=1),
             grow=_validate.word("grow", grow, "caller", "workers"),
             reconnect_backoff=_validate.pauses("reconnect_backoff", reconnect_backoff),
+            order=_validate.word("order", order, "lifo", "fifo"),
             background=_validate.flag("background", background),
             leak_after=_validate.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
             reclaim=_validate.flag("reclaim", reclaim),

@@ -104,6 +104,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         open_workers: int = 1,
         grow: Literal["caller", "workers"] = "caller",
         reconnect_backoff: tuple[float, float] | None = None,
+        order: Literal["lifo", "fifo"] = "lifo",
         background: bool = False,
         leak_after: float | None = None,
         reclaim: bool = False,
@@ -142,6 +143,8 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param reconnect_backoff: (shortest, longest) pause after a connect that failed, doubled by each further one.
             One caller at a time connects then; the others wait, or get the last error at once if their timeout is 0.
             None: each caller connects at once.
+        :param order: which idle connection is lent next. "lifo": the one that came back last. "fifo": the one that has
+            been idle for longest.
         :param background: whether `putconn` leaves rollbacks and closes, which use the network, to the housekeeper.
         :param leak_after: the pool logs a loan that lasts this long, with the stack that borrowed it. None logs none.
         :param reclaim: whether the pool frees the slot of a connection that its borrower has dropped. Only for
@@ -179,6 +182,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             open_workers=open_workers,
             grow=grow,
             reconnect_backoff=reconnect_backoff,
+            order=order,
             background=background,
             leak_after=leak_after,
             reclaim=reclaim,

@@ -74,6 +74,7 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
     "grow, waiting": (threaded(0, 3, grow="workers", open_workers=2, timeout=5, max_idle=60), {"max_idle": 60}),
     "opened": (lambda _: ThreadedConnectionPool(1, 3, open=False).__enter__(), {"minconn": 1}),
     "reconnect_backoff": (threaded(1, 3, reconnect_backoff=(0.001, 0.01)), {"minconn": 1}),
+    "order": (threaded(2, 3, order="fifo"), {"minconn": 2}),
     "reclaim": (threaded(1, 3, reset="discard", reclaim=True), {"minconn": 1}),
     "subclass": (lambda _: Subclass(1, 3), {"minconn": 1}),
     "wrapper": (lambda _: Wrapper(ThreadedConnectionPool(1, 3)), {"minconn": 1, "parallel": True}),

@@ -26,7 +26,7 @@ SECONDS = ["timeout", "check_after", "max_idle", "max_lifetime", "leak_after"]
 COUNTS = ["max_waiting", "open_workers"]
 CALLABLES = ["check", "configure", "reset", "connect"]
 FLAGS = ["background", "reclaim", "close_returns", "open"]
-WORDS = ["grow"]
+WORDS = ["grow", "order"]
 PAUSES = ["reconnect_backoff"]
 
 INF = math.inf
@@ -58,6 +58,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "open_workers": 1,
         "grow": "caller",
         "reconnect_backoff": None,
+        "order": "lifo",
         "background": False,
         "leak_after": INF,
         "reclaim": False,
@@ -244,6 +245,12 @@ def test_a_backoff_out_of_range_is_a_value_error(value: Any) -> None:
     refused(ValueError, text, reconnect_backoff=value)
 
 
+def test_order_is_one_of_two_words() -> None:
+    assert [made("order", word) for word in ("lifo", "fifo")] == ["lifo", "fifo"]
+    refused(ValueError, 'order must be "lifo" or "fifo", not \'random\'', order="random")
+    refused(TypeError, 'order must be "lifo" or "fifo", not None', order=None)
+
+
 def test_grow_is_one_of_two_words() -> None:
     assert [made("grow", word) for word in ("caller", "workers")] == ["caller", "workers"]
     refused(ValueError, 'grow must be "caller" or "workers", not \'worker\'', grow="worker")
@@ -297,6 +304,7 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
         {"timeout": None, "max_waiting": 5, "check_after": 0, "reclaim": True, "open_workers": 4, "name": "web"},
         {"grow": "workers"},
         {"reconnect_backoff": (1, 2)},
+        {"order": "fifo"},
         {"configure": nothing, "reset": "discard", "connect": nothing, "close_returns": True, "open": False},
         {"max_idle": 0, "max_lifetime": None, "leak_after": None, "background": False},
         {"max_lifetime": INF, "leak_after": INF},

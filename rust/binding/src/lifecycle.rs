@@ -151,7 +151,7 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
     if options.record || options.reclaim || !is_thread_ident_native(pool.py())? {
         bits |= flags::LOANS;
     }
-    if options.record || options.reclaim || options.reset.is_some() {
+    if options.record || options.reclaim || options.reset.is_some() || options.fifo {
         bits |= flags::RETURNS;
     }
     Ok(bits)

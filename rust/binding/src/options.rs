@@ -28,6 +28,8 @@ pub(crate) struct Options {
     pub(crate) open_workers: usize,
     /// The policy that holds once the pool is open.
     pub(crate) policy: Policy,
+    /// Whether what has been idle for longest is lent next.
+    pub(crate) fifo: bool,
     /// Whether connects are held back once one has failed.
     pub(crate) backs_off: bool,
 }
@@ -49,6 +51,7 @@ pub(crate) struct Checked {
     open_workers: usize,
     grow: String,
     reconnect_backoff: Option<(f64, f64)>,
+    order: String,
     background: bool,
     leak_after: f64,
     reclaim: bool,
@@ -69,6 +72,7 @@ impl Checked {
             reconnect_backoff: self
                 .reconnect_backoff
                 .map(|(first, longest)| (Span::from_secs_f64(first), Span::from_secs_f64(longest))),
+            fifo: self.order == "fifo",
             has_housekeeper: self.has_housekeeper,
         }
     }
@@ -88,6 +92,7 @@ impl Checked {
             close_returns: self.close_returns,
             open_workers: self.open_workers,
             policy,
+            fifo: self.order == "fifo",
             backs_off: self.reconnect_backoff.is_some(),
         })
     }

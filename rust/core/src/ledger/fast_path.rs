@@ -9,7 +9,7 @@ use crate::slot::{SlotId, State};
 use crate::time::Moment;
 
 impl<H, W> Ledger<H, W> {
-    /// Lends the connection that came back last, and names the loan. `None`: the slow path decides.
+    /// Lends the next idle connection, and names the loan. `None`: the slow path decides.
     #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]
     #[inline(always)]
     pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<(SlotId, &Arc<H>)> {
@@ -73,7 +73,7 @@ impl<H, W> Ledger<H, W> {
     #[inline(always)]
     fn end_plain_loan(&mut self, index: u32, now: Moment) -> bool {
         let slot = self.table.get(index);
-        let unwatched = matches!(slot.key, Key::Automatic(_)) && self.policy.leak_after.is_forever();
+        let unwatched = matches!(slot.key, Key::Automatic(_)) && self.has_plain_returns;
         if !(unwatched && self.comes_to_rest(index, now)) {
             return false;
         }

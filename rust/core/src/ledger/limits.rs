@@ -30,6 +30,8 @@ pub struct Policy {
     pub grow: Option<NonZeroUsize>,
     /// How long no caller connects after a connect that failed, at first and at most; `None`: each caller may connect at once.
     pub reconnect_backoff: Option<(Span, Span)>,
+    /// Whether the connection is lent next that has been idle for longest, and not the one that came back last.
+    pub fifo: bool,
     /// Whether a housekeeper does the chores. The ledger then wakes it when there are any.
     pub has_housekeeper: bool,
 }
@@ -44,6 +46,7 @@ impl Default for Policy {
             max_waiting: None,
             grow: None,
             reconnect_backoff: None,
+            fifo: false,
             has_housekeeper: false,
         }
     }
@@ -52,6 +55,7 @@ impl Default for Policy {
 impl<H, W> Ledger<H, W> {
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+        self.has_plain_returns = policy.leak_after.is_forever() && !policy.fifo;
     }
 
     pub(crate) fn set_minconn(&mut self, minconn: usize) {

@@ -85,7 +85,7 @@ impl<H, W> After<H, W> {
 /// The whole state of a pool.
 pub(crate) struct Ledger<H, W> {
     table: Table<H>,
-    /// A stack: the connection that came back last is lent first.
+    /// The last one is lent next. What comes back is put there; with `fifo`, to the other end.
     idle: Vec<u32>,
     queue: Queue<W>,
     minconn: usize,
@@ -96,6 +96,8 @@ pub(crate) struct Ledger<H, W> {
     closers: Vec<(u64, W)>,
     closers_num: u64,
     policy: Policy,
+    /// Whether the fast path takes connections back: no option needs to see them.
+    has_plain_returns: bool,
     /// The time that the binding told last.
     pub(crate) now: Moment,
     /// Returns that were deferred to the housekeeping, and that no caller has begun.
@@ -142,6 +144,7 @@ impl<H, W> Ledger<H, W> {
             closers: Vec::new(),
             closers_num: 0,
             policy: Policy::default(),
+            has_plain_returns: true,
             now: Moment::START,
             deferred_returns: VecDeque::new(),
             in_transit: 0,
@@ -248,10 +251,10 @@ impl<H, W> Ledger<H, W> {
         self.push_idle(index);
     }
 
-    /// Puts an idle slot on the stack, and serves the queue.
+    /// Puts a slot among the idle ones, and serves the queue.
     fn push_idle(&mut self, index: u32) {
         self.after.chores |= self.policy.has_housekeeper && self.now >= self.table.get(index).health.replace_at;
-        self.idle.push(index);
+        self.idle.insert(if self.policy.fifo { 0 } else { self.idle.len() }, index);
         self.serve();
     }
 

@@ -96,7 +96,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.ledger.try_lock().is_some()
     }
 
-    /// Lends the connection that came back last, under an automatic number, and names the loan.
+    /// Lends the next idle connection, under an automatic number, and names the loan.
     ///
     /// `None` decides nothing: go on with [`SharedLedger::next_number`] and [`SharedLedger::check_out`].
     #[expect(clippy::inline_always, reason = "the fast path is some instructions longer without")]

@@ -1,7 +1,7 @@
 //! Loans, waiters, limits and closing: one thing that can go wrong a test.
 
 use super::props::{Queued, World, connect_error, counts, show};
-use crate::Refusal;
+use crate::{Policy, Refusal};
 
 #[test]
 fn the_last_connection_that_came_back_is_lent_first() {
@@ -10,6 +10,14 @@ fn the_last_connection_that_came_back_is_lent_first() {
     assert_eq!(world.idle(), [1, 3, 2]);
     assert_eq!([world.borrow(), world.borrow(), world.borrow()], [2, 3, 1]);
     assert_eq!(world.lent(), [2, 3, 1]);
+}
+
+#[test]
+fn with_fifo_the_connection_that_has_been_idle_for_longest_is_lent_first() {
+    let world = World::with(3, 3, Policy { fifo: true, ..Policy::default() }).lending([1, 2, 3]);
+    assert!(!world.take_back_clean(1), "the fast path takes nothing back");
+    assert!(world.give_back(1) && world.give_back(3) && world.give_back(2));
+    assert_eq!([world.borrow(), world.borrow(), world.borrow()], [1, 3, 2]);
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl Model {
             return Some(name);
         }
         let connection = self.take_returning(token).connection;
-        self.idle.push(connection);
+        self.push_idle(connection);
         self.serve();
         None
     }

@@ -10,8 +10,13 @@ impl Model {
     pub(super) fn become_idle(&mut self, mut connection: Connection) {
         connection.since = self.now;
         self.trust(&mut connection);
-        self.idle.push(connection);
+        self.push_idle(connection);
         self.serve();
+    }
+
+    pub(super) fn push_idle(&mut self, connection: Connection) {
+        let at = if self.policy.fifo { 0 } else { self.idle.len() };
+        self.idle.insert(at, connection);
     }
 
     pub(super) fn trust(&self, connection: &mut Connection) {
@@ -205,7 +210,7 @@ impl Model {
         let mut connection = self.take_checking(token).connection;
         connection.suspect = false;
         self.trust(&mut connection);
-        self.idle.push(connection);
+        self.push_idle(connection);
         self.serve();
         Ok(())
     }

@@ -148,9 +148,9 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop_oneof![1 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop_oneof![2 => Just(None), 1 => Just(Some((seconds(1.0), seconds(4.0)))), 1 => Just(Some((seconds(0.1), seconds(0.1))))],
-        prop::bool::weighted(0.8),
+        (prop::bool::weighted(0.3), prop::bool::weighted(0.8)),
     )
-        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, grow, reconnect_backoff, has_housekeeper)| Policy {
+        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, grow, reconnect_backoff, (fifo, has_housekeeper))| Policy {
             check_after,
             max_idle,
             max_lifetime,
@@ -158,6 +158,7 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
             max_waiting: NonZeroUsize::new(max_waiting),
             grow: NonZeroUsize::new(grow),
             reconnect_backoff,
+            fifo,
             has_housekeeper,
         })
 }
