@@ -28,7 +28,8 @@ impl Model {
     pub(super) fn take_back_clean(&mut self, name: u32, any: bool) -> bool {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = &self.lent[at];
-        let plain = if any { !loan.reported } else { loan.key.is_none() && self.policy.leak_after == Span::FOREVER };
+        let unwatched = self.policy.leak_after == Span::FOREVER && !self.policy.fifo;
+        let plain = if any { !loan.reported } else { loan.key.is_none() && unwatched };
         let plain = plain && loan.opener.is_none();
         let lasting = self.now < loan.connection.end;
         let useful = !self.closed && self.queue.is_empty() && self.has_use();
