@@ -7,7 +7,7 @@ use super::claims::{be_served, claim, try_to_be_served, waiter};
 use super::explorer::note;
 use super::things::Parker;
 use super::world::{NOW, World};
-use crate::{ConnectError, Policy, Reserve};
+use crate::{ConnectError, ConnectFailure, Policy, Reserve};
 
 const WORKER: usize = 9;
 
@@ -26,7 +26,8 @@ fn work(world: &World, parker: &Parker, mut fails: bool) {
     parker.park();
     let mut growth = world.ledger.begin_growth(WORKER as u64);
     while let Some(connecting) = growth {
-        let failed = std::mem::take(&mut fails).then(|| (world.thing(0), ConnectError { text: "no".into(), at: NOW }));
+        let failed = std::mem::take(&mut fails)
+            .then(|| (world.thing(0), ConnectError { text: "no".into(), at: NOW }, ConnectFailure::Outage));
         if failed.is_none() {
             // As `_connect` does: it is refused before it connects, or closes what it has opened.
             if let Ok(Reserve::Pending(slot)) = world.ledger.reserve(None, WORKER as u64) {
