@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::lengths;
 use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
 use crate::{
-    Busy, CheckOut, Checking, Chore, CloseReason, Closer, ConnectFailure, Growth, Policy, Refill, Reservation, Reserve, Returning,
-    Waiter, Want,
+    Busy, CheckOut, Checking, Chore, CloseReason, Closer, ConnectFailure, Growth, Policy, Refill, Reservation, Reserve,
+    Returning, Waiter, Want,
 };
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
