@@ -58,6 +58,8 @@ def test_the_options_are_those_of_the_constructor_with_the_defaults(server: Fake
         "connect": None,
         "open_workers": 1,
         "grow": "caller",
+        "reconnect_backoff": None,
+        "order": "lifo",
         "background": False,
         "leak_after": None,
         "reclaim": False,
