@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
         "or pgpool-rs[c] (psycopg2, compiled here); not both"
     ) from error
 
+from pgpool_rs._histogram import Histogram
 from pgpool_rs._loans import LoanInfo
 from pgpool_rs._pools import pools
 from pgpool_rs._protocol import PooledConnection
@@ -30,6 +31,7 @@ from pgpool_rs.pool import AbstractConnectionPool, SimpleConnectionPool, Threade
 
 __all__ = [
     "AbstractConnectionPool",
+    "Histogram",
     "LoanInfo",
     "PoolClosed",
     "PoolError",

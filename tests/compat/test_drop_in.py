@@ -114,7 +114,7 @@ def test_no_name_that_we_add_can_be_a_subclasss_own_by_chance(our_class: Any, se
 
 PUBLIC = {
     *("name", "options", "open", "close", "check", "wait", "connection", "resize", "drain", "maintain"),
-    *("loans", "get_stats", "pop_stats"),
+    *("loans", "get_stats", "pop_stats", "get_histograms"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool
+from pgpool_rs import PoolClosed, PoolError, PoolTimeout, ThreadedConnectionPool, TooManyRequests
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import ACTIVE, INTRANS, FakeServer
 from tests.lib.callbacks import Callback, Killed
@@ -23,7 +24,7 @@ from tests.lib.waits import Task, counts, held, waiting_task
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 TABLE = PAGE.read_text().partition("\n## Statistics\n")[2].partition("\n## ")[0]
 NAMES = [name for cell in re.findall(r"^\| (`.+?) \|", TABLE, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)]
-NOW, EVENTS = NAMES[:5], NAMES[5:]
+NOW, EVENTS = NAMES[:10], NAMES[10:]
 DOWN = psycopg2.OperationalError("down")
 
 
@@ -45,30 +46,66 @@ def test_all_names_are_always_there_and_whole_numbers(server: FakeServer, our_cl
     assert list(pool.get_stats()) == NOW + EVENTS
 
 
+def now(pool: Any) -> dict[str, int]:
+    """Tell what there is now, without zeros, limits and times."""
+    stats = pool.get_stats()
+    names = [name for name in NOW if name not in {"pool_min", "pool_max", "oldest_loan_ms"}]
+    return {name.removeprefix("pool_"): stats[name] for name in names if stats[name]}
+
+
 def test_what_there_is_now(server: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(2, 3)
-
-    def now() -> list[int]:
-        return [pool.get_stats()[name] for name in NOW]
-
-    assert now() == [2, 3, 2, 2, 0]
+    assert [pool.get_stats()[name] for name in ("pool_min", "pool_max")] == [2, 3]
+    assert now(pool) == {"size": 2, "available": 2}
     lent = lend(pool, 2)
-    assert now() == [2, 3, 2, 0, 0]
+    assert now(pool) == {"size": 2, "lent": 2}
     with held(server.hold("connect"), pool.getconn) as opening:
         waiter = waiting_task(pool)
-        assert now() == [2, 3, 3, 0, 1]
+        assert now(pool) == {"size": 3, "lent": 2, "opening": 1, "requests_waiting": 1}
     lent.append(opening.result())
     lent[0].status = INTRANS
     with held(server.hold("rollback"), pool.putconn, lent[0]) as returning:
-        assert now() == [2, 3, 3, 0, 1]
+        assert now(pool) == {"size": 3, "lent": 2, "returning": 1, "requests_waiting": 1}
     returning.result()
-    assert now() == [2, 3, 3, 0, 0]
     lent[0] = waiter.result()
+    assert now(pool) == {"size": 3, "lent": 3}
     give_back(pool, lent)
-    assert now() == [2, 3, 2, 2, 0]
+    assert now(pool) == {"size": 2, "available": 2}
     pool.closeall()
-    assert now() == [2, 3, 0, 0, 0]
+    assert now(pool) == {}
     assert counts(pool)["idle"] == 0
+
+
+def test_a_connection_under_a_check_is_neither_idle_nor_lent(server: FakeServer) -> None:
+    seen = []
+    pool: Any = ThreadedConnectionPool(1, 1, check=lambda _: seen.append(now(pool)), check_after=0)
+    pool.putconn(pool.getconn())
+    assert seen == [{"size": 1, "checking": 1}]
+
+
+def test_the_age_of_the_oldest_loan(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 2)
+
+    def age() -> int:
+        # The clock is exact to a few milliseconds.
+        return round(int(pool.get_stats()["oldest_loan_ms"]) / 1000)
+
+    assert age() == 0
+    first = pool.getconn()
+    advance_clock(10)
+    second = pool.getconn()
+    advance_clock(20)
+    assert age() == 30
+    pool.putconn(first)
+    assert age() == 20
+    pool.pop_stats()
+    assert age() == 20
+    pool.putconn(second)
+    assert age() == 0
+    pool.getconn()
+    advance_clock(5)
+    pool.closeall()
+    assert age() == 0
 
 
 def test_pop_gives_what_get_gives_and_begins_anew(server: FakeServer, our_class: Any) -> None:
@@ -126,16 +163,35 @@ def unhashable(pool: Any) -> None:
         pool.getconn([])
 
 
-@pytest.mark.parametrize(("ask", "queued"), [(refused, 0), (timed_out, 1), (unhashable, 0)])
+@pytest.mark.parametrize(
+    ("ask", "more"),
+    [
+        (refused, {"requests_refused": 3}),
+        (timed_out, {"requests_timed_out": 3, "requests_queued": 3}),
+        (unhashable, {}),
+    ],
+)
 def test_a_request_that_ends_with_an_error_is_counted(
-    server: FakeServer, ask: Callable[[Any], None], queued: int
+    server: FakeServer, ask: Callable[[Any], None], more: dict[str, int]
 ) -> None:
     pool: Any = ThreadedConnectionPool(0, 1)
     pool.getconn()
     for _ in range(3):
         ask(pool)
-    stats = pool.get_stats()
-    assert [stats[name] for name in ("requests_num", "requests_errors", "requests_queued")] == [4, 3, 3 * queued]
+    assert events(pool) == {"requests_num": 4, "requests_errors": 3, "connections_num": 1, **more}
+
+
+def test_a_request_that_finds_the_queue_full_is_counted_apart(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=5, max_waiting=1)
+    connection = pool.getconn()
+    waiter = waiting_task(pool)
+    for _ in range(2):
+        with pytest.raises(TooManyRequests):
+            pool.getconn()
+    pool.putconn(connection)
+    assert waiter.result() is connection
+    expected = {"requests_num": 4, "requests_queued": 1, "requests_errors": 2, "requests_crowded": 2}
+    assert events(pool) == {**expected, "connections_num": 1}
 
 
 @pytest.mark.parametrize("error", [DOWN, ValueError("odd"), KeyboardInterrupt(), Killed()])
@@ -227,6 +283,105 @@ def test_the_time_that_connects_took_is_added_up_failed_ones_too(server: FakeSer
     with pytest.raises(psycopg2.OperationalError):
         pool.getconn()
     assert pool.get_stats()["connections_ms"] >= before + 15
+
+
+# --- histograms ------------------------------------------------------------------------------------------------------
+
+
+def buckets(pool: Any, name: str) -> dict[float, int]:
+    """Tell how many times each bucket of a histogram has, without the empty ones."""
+    found, before = {}, 0
+    for bound, count in pool.get_histograms()[name].buckets.items():
+        if count != before:
+            found[bound] = count - before
+        before = count
+    return found
+
+
+def test_all_histograms_have_the_same_bounds_which_the_page_names(server: FakeServer, our_class: Any) -> None:
+    histograms = our_class(0, 1).get_histograms()
+    assert list(histograms) == ["wait", "use", "create"]
+    told = re.search(r"at most so long: (.*?) and infinity", PAGE.read_text(), re.DOTALL)
+    assert told
+    bounds = [*(float(bound) for bound in told[1].split(",")), math.inf]
+    for histogram in histograms.values():
+        assert (histogram.buckets, histogram.sum) == (dict.fromkeys(bounds, 0), 0.0)
+        assert histogram.count == 0
+
+
+@pytest.mark.parametrize("way", ["fast", "key", "dirty", "close", "block", "reset", "leak_after"])
+def test_a_use_is_in_its_bucket_by_whatever_path(server: FakeServer, our_class: Any, way: str) -> None:
+    options: dict[str, dict[str, Any]] = {"reset": {"reset": str}, "leak_after": {"leak_after": 1e6}}
+    pool = our_class(1, 1, check=None, **options.get(way, {}))
+    for lasts in (0, 2, 100):
+        if way == "block":
+            with pool.connection():
+                advance_clock(lasts)
+        else:
+            key = "key" if way == "key" else None
+            connection = pool.getconn(key)
+            advance_clock(lasts)
+            if way == "dirty":
+                connection.status = INTRANS
+            pool.putconn(connection, key, close=way == "close")
+        advance_clock(1000)
+    # The clock is exact to a few milliseconds, and the machine may be slow.
+    uses = buckets(pool, "use")
+    assert (uses.get(2.5, 0) + uses.get(5.0, 0), uses[math.inf], sum(uses.values())) == (1, 1, 3)
+    assert 102 <= pool.get_histograms()["use"].sum < 900
+
+
+def test_a_loan_that_lasts_is_not_among_the_uses_and_the_end_of_the_pool_ends_it(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1)
+    pool.getconn()
+    advance_clock(100)
+    assert buckets(pool, "use") == {}
+    assert pool.get_stats()["usage_ms"] >= 100_000
+    pool.closeall()
+    assert buckets(pool, "use") == {math.inf: 1}
+
+
+def test_a_wait_is_counted_for_each_request_that_gets_a_connection(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1)
+    for key in (None, "key", None):
+        pool.putconn(pool.getconn(key), key)
+    pool.getconn()
+    refused(pool)
+    assert pool.get_histograms()["wait"].count == 4
+
+
+def test_a_wait_includes_the_queue_and_the_connect(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1)
+    server.on("connect", lambda _: time.sleep(0.03))
+    connection = pool.getconn()
+    assert pool.get_histograms()["wait"].sum >= 0.03
+    assert pool.get_histograms()["create"].sum >= 0.03
+    waiter = waiting_task(pool)
+    time.sleep(0.03)
+    pool.putconn(connection)
+    waiter.result()
+    wait = pool.get_histograms()["wait"]
+    assert wait.sum >= 0.06
+    assert (wait.count, wait.buckets[0.025]) == (2, 0)
+
+
+def test_only_a_connect_that_succeeds_is_among_the_times_of_creation(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 2)
+    server.fail("connect", DOWN, None)
+    with pytest.raises(psycopg2.OperationalError):
+        pool.getconn()
+    pool.getconn()
+    assert pool.get_histograms()["create"].count == 1
+
+
+def test_popped_statistics_leave_the_histograms(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(1, 1)
+    for _ in range(3):
+        pool.putconn(pool.getconn())
+        before = pool.get_histograms()
+        pool.pop_stats()
+        assert pool.get_histograms() == before
+    assert [pool.get_histograms()[name].count for name in ("wait", "use", "create")] == [3, 3, 1]
 
 
 # --- connections -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::time::{Duration, Instant};
 
-use pgpool_core::{Busy, Caller, CheckOut, CloseReason, Moment, Refusal, Reservation, SlotId, Span, Waiter, Want};
+use pgpool_core::{
+    Busy, Caller, CheckOut, CloseReason, Moment, Refusal, RequestEnd, Reservation, SlotId, Span, Waiter, Want,
+};
 use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
@@ -102,21 +104,35 @@ fn lend_slowly<'py>(
 ) -> Result<(NewLoan<'py>, PyResult<()>), Error> {
     let ledger = pool.get().ledger();
     let since = with_notes(pool, ledger.begin_request())?;
+    let asked = Instant::now();
     let mut queued_at = None;
     let mut borrower = 0;
     let found = want_of(pool, key).and_then(|mut want| {
         borrower = want.caller();
         seek(pool, &mut want, timeout, &mut queued_at)
     });
-    let waited = queued_at.map(|began: Instant| Span::from_secs_f64(began.elapsed().as_secs_f64()));
-    if waited.is_some() || found.is_err() {
-        ledger.end_request(waited, found.is_err());
-    }
+    let took = span(asked);
+    ledger.end_request(queued_at.map(span), end_of(found.as_ref().map_or_else(Err, |_| Ok(took))));
     let (connection, given_up) = found.map_err(|error| {
         let waited = queued_at.map_or(Duration::ZERO, |began| began.elapsed());
         annotated(pool, error, waited, None)
     })?;
     Ok((NewLoan { connection, name: Name::Since(borrower, since) }, given_up))
+}
+
+fn span(since: Instant) -> Span {
+    Span::from_secs_f64(since.elapsed().as_secs_f64())
+}
+
+/// Says how a request ends.
+fn end_of(found: Result<Span, &Error>) -> RequestEnd {
+    match found {
+        Ok(after) => RequestEnd::Served(after),
+        Err(Error::TimedOut(_)) => RequestEnd::TimedOut,
+        Err(Error::Refused(Refusal::Exhausted)) => RequestEnd::Refused,
+        Err(Error::Crowded(_)) => RequestEnd::Crowded,
+        Err(_) => RequestEnd::Failed,
+    }
 }
 
 /// Finds a connection, and says how the caller gave up its place in the queue. Notes when the caller began to wait.

@@ -57,7 +57,7 @@ pub(crate) fn take_back_clean(
 pub(crate) fn end_clean_loan(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> bool {
     let ledger = pool.get().ledger();
     let weak = pool.get().has(flags::LOANS).then(|| ledger.unkeyed(loan)).flatten();
-    ledger.take_back_any_clean(loan, weak.and_then(|weak| weak.strong(connection)), now())
+    ledger.take_back_any_clean(loan, weak.and_then(|weak| weak.strong(connection)), now()).is_some()
 }
 
 /// As [`give_back`], for one loan, if it has not ended.

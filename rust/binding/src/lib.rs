@@ -7,11 +7,11 @@
 //! | 1     | `python`                | all that is looked up in Python, once, and the names of attributes |
 //! | 1     | `system`                | calls of the C library, and the C API's outside of `fast_path` |
 //! | 1     | `text`                  | texts of Python, which may be no Unicode |
-//! | 1     | `stats`                 | statistics, as Python sees them |
 //! | 1     | `handle`                | Python objects, as the ledger keeps them |
 //! | 1     | `blocks`                | the loans whose connection its own `close()` returns |
 //! | 1     | `simulate`              | a pool in told time |
 //! | 2     | `error`                 | errors, on their way to Python |
+//! | 2     | `stats`                 | statistics, as Python sees them |
 //! | 2     | `options`               | the options of a pool |
 //! | 2     | `caller`                | which thread or greenlet is calling |
 //! | 2     | `fast_path::flags`      | what keeps calls from the fast path |

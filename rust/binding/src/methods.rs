@@ -24,7 +24,7 @@ use crate::open::connect;
 use crate::options::Checked;
 use crate::pool::{AbstractPool, ThreadedPool, timeout_of};
 use crate::python::{by_name, name};
-use crate::stats::to_dict;
+use crate::stats::{histograms, to_dict};
 use crate::system::now;
 use crate::text::{repr_of, text_of};
 
@@ -223,6 +223,12 @@ impl AbstractPool {
     /// Give what `get_stats` gives, and count from zero from now on.
     fn pop_stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         to_dict(py, edit(py, || self.ledger().take_stats(now()))?)
+    }
+
+    /// Give the histograms of `"wait"`, `"use"` and `"create"` times since the pool was made in this process: for each bound in
+    /// seconds, how many times were at most so long. `pop_stats` leaves them as they are.
+    fn get_histograms<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        histograms(py, edit(py, || self.ledger().times())?)
     }
 
     /// Give the pool, which the end of the block closes. Opens it if it is not yet open.

@@ -47,6 +47,7 @@ imports! {
     housekeeper,
     is_heard,
     is_server_full,
+    make_histogram,
     make_loan,
     mask,
     open_in_parallel,

@@ -46,12 +46,13 @@
 //! # Where to read on
 //!
 //! `slot` (states and legal moves), `table` (finding slots), `key` and `question` (what a loan is filed under, and how a
-//! caller asks for it), `queue` (the waiters), `time`, `refusal`, `close_reason`, `stats`, `ledger` (the policy), `shared`
+//! caller asks for it), `queue` (the waiters), `time`, `refusal`, `close_reason`, `stats`, `histogram`, `ledger` (the policy), `shared`
 //! (the mutex, and the guards).
 
 #![forbid(unsafe_code)]
 
 mod close_reason;
+mod histogram;
 mod key;
 mod ledger;
 mod question;
@@ -68,6 +69,7 @@ mod tests;
 mod time;
 
 pub use close_reason::CloseReason;
+pub use histogram::{Histogram, Times};
 pub use key::{LoanKey, UserKey};
 pub use ledger::{Busy, Check, Policy};
 pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
@@ -77,5 +79,5 @@ pub use shared::{
     CheckOut, Checking, Chore, Closer, Grown, Growth, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter,
 };
 pub use slot::SlotId;
-pub use stats::{ConnectError, ConnectFailure, ConnectNews, Counts, LoanReport, Stats};
+pub use stats::{ConnectError, ConnectFailure, ConnectNews, Counts, LoanReport, RequestEnd, Stats};
 pub use time::{Moment, Span};

@@ -50,7 +50,7 @@ impl Counts {
     }
 }
 
-/// What has happened since the pool was made, or since this was last taken.
+/// What has happened since the pool was made, or since this was last taken; and the age of the oldest loan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Requests for a connection.
@@ -61,6 +61,12 @@ pub struct Stats {
     pub requests_wait: Span,
     /// Requests that ended with an error.
     pub requests_errors: u64,
+    /// Of these, the waits that took longer than their timeout.
+    pub requests_timed_out: u64,
+    /// Of these, the requests that did not wait, and found the pool full.
+    pub requests_refused: u64,
+    /// Of these, the requests that found `max_waiting` callers waiting.
+    pub requests_crowded: u64,
     /// How long connections were lent, in all.
     pub usage: Span,
     /// Connections that came back broken, or could not be made clean.
@@ -79,8 +85,25 @@ pub struct Stats {
     pub leaks: u64,
     /// Loans that their borrowers forgot.
     pub reclaimed: u64,
+    /// How long the loan that lasts for longest has lasted.
+    pub oldest_loan: Span,
     /// Connections that were closed, by reason.
     pub closed: [u64; CloseReason::ALL.len()],
+}
+
+/// How a request ends that the fast path has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestEnd {
+    /// With a connection, after so long.
+    Served(Span),
+    /// It waited for longer than its timeout.
+    TimedOut,
+    /// It found the pool full, and did not wait.
+    Refused,
+    /// It found the pool full, and `max_waiting` callers waiting.
+    Crowded,
+    /// With another error.
+    Failed,
 }
 
 impl Stats {

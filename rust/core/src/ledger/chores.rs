@@ -149,7 +149,7 @@ impl<H, W> Ledger<H, W> {
             let Some(index) = self.table.find(slot) else { continue };
             self.begin_transit(index, caller);
             if let Some(connection) = self.table.get(index).connection.clone() {
-                return Some(Return { slot, connection, closing, overdue: None });
+                return Some(Return { slot, connection, closing, lent_for: None, overdue: false });
             }
         }
         None

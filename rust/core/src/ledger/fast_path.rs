@@ -6,7 +6,7 @@ use super::Ledger;
 use crate::key::{Key, UserKey};
 use crate::question::Caller;
 use crate::slot::{SlotId, State};
-use crate::time::Moment;
+use crate::time::{Moment, Span};
 
 impl<H, W> Ledger<H, W> {
     /// Lends the next idle connection, and names the loan. `None`: the slow path decides.
@@ -77,7 +77,7 @@ impl<H, W> Ledger<H, W> {
         if !(unwatched && self.comes_to_rest(index, now)) {
             return false;
         }
-        self.stats.usage.add(now.since(slot.since));
+        self.times.uses.observe(now.since(slot.since));
         let slot = self.table.advance(index, State::Idle);
         slot.refile(Key::None);
         slot.mark_idle(now, self.policy.check_after);
@@ -86,18 +86,22 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// As [`Ledger::take_back_clean_loan`], for a loan of any kind. `connection` is the handle to keep from now on, if it is another.
-    /// Gives the one that is not needed.
+    /// Says how long it was lent, and gives the handle that is not needed.
     #[must_use = "handles are dropped after the unlock, not here"]
-    pub(crate) fn take_back_any_clean(&mut self, loan: SlotId, connection: Option<Arc<H>>) -> (bool, Option<Arc<H>>) {
+    pub(crate) fn take_back_any_clean(
+        &mut self,
+        loan: SlotId,
+        connection: Option<Arc<H>>,
+    ) -> (Option<Span>, Option<Arc<H>>) {
         let rests = |&index: &u32| self.comes_to_rest(index, self.now) && !self.table.get(index).overdue;
-        let Some(index) = self.table.find(loan).filter(rests) else { return (false, connection) };
+        let Some(index) = self.table.find(loan).filter(rests) else { return (None, connection) };
         let slot = self.table.get_mut(index);
-        let since = slot.since;
+        let lent_for = self.now.since(slot.since);
         let displaced = connection.and_then(|connection| slot.connection.replace(connection));
-        self.stats.usage.add(self.now.since(since));
+        self.times.uses.observe(lent_for);
         self.end_loan(index);
         self.become_idle(index);
-        (true, displaced)
+        (Some(lent_for), displaced)
     }
 
     /// Says whether a lent connection, if it is clean, becomes idle when it comes back: no caller waits for it or its key.

@@ -15,8 +15,10 @@ pub(crate) struct Return<H> {
     pub(crate) connection: Arc<H>,
     /// Why the caller must close it; nothing, if the pool has a use for it as long as it is healthy.
     pub(crate) closing: Option<CloseReason>,
-    /// How long it was lent, if that was reported as too long.
-    pub(crate) overdue: Option<Span>,
+    /// How long it was lent, if a loan ends so.
+    pub(crate) lent_for: Option<Span>,
+    /// Whether that was reported as too long.
+    pub(crate) overdue: bool,
 }
 
 impl<H, W> Ledger<H, W> {
@@ -56,9 +58,9 @@ impl<H, W> Ledger<H, W> {
             return Err(Refusal::Unkeyed);
         };
         let lent_for = self.now.since(slot.since);
-        let overdue = slot.overdue.then_some(lent_for);
+        let overdue = slot.overdue;
         if self.has_open_loans() {
-            self.stats.usage.add(lent_for);
+            self.times.uses.observe(lent_for);
         } else {
             // It has been counted, and is counted again when it is discarded.
             let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
@@ -67,7 +69,7 @@ impl<H, W> Ledger<H, W> {
         self.end_loan(index);
         let closing = if close { Some(CloseReason::Requested) } else { self.useless(index) };
         self.table.advance(index, State::Returning);
-        Ok(Return { slot: self.table.id(index), connection, closing, overdue })
+        Ok(Return { slot: self.table.id(index), connection, closing, lent_for: Some(lent_for), overdue })
     }
 
     /// Makes a clean connection idle; or says why the caller must close and discard it.

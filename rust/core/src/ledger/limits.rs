@@ -7,6 +7,7 @@ use super::closing::Closed;
 use super::outage::Outage;
 use super::{Ledger, Return};
 use crate::close_reason::CloseReason;
+use crate::histogram::Times;
 use crate::question::NO_CALLER;
 use crate::refusal::Refusal;
 use crate::slot::State;
@@ -99,7 +100,7 @@ impl<H, W> Ledger<H, W> {
         if !gently && self.ensure_open() == Err(Refusal::Closed) {
             return Err(Refusal::Closed);
         }
-        let usage = self.usage_of_loans();
+        self.end_all_uses();
         self.set_closed(true);
         if gently {
             self.closed_how = Closed::Twice;
@@ -109,7 +110,6 @@ impl<H, W> Ledger<H, W> {
             self.discard(returning.slot, CloseReason::WithPool);
         }
         self.forget_all_inherited();
-        self.stats.usage.add(usage);
         let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
         self.stats.closed[CloseReason::WithPool as usize] += rest as u64;
         Ok(unreturned.into_iter().map(|returning| returning.connection).collect())
@@ -138,6 +138,8 @@ impl<H, W> Ledger<H, W> {
         self.reset_backoff();
         self.stats = Stats::default();
         self.usage_told = Span::ZERO;
+        self.times = Times::default();
+        (self.slow_requests, self.requests_told) = (0, 0);
         (self.after.chores, self.after.workers) = (false, 0);
     }
 

@@ -36,6 +36,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::close_reason::CloseReason;
+use crate::histogram::Times;
 use crate::key::{Key, KeyTag};
 use crate::question::Want;
 use crate::queue::Queue;
@@ -108,10 +109,16 @@ pub(crate) struct Ledger<H, W> {
     growth: growth::GrowthState<H>,
     rest: chores::RestState,
     rng: Rng,
-    /// What has happened since statistics were taken last; `usage` is that of all loans that have ended.
+    /// What has happened since statistics were taken last, except for the usage.
     stats: Stats,
     /// How much usage was taken with earlier statistics, of loans that have ended or last.
     usage_told: Span,
+    /// How long everything took. The waits are those of requests that the fast path has not answered.
+    times: Times,
+    /// How many requests there are that the fast path has not answered, and how many requests in all were taken with earlier
+    /// statistics: so the fast path need not count its own.
+    slow_requests: u64,
+    requests_told: u64,
     /// What is known of the loans that were forgotten, for the log.
     forgotten: Vec<String>,
     /// What the parent had lent when this process was forked, and has not been returned here.
@@ -154,6 +161,9 @@ impl<H, W> Ledger<H, W> {
             rng: Rng::new(seed),
             stats: Stats::default(),
             usage_told: Span::ZERO,
+            times: Times::default(),
+            slow_requests: 0,
+            requests_told: 0,
             forgotten: Vec::new(),
             inherited: Vec::new(),
             process: 0,
@@ -236,7 +246,7 @@ impl<H, W> Ledger<H, W> {
         self.end_transit(index);
         let Slot { state, since, .. } = *self.table.get(index);
         if state == State::Lent && self.has_open_loans() {
-            self.stats.usage.add(self.now.since(since));
+            self.times.uses.observe(self.now.since(since));
         }
         let displaced = self.table.vacate(index);
         self.after.drop_later(displaced);
@@ -262,7 +272,7 @@ impl<H, W> Ledger<H, W> {
     fn begin_discard(&mut self, index: u32, reason: CloseReason) -> Option<Return<H>> {
         self.table.advance(index, State::Returning);
         let connection = self.table.get(index).connection.clone()?;
-        Some(Return { slot: self.table.id(index), connection, closing: Some(reason), overdue: None })
+        Some(Return { slot: self.table.id(index), connection, closing: Some(reason), lent_for: None, overdue: false })
     }
 
     /// Promises free slots to the waiters, in their order; calls workers for room, if they connect. After it, no slot is free, no

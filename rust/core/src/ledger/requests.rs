@@ -1,9 +1,10 @@
 //! Requests and connects, counted as the binding tells of them. The ledger counts other events where they happen.
 
 use super::Ledger;
+use crate::histogram::Times;
 use crate::refusal::Refusal;
 use crate::slot::State;
-use crate::stats::Stats;
+use crate::stats::{RequestEnd, Stats};
 use crate::time::Span;
 
 impl<H, W> Ledger<H, W> {
@@ -11,16 +12,25 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn begin_request(&mut self) -> Result<u64, Refusal> {
         self.ensure_open()?;
         self.stats.requests_num += 1;
+        self.slow_requests += 1;
         Ok(self.table.generation())
     }
 
-    /// Notes how long a request had to wait, if it had to, and whether it failed.
-    pub(crate) fn end_request(&mut self, waited: Option<Span>, failed: bool) {
-        if let Some(waited) = waited {
-            self.stats.requests_queued += 1;
-            self.stats.requests_wait.add(waited);
+    /// Notes how long a request was in the queue, if it was, and how it ended.
+    pub(crate) fn end_request(&mut self, queued: Option<Span>, end: RequestEnd) {
+        let stats = &mut self.stats;
+        if let Some(queued) = queued {
+            stats.requests_queued += 1;
+            stats.requests_wait.add(queued);
         }
-        self.stats.requests_errors += u64::from(failed);
+        match end {
+            RequestEnd::Served(after) => return self.times.waits.observe(after),
+            RequestEnd::TimedOut => stats.requests_timed_out += 1,
+            RequestEnd::Refused => stats.requests_refused += 1,
+            RequestEnd::Crowded => stats.requests_crowded += 1,
+            RequestEnd::Failed => {}
+        }
+        stats.requests_errors += 1;
     }
 
     /// Notes how long a connect took, and whether it failed. If it did, the ledger trusts no connection any more.
@@ -31,30 +41,45 @@ impl<H, W> Ledger<H, W> {
             self.stats.connections_errors += 1;
             self.suspect_all();
         } else {
+            self.times.connects.observe(took);
             self.note_reachable();
         }
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut usage = self.stats.usage;
-        usage.add(self.usage_of_loans());
-        Stats { usage: usage.less(self.usage_told), ..self.stats }
+        let mut usage = self.times.uses.sum();
+        self.each_usage(|more| usage.add(more));
+        let oldest_loan = self.oldest_loan().filter(|_| self.has_open_loans()).map_or(Span::ZERO, |(age, _)| age);
+        Stats { usage: usage.less(self.usage_told), oldest_loan, ..self.stats }
     }
 
     pub(crate) fn take_stats(&mut self) -> Stats {
         let told = self.stats();
         self.usage_told.add(told.usage);
-        self.stats = Stats { usage: self.stats.usage, ..Stats::default() };
+        self.requests_told += told.requests_num;
+        self.stats = Stats::default();
         told
     }
 
-    /// Tells how long the connections that are lent now have been lent, in all.
-    pub(super) fn usage_of_loans(&self) -> Span {
-        let mut usage = Span::ZERO;
+    /// Tells how long everything took since the pool was made.
+    pub(crate) fn times(&self) -> Times {
+        let mut times = self.times;
+        times.waits.observe_none(self.requests_told + self.stats.requests_num - self.slow_requests);
+        times
+    }
+
+    /// Notes that all loans end.
+    pub(super) fn end_all_uses(&mut self) {
+        let mut uses = self.times.uses;
+        self.each_usage(|usage| uses.observe(usage));
+        self.times.uses = uses;
+    }
+
+    /// Tells how long each connection that is lent now has been lent. Those of a closed pool are closed.
+    fn each_usage(&self, tell: impl FnMut(Span)) {
         if self.has_open_loans() {
             let lent = self.table.in_state(State::Lent).map(|index| self.table.get(index).since);
-            lent.for_each(|since| usage.add(self.now.since(since)));
+            lent.map(|since| self.now.since(since)).for_each(tell);
         }
-        usage
     }
 }

@@ -33,8 +33,8 @@ impl<H, W: Wake> SharedLedger<H, W> {
     }
 
     pub(super) fn returning(&self, begun: Return<H>) -> Returning<'_, H, W> {
-        let Return { slot, connection, closing, overdue } = begun;
-        Returning { ledger: self, slot, connection, closing, overdue, deferred: false }
+        let Return { slot, connection, closing, lent_for, overdue } = begun;
+        Returning { ledger: self, slot, connection, closing, lent_for, overdue, deferred: false }
     }
 
     pub(super) fn all_returning(&self, begun: Vec<Return<H>>) -> Vec<Returning<'_, H, W>> {

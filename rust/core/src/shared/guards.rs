@@ -141,7 +141,8 @@ pub struct Returning<'l, H, W: Wake> {
     pub(super) slot: SlotId,
     pub(super) connection: Arc<H>,
     pub(super) closing: Option<CloseReason>,
-    pub(super) overdue: Option<Span>,
+    pub(super) lent_for: Option<Span>,
+    pub(super) overdue: bool,
     /// Whether the housekeeping finishes it.
     pub(super) deferred: bool,
 }
@@ -165,10 +166,16 @@ impl<H, W: Wake> Returning<'_, H, W> {
         self.ledger.edit(|ledger| ledger.is_current(self.slot))
     }
 
+    /// Says how long it was lent; nothing, if no loan ends so.
+    #[must_use]
+    pub fn lent_for(&self) -> Option<Span> {
+        self.lent_for
+    }
+
     /// Says how long it was lent, if that was reported as too long.
     #[must_use]
     pub fn overdue(&self) -> Option<Span> {
-        self.overdue
+        self.lent_for.filter(|_| self.overdue)
     }
 
     /// Makes the connection idle. `false`: the pool has no use for it any more.

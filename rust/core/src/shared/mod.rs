@@ -25,7 +25,7 @@ use crate::ledger::{After, Ledger};
 use crate::question::Caller;
 use crate::queue::Wake;
 use crate::slot::SlotId;
-use crate::time::Moment;
+use crate::time::{Moment, Span};
 
 pub use self::borrow::CheckOut;
 pub use self::chores::Chore;
@@ -128,12 +128,12 @@ impl<H, W: Wake> SharedLedger<H, W> {
     }
 
     /// As [`SharedLedger::take_back_clean_loan`], under any key. `connection` is the handle to keep from now on, if it is
-    /// another.
-    #[must_use = "where it is false, the connection is still lent"]
-    pub fn take_back_any_clean(&self, loan: SlotId, connection: Option<Arc<H>>, now: Moment) -> bool {
-        let (taken, displaced) = self.edit_at(now, |ledger| ledger.take_back_any_clean(loan, connection));
+    /// another. It says how long the connection was lent.
+    #[must_use = "where there is none, the connection is still lent"]
+    pub fn take_back_any_clean(&self, loan: SlotId, connection: Option<Arc<H>>, now: Moment) -> Option<Span> {
+        let (lent_for, displaced) = self.edit_at(now, |ledger| ledger.take_back_any_clean(loan, connection));
         drop(displaced);
-        taken
+        lent_for
     }
 
     /// Visits every handle for a garbage collector, unless another thread edits the ledger at this moment.

@@ -1,10 +1,11 @@
 //! Requests and connects, counted.
 
 use super::SharedLedger;
+use crate::histogram::Times;
 use crate::ledger::Ledger;
 use crate::queue::Wake;
 use crate::refusal::Refusal;
-use crate::stats::{Counts, Stats};
+use crate::stats::{Counts, RequestEnd, Stats};
 use crate::time::{Moment, Span};
 
 impl<H, W: Wake> SharedLedger<H, W> {
@@ -16,9 +17,9 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.edit(Ledger::begin_request)
     }
 
-    /// Notes how long a request had to wait, if it had to, and whether it failed.
-    pub fn end_request(&self, waited: Option<Span>, failed: bool) {
-        self.edit(|ledger| ledger.end_request(waited, failed));
+    /// Notes how long a request was in the queue, if it was, and how it ended.
+    pub fn end_request(&self, queued: Option<Span>, end: RequestEnd) {
+        self.edit(|ledger| ledger.end_request(queued, end));
     }
 
     /// Notes how long a connect took, and whether it failed.
@@ -34,5 +35,10 @@ impl<H, W: Wake> SharedLedger<H, W> {
     /// As [`SharedLedger::stats`]; from now on, what happens is counted from zero.
     pub fn take_stats(&self, now: Moment) -> (Stats, Counts) {
         self.edit_at(now, |ledger| (ledger.take_stats(), ledger.counts()))
+    }
+
+    /// Tells how long everything took since the pool was made, whether statistics were taken or not.
+    pub fn times(&self) -> Times {
+        self.edit(|ledger| ledger.times())
     }
 }

@@ -1,7 +1,7 @@
 //! Statistics and loans, and the loans that their borrowers have forgotten.
 
 use super::props::{World, by_key, connect_error, must_reserve, resolve_key, seconds, show};
-use crate::{CloseReason, ConnectNews, LoanKey, Policy, Refusal, Stats};
+use crate::{CloseReason, ConnectNews, Histogram, LoanKey, Policy, Refusal, RequestEnd, Span, Stats, Times};
 
 fn stats(world: &World) -> Stats {
     world.ledger.stats(world.now()).0
@@ -42,11 +42,85 @@ fn a_request_is_counted_once_and_by_the_fast_path_too() {
 #[test]
 fn waits_and_errors_are_summed_up() {
     let world = World::new(0, 1);
-    world.ledger.end_request(Some(seconds(0.25)), false);
-    world.ledger.end_request(Some(seconds(0.5)), true);
-    world.ledger.end_request(None, true);
+    world.ledger.end_request(Some(seconds(0.25)), RequestEnd::Served(seconds(0.3)));
+    world.ledger.end_request(Some(seconds(0.5)), RequestEnd::TimedOut);
+    world.ledger.end_request(None, RequestEnd::Failed);
     let Stats { requests_queued, requests_wait, requests_errors, .. } = stats(&world);
     assert_eq!((requests_queued, requests_wait, requests_errors), (2, seconds(0.75), 2));
+}
+
+#[test]
+fn each_way_to_be_refused_is_an_error_and_is_counted_apart() {
+    let world = World::new(0, 1);
+    for (times, end) in [(1, RequestEnd::TimedOut), (2, RequestEnd::Refused), (3, RequestEnd::Crowded)] {
+        (0..times).for_each(|_| world.ledger.end_request(None, end));
+    }
+    world.ledger.end_request(None, RequestEnd::Failed);
+    let Stats { requests_errors, requests_timed_out, requests_refused, requests_crowded, .. } = stats(&world);
+    assert_eq!((requests_errors, requests_timed_out, requests_refused, requests_crowded), (7, 1, 2, 3));
+}
+
+/// Counts what is in each bucket, without the empty ones: the bound and how many.
+fn buckets(histogram: &Histogram) -> Vec<(Span, u64)> {
+    let mut before = 0;
+    let each = histogram.cumulative().map(|(bound, count)| (bound, count - std::mem::replace(&mut before, count)));
+    each.filter(|&(_, count)| count > 0).collect()
+}
+
+#[test]
+fn a_bucket_includes_its_bound_and_the_last_one_has_none() {
+    let world = World::new(0, 1);
+    for took in [0.0, 0.005, 0.006, 0.01, 10.0, 10.1, 1000.0] {
+        world.ledger.note_connect(seconds(took), false);
+    }
+    world.ledger.note_connect(seconds(77.0), true);
+    let Times { connects, .. } = world.ledger.times();
+    let expected = [(seconds(0.005), 2), (seconds(0.01), 2), (seconds(10.0), 1), (Span::FOREVER, 2)];
+    assert_eq!(buckets(&connects), expected);
+    assert_eq!(connects.sum(), seconds(1020.121));
+}
+
+#[test]
+fn a_request_that_is_served_is_in_the_waits_by_whatever_path_and_one_under_way_is_not_yet() {
+    let world = World::new(1, 1);
+    world.open([1]);
+    assert!(world.give_back(1));
+    assert_eq!(world.borrow(), 1);
+    world.ledger.begin_request().expect("it is open");
+    assert_eq!(buckets(&world.ledger.times().waits), [(seconds(0.005), 1)]);
+    world.ledger.end_request(None, RequestEnd::Served(seconds(0.2)));
+    world.ledger.begin_request().expect("it is open");
+    world.ledger.end_request(None, RequestEnd::TimedOut);
+    let waits = world.ledger.times().waits;
+    assert_eq!(buckets(&waits), [(seconds(0.005), 1), (seconds(0.25), 1)]);
+    assert_eq!(waits.sum(), seconds(0.2));
+}
+
+#[test]
+fn taking_statistics_takes_nothing_from_the_times() {
+    let world = World::new(1, 1);
+    open_counted(&world, [1]);
+    assert!(world.give_back(1));
+    for lasts in [0.0, 2.0] {
+        assert_eq!(world.borrow(), 1);
+        world.pass(lasts);
+        assert!(world.give_back(1));
+        let _ = world.ledger.take_stats(world.now());
+    }
+    let Times { waits, uses, connects } = world.ledger.times();
+    assert_eq!(buckets(&waits), [(seconds(0.005), 2)]);
+    assert_eq!(buckets(&uses), [(seconds(0.005), 2), (seconds(2.5), 1)]);
+    assert_eq!(buckets(&connects), [(seconds(0.1), 1)]);
+}
+
+#[test]
+fn a_pool_that_is_closed_ends_its_loans() {
+    let world = World::new(0, 2).lending([1]);
+    world.pass(3.0);
+    assert_eq!(stats(&world).usage, seconds(3.0));
+    assert_eq!(buckets(&world.ledger.times().uses), []);
+    drop(world.ledger.close());
+    assert_eq!(buckets(&world.ledger.times().uses), [(seconds(5.0), 1)]);
 }
 
 #[test]

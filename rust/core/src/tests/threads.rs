@@ -111,7 +111,7 @@ impl Town {
         }
         if self.once_in(2)
             && let Some((loan, _)) = self.ledger.loan_at(address(name))
-            && self.ledger.take_back_any_clean(loan, None, self.now())
+            && self.ledger.take_back_any_clean(loan, None, self.now()).is_some()
         {
             return;
         }

@@ -285,7 +285,10 @@ impl Model {
         if failed {
             self.stats.connections_errors += 1;
             self.suspect_all();
-        } else if self.refill.at > Moment::START {
+            return;
+        }
+        self.connects.push(took);
+        if self.refill.at > Moment::START {
             (self.refill.at, self.refill.pause) = (Moment::START, Span::ZERO);
         }
     }

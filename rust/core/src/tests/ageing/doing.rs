@@ -27,6 +27,7 @@ impl<'w> Duel<'w> {
         if let Some((loan, connection)) = lent {
             assert!(ledger.is_lent(loan));
             self.model.stats.requests_num += 1;
+            self.model.fast += 1;
             let got = self.model.ask(key, caller, None, None, token);
             assert_eq!(got, Got::Lent(connection.name));
             return;
@@ -214,7 +215,7 @@ impl<'w> Duel<'w> {
                 1 => (ledger.take_back_clean_loan(loan, now), self.model.take_back_clean(name, false)),
                 _ => {
                     let handle = Some(self.world.thing(name));
-                    (ledger.take_back_any_clean(loan, handle, now), self.model.take_back_clean(name, true))
+                    (ledger.take_back_any_clean(loan, handle, now).is_some(), self.model.take_back_clean(name, true))
                 }
             };
             assert_eq!(kept, expected);

@@ -4,7 +4,8 @@ use super::model::{Ended, HOUSEKEEPER, Model, Promise, Token};
 use super::steps::Step;
 use crate::tests::props::{TestWaker, Thing, World};
 use crate::{
-    Candidates, Checking, Closer, Growth, Moment, Policy, Refill, Refusal, Reservation, Returning, Waiter, Want,
+    Candidates, Checking, Closer, Growth, Histogram, Moment, Policy, Refill, Refusal, Reservation, Returning, Times,
+    Waiter, Want,
 };
 
 /// A waiter of the real pool, with what is needed to ask again.
@@ -262,8 +263,17 @@ impl<'w> Duel<'w> {
         assert!(connects <= limit.max(1), "more connect than may");
         assert_eq!(self.workers.wakes(), model.calls, "workers are called as often");
         assert_eq!(self.world.ledger.stats(self.world.now()).0, model.stats());
+        self.check_times();
         self.check_wakers();
         self.check_housekeeper();
+    }
+
+    fn check_times(&self) {
+        let told = |times: &Histogram| (times.cumulative().collect::<Vec<_>>(), times.sum());
+        let Times { waits, uses, connects } = self.world.ledger.times();
+        assert_eq!(told(&uses), Model::spread(&self.model.uses, &uses));
+        assert_eq!(told(&connects), Model::spread(&self.model.connects, &connects));
+        assert!(waits.cumulative().all(|(_, count)| count == self.model.fast), "all were answered at once");
     }
 
     pub(super) fn check_wakers(&self) {

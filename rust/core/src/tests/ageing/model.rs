@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::backoff::Backoff;
 use crate::time::{Rng, Span};
-use crate::{Busy, Check, CloseReason, Moment, Policy, Refusal, Stats};
+use crate::{Busy, Check, CloseReason, Histogram, Moment, Policy, Refusal, Stats};
 
 /// The caller that does the chores. All other callers have numbers of their own.
 pub(super) const HOUSEKEEPER: u64 = 7;
@@ -182,8 +182,12 @@ pub(super) struct Model {
     pub(super) drained: u64,
     /// Thrown in the same order as the real ones, and so they fall.
     pub(super) rng: Rng,
-    /// The usage is that of the loans that have ended.
     pub(super) stats: Stats,
+    /// How many requests the fast path has answered.
+    pub(super) fast: u64,
+    /// How long each loan that has ended lasted, and each connect that succeeded.
+    pub(super) uses: Vec<Span>,
+    pub(super) connects: Vec<Span>,
     /// How much usage has been taken.
     pub(super) usage_told: u64,
 }
@@ -246,23 +250,30 @@ impl Model {
         self.openings
     }
 
-    pub(super) fn usage_of_loans(&self) -> u64 {
+    pub(super) fn usages_of_loans(&self) -> Vec<Span> {
         let lent = self.lent.iter().filter(|_| self.has_open_loans());
-        lent.map(|loan| self.now.since(loan.since).as_nanos()).sum()
+        lent.map(|loan| self.now.since(loan.since)).collect()
     }
 
     /// What the pool tells of itself: the loans that last count, too.
     pub(super) fn stats(&self) -> Stats {
-        let usage = self.stats.usage.as_nanos() + self.usage_of_loans();
-        let mut told = Stats { usage: Span::ZERO, ..self.stats };
-        told.usage.add(nanos(usage.saturating_sub(self.usage_told)));
-        told
+        let ended: u64 = self.uses.iter().map(|usage| usage.as_nanos()).sum();
+        let lasting: u64 = self.usages_of_loans().iter().map(|usage| usage.as_nanos()).sum();
+        let oldest_loan = self.usages_of_loans().into_iter().max().unwrap_or(Span::ZERO);
+        Stats { usage: nanos((ended + lasting).saturating_sub(self.usage_told)), oldest_loan, ..self.stats }
+    }
+
+    /// Says how many of these times were at most how long, for each bound that the ledger has, and their sum.
+    pub(super) fn spread(times: &[Span], like: &Histogram) -> (Vec<(Span, u64)>, Span) {
+        let counted = |bound| u64::try_from(times.iter().filter(|&&time| time <= bound).count()).expect("few");
+        let sum = nanos(times.iter().map(|time| time.as_nanos()).sum());
+        (like.cumulative().map(|(bound, _)| (bound, counted(bound))).collect(), sum)
     }
 
     pub(super) fn take_stats(&mut self) -> Stats {
         let told = self.stats();
         self.usage_told += told.usage.as_nanos();
-        self.stats = Stats { usage: self.stats.usage, ..Stats::default() };
+        self.stats = Stats::default();
         told
     }
 

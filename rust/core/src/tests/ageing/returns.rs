@@ -37,7 +37,7 @@ impl Model {
             return false;
         }
         let loan = self.lent.remove(at);
-        self.stats.usage.add(self.now.since(loan.since));
+        self.uses.push(self.now.since(loan.since));
         self.become_idle(loan.connection);
         true
     }
@@ -56,7 +56,7 @@ impl Model {
         let loan = self.lent.remove(at);
         let lent_for = self.now.since(loan.since);
         if self.has_open_loans() {
-            self.stats.usage.add(lent_for);
+            self.uses.push(lent_for);
         } else {
             // Counted already, and to be counted again.
             let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
@@ -129,7 +129,7 @@ impl Model {
         if self.has_open_loans() {
             self.stats.reclaimed += 1;
             self.count_closed(CloseReason::Reclaimed);
-            self.stats.usage.add(self.now.since(loan.since));
+            self.uses.push(self.now.since(loan.since));
             self.key_gone(loan.key);
             // No worker starts now.
             while self.settled < self.calls {

@@ -1,6 +1,6 @@
 //! Chores, limits and the end, on the model.
 
-use super::model::{Ended, HOUSEKEEPER, Job, Loan, Model, Promise, Refill, Returning, Token, nanos};
+use super::model::{Ended, HOUSEKEEPER, Job, Loan, Model, Promise, Refill, Returning, Token};
 use crate::time::Span;
 use crate::{CloseReason, Moment, Refusal, Stats};
 
@@ -136,8 +136,7 @@ impl Model {
         if !gently && self.ensure_open() == Err(Refusal::Closed) {
             return Err(Refusal::Closed);
         }
-        let usage = nanos(self.usage_of_loans());
-        self.stats.usage.add(usage);
+        self.uses.extend(self.usages_of_loans());
         self.set_closed(true);
         self.ended = if gently { Ended::Twice } else { Ended::Wholly };
         let mut given = vec![];
@@ -196,6 +195,9 @@ impl Model {
         self.growing.clear();
         self.failed.clear();
         self.stats = Stats::default();
+        self.fast = 0;
+        self.uses.clear();
+        self.connects.clear();
         self.usage_told = 0;
     }
 }
