@@ -11,6 +11,7 @@ from functools import cache, partial
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -124,6 +125,9 @@ def nothing(_connection: object) -> None:
     """Reset nothing, so that only the pool's part is measured."""
 
 
+# Told of each loan, it does nothing, so that only the pool's part is measured.
+LISTENER = SimpleNamespace(borrowed=lambda _pool, _wait: None, returned=lambda _pool, _use: None)
+
 # Equal keys, which are two objects.
 EQUAL = {"key": int("7000"), "same": int("7000")}
 
@@ -160,6 +164,7 @@ WAYS = (
     Way(name=f"leak_after=60, {DEPTH} calls deep", open=ours(leak_after=60), depth=DEPTH, basis=THEIRS, limit=1.0),
     Way(name='order="fifo"', open=ours(order="fifo"), basis=THEIRS, limit=0.4),
     Way(name="reset=, which does nothing", open=ours(reset=nothing), basis=THEIRS, limit=0.4),
+    Way(name="listener=, told of each loan", open=ours(listener=LISTENER), basis=THEIRS, limit=0.75),
     Way(
         name="a subclass that calls super()",
         open=lambda dsn: Subclass(SIZE, SIZE, dsn),

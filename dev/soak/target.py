@@ -47,11 +47,25 @@ class LineCounter(logging.Handler):
 
 
 @final
+class EventCounter:
+    """Counts what a listener is told."""
+
+    def __init__(self) -> None:
+        self.events = 0
+
+    def _count(self, _pool: object, _what: object) -> None:
+        self.events += 1
+
+    connected = connect_failed = borrowed = returned = closed = timed_out = _count
+
+
+@final
 class Target:
     """Owns the pool and the threads that use it."""
 
     def __init__(self, address: dict[str, Any], seed: int) -> None:
         self.log = LineCounter()
+        self.ear = EventCounter()
         logger = logging.getLogger("pgpool_rs")
         logger.addHandler(self.log)
         logger.setLevel(logging.DEBUG)
@@ -80,6 +94,7 @@ class Target:
             leak_after=0.5,
             reclaim=True,
             open=False,
+            listener=self.ear,
         )
         self.pool.open()
         holders = Holders()
@@ -103,6 +118,7 @@ class Target:
             "forks": self.operations.forks,
             "raised": self.callbacks.raised,
             "lines": self.log.lines,
+            "events": self.ear.events,
         }
 
     @contextlib.contextmanager

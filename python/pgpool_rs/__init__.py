@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from pgpool_rs._histogram import Histogram
+from pgpool_rs._listener import Listener
 from pgpool_rs._loans import LoanInfo
 from pgpool_rs._pools import pools
 from pgpool_rs._protocol import PooledConnection
@@ -32,6 +33,7 @@ from pgpool_rs.pool import AbstractConnectionPool, SimpleConnectionPool, Threade
 __all__ = [
     "AbstractConnectionPool",
     "Histogram",
+    "Listener",
     "LoanInfo",
     "PoolClosed",
     "PoolError",

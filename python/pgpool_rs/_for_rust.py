@@ -13,7 +13,7 @@ from psycopg2 import Error, OperationalError, ProgrammingError
 from psycopg2.extensions import QueryCanceledError, connection, cursor
 
 from pgpool_rs._core import check_socket
-from pgpool_rs._histogram import Histogram as make_histogram
+from pgpool_rs._histogram import Histogram
 from pgpool_rs._housekeeper import housekeeper
 from pgpool_rs._loans import describe as describe_loan
 from pgpool_rs._loans import make as make_loan
@@ -30,6 +30,7 @@ from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, 
 __all__ = [
     "AutomaticKey",
     "Error",
+    "Histogram",
     "OperationalError",
     "PoolClosed",
     "PoolError",
@@ -48,7 +49,6 @@ __all__ = [
     "housekeeper",
     "is_heard",
     "is_server_full",
-    "make_histogram",
     "make_loan",
     "mask",
     "open_in_parallel",

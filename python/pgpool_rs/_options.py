@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pgpool_rs import _validate
+from pgpool_rs import _listener, _validate
 from pgpool_rs._core import check_socket
 from pgpool_rs.health import discard_all
 
@@ -42,6 +42,12 @@ class Options:
     reclaim: bool
     close_returns: bool
     open: bool
+    listener: Any = field(repr=False)
+
+    @property
+    def listens(self) -> _listener.Methods:
+        """Return the methods of the listener, in the order in which Rust numbers them."""
+        return _listener.methods(self.listener)
 
     @property
     def has_housekeeper(self) -> bool:
@@ -76,6 +82,7 @@ class Options:
         reclaim: object = False,
         close_returns: object = False,
         open: object = True,  # noqa: A002  (psycopg_pool's name)
+        listener: object = None,
     ) -> Options:
         """Check the options of a pool's constructor.
 
@@ -104,6 +111,7 @@ class Options:
             reclaim=_validate.flag("reclaim", reclaim),
             close_returns=_validate.flag("close_returns", close_returns),
             open=_validate.flag("open", open),
+            listener=_validate.listener("listener", listener),
             # Last, so that refused options take no number.
             name=f"pool-{next(_numbers)}" if name is None else _validate.text("name", name),
         )

@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pgpool_rs._core import kind, shown
+from pgpool_rs._listener import EVENTS, methods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,17 @@ def callback(
     allowed = ", ".join(["a callable", *(f'"{word}"' for word in words)])
     what = kind(given) if secret else shown(given)
     raise (ValueError if is_word else TypeError)(f"{option} must be {allowed} or None, not {what}")
+
+
+def listener(option: str, given: Any) -> Any:
+    """Check that it can be told something, or is None."""
+    if given is None:
+        return None
+    found = [method for method in methods(given) if method is not None]
+    if found and all(map(callable, found)) and not isinstance(given, type):
+        return given
+    allowed = ", ".join(EVENTS)
+    raise TypeError(f"{option} must be an object with some of the methods {allowed}, or None, not {kind(given)}")
 
 
 def word(option: str, given: Any, *words: str) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed import ConvertibleToInt
     from typing_extensions import Self
 
+    from pgpool_rs._listener import Listener
     from pgpool_rs._protocol import PooledConnection
     from pgpool_rs._views import Idle, Rused, Used
 
@@ -110,6 +111,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         reclaim: bool = False,
         close_returns: bool = False,
         open: bool = True,  # noqa: A002  (psycopg_pool's name)
+        listener: Listener | None = None,
         **kwargs: Any,
     ) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
@@ -152,6 +154,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param close_returns: whether `close()` of a lent connection returns it, as `putconn` does.
         :param open: whether the constructor opens the pool. If not, it connects nothing and starts no thread, and every
             request gets `PoolClosed` until `open()` is called.
+        :param listener: an object that is told what happens, with some of the methods of `Listener`.
         :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or an option is out of its range.
         :raises TypeError: an option has a wrong type or is not for this class; or neither the pool nor psycopg2.connect
             knows it, unless the program has its own `connect` or `_connect`.
@@ -188,6 +191,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             reclaim=reclaim,
             close_returns=close_returns,
             open=open,
+            listener=listener,
         )
         if connect is None and _connects_by_psycopg2(self):
             _keywords.check(args, kwargs, _OPTIONS)

@@ -148,8 +148,9 @@ PARTICULAR: dict[tuple[str, str], str] = {
     ("close / after a look that was interrupted", "a block"): "KeyboardInterrupt",
     # Its next attempt opens it.
     ("close / open() that fails", "open"): RETURNED,
-    # A handler of the pool's own lines waits for nothing.
+    # A handler of the pool's own lines waits for nothing, nor does a listener.
     ("log handler / a wait that was too long", "getconn(timeout=0.01)"): "PoolExhausted",
+    ("listener / timed_out", "getconn(timeout=0.01)"): "PoolExhausted",
 }
 
 

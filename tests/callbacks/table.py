@@ -7,6 +7,7 @@ from tests.callbacks import (
     sites_closing,
     sites_hooks,
     sites_keys,
+    sites_listener,
     sites_log,
     sites_opening,
     sites_returning,
@@ -21,6 +22,7 @@ PARTS = (
     sites_keys,
     sites_hooks,
     sites_log,
+    sites_listener,
 )
 
 __all__ = ["PARTS", "SITES"]

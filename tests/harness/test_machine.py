@@ -9,6 +9,7 @@ import threading
 import unittest
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2.pool
@@ -68,7 +69,8 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
               {"minconn": 1, "check": True}),
     "background": (threaded(1, 3, background=True, max_idle=60, reset="discard", leak_after=30),
                    {"minconn": 1, "max_idle": 60}),
-    "others": (threaded(1, 3, name="others", max_waiting=9, configure=lambda _: None, open_workers=2),
+    "others": (threaded(1, 3, name="others", max_waiting=9, configure=lambda _: None, open_workers=2,
+                        listener=SimpleNamespace(borrowed=lambda *_: None, returned=lambda *_: None)),
                {"minconn": 1}),
     "grow": (threaded(1, 3, grow="workers"), {"minconn": 1}),
     "grow, waiting": (threaded(0, 3, grow="workers", open_workers=2, timeout=5, max_idle=60), {"max_idle": 60}),

@@ -149,7 +149,7 @@ def test_it_is_counted_as_an_error_and_not_as_a_wait(server: FakeServer) -> None
     after = pool.get_stats()
     changed = {name: after[name] - before[name] for name in after if after[name] != before[name]}
     changed.pop("requests_wait_ms", None)
-    assert changed == {"requests_num": 1, "requests_errors": 1}
+    assert changed == {"requests_num": 1, "requests_errors": 1, "requests_crowded": 1}
     serve(pool, connection, waiters)
     assert pool.get_stats()["requests_queued"] == 2
 

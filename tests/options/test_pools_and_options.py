@@ -65,6 +65,7 @@ def test_the_options_are_those_of_the_constructor_with_the_defaults(server: Fake
         "reclaim": False,
         "close_returns": False,
         "open": True,
+        "listener": None,
         "dsn": "host=db",
         "user": "web",
     }

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from pgpool_rs import Listener
 from pgpool_rs._core import check_socket
 from pgpool_rs._options import Options
 from pgpool_rs.health import check_query, discard_all
@@ -25,6 +26,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 SECONDS = ["timeout", "check_after", "max_idle", "max_lifetime", "leak_after"]
 COUNTS = ["max_waiting", "open_workers"]
 CALLABLES = ["check", "configure", "reset", "connect"]
+LISTENERS = ["listener"]
 FLAGS = ["background", "reclaim", "close_returns", "open"]
 WORDS = ["grow", "order"]
 PAUSES = ["reconnect_backoff"]
@@ -40,6 +42,13 @@ def made(option: str, value: object) -> Any:
 
 def nothing(*_: object) -> None:
     """Stand for any callable."""
+
+
+class Ear(Listener):
+    """Hears nothing but this."""
+
+    def closed(self, _pool: object, _reason: str, /) -> None:
+        """Do nothing."""
 
 
 def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
@@ -64,6 +73,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "reclaim": False,
         "close_returns": False,
         "open": True,
+        "listener": None,
     }
 
 
@@ -305,7 +315,14 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
         {"grow": "workers"},
         {"reconnect_backoff": (1, 2)},
         {"order": "fifo"},
-        {"configure": nothing, "reset": "discard", "connect": nothing, "close_returns": True, "open": False},
+        {
+            "configure": nothing,
+            "reset": "discard",
+            "connect": nothing,
+            "close_returns": True,
+            "open": False,
+            "listener": Ear(),
+        },
         {"max_idle": 0, "max_lifetime": None, "leak_after": None, "background": False},
         {"max_lifetime": INF, "leak_after": INF},
     ],

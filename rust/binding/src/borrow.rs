@@ -9,7 +9,7 @@ use pgpool_core::{
 use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
-use crate::call::{call_or_undo, is_logging, write_waiting_lines};
+use crate::call::{call_or_undo, do_what_waits, is_logging};
 use crate::caller::caller;
 use crate::check;
 use crate::error::{Error, both, weightier};
@@ -18,7 +18,8 @@ use crate::give_back::{discard, finish, give_back_loan};
 use crate::handle::{Handle, address};
 use crate::keys::{key_of, plain_key, resolve_key, want_for};
 use crate::leaks;
-use crate::log::{CROWDED, TIMED_OUT, close_and_log, log};
+use crate::log::{CROWDED, TIMED_OUT, log};
+use crate::news::{News, close_for, tell};
 use crate::notes::{annotated, with_notes};
 use crate::open::{connect_error, copied, is_server_full, last_connect_error, outage, told_again};
 use crate::pool::AbstractPool;
@@ -42,6 +43,7 @@ pub(crate) fn borrow(
 struct NewLoan<'py> {
     connection: Bound<'py, PyAny>,
     name: Name,
+    wait: Span,
 }
 
 /// What names a new loan. Another caller may have a loan under the same key; this call leaves it alone.
@@ -78,6 +80,7 @@ fn lend<'py>(
         Some(loan) => leaks::begin(pool, loan, &lent.connection),
         None => Ok(()),
     };
+    tell(pool, News::Borrowed(lent.wait));
     match both(pool.py(), given_up, begun) {
         Ok(()) => Ok(lent),
         Err(error) => Err(weightier(pool.py(), error, lent.undo(pool).err()).into()),
@@ -93,7 +96,7 @@ fn lend_idle<'py>(pool: &Bound<'py, AbstractPool>, key: Option<&Bound<'py, PyAny
     let Some((slot, connection)) = pool.get().ledger().lend_idle_under(filed, caller(pool.py())?, now()) else {
         return Ok(None);
     };
-    Ok(Some(NewLoan { connection: connection.object(pool.py())?, name: Name::Slot(slot) }))
+    Ok(Some(NewLoan { connection: connection.object(pool.py())?, name: Name::Slot(slot), wait: Span::ZERO }))
 }
 
 /// Lends a connection as [`lend`], and says how the caller gave up its place in the queue.
@@ -112,12 +115,16 @@ fn lend_slowly<'py>(
         seek(pool, &mut want, timeout, &mut queued_at)
     });
     let took = span(asked);
-    ledger.end_request(queued_at.map(span), end_of(found.as_ref().map_or_else(Err, |_| Ok(took))));
+    let end = end_of(found.as_ref().map_or_else(Err, |_| Ok(took)));
+    ledger.end_request(queued_at.map(span), end);
+    if end == RequestEnd::TimedOut {
+        tell(pool, News::TimedOut(took));
+    }
     let (connection, given_up) = found.map_err(|error| {
         let waited = queued_at.map_or(Duration::ZERO, |began| began.elapsed());
         annotated(pool, error, waited, None)
     })?;
-    Ok((NewLoan { connection, name: Name::Since(borrower, since) }, given_up))
+    Ok((NewLoan { connection, name: Name::Since(borrower, since), wait: took }, given_up))
 }
 
 fn span(since: Instant) -> Span {
@@ -213,8 +220,8 @@ fn seek_from<'py, 'p>(
         };
         match &parker {
             None => {
-                // The wait may be long, and this call holds nothing yet: write its lines now.
-                write_waiting_lines(py, caller)?;
+                // The wait may be long, and this call holds nothing yet: write its lines and tell the listener now.
+                do_what_waits(py, caller)?;
                 parker = Some(Parker::new(py)?);
             }
             Some(parker) => {
@@ -273,7 +280,7 @@ fn open<'py>(
     if let Err(refusal) = pool.get().ensure_open()
         && !is_lent(pool, &connection)
     {
-        close_and_log(pool, &connection, CloseReason::WithPool)?;
+        close_for(pool, &connection, CloseReason::WithPool)?;
         return Err(refusal.into());
     }
     // If the hook has not filed the connection, the reservation gives its room back. The borrower gets the connection all the same.

@@ -1,6 +1,6 @@
-//! The end of a call: it writes the call's log lines and raises a deferred interrupt.
+//! The end of a call: it writes the call's log lines, tells the listener, and raises a deferred interrupt.
 //!
-//! During a call, slots are reserved and connections are held. So a log line waits until the outermost call of its caller ends. An
+//! During a call, slots are reserved and connections are held. So a log line or a listener waits until the outermost call of its caller ends. An
 //! interrupt may strike where nothing can be raised, for instance while a waiter is woken. It is deferred until the call that it
 //! struck ends. Both are kept under the caller, a thread or a greenlet, since several greenlets of one thread may be within a call
 //! at the same time.
@@ -29,21 +29,25 @@ pub(crate) struct Line {
 
 impl Line {
     /// Hands the line to the handlers.
-    fn write(&self, py: Python<'_>) -> PyResult<()> {
+    pub(crate) fn write(&self, py: Python<'_>) -> PyResult<()> {
         let Self { level, template, event, pool, reason, args } = self;
         imports()?.write_line.bind(py).call1((level, template, args, pool, event, reason)).map(drop)
     }
 }
+
+/// What is done at the end of a call: a line is written, or a listener is told.
+pub(crate) type Late = Box<dyn FnOnce(Python<'_>) -> PyResult<()>>;
 
 /// The calls of one caller.
 struct Calls {
     caller: Caller,
     /// How many calls the caller is within, one within the other.
     depth: usize,
-    /// Whether the caller is writing lines. Pool calls that a log handler makes meanwhile log nothing and wait for nothing.
+    /// Whether the caller is writing lines. Pool calls that a log handler or a listener makes meanwhile log nothing, tell nothing and
+    /// wait for nothing.
     is_logging: bool,
-    /// Lines to write when the outermost call ends.
-    lines: Vec<Line>,
+    /// What to do when the outermost call ends.
+    late: Vec<Late>,
     /// The interrupt to raise when the innermost call ends.
     interrupt: Option<PyErr>,
 }
@@ -58,7 +62,7 @@ thread_local! {
 fn with_calls<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     CALLS.with_borrow_mut(|all| {
         let place = all.iter().position(|calls| calls.caller == caller).unwrap_or_else(|| {
-            all.push(Calls { caller, depth: 0, is_logging: false, lines: Vec::new(), interrupt: None });
+            all.push(Calls { caller, depth: 0, is_logging: false, late: Vec::new(), interrupt: None });
             all.len() - 1
         });
         let calls = &mut all[place];
@@ -105,13 +109,13 @@ where
         calls.interrupt.take()
     });
     let done = body().map_err(PyErr::from);
-    let (interrupt, lines) = with_calls(caller, |calls| {
+    let (interrupt, late) = with_calls(caller, |calls| {
         calls.depth -= 1;
-        let lines = if calls.depth == 0 { std::mem::take(&mut calls.lines) } else { Vec::new() };
-        (std::mem::replace(&mut calls.interrupt, earlier), lines)
+        let late = if calls.depth == 0 { std::mem::take(&mut calls.late) } else { Vec::new() };
+        (std::mem::replace(&mut calls.interrupt, earlier), late)
     });
     let interrupted = both(py, struck.map_or(Ok(()), Err), interrupt.map_or(Ok(()), Err));
-    let end = both(py, interrupted, write(py, caller, &lines));
+    let end = both(py, interrupted, do_late(py, caller, late));
     match (done, end) {
         (Ok(value), Err(error)) => Err(weightier(py, error, undo(value).err())),
         (Err(first), end) => Err(weightier(py, first, end.err())),
@@ -171,34 +175,34 @@ pub(crate) fn is_logging(caller: Caller) -> bool {
     CALLS.with_borrow(|all| all.iter().any(|calls| calls.caller == caller && calls.is_logging))
 }
 
-/// Writes a line when the outermost call of this caller ends, or at once if it is within none.
-pub(crate) fn write_at_end(py: Python<'_>, caller: Caller, line: Line) -> PyResult<()> {
+/// Does this when the outermost call of this caller ends, or at once if it is within none.
+pub(crate) fn do_at_end(py: Python<'_>, caller: Caller, late: Late) -> PyResult<()> {
     let at_once = with_calls(caller, |calls| {
         if calls.depth == 0 {
-            return Some(line);
+            return vec![late];
         }
-        calls.lines.push(line);
-        None
+        calls.late.push(late);
+        Vec::new()
     });
-    write(py, caller, at_once.as_slice())
+    do_late(py, caller, at_once)
 }
 
-/// Writes the lines that wait, in the middle of a call that holds nothing: before a wait, for instance.
-pub(crate) fn write_waiting_lines(py: Python<'_>, caller: Caller) -> PyResult<()> {
-    let outermost = |calls: &mut Calls| if calls.depth == 1 { std::mem::take(&mut calls.lines) } else { Vec::new() };
-    let lines = with_calls(caller, outermost);
-    write(py, caller, &lines)
+/// Does what waits for the end, in the middle of a call that holds nothing: before a wait, for instance.
+pub(crate) fn do_what_waits(py: Python<'_>, caller: Caller) -> PyResult<()> {
+    let outermost = |calls: &mut Calls| if calls.depth == 1 { std::mem::take(&mut calls.late) } else { Vec::new() };
+    let late = with_calls(caller, outermost);
+    do_late(py, caller, late)
 }
 
-/// Writes all of the lines, and then raises the weightiest error of a handler.
-fn write(py: Python<'_>, caller: Caller, lines: &[Line]) -> PyResult<()> {
-    if lines.is_empty() {
+/// Does all of this, and then raises the weightiest error.
+fn do_late(py: Python<'_>, caller: Caller, late: Vec<Late>) -> PyResult<()> {
+    if late.is_empty() {
         return Ok(());
     }
-    while_logging(caller, || every(py, lines.iter().map(|line| line.write(py))))
+    while_logging(caller, || every(py, late.into_iter().map(|late| late(py))))
 }
 
-/// Runs `write`, which writes to the log.
+/// Runs `write`, which writes to the log or tells a listener.
 pub(crate) fn while_logging<T>(caller: Caller, write: impl FnOnce() -> T) -> T {
     with_calls(caller, |calls| calls.is_logging = true);
     let written = write();

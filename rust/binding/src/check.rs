@@ -8,7 +8,8 @@ use pyo3::types::PyInt;
 use crate::connection::{self, Closed, Look};
 use crate::error::{Error, is_database_error, new_error, weightier};
 use crate::handle::Handle;
-use crate::log::{CHECK_FAILED, CLOSE_FAILED, close_and_log, log_unclean, report};
+use crate::log::{CHECK_FAILED, CLOSE_FAILED, log_unclean, report};
+use crate::news::{News, close_for, tell};
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::{Socket, look_at_socket, now};
@@ -95,7 +96,7 @@ pub(crate) fn examine(
     let py = pool.py();
     let connection = checking.connection().object(py)?;
     if let Check::Expired(reason) = checking.kind() {
-        close_and_log(pool, &connection, reason)?;
+        close_for(pool, &connection, reason)?;
         return Ok(Some(reason));
     }
     let (reason, failed) = match ask(pool, &connection) {
@@ -104,6 +105,7 @@ pub(crate) fn examine(
         Ok(Look::Broken | Look::Closed(_)) => (CloseReason::Lost, Err(hung_up())),
         Err(error) => (CloseReason::Lost, Err(error)),
     };
+    tell(pool, News::Closed(reason));
     match (failed, connection::close(&connection)) {
         (Ok(left), Ok(())) => log_unclean(pool, left),
         (Ok(_), Err(error)) => report(pool, CLOSE_FAILED, error),
@@ -122,7 +124,7 @@ pub(crate) fn lend<'p>(
         None => match checking.lend(now()) {
             Ok(()) => return Ok(CheckOut::Lent(checking.connection().clone())),
             Err(reason) => {
-                close_and_log(pool, &checking.connection().object(pool.py())?, reason)?;
+                close_for(pool, &checking.connection().object(pool.py())?, reason)?;
                 reason
             }
         },
@@ -135,7 +137,7 @@ pub(crate) fn put_back(pool: &Bound<'_, AbstractPool>, checking: Checking<'_, Ha
     if let Some(reason) = examine(pool, &checking)? {
         checking.discard(reason);
     } else if let Err(reason) = checking.put_back(now()) {
-        close_and_log(pool, &checking.connection().object(pool.py())?, reason)?;
+        close_for(pool, &checking.connection().object(pool.py())?, reason)?;
         checking.discard(reason);
     }
     Ok(())

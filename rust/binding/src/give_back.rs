@@ -15,6 +15,7 @@ use crate::keys::{is_plainly, resolve_key_if_any, want_for};
 use crate::log::{
     CLOSE_FAILED, Event, LATE, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log, log_closed, log_unclean, report,
 };
+use crate::news::{News, tell};
 use crate::notes::{annotated, with_notes};
 use crate::pool::AbstractPool;
 use crate::system::now;
@@ -57,7 +58,8 @@ pub(crate) fn take_back_clean(
 pub(crate) fn end_clean_loan(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> bool {
     let ledger = pool.get().ledger();
     let weak = pool.get().has(flags::LOANS).then(|| ledger.unkeyed(loan)).flatten();
-    ledger.take_back_any_clean(loan, weak.and_then(|weak| weak.strong(connection)), now()).is_some()
+    let lent_for = ledger.take_back_any_clean(loan, weak.and_then(|weak| weak.strong(connection)), now());
+    lent_for.inspect(|&lent_for| tell(pool, News::Returned(lent_for))).is_some()
 }
 
 /// As [`give_back`], for one loan, if it has not ended.
@@ -71,6 +73,7 @@ pub(crate) fn finish_or_defer(
     mut returning: Returning<'_, Handle, Waker>,
 ) -> Result<(), Error> {
     let options = pool.get().options();
+    returning.lent_for().into_iter().for_each(|lent_for| tell(pool, News::Returned(lent_for)));
     if let Some(handle) = returning.connection().strong(&returning.connection().object(pool.py())?) {
         returning.replace_handle(handle);
     }
@@ -139,6 +142,7 @@ pub(crate) fn finish(pool: &Bound<'_, AbstractPool>, mut returning: Returning<'_
             let reason = if how == Closed::Broken { CloseReason::Lost } else { CloseReason::ByBorrower };
             returning.close_for(reason);
             drop(returning);
+            tell(pool, News::Closed(reason));
             Ok(log_closed(pool, reason)?)
         }
         Err((failed, error)) => {
@@ -186,7 +190,10 @@ fn begin<'p>(
         // the connection: free its slot.
         Err(Error::Raised(error)) if key.is_some() && place.is_some() && is_no_answer(py, &error) => {
             let returning = resolve_key_if_any(py, &mut None, |_| ledger.begin_return(place, None, true, now()));
-            let second = returning.ok().and_then(|returning| close_and_free(pool, returning));
+            let second = returning.ok().and_then(|returning| {
+                returning.lent_for().into_iter().for_each(|lent_for| tell(pool, News::Returned(lent_for)));
+                close_and_free(pool, returning)
+            });
             Err(weightier(py, error, second).into())
         }
         begun => begun.map_err(|error| {
@@ -241,6 +248,7 @@ fn close_and_free(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, Handl
     if !returning.lasts() {
         return None;
     }
+    tell(pool, News::Closed(returning.closing().unwrap_or(CloseReason::Unclean)));
     let closed = returning.connection().object(pool.py()).and_then(|connection| connection::close(&connection));
     drop(returning);
     closed.err()

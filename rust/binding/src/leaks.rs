@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pgpool_core::{LoanReport, SlotId};
+use pgpool_core::{CloseReason, LoanReport, SlotId};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefMethods, PyWeakrefReference};
@@ -12,6 +12,7 @@ use crate::error::every;
 use crate::handle::Handle;
 use crate::keys::loan_key;
 use crate::log::{RECLAIMED, log, masked};
+use crate::news::{News, tell};
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
 use crate::system::{float, int, now};
@@ -119,7 +120,13 @@ pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
         return Ok(());
     }
     let forgotten = pool.get().ledger().take_forgotten();
-    every(pool.py(), forgotten.into_iter().map(|known| log(pool, RECLAIMED, || (known,))))
+    every(
+        pool.py(),
+        forgotten.into_iter().map(|known| {
+            tell(pool, News::Closed(CloseReason::Reclaimed));
+            log(pool, RECLAIMED, || (known,))
+        }),
+    )
 }
 
 /// The callback of the weak reference to a lent connection: its borrower has forgotten it.

@@ -25,19 +25,20 @@
 //! | 6     | `log`                   | the lines of the log |
 //! | 6     | `notes`                 | what a refusal says beyond psycopg2.pool's words |
 //! | 6     | `views`                 | what `_pool`, `_used` and `_rused` are made of |
-//! | 7     | `check`                 | finding out whether a connection is well |
-//! | 7     | `leaks`                 | where each loan was made; forgotten loans |
-//! | 8     | `give_back`             | putconn, step by step |
-//! | 9     | `loan`                  | `with pool.connection() as conn` |
-//! | 9     | `open`                  | `_connect`, step by step |
-//! | 9     | `returning`             | `close()` of a connection that returns it with `close_returns` |
-//! | 10    | `borrow`                | getconn, step by step |
-//! | 10    | `grow`                  | opening connections for the waiters |
-//! | 10    | `maintain`              | housekeeping, step by step |
-//! | 11    | `lifecycle`             | the beginning and the end of a pool |
-//! | 12    | `methods`               | `#[pymethods]` of both classes |
-//! | 13    | `fast_path::vectorcall` | a call, as CPython makes it |
-//! | 14    | `fast_path`             | an idle connection, a clean return: what comes first in a call |
+//! | 7     | `news`                  | what the listener is told |
+//! | 8     | `check`                 | finding out whether a connection is well |
+//! | 8     | `leaks`                 | where each loan was made; forgotten loans |
+//! | 9     | `give_back`             | putconn, step by step |
+//! | 10    | `loan`                  | `with pool.connection() as conn` |
+//! | 10    | `open`                  | `_connect`, step by step |
+//! | 10    | `returning`             | `close()` of a connection that returns it with `close_returns` |
+//! | 11    | `borrow`                | getconn, step by step |
+//! | 11    | `grow`                  | opening connections for the waiters |
+//! | 11    | `maintain`              | housekeeping, step by step |
+//! | 12    | `lifecycle`             | the beginning and the end of a pool |
+//! | 13    | `methods`               | `#[pymethods]` of both classes |
+//! | 14    | `fast_path::vectorcall` | a call, as CPython makes it |
+//! | 15    | `fast_path`             | an idle connection, a clean return: what comes first in a call |
 
 #![deny(unsafe_code)]
 
@@ -61,6 +62,7 @@ mod loan;
 mod log;
 mod maintain;
 mod methods;
+mod news;
 mod notes;
 mod open;
 mod options;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgpool_core::Policy;
+use pgpool_core::{CloseReason, Policy};
 use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
@@ -17,6 +17,7 @@ use crate::give_back::discard_all;
 use crate::handle::Handle;
 use crate::leaks::log_forgotten;
 use crate::log::{POOL_CLOSED, log};
+use crate::news::{BORROWED, News, RETURNED, tell, tells};
 use crate::notes::with_notes;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
@@ -48,7 +49,10 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
         let closed = call(py, || {
             // Close the pool first, so that no other call opens a connection meanwhile.
             let connections = ledger.close().unwrap_or_default();
-            let close = |connection: &Arc<Handle>| connection::close(&connection.object(py)?);
+            let close = |connection: &Arc<Handle>| {
+                tell(pool, News::Closed(CloseReason::WithPool));
+                connection::close(&connection.object(py)?)
+            };
             let closed = every(py, connections.iter().map(close));
             ledger.reset();
             closed
@@ -148,10 +152,13 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
     if options.close_returns {
         bits |= flags::CLOSE_RETURNS;
     }
-    if options.record || options.reclaim || !is_thread_ident_native(pool.py())? {
+    if options.listener.iter().any(Option::is_some) {
+        bits |= flags::LISTENER;
+    }
+    if options.record || options.reclaim || tells(&options, BORROWED) || !is_thread_ident_native(pool.py())? {
         bits |= flags::LOANS;
     }
-    if options.record || options.reclaim || options.reset.is_some() || options.fifo {
+    if options.record || options.reclaim || tells(&options, RETURNED) || options.reset.is_some() || options.fifo {
         bits |= flags::RETURNS;
     }
     Ok(bits)
@@ -166,9 +173,9 @@ fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     let py = pool.py();
     let connections = with_notes(pool, pool.get().ledger().close())?;
     // Close all of them, even if some `close()` raises. Ignore a database's errors, as psycopg2.pool does.
-    let ends = connections.iter().map(|connection| match close_last(py, connection) {
-        Err(error) if is_database_error(py, &error) => Ok(()),
-        closed => closed,
+    let ends = connections.iter().map(|connection| {
+        tell(pool, News::Closed(CloseReason::WithPool));
+        close_last(py, connection).or_else(|error| if is_database_error(py, &error) { Ok(()) } else { Err(error) })
     });
     let closed = both(py, every(py, ends), leave_housekeeper(pool));
     let logged = both(py, log_forgotten(pool), log(pool, POOL_CLOSED, || (connections.len(),)));

@@ -4,9 +4,9 @@ use pgpool_core::{CloseReason, ConnectNews, SharedLedger};
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
-use crate::call::{Line, answered, answered_by_ours, call, is_logging, while_logging, write_at_end};
+use crate::call::{Line, answered, answered_by_ours, call, do_at_end, is_logging, while_logging};
 use crate::caller::caller;
-use crate::connection::{self, Accounts};
+use crate::connection::Accounts;
 use crate::error::{is_database_error, is_exception};
 use crate::handle::Handle;
 use crate::pool::AbstractPool;
@@ -60,6 +60,7 @@ events! {
     LEAK = Warning, "leak", "connection not returned: %s";
     LATE = Warning, "late_return", "connection returned late: it was lent for %.1f s";
     RECLAIMED = Warning, "reclaimed", "connection reclaimed, its borrower forgot it: %s";
+    LISTENER_FAILED = Warning, "listener_failed", "the listener failed: %s";
     TIMED_OUT = Info, "timed_out", "%s";
     CROWDED = Info, "crowded", "%s";
     POOL_CLOSED = Info, "pool_closed", "pool closed, with %d connections";
@@ -83,26 +84,38 @@ fn log_with_reason<'py, A>(
 where
     A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
 {
-    let (py, options) = (pool.py(), pool.get().options());
-    let caller = caller(py)?;
+    let caller = caller(pool.py())?;
     if is_logging(caller) {
         return Ok(());
     }
+    let Some(line) = line_of(pool, event, reason, args)? else { return Ok(()) };
+    do_at_end(pool.py(), caller, Box::new(move |py| line.write(py)))
+}
+
+/// Makes a line, if a logger wants it.
+fn line_of<'py, A>(
+    pool: &Bound<'py, AbstractPool>,
+    event: Event,
+    reason: Option<&str>,
+    args: impl FnOnce() -> A,
+) -> PyResult<Option<Line>>
+where
+    A: IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>>,
+{
+    let (py, options) = (pool.py(), pool.get().options());
     let name = PyString::from_bytes(py, options.name.as_bytes())?;
     let wanted = imports()?.is_heard.bind(py).call1((name, event.level as u8))?;
     if !wanted.is_truthy()? {
-        return Ok(());
+        return Ok(None);
     }
-    let args = args().into_pyobject(py).map_err(Into::into)?.unbind();
-    let line = Line {
+    Ok(Some(Line {
         level: event.level as u8,
         template: event.template,
         event: event.name,
         pool: options.name.clone(),
         reason: reason.map(str::to_owned),
-        args,
-    };
-    write_at_end(py, caller, line)
+        args: args().into_pyobject(py).map_err(Into::into)?.unbind(),
+    }))
 }
 
 /// Call `write`, which writes a line to a log. Pool calls that a handler makes meanwhile log nothing and wait for nothing.
@@ -151,18 +164,6 @@ pub(crate) fn log_connect(
     }
 }
 
-/// Closes a connection and logs that, and a database's error too.
-pub(crate) fn close_and_log(
-    pool: &Bound<'_, AbstractPool>,
-    connection: &Bound<'_, PyAny>,
-    reason: CloseReason,
-) -> PyResult<()> {
-    match connection::close(connection) {
-        Ok(()) => log_closed(pool, reason),
-        Err(error) => report(pool, CLOSE_FAILED, error),
-    }
-}
-
 /// Logs a database's error. Gives any other error back.
 pub(crate) fn report(pool: &Bound<'_, AbstractPool>, event: Event, error: PyErr) -> PyResult<()> {
     if !is_database_error(pool.py(), &error) {
@@ -174,17 +175,31 @@ pub(crate) fn report(pool: &Bound<'_, AbstractPool>, event: Event, error: PyErr)
 
 /// Logs an `Exception` of work that has no caller, with the place where it was raised. Gives an interrupt back.
 pub(crate) fn report_alone(pool: &Bound<'_, AbstractPool>, event: Event, done: PyResult<()>) -> PyResult<()> {
-    let py = pool.py();
     let error = match done {
-        Err(error) if is_exception(py, &error) => error,
+        Err(error) if is_exception(pool.py(), &error) => error,
         done => return done,
     };
-    let class = class_name(py, &error);
-    log_with_reason(pool, event, Some(&class), || {
-        let place = imports().and_then(|imports| text_of(&imports.place.bind(py).call1((error.value(py),))?));
-        let place = answered_by_ours(py, place).unwrap_or_default();
-        (format!("{}{place}", describe_masked(pool, &error)),)
-    })
+    let class = class_name(pool.py(), &error);
+    log_with_reason(pool, event, Some(&class), || (describe_with_place(pool, &error),))
+}
+
+/// As [`report_alone`], for a listener. The line is written at once.
+pub(crate) fn report_listener(pool: &Bound<'_, AbstractPool>, done: PyResult<()>) -> PyResult<()> {
+    let error = match done {
+        Err(error) if is_exception(pool.py(), &error) => error,
+        done => return done,
+    };
+    let class = class_name(pool.py(), &error);
+    let line = line_of(pool, LISTENER_FAILED, Some(&class), || (describe_with_place(pool, &error),))?;
+    line.map_or(Ok(()), |line| line.write(pool.py()))
+}
+
+/// Describes an error without secrets, and says where it was raised.
+fn describe_with_place(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> String {
+    let py = pool.py();
+    let place = imports().and_then(|imports| text_of(&imports.place.bind(py).call1((error.value(py),))?));
+    let place = answered_by_ours(py, place).unwrap_or_default();
+    format!("{}{place}", describe_masked(pool, error))
 }
 
 /// Describes an error without the secrets that the pool connects with.

@@ -228,7 +228,7 @@ impl AbstractPool {
     /// Give the histograms of `"wait"`, `"use"` and `"create"` times since the pool was made in this process: for each bound in
     /// seconds, how many times were at most so long. `pop_stats` leaves them as they are.
     fn get_histograms<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        histograms(py, edit(py, || self.ledger().times())?)
+        histograms(py, &edit(py, || self.ledger().times())?)
     }
 
     /// Give the pool, which the end of the block closes. Opens it if it is not yet open.

@@ -14,7 +14,8 @@ use crate::error::{Error, is_database_error, weightier};
 use crate::give_back::give_back;
 use crate::handle::{Handle, address};
 use crate::keys::{resolve_key_if_any, want_for};
-use crate::log::{OPENED, close_and_log, describe_public, log, log_connect};
+use crate::log::{OPENED, describe_public, log, log_connect};
+use crate::news::{News, close_for, tell};
 use crate::notes::with_notes;
 use crate::pool::AbstractPool;
 use crate::python::imports;
@@ -48,7 +49,9 @@ fn connect_and_file<'py>(
     };
     let began = Instant::now();
     let established = establish(pool, ledger);
-    ledger.note_connect(Span::from_secs_f64(began.elapsed().as_secs_f64()), established.is_err());
+    let took = Span::from_secs_f64(began.elapsed().as_secs_f64());
+    ledger.note_connect(took, established.is_err());
+    tell(pool, established.as_ref().map_or_else(News::ConnectFailed, |_| News::Connected(took)));
     let connection = match established {
         Ok(connection) => connection,
         Err(error) => {
@@ -63,7 +66,7 @@ fn connect_and_file<'py>(
     };
     let handle = Handle::of(&connection);
     if let Err(refusal) = ledger.fulfil(slot, address(&connection), &handle, now()) {
-        close_and_log(pool, &connection, CloseReason::Unplaced)?;
+        close_for(pool, &connection, CloseReason::Unplaced)?;
         return Err(refusal.into());
     }
     Ok(connection)

@@ -9,6 +9,9 @@ use pyo3::prelude::*;
 use crate::python::imports;
 use crate::text::text_of;
 
+/// The methods of the listener, in the order of `_listener.EVENTS`.
+pub(crate) type Methods = [Option<Py<PyAny>>; 6];
+
 /// The options that the binding itself needs. The ledger has the others, as its [`Policy`].
 #[derive(Default)]
 pub(crate) struct Options {
@@ -32,6 +35,7 @@ pub(crate) struct Options {
     pub(crate) fifo: bool,
     /// Whether connects are held back once one has failed.
     pub(crate) backs_off: bool,
+    pub(crate) listener: Methods,
 }
 
 /// The options as Python hands them over.
@@ -57,6 +61,8 @@ pub(crate) struct Checked {
     reclaim: bool,
     close_returns: bool,
     pub(crate) open: bool,
+    #[pyo3(attribute("listens"))]
+    listener: Methods,
     has_housekeeper: bool,
 }
 
@@ -94,13 +100,15 @@ impl Checked {
             policy,
             fifo: self.order == "fifo",
             backs_off: self.reconnect_backoff.is_some(),
+            listener: self.listener,
         })
     }
 }
 
 impl Options {
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Self { connect, configure, check, reset, .. } = self;
-        [connect, configure, check, reset].into_iter().flatten().try_for_each(|handle| visit.call(handle))
+        let Self { connect, configure, check, reset, listener, .. } = self;
+        let callables = [connect, configure, check, reset].into_iter().chain(listener);
+        callables.flatten().try_for_each(|handle| visit.call(handle))
     }
 }

@@ -29,6 +29,7 @@ macro_rules! imports {
 imports! {
     AutomaticKey,
     Error,
+    Histogram,
     OperationalError,
     PoolClosed,
     PoolError,
@@ -47,7 +48,6 @@ imports! {
     housekeeper,
     is_heard,
     is_server_full,
-    make_histogram,
     make_loan,
     mask,
     open_in_parallel,

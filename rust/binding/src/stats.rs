@@ -54,7 +54,7 @@ pub(crate) fn to_dict(py: Python<'_>, (stats, counts): (Stats, Counts)) -> PyRes
 }
 
 /// Gives the histograms as a dict of `pgpool_rs.Histogram`s, in seconds.
-pub(crate) fn histograms(py: Python<'_>, times: Times) -> PyResult<Bound<'_, PyDict>> {
+pub(crate) fn histograms<'py>(py: Python<'py>, times: &Times) -> PyResult<Bound<'py, PyDict>> {
     let dict = PyDict::new(py);
     for (name, times) in [("wait", times.waits), ("use", times.uses), ("create", times.connects)] {
         dict.set_item(name, histogram(py, &times)?)?;
@@ -68,5 +68,5 @@ fn histogram<'py>(py: Python<'py>, times: &Histogram) -> PyResult<Bound<'py, PyA
         let bound = if bound == Span::FOREVER { f64::INFINITY } else { bound.as_secs_f64() };
         buckets.set_item(float(py, bound)?, count)?;
     }
-    imports()?.make_histogram.bind(py).call1((buckets, float(py, times.sum().as_secs_f64())?))
+    imports()?.Histogram.bind(py).call1((buckets, float(py, times.sum().as_secs_f64())?))
 }

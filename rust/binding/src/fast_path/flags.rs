@@ -24,6 +24,8 @@ pub(crate) const RETURNS: u64 = 1 << 4;
 pub(crate) const GETCONN_OR_PUTCONN: u64 = 1 << 5;
 /// `close()` returns a connection, which a block has to know.
 pub(crate) const CLOSE_RETURNS: u64 = 1 << 6;
+/// There is a listener.
+pub(crate) const LISTENER: u64 = 1 << 7;
 /// What keeps a block from the fast path, besides what keeps `getconn` and `putconn` from it.
 pub(crate) const BLOCKS: u64 = GETCONN_OR_PUTCONN | CLOSE_RETURNS;
 /// All flags.
