@@ -28,7 +28,7 @@ FAILING = {
 }
 
 # A page about one of these is not run where it is not installed: requirements-frameworks.txt.
-FRAMEWORKS = {"django"}
+FRAMEWORKS = {"django", "prometheus_client", "opentelemetry"}
 
 # What a server does with the application of the quick start.
 REQUEST = """

@@ -170,7 +170,7 @@ def test_what_is_counted_is_what_happened(postgres: ThrowawayPostgres) -> None:
             "requests_num": 10,
             "requests_queued": 1,
             "requests_errors": 2,
-            "requests_timed_out": 1,
+            "requests_refused": 1,
             "returns_bad": 2,
             "connections_num": 7,
             "connections_errors": 1,
