@@ -251,7 +251,7 @@ impl<'w> Caller<'w> {
             return ledger.take_back_clean(name as usize, NOW);
         }
         match ledger.loan_at(name as usize) {
-            Some((loan, LoanKey::User(_))) => ledger.take_back_any_clean(loan, None, NOW),
+            Some((loan, LoanKey::User(_))) => ledger.take_back_any_clean(loan, None, NOW).is_some(),
             _ => false,
         }
     }
