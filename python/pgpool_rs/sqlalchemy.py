@@ -1,7 +1,4 @@
-"""A pool for SQLAlchemy's engines: `create_engine("postgresql+psycopg2://...", poolclass=PgPool)`.
-
-<https://pgpool-rs.readthedocs.io/en/latest/sqlalchemy.html> says how it differs from SQLAlchemy's QueuePool.
-"""
+"""A pool for SQLAlchemy's engines: see <https://pgpool-rs.readthedocs.io/en/latest/sqlalchemy.html>."""
 
 from __future__ import annotations
 
@@ -22,15 +19,13 @@ from pgpool_rs.errors import PoolExhausted
 from pgpool_rs.pool import ThreadedConnectionPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sqlalchemy.pool import ConnectionPoolEntry
     from typing_extensions import Self
 
 __all__ = ["PgPool"]
 
 # An argument of create_engine or an event does what these options do.
-_SQLALCHEMYS = {"check", "close_returns", "configure", "connect", "open", "reclaim", "reset", "timeout"}
+_SQLALCHEMYS = {"check", "close_returns", "configure", "connect", "open", "order", "reclaim", "reset", "timeout"}
 _OPTIONS = {"minconn", *(option.name for option in dataclasses.fields(Options))} - _SQLALCHEMYS
 
 
@@ -47,6 +42,11 @@ class _Record(_ConnectionRecord):
     # For check_socket, which passes a record whose connection lacks these methods, or that has no connection.
     fileno = property(lambda self: self.dbapi_connection.fileno)
     poll = property(lambda self: self.dbapi_connection.poll)
+
+    def _checkin_failed(self, err: BaseException, _fairy_was_created: bool = True) -> None:
+        # The pool drops a record that could not reconnect, so that the next connect obeys reconnect_backoff.
+        self.closed = self.dbapi_connection is None
+        super()._checkin_failed(err, _fairy_was_created)
 
 
 _records = weakref.WeakSet[_Record]()
@@ -65,10 +65,9 @@ class _ParentsConnection:
 def _leave_to_parent() -> None:
     connection: Any = _ParentsConnection()
     for record in list(_records):
-        borrower = record.fairy_ref and record.fairy_ref()
-        if borrower:
-            borrower.dbapi_connection = connection
-        record.dbapi_connection = connection
+        for holder in (record, record.fairy_ref and record.fairy_ref()):
+            if holder:
+                holder.dbapi_connection = connection
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)
@@ -91,11 +90,11 @@ class PgPool(QueuePool):
         unknown = options.keys() - _OPTIONS
         if unknown:
             raise TypeError(f"PgPool takes {', '.join(sorted(_OPTIONS))}, and not {', '.join(sorted(unknown))}")
-        return type(cls.__name__, (cls,), {"_options": {**cls._options, **options}, "__module__": cls.__module__})
+        return type(cls.__name__, (cls,), {"_options": {**cls._options, **options}})
 
     def __init__(
         self,
-        creator: Callable[..., Any],
+        creator: Any,
         pool_size: int = 5,
         max_overflow: int = 10,
         timeout: float | None = 30.0,
@@ -107,7 +106,8 @@ class PgPool(QueuePool):
             raise ValueError(f"pool_size must be 0 (no limit) or more, not {pool_size}")
         # QueuePool keeps the arguments, with a queue that stays empty.
         super().__init__(creator, pool_size, max_overflow, timeout, use_lifo, **kwargs)  # type: ignore[arg-type]
-        options = {"name": self._orig_logging_name, "max_idle": 0 if pool_size else None, **self._options}
+        options: dict[str, Any] = {"name": self._orig_logging_name, "order": "lifo" if use_lifo else "fifo"}
+        options |= {"max_idle": 0 if pool_size else None, "reconnect_backoff": (0.1, 2), **self._options}
         self._minconn = options.pop("minconn", pool_size)
         maxconn = pool_size + self._max_overflow if self._max_overflow >= 0 else 2**31 - 1
         self.pgpool = ThreadedConnectionPool(0, maxconn, connect=self._open, timeout=timeout, **options)

@@ -7,7 +7,7 @@ import itertools
 import os
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg2
@@ -255,6 +255,33 @@ def test_an_engine_survives_a_restart_of_the_server(own_server: ThrowawayPostgre
     own_server.start()
     with engine.connect() as connection, engine.connect() as other:
         assert pid_of(connection) != pid_of(other)
+    engine.dispose()
+
+
+def test_while_the_server_is_down_few_callers_connect(own_server: ThrowawayPostgres) -> None:
+    engine = Engines(own_server.dsn).make(pool_size=4, max_overflow=0, pool_timeout=PATIENCE)
+    tries: list[object] = []
+    event.listen(engine, "do_connect", lambda *arguments: tries.append(arguments))
+    with ExitStack() as stack:
+        lent = [stack.enter_context(engine.connect()) for _ in range(4)]
+        own_server.stop()
+        for connection in lent:
+            with pytest.raises(exc.OperationalError):
+                connection.scalar(text("select 1"))
+    tries.clear()
+
+    def ask() -> None:
+        with suppress(exc.OperationalError), engine.connect():
+            pass
+
+    tasks = [Task(ask) for _ in range(40)]
+    wait_until(lambda: len(tries) > 8)
+    wait_until(lambda: engine.pool.pgpool.get_stats()["requests_waiting"] > 20)
+    own_server.start()
+    for task in tasks:
+        task.result()
+    assert len(tries) < 30
+    assert engine.pool.checkedout() == 0
     engine.dispose()
 
 
