@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Database"]
 
-DEFAULTS = {"minconn": 1, "maxconn": 10, "timeout": 5, "max_idle": 300, "open": False, "retry_after": 1}
+DEFAULTS = {"minconn": 1, "maxconn": 10, "timeout": 5, "max_idle": 300, "reconnect_backoff": (0.1, 2)}
+DEFAULTS |= {"open": False, "retry_after": 1}
 
 
 class _NotCommittedError(Exception):

@@ -74,7 +74,7 @@ class Database:
         :param timeout: how many seconds a request waits; then it is answered with 503. None waits for ever.
         :param retry_after: the number of seconds that the 503 names in `Retry-After`.
         """
-        options = {**options, "timeout": timeout, "open": False}
+        options = {"reconnect_backoff": (0.1, 2), **options, "timeout": timeout, "open": False}
         self._make = functools.partial(ThreadedConnectionPool, minconn, maxconn, *args, **options)
         self._timeout = timeout
         self._max_waiting: int = options.get("max_waiting", 0)

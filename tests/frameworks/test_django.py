@@ -24,7 +24,8 @@ from dev.servers.postgres import ThrowawayPostgres
 from dev.suites import django as suite
 from pgpool_rs import PoolTimeout
 from pgpool_rs.django import _control
-from tests.lib.postgres import backends, terminate
+from pgpool_rs.testing import PATIENCE
+from tests.lib.postgres import Connects, backends, terminate
 from tests.lib.programs import ROOT, in_a_child, run_program
 from tests.lib.waits import Task, wait_until
 
@@ -183,6 +184,32 @@ def test_a_session_that_was_killed_is_not_lent_with_health_checks(site: Any, pos
     one.connection.close()
     terminate(postgres.dsn, pid)
     assert one.execute("SELECT pg_backend_pid()") != pid
+
+
+def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres) -> None:
+    connect = Connects()
+    pool = {"min_size": 0, "max_size": 8, "timeout": PATIENCE, "connect": connect}
+    one = Site(own_server, pool, CONN_HEALTH_CHECKS=True)
+    errors: list[BaseException | None] = []
+
+    def request() -> None:
+        try:
+            one.execute("SELECT 1")
+        except OperationalError as error:
+            errors.append(error.__cause__)
+        finally:
+            one.connection.close()
+
+    request()
+    own_server.stop()
+    requests = [Task(request) for _ in range(40)]
+    wait_until(lambda: len(connect.failed) > 2)
+    own_server.start()
+    for task in requests:
+        task.result()
+    assert {*errors} == {*connect.failed}
+    assert len(errors) < 20
+    one.connection.close_pool()
 
 
 @pytest.mark.parametrize("reset", [None, "discard"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,10 +12,12 @@ import psycopg2
 import pytest
 from flask import Flask, Response, stream_with_context
 
+from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs import PoolClosed, PoolTimeout
 from pgpool_rs.flask import Database
+from pgpool_rs.testing import PATIENCE
 from tests.lib.pools import give_back, lend
-from tests.lib.postgres import admin, backends, make_idle, opened, terminate
+from tests.lib.postgres import Connects, admin, backends, make_idle, opened, terminate
 from tests.lib.statements import execute
 from tests.lib.waits import Task, counts, wait_until
 
@@ -202,6 +205,20 @@ def test_a_full_pool_answers_503_and_when_to_come_again(site: Site) -> None:
     for connection in (first, second):
         site.pool.putconn(connection)
     assert site.client.get("/").status_code == 200
+
+
+def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres) -> None:
+    connect = Connects()
+    site = Site(own_server.dsn, "down", minconn=0, maxconn=8, timeout=PATIENCE, check_after=0, connect=connect)
+    site.app.add_url_rule("/", view_func=lambda: str(execute(site.db.connection)))
+    with opened(site.pool), ThreadPoolExecutor(20) as visitors:
+        own_server.stop()
+        visits = [visitors.submit(site.app.test_client().get, "/") for _ in range(40)]
+        wait_until(lambda: len(connect.failed) > 2)
+        own_server.start()
+        statuses = Counter(visit.result().status_code for visit in visits)
+    assert statuses == {500: len(connect.failed), 200: 40 - len(connect.failed)}
+    assert len(connect.failed) < 20
 
 
 def test_the_applications_own_page_for_503_is_shown(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -18,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs import PoolClosed, ThreadedConnectionPool
 from pgpool_rs.starlette import Database, _Block
 from pgpool_rs.testing import PATIENCE, Gate
-from tests.lib.postgres import admin, backends, opened
+from tests.lib.postgres import Connects, admin, backends, opened
 from tests.lib.statements import execute
 from tests.lib.waits import counts
 
@@ -232,6 +234,23 @@ def test_a_full_pool_answers_503_and_when_to_come_again(dsn: str, options: Any) 
             assert (await client.get("/")).status_code == 200
 
     run(body)
+
+
+def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres) -> None:
+    connect = Connects()
+    db = Database(0, 8, own_server.dsn, timeout=PATIENCE, check_after=0, connect=connect)
+    app = site(db)
+
+    async def body() -> Counter[int]:
+        async with visiting(app, db) as client, tasks() as start:
+            await asyncio.to_thread(own_server.stop)
+            visits = [start(client.get("/")) for _ in range(40)]
+            await until(lambda: len(connect.failed) > 2)
+            await asyncio.to_thread(own_server.start)
+            return Counter([(await visit).status_code for visit in visits])
+
+    assert run(body) == {500: len(connect.failed), 200: 40 - len(connect.failed)}
+    assert len(connect.failed) < 20
 
 
 def test_a_pool_that_others_have_emptied_answers_503(dsn: str) -> None:

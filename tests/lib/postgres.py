@@ -8,7 +8,7 @@ import select
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, final
 
 import psycopg2
 from psycopg2 import extensions
@@ -52,6 +52,21 @@ def admin(dsn: str) -> Iterator[Any]:
         yield connection
     finally:
         connection.close()
+
+
+@final
+class Connects:
+    """Is a `connect=` that counts."""
+
+    def __init__(self) -> None:
+        self.failed: list[psycopg2.Error] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return psycopg2.connect(*args, **kwargs)
+        except psycopg2.Error as error:
+            self.failed.append(error)
+            raise
 
 
 def terminate(dsn: str, pid: int) -> None:
