@@ -351,25 +351,31 @@ import warnings
 from gevent import monkey
 monkey.patch_all()
 import gevent
+import gevent.event
 from pgpool_rs import ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
 
 server = FakeServer()
 seen = []
+all_served = gevent.event.Event()
 
 def connect():
     seen.append(gevent.getcurrent())
-    gevent.sleep(0.01)
+    if len(seen) > 1:
+        all_served.wait(30)
     return server.connect()
 
 pool = ThreadedConnectionPool(0, 5, connect=connect, grow="workers", timeout=30, max_idle=60)
 
 def request():
     connection = pool.getconn()
-    gevent.sleep(0.001)
+    gevent.sleep(0)
     pool.putconn(connection)
 
 requests = [gevent.spawn(request) for _ in range(20)]
 gevent.joinall(requests, raise_error=True)
-assert len(seen) < 5 and not set(seen) & {gevent.getcurrent(), *requests}, seen
+# The first connection has served all, while workers wait in the other connects.
+assert len(seen) > 1 and not set(seen) & set(requests), seen
+assert all(isinstance(worker, gevent.Greenlet) for worker in seen), seen
+all_served.set()
 """)
