@@ -88,6 +88,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "connection.rollback": ("call_method0", ("rollback",)),
     "error.is_database_error": ("is_instance", PSYCOPG2S),
     "error.is_pool_closed": ("is_instance", OURS),
+    "error.is_pool_exhausted": ("is_instance", OURS),
     "error.new_error": ("call1", "a class of exceptions of ours, or of psycopg2's"),
     "fast_path.fast_path": ("getattr", START),
     "fast_path.put_before": ("extract*2 getattr*3 setattr", START),

@@ -12,7 +12,7 @@ from pgpool_rs import AbstractConnectionPool, PoolClosed, ThreadedConnectionPool
 from pgpool_rs._housekeeper import housekeeper
 from pgpool_rs.testing import FakeServer
 from tests.lib.pools import assert_balanced, assert_sound, lend
-from tests.lib.waits import held, wait_until
+from tests.lib.waits import Task, held, wait_until
 
 AGEING: Any = {"background": True, "max_idle": 60, "max_lifetime": 600, "leak_after": 60, "open_workers": 2}
 
@@ -85,6 +85,21 @@ def test_what_others_borrowed_from_an_opening_that_fails_comes_back_as_ever(serv
     pool.putconn(connection)
     assert server.open == 0
     pool.open()
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_others_may_open_what_the_opening_has_not_yet_begun(server: FakeServer, workers: int) -> None:
+    pool = ThreadedConnectionPool(3, 3, open=False, open_workers=workers)
+    with server.hold("connect") as gate:
+        opener = Task(pool.open)
+        gate.wait_for(workers)
+        others = [Task(pool.getconn) for _ in range(3 - workers)]
+        gate.wait_for(3)
+    opener.result()
+    for other in others:
+        pool.putconn(other.result())
+    assert server.open == 3
     assert_sound(pool, server)
 
 

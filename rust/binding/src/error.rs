@@ -87,6 +87,11 @@ pub(crate) fn is_pool_closed(py: Python<'_>, error: &PyErr) -> bool {
     imports().is_ok_and(|imports| error.is_instance(py, imports.PoolClosed.bind(py)))
 }
 
+/// Says whether a pool has refused because all its connections are in use.
+pub(crate) fn is_pool_exhausted(py: Python<'_>, error: &PyErr) -> bool {
+    imports().is_ok_and(|imports| error.is_instance(py, imports.PoolExhausted.bind(py)))
+}
+
 /// Chooses the one of two errors to raise. Any other error outweighs a database's, an interrupt outweighs an `Exception`, and of
 /// equals the first is chosen. The other one becomes its `__context__`, if it has none.
 pub(crate) fn weightier(py: Python<'_>, first: PyErr, second: Option<PyErr>) -> PyErr {

@@ -11,7 +11,7 @@ use crate::arguments::Timeout;
 use crate::call::{call, edit, is_logging};
 use crate::caller::{caller, is_thread_ident_native};
 use crate::connection;
-use crate::error::{Error, both, every, is_database_error, weightier};
+use crate::error::{Error, both, every, is_database_error, is_pool_exhausted, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
 use crate::give_back::discard_all;
 use crate::handle::Handle;
@@ -87,11 +87,17 @@ fn fill(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let py = pool.py();
     let (ledger, options) = (pool.get().ledger(), pool.get().options());
     let minconn = ledger.counts().minconn;
-    if options.open_workers > 1 {
-        imports()?.open_in_parallel.bind(py).call1((pool, minconn, options.open_workers))?;
+    let filled = if options.open_workers > 1 {
+        imports()?.open_in_parallel.bind(py).call1((pool, minconn, options.open_workers)).map(drop)
     } else {
-        (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))?;
-    }
+        (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))
+    };
+    filled.or_else(|error| {
+        // Those who borrow meanwhile may have opened the others.
+        let counts = ledger.counts();
+        let is_filled = counts.open() + counts.opening >= minconn && is_pool_exhausted(py, &error);
+        if is_filled { Ok(()) } else { Err(error) }
+    })?;
     ledger.set_workers(Waker::Workers(AbstractPool::weak(pool)?));
     ledger.set_policy(options.policy);
     ledger.set_housekeeper(Waker::Housekeeper(AbstractPool::weak(pool)?));
