@@ -29,6 +29,7 @@ PATIENCE = 60.0
 GUNICORN = [sys.executable, "-m", "gunicorn", "--workers", str(WORKERS), "--bind", "unix:http", "--no-control-socket"]
 GUNICORN += ["--graceful-timeout", "20", "--pythonpath", str(ROOT)]
 SERVICES = {
+    "django": ["--worker-class", "gthread", "--threads", str(THREADS), "dev.trials.services.with_django:app"],
     "flask": ["--worker-class", "gthread", "--threads", str(THREADS), "dev.trials.services.with_flask:app"],
     "fastapi": ["--worker-class", "uvicorn_worker.UvicornWorker", "dev.trials.services.with_fastapi:app"],
 }
