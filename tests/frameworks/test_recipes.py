@@ -35,6 +35,7 @@ PROGRAMS = {
     "uvicorn": "-m uvicorn",
     "celery": "-m celery",
     "rq": "-m rq.cli",
+    "pytest": "-m pytest",
     "python": "",
 }
 
@@ -231,3 +232,14 @@ def test_apscheduler_ends_its_jobs_before_the_pool(tmp_path: Path, dsn: str) -> 
         assert len(set(re.findall(r"tick (\d+)", clock.running.output))) == clock.sessions == 1
         clock.stop()
         assert "Traceback" not in clock.running.output
+
+
+def test_the_tests_of_pytest_django_leave_no_database_and_no_session(
+    tmp_path: Path, own_server: ThrowawayPostgres
+) -> None:
+    with recipe("pytest-django", tmp_path, own_server.dsn) as tests:
+        status = tests.running.wait(PATIENCE)
+        assert (status, "2 passed" in tests.running.output) == (0, True), tests.running.output
+        wait_until(lambda: tests.sessions == 0, "the end of all sessions")
+    with admin(own_server.dsn) as connection:
+        assert execute(connection, "select count(*) from pg_database where datname like 'test%%'") == 0
