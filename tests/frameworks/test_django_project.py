@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from dev.servers.postgres import ThrowawayPostgres
 from tests.lib.postgres import admin, backends
 from tests.lib.programs import Group, group
 from tests.lib.statements import execute
-from tests.lib.waits import Task, wait_until
+from tests.lib.waits import wait_until
 
 FILES = {
     "manage.py": """
@@ -247,57 +246,6 @@ def test_workers_of_a_preloading_gunicorn_are_shown_and_drained(project: Project
         os.kill(stopped, signal.SIGCONT)
         assert f"{stopped} does not answer" in told
         assert f"{other} default" in told
-        running.process.terminate()
-        running.wait(60)
-    wait_until(lambda: project.sessions() == [], "the end of all sessions")
-
-
-def test_a_gunicorn_that_is_killed_reloaded_and_starved_under_load_loses_no_slot(project: Project) -> None:
-    pytest.importorskip("gunicorn")
-    place = str(project.folder / "http")
-    # 4 threads for 2 connections.
-    words = ["--workers", "2", "--worker-class", "gthread", "--threads", "4", "--no-control-socket"]
-    with project.runs("-m", "gunicorn", "project.wsgi", *words, "--bind", f"unix:{place}") as running:
-        project.wait_for(running, place)
-        answered: list[int] = []
-        over = threading.Event()
-
-        def visits() -> None:
-            while not over.is_set():
-                # Those that were being answered at that moment fail.
-                with suppress(AssertionError, OSError, http.client.HTTPException):
-                    answered.append(project.get(place)["process"])
-
-        visitors = [Task(visits) for _ in range(8)]
-        try:
-            old: set[int] = set()
-
-            def others_answer() -> bool:
-                """Tell whether two workers answer that are not among the old ones."""
-                return len({*answered[-100:]} - old) == 2
-
-            wait_until(others_answer)
-            killed, survivor = {*answered[-100:]}
-            os.kill(killed, signal.SIGKILL)
-            old = {killed}
-            wait_until(others_answer, "the successor of the killed worker")
-            running.process.send_signal(signal.SIGHUP)
-            old |= {survivor, *answered[-100:]}
-            wait_until(others_answer, "the new workers")
-            with admin(project.server.dsn) as connection:
-                for session in project.sessions():
-                    execute(connection, "SELECT pg_terminate_backend(%s, 5000)", [session])
-            seen = len(answered)
-            wait_until(lambda: len(answered) > seen + 50, "answers after the sessions have ended")
-        finally:
-            over.set()
-        for visitor in visitors:
-            visitor.result()
-        shown = {line.split()[0]: line.split()[2:] for line in project.manage("pgpool").splitlines()[1:]}
-        for worker in {*answered[-100:]}:
-            size, most, idle, waiting, *_ = map(int, shown[str(worker)])
-            assert (size, waiting) == (idle, 0), shown
-            assert size <= most
         running.process.terminate()
         running.wait(60)
     wait_until(lambda: project.sessions() == [], "the end of all sessions")

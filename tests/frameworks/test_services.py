@@ -31,14 +31,3 @@ def test_all_visitors_are_served_and_those_who_hang_up_take_no_connection_along(
         wait_until(lambda: service.sessions() == sum(told["size"] for told in pools.values()), "the pools' sessions")
         assert service.stop() == 0, service.log
         wait_until(lambda: service.sessions() == 0, "the end of all sessions")
-
-
-@pytest.mark.parametrize("kind", SERVICES)
-def test_a_service_without_connections_answers_503_and_recovers(kind: str, own_server: ThrowawayPostgres) -> None:
-    with Service(kind, own_server, timeout=0.1) as service:
-        with ThreadPoolExecutor(40) as visitors:
-            holders = [visitors.submit(service.visit, "/work?seconds=3") for _ in range(4 * MAXCONN * WORKERS)]
-            refused = next(answer for answer in iter(lambda: service.visit("/work"), None) if answer.status == 503)
-            assert refused.retry_after == "1"
-            assert {holder.result().status for holder in holders} == {200, 503}
-        assert [len(set(told["backends"])) for told in service.whole().values()] == [MAXCONN] * WORKERS
