@@ -19,8 +19,8 @@ from pgpool_rs.django import _control
 from pgpool_rs.health import discard_all
 
 # The defaults and the names of psycopg_pool, which Django's users know.
-_DEFAULTS = {"minconn": 4, "maxconn": None, "timeout": 30, "max_idle": 600, "max_lifetime": 3600, "open_workers": 3}
-_DEFAULTS |= {"reconnect_backoff": (0.1, 2), "reclaim": True, "open": False}
+_DEFAULTS: dict[str, Any] = {"minconn": 4, "maxconn": None, "timeout": 30, "max_idle": 600, "max_lifetime": 3600}
+_DEFAULTS |= {"open_workers": 3, "reconnect_backoff": (0.1, 2), "reclaim": True, "open": False}
 _NAMES = {"min_size": "minconn", "max_size": "maxconn", "num_workers": "open_workers"}
 
 
@@ -65,7 +65,7 @@ class Pooled:
     def _new_pool(self: Any, given: Any) -> ThreadedConnectionPool:
         if self.settings_dict["CONN_MAX_AGE"] != 0:
             raise ImproperlyConfigured("Pooling doesn't support persistent connections.")
-        options: dict[str, Any] = {**_DEFAULTS, "name": self.alias}
+        options = {**_DEFAULTS, "name": self.alias}
         if self.settings_dict["CONN_HEALTH_CHECKS"]:
             options["check_after"] = 0
         options |= {_NAMES.get(name, name): value for name, value in ({} if given is True else given).items()}
