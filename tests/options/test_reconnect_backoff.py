@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import traceback
+from _thread import allocate_lock as _allocate_lock
 from typing import Any
 
 import psycopg2
@@ -324,3 +327,41 @@ def test_a_caller_gets_the_error_of_a_full_server_if_nothing_is_lent(server: Fak
         pool.getconn(timeout=PATIENCE)
     pool.putconn(pool.getconn())
     assert_sound(pool, server)
+
+
+class Lock:
+    """A lock whose second wait ends a loan before it begins."""
+
+    def __init__(self, pool: Any, lent: list[Any]) -> None:
+        self._lock, self._pool, self._lent, self._waits = _allocate_lock(), pool, lent, 0
+        self.release = self._lock.release
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if timeout > 0:
+            self._waits += 1
+            if self._waits == 2:
+                self._pool.putconn(self._lent.pop())
+        return self._lock.acquire(blocking, timeout)
+
+
+def test_a_waiter_that_its_own_turn_has_woken_may_be_woken_again(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 2, reconnect_backoff=(0.01, 0.01), max_idle=None)
+    lent = [pool.getconn()]
+    server.fail("connect", *[psycopg2.OperationalError("sorry, too many clients already")] * 2)
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Lock", lambda: Lock(pool, lent))
+        borrowed = pool.getconn(timeout=PATIENCE)
+    assert lent == []
+    pool.putconn(borrowed)
+    assert unraisable == []
+
+
+def test_a_pause_without_an_end_ends_no_wait_late(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 1, reconnect_backoff=(1e300, 1e300))
+    fail(pool, server)
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.01)

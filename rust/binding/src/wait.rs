@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use pgpool_core::Wake;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyWeakrefReference};
 
@@ -53,7 +54,7 @@ impl Wake for Waker {
         // At the end of the interpreter there is nothing to wake.
         let woken = Python::try_attach(|py| {
             let (woken, defer): (_, fn(Python<'_>, PyErr)) = match self {
-                Self::Waiter(lock) => (lock.call_method0(py, name!(py, release)).map(|_| true), defer_interrupt),
+                Self::Waiter(lock) => (release(lock.bind(py)), defer_interrupt),
                 Self::Housekeeper(pool) => (pool.bind(py).upgrade().map_or(Ok(true), |pool| poke(&pool)), defer_error),
                 Self::Workers(pool) => {
                     (pool.bind(py).upgrade().map_or(Ok(false), |pool| start_worker(&pool)), defer_error)
@@ -66,6 +67,13 @@ impl Wake for Waker {
         });
         woken.unwrap_or(true)
     }
+}
+
+/// Wakes the waiter that sleeps on this lock. An earlier wake-up may have come too late for a wait with a deadline: then the lock is
+/// free already, and the next wait ends at once.
+fn release(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let released = lock.call_method0(name!(lock.py(), release)).map(|_| true);
+    released.or_else(|error| if error.is_instance_of::<PyRuntimeError>(lock.py()) { Ok(true) } else { Err(error) })
 }
 
 /// Tells the housekeeper that there is something to do for a pool, and starts its thread if there is none. Says whether it has

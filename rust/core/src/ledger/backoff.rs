@@ -80,9 +80,9 @@ impl<H, W> Ledger<H, W> {
         self.backoff.began.after(self.backoff.longest)
     }
 
-    /// Wakes the waiter that keeps the time, to be told when to ask again, unless it has been told.
+    /// Wakes the waiter that keeps the time, to be told when to ask again, unless it has been told or the answer is never.
     pub(super) fn keep_time(&mut self) {
-        if self.is_backing_off() && self.has_room() && !self.closed {
+        if self.is_backing_off() && self.has_room() && !self.closed && self.next_try() < Moment::NEVER {
             self.after.to_wake.extend(self.queue.wake_to_tell());
         }
     }

@@ -56,6 +56,14 @@ fn the_pause_doubles_from_the_shortest_to_the_longest_less_up_to_a_tenth() {
 }
 
 #[test]
+fn a_caller_wakes_no_waiter_that_would_be_told_to_ask_never() {
+    let reconnect_backoff = Some((seconds(1e300), seconds(1e300)));
+    let world = World::with(0, 3, Policy { reconnect_backoff, ..Policy::default() });
+    fail(&world, world.reserve());
+    assert_eq!(join(&world).wakes(), 0);
+}
+
+#[test]
 fn one_caller_at_a_time_connects_after_a_failure_and_each_success_lets_one_more_begin() {
     let world = world(0, 99);
     fail(&world, world.reserve());
