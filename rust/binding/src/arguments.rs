@@ -142,7 +142,7 @@ impl<'py> FromPyObject<'_, 'py> for Timeout {
             Err(error) => return Err(error),
         };
         if seconds.is_nan() || seconds < 0.0 {
-            let text = format!("timeout must be 0 or more seconds, or None to wait for ever, not {}", shown(&given)?);
+            let text = format!("timeout must be 0 or more seconds, or None, not {}", shown(&given)?);
             return Err(PyValueError::new_err(text));
         }
         Ok(Self(seconds))
