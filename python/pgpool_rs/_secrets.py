@@ -80,7 +80,7 @@ def _of_options(options: Any) -> Iterator[str]:
             if _SECRET_OPTION.search(name):
                 yield value
                 yield unquote(value)
-            elif name == "dsn" or _URI.match(value):
+            elif name == "dsn" or _URI.match(value) or _IN_CONNECTION_STRING.search(value):
                 yield from _of_dsn(value)
             elif name == "port" and not _PORTS.fullmatch(value):
                 # If a password contains a slash, libpq takes a part of it for the port.

@@ -108,6 +108,7 @@ class Token(str):
         (("host=db password='hunter two\\''",), {}),
         (("postgresql://u:hunter%20two%27@db/shop",), {}),
         ((), {"dsn": "postgresql://u:hunter%20two%27@db/shop", "sslpassword": PASSWORD}),
+        ((), {"dbname": "host=db password='hunter two\\''", "options": "-c app.password=hunter"}),
         ((PASSWORD,), {"connect": lambda *_, **__: None, "api_key": PASSWORD, "token": Token(PASSWORD)}),
         ((), {"configure": functools.partial(print, PASSWORD), "name": "postgresql://u:hunter%20two%27@db/shop"}),
         ((), {"check": functools.partial(print, PASSWORD), "connect": functools.partial(print, PASSWORD)}),
