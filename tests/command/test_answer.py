@@ -9,6 +9,7 @@ from pgpool_rs import __version__
 from pgpool_rs._command import main, size
 from pgpool_rs._command.answer import Answer, Table
 
+SECRET = "open-sesame"
 TABLE = Table(("severity", ">number", "note"), [("ok", "7", "one two " * 20), ("[error]", "12", "long")])
 
 
@@ -62,6 +63,7 @@ def test_the_package_does_not_import_its_command() -> None:
         (["check", "--help"], 0, "Make one loan, and time each step."),
         ([], 2, "the following arguments are required: COMMAND"),
         (["docter"], 2, "invalid choice: 'docter'"),
+        (["doctor", "host=h", f"password={SECRET}"], 2, "too many arguments: a connection string with spaces needs"),
         (["doctor", "--hosts", "0"], 2, "--hosts: must be a whole number, 1 or more, not '0'"),
         (["doctor", "--max-idle", "-1"], 2, "--max-idle: must be a number, 0 or more, not '-1'"),
     ],
@@ -74,6 +76,7 @@ def test_the_exit_status_tells_a_wrong_usage(
     assert raised.value.code == status
     captured = capsys.readouterr()
     assert said in " ".join((captured.out + captured.err).split(" "))
+    assert SECRET not in captured.err
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(

@@ -52,6 +52,7 @@ def test_the_step_that_fails_is_named(dsn: str, capsys: pytest.CaptureFixture[st
     assert [(step["step"], step["ms"] is None) for step in answer["steps"]] == [("resolve", False), ("connect", True)]
     assert answer["failure"].endswith('FATAL: database "nowhere" does not exist\nCheck the names, and their case.')
     assert [step["step"] for step in steps(capsys, "host=no.invalid", 1)["steps"]] == ["resolve"]
+    assert [step["step"] for step in steps(capsys, "host=no..name", 1)["steps"]] == ["resolve"]
     assert main(["check", "host=no.invalid"]) == 1
     assert "resolve   -  failed\n" in capsys.readouterr().out
 

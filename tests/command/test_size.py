@@ -113,6 +113,10 @@ def test_the_percentile_and_the_seed_change_the_answer(capsys: pytest.CaptureFix
         (["--processes", "1.5"], "--processes: must be a whole number, 1 or more, not '1.5'"),
         (["--rate", "1e6", "--hold", "1", "--wait", "1"], "need more than 10000 connections"),
         (["--rate", "1e-6", "--hold", "1", "--wait", "1"], "these times are too long to simulate"),
+        (
+            ["--rate", "1", "--hold", "1", "--wait", "1", "--distribution", "lognormal", "--variation", "1e200"],
+            "these times are too long to simulate",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named_and_the_status_is_2(

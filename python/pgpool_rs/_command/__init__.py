@@ -36,7 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        # They may be the rest of a connection string: argparse would print its password.
+        parser.error("too many arguments: a connection string with spaces needs quotes")
     # What the pool would log stands in the answer.
     logging.getLogger("pgpool_rs").addHandler(logging.NullHandler())
     try:

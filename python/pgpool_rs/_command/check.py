@@ -81,8 +81,9 @@ def _resolve(dsn: str) -> str:
     for host in hosts:
         try:
             found += dict.fromkeys(str(entry[4][0]) for entry in socket.getaddrinfo(host, None))
-        except OSError as error:
-            failure = OSError(f'could not translate host name "{host}" to address: {error.strerror}')
+        except (OSError, UnicodeError) as error:  # no such name, or what cannot be one
+            why = getattr(error, "strerror", "it is no name")
+            failure = OSError(f'could not translate host name "{host}" to address: {why}')
     if failure is not None and not found:
         raise failure
     return ", ".join(found)

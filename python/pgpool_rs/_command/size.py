@@ -20,6 +20,7 @@ _BAR = 60
 # Requests that arrive while the pool still fills up are not counted.
 _WARM_UP = 10
 _MOST = 10_000
+_TOO_LONG = "these times are too long to simulate"
 
 
 class Waits(NamedTuple):
@@ -56,7 +57,7 @@ class Load(NamedTuple):
         try:
             waits = simulate(connections, *self)[len(self.holds) // _WARM_UP :]
         except ValueError as error:
-            raise Failed(f"these times are too long to simulate: {error}", USAGE) from None
+            raise Failed(f"{_TOO_LONG}: {error}", USAGE) from None
         waits.sort()
         count = len(waits)
         return Waits(
@@ -110,7 +111,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Answer:
     """Simulate pools of more and more connections."""
     rate = args.rate / args.processes
-    load = Load.drawn(args.requests, rate, distribution(args.distribution, args.hold, args.variation), args.seed)
+    try:
+        load = Load.drawn(args.requests, rate, distribution(args.distribution, args.hold, args.variation), args.seed)
+    except OverflowError as error:
+        raise Failed(f"{_TOO_LONG}: {error}", USAGE) from None
     known: dict[int, Waits] = {}
 
     def waits(connections: int) -> Waits:
