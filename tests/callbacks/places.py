@@ -160,10 +160,11 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "vectorcall.is_plain_timeout": ("extract", CPYTHONS),
     "views.key_of": ("extract", ("ident.__index__",)),
     "wait.new": ("call_method0*2", ("waiting lock: threading.Lock()", "waiting lock: acquire first")),
+    "wait.release": ("call_method0", ("waiting lock: release",)),
     "wait.tell_housekeeper": ("call_method1", OURS),
     "wait.wait": ("call_method0 call_method1 extract getattr is_truthy*2", ("waiting lock: acquire",)),
     "wait.start_worker": ("call1 is_truthy", OURS),
-    "wait.wake": ("call_method0 upgrade*2", ("waiting lock: release",)),
+    "wait.wake": ("upgrade*2", CPYTHONS),
 }
 
 # What runs Python without a call that could be found in the sources.
