@@ -163,6 +163,7 @@ WAYS = (
     Way(name="reclaim=True", open=ours(reclaim=True), basis=THEIRS, limit=0.5),
     Way(name=f"leak_after=60, {DEPTH} calls deep", open=ours(leak_after=60), depth=DEPTH, basis=THEIRS, limit=1.0),
     Way(name='order="fifo"', open=ours(order="fifo"), basis=THEIRS, limit=0.4),
+    Way(name="reserve=1", open=ours(reserve=1), basis=THEIRS, limit=0.4),
     Way(name="reset=, which does nothing", open=ours(reset=nothing), basis=THEIRS, limit=0.4),
     Way(name="listener=, told of each loan", open=ours(listener=LISTENER), basis=THEIRS, limit=0.75),
     Way(

@@ -90,6 +90,7 @@ class Target:
             grow="workers",
             reconnect_backoff=(0.001, 0.02),
             order="fifo",
+            reserve=1,
             background=True,
             leak_after=0.5,
             reclaim=True,

@@ -33,37 +33,39 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
     pool_name: str,
     lent: int,
     maxconn: int,
+    reserve: int,
     opening: int,
     waiting: int,
     waited: float,
-    waits: bool,
     age: float | None,
     borrower: int | None,
     given: Any,
-    flags: int | None,
+    flags: int,
 ) -> None:
     """Set the attributes of an exception of ours, and add the note.
 
     The pool raises the exception in any case, so this leaves out what fails.
 
-    :param waits: whether the pool's class takes `timeout`.
     :param age: how long the oldest loan has lasted, in seconds; the thread `borrower` has it.
-    :param given: the object that `putconn` got. The bits of `flags` are the rest of `Returned`; None for other calls.
+    :param given: the object that `putconn` got.
+    :param flags: as bits, the rest of `Returned`, whether it was `putconn`, and whether the pool's class has `timeout`.
     """
     try:
         error.pool_name = pool_name
         error.lent, error.opening, error.waiting, error.waited = lent, opening, waiting, waited
         if _NOTES:
-            if flags is not None and not isinstance(error, PoolClosed):
+            if flags & 8 and not isinstance(error, PoolClosed):
                 note = _misplaced(Returned(given, bool(flags & 1), bool(flags & 2), bool(flags & 4)))
             else:
-                note = _note(error, maxconn, waits, age, borrower)
+                note = _note(error, maxconn, reserve, bool(flags & 16), age, borrower)
             error.add_note(f"pool {pool_name!r} {note}")
     except CAUSED:
         pass
 
 
-def _note(error: Any, maxconn: int, waits: bool, age: float | None, borrower: int | None) -> str:
+def _note(  # noqa: PLR0917  (as `annotate`)
+    error: Any, maxconn: int, reserve: int, waits: bool, age: float | None, borrower: int | None
+) -> str:
     if isinstance(error, PoolClosed):
         if error.waited:
             return "was closed while this call waited"
@@ -73,6 +75,8 @@ def _note(error: Any, maxconn: int, waits: bool, age: float | None, borrower: in
     if maxconn == 0:
         return "has maxconn=0, with which it refuses every request"
     counts = f"has lent {error.lent} of {maxconn}" + (f" and opens {error.opening}" if error.opening else "")
+    if reserve:
+        counts += f" and reserves {reserve} for priority=True"
     if age is None or borrower is None:
         return counts
     advice = "see"

@@ -37,6 +37,7 @@ class Options:
     grow: str
     reconnect_backoff: tuple[float, float] | None
     order: str
+    reserve: int
     background: bool
     leak_after: float
     reclaim: bool
@@ -77,6 +78,7 @@ class Options:
         grow: object = "caller",
         reconnect_backoff: object = None,
         order: object = "lifo",
+        reserve: object = 0,
         background: object = False,
         leak_after: object = None,
         reclaim: object = False,
@@ -106,6 +108,7 @@ class Options:
             grow=_validate.word("grow", grow, "caller", "workers"),
             reconnect_backoff=_validate.pauses("reconnect_backoff", reconnect_backoff),
             order=_validate.word("order", order, "lifo", "fifo"),
+            reserve=_validate.count("reserve", reserve, least=0),
             background=_validate.flag("background", background),
             leak_after=_validate.seconds("leak_after", leak_after, none="to watch no loan", zero=False),
             reclaim=_validate.flag("reclaim", reclaim),

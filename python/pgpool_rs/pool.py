@@ -106,6 +106,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         grow: Literal["caller", "workers"] = "caller",
         reconnect_backoff: tuple[float, float] | None = None,
         order: Literal["lifo", "fifo"] = "lifo",
+        reserve: int = 0,
         background: bool = False,
         leak_after: float | None = None,
         reclaim: bool = False,
@@ -147,6 +148,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             None: each caller connects at once.
         :param order: which idle connection is lent next. "lifo": the one that came back last. "fifo": the one that has
             been idle for longest.
+        :param reserve: how many of the `maxconn` connections only `getconn(priority=True)` takes. Less than `maxconn`.
         :param background: whether `putconn` leaves rollbacks and closes, which use the network, to the housekeeper.
         :param leak_after: the pool logs a loan that lasts this long, with the stack that borrowed it. None logs none.
         :param reclaim: whether the pool frees the slot of a connection that its borrower has dropped. Only for
@@ -186,6 +188,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             grow=grow,
             reconnect_backoff=reconnect_backoff,
             order=order,
+            reserve=reserve,
             background=background,
             leak_after=leak_after,
             reclaim=reclaim,
@@ -193,6 +196,8 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             open=open,
             listener=listener,
         )
+        if 0 < maxconn <= options.reserve:
+            raise ValueError(f"reserve must be less than maxconn, not reserve={options.reserve} and maxconn={maxconn}")
         if connect is None and _connects_by_psycopg2(self):
             _keywords.check(args, kwargs, _OPTIONS)
         if name is not None:

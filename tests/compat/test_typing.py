@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pgpool_rs import AbstractConnectionPool
 
-# Options are new, keyword-only, and not in psycopg2.pool's stub.
+# Options and `priority` of getconn are new, keyword-only, and not in psycopg2.pool's stub.
 OPTIONS = set(signature(AbstractConnectionPool.__init__).parameters) - {"self", "minconn", "maxconn", "args", "kwargs"}
-NEW_KEYWORDS = re.compile(rf'stub does not have parameter "({"|".join(OPTIONS)})"')
+NEW_KEYWORDS = re.compile(rf'stub does not have parameter "({"|".join(OPTIONS | {"priority"})})"')
 
 
 def complaints(module: str, stubs: Path) -> set[str]:

@@ -42,13 +42,24 @@ class Wrapper:
         self._inner.closeall()
 
 
+class Urgent(ThreadedConnectionPool):
+    """Lends with priority."""
+
+    # The machine also resizes to one connection, which a reserve of one refuses.
+    resize: Any = None
+
+    def getconn(self, key: Any = None, *, timeout: Any = ..., priority: bool = True) -> Any:
+        """Take the reserve, too."""
+        return super().getconn(key, timeout=timeout, priority=priority)
+
+
 class Subclass(ThreadedConnectionPool):
     """Overrides what people override."""
 
     def _connect(self, key: Any = None) -> Any:
         return super()._connect(key)
 
-    def getconn(self, key: Any = None, *, timeout: Any = 0) -> Any:
+    def getconn(self, key: Any = None, *, timeout: Any = 0) -> Any:  # type: ignore[override]
         return super().getconn(key, timeout=timeout)
 
 
@@ -77,6 +88,7 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
     "opened": (lambda _: ThreadedConnectionPool(1, 3, open=False).__enter__(), {"minconn": 1}),
     "reconnect_backoff": (threaded(1, 3, reconnect_backoff=(0.001, 0.01)), {"minconn": 1}),
     "order": (threaded(2, 3, order="fifo"), {"minconn": 2}),
+    "reserve": (lambda _: Urgent(1, 3, reserve=1), {"minconn": 1}),
     "reclaim": (threaded(1, 3, reset="discard", reclaim=True), {"minconn": 1}),
     "subclass": (lambda _: Subclass(1, 3), {"minconn": 1}),
     "wrapper": (lambda _: Wrapper(ThreadedConnectionPool(1, 3)), {"minconn": 1, "parallel": True}),

@@ -70,18 +70,19 @@ def assert_sound(pool: Any, server: FakeServer, **options: Any) -> None:
     assert server.peak <= pool.maxconn, f"{server.peak} connections were open at once"
 
 
-def assert_whole(pool: Any, **options: Any) -> None:
-    """Assert that nothing is lent and that the pool can still lend exactly maxconn connections.
+def assert_whole(pool: Any, *, priority: bool = False, **options: Any) -> None:
+    """Assert that nothing is lent and that the pool can still lend exactly maxconn connections (with `priority`).
 
     A pool that has a timeout of its own needs timeout=0 here, to refuse at once.
     """
     # The housekeeping may be closing a connection at any moment.
     wait_for_quiet(pool)
     assert counts(pool)["lent"] == 0
-    lent = [pool.getconn() for _ in range(pool.maxconn)]
+    urgent = {"priority": True} if priority else {}
+    lent = [pool.getconn(**urgent) for _ in range(pool.maxconn)]
     assert len({id(connection) for connection in lent}) == pool.maxconn
     with pytest.raises(PoolError, match="exhausted"):
-        pool.getconn(**options)
+        pool.getconn(**urgent, **options)
     for connection in lent:
         pool.putconn(connection)
 

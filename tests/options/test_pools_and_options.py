@@ -60,6 +60,7 @@ def test_the_options_are_those_of_the_constructor_with_the_defaults(server: Fake
         "grow": "caller",
         "reconnect_backoff": None,
         "order": "lifo",
+        "reserve": 0,
         "background": False,
         "leak_after": None,
         "reclaim": False,

@@ -24,7 +24,7 @@ from tests.lib.programs import run_program
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
 
 SECONDS = ["timeout", "check_after", "max_idle", "max_lifetime", "leak_after"]
-COUNTS = ["max_waiting", "open_workers"]
+COUNTS = ["max_waiting", "open_workers", "reserve"]
 CALLABLES = ["check", "configure", "reset", "connect"]
 LISTENERS = ["listener"]
 FLAGS = ["background", "reclaim", "close_returns", "open"]
@@ -68,6 +68,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "grow": "caller",
         "reconnect_backoff": None,
         "order": "lifo",
+        "reserve": 0,
         "background": False,
         "leak_after": INF,
         "reclaim": False,
@@ -315,6 +316,7 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
         {"grow": "workers"},
         {"reconnect_backoff": (1, 2)},
         {"order": "fifo"},
+        {"reserve": 3},
         {
             "configure": nothing,
             "reset": "discard",

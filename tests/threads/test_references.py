@@ -9,7 +9,7 @@ import resource
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 import pytest
@@ -240,7 +240,7 @@ def test_the_key_of_a_refused_or_failed_loan_is_let_go(server: FakeServer) -> No
 
     pool = ThreadedConnectionPool(0, 1)
     pool.getconn()
-    for options in ({}, {"timeout": 0.001}):
+    for options in cast("list[dict[str, Any]]", [{}, {"timeout": 0.001}]):
         key = Key()
         gone = weakref.ref(key)
         with pytest.raises(PoolError):

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use pgpool_core::Rank;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyEllipsis, PyFloat, PyInt, PyString};
@@ -96,6 +97,26 @@ impl<'py> FromPyObject<'_, 'py> for Flag<'py> {
 
     fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         Ok(Self(Some(given.to_owned())))
+    }
+}
+
+/// A `priority=` argument: whether the caller may take the reserve. Only True and False are taken.
+#[derive(Clone, Copy)]
+pub(crate) struct Priority(pub(crate) Rank);
+
+impl Priority {
+    /// The default.
+    pub(crate) const MISSING: Self = Self(Rank::Normal);
+}
+
+impl<'py> FromPyObject<'_, 'py> for Priority {
+    type Error = PyErr;
+
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match given.cast::<PyBool>() {
+            Ok(given) => Ok(Self(if given.is_true() { Rank::Priority } else { Rank::Normal })),
+            Err(_) => Err(PyTypeError::new_err(format!("priority must be True or False, not {}", shown(&given)?))),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use pgpool_core::{
-    Busy, Caller, CheckOut, CloseReason, Moment, Refusal, RequestEnd, Reservation, SlotId, Span, Waiter, Want,
+    Busy, Caller, CheckOut, CloseReason, Moment, Rank, Refusal, RequestEnd, Reservation, SlotId, Span, Waiter, Want,
 };
 use pyo3::prelude::*;
 
@@ -35,8 +35,10 @@ pub(crate) fn borrow(
     pool: &Bound<'_, AbstractPool>,
     key: Option<&Bound<'_, PyAny>>,
     timeout: Timeout,
+    rank: Rank,
 ) -> PyResult<Py<PyAny>> {
-    call_or_undo(pool.py(), || lend(pool, key, timeout), |lent| lent.undo(pool)).map(|lent| lent.connection.unbind())
+    call_or_undo(pool.py(), || lend(pool, key, timeout, rank), |lent| lent.undo(pool))
+        .map(|lent| lent.connection.unbind())
 }
 
 /// What a caller has just been lent.
@@ -70,11 +72,12 @@ fn lend<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
     timeout: Timeout,
+    rank: Rank,
 ) -> Result<NewLoan<'py>, Error> {
     leaks::log_forgotten(pool)?;
-    let (lent, given_up) = match lend_idle(pool, key)? {
+    let (lent, given_up) = match lend_idle(pool, key, rank)? {
         Some(lent) => (lent, Ok(())),
-        None => lend_slowly(pool, key, timeout)?,
+        None => lend_slowly(pool, key, timeout, rank)?,
     };
     let begun = match pool.get().has(flags::LOANS).then(|| lent.loan(pool)).flatten() {
         Some(loan) => leaks::begin(pool, loan, &lent.connection),
@@ -88,12 +91,16 @@ fn lend<'py>(
 }
 
 /// Lends an idle connection, if that needs no Python code.
-fn lend_idle<'py>(pool: &Bound<'py, AbstractPool>, key: Option<&Bound<'py, PyAny>>) -> PyResult<Option<NewLoan<'py>>> {
+fn lend_idle<'py>(
+    pool: &Bound<'py, AbstractPool>,
+    key: Option<&Bound<'py, PyAny>>,
+    rank: Rank,
+) -> PyResult<Option<NewLoan<'py>>> {
     let filed = key.and_then(plain_key);
     if filed.is_none() && (key.is_some() || pool.get().has(flags::GETKEY_HOOK)) {
         return Ok(None);
     }
-    let Some((slot, connection)) = pool.get().ledger().lend_idle_under(filed, caller(pool.py())?, now()) else {
+    let Some((slot, connection)) = pool.get().ledger().lend_idle_as(rank, filed, caller(pool.py())?, now()) else {
         return Ok(None);
     };
     Ok(Some(NewLoan { connection: connection.object(pool.py())?, name: Name::Slot(slot), wait: Span::ZERO }))
@@ -104,6 +111,7 @@ fn lend_slowly<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
     timeout: Timeout,
+    rank: Rank,
 ) -> Result<(NewLoan<'py>, PyResult<()>), Error> {
     let ledger = pool.get().ledger();
     let since = with_notes(pool, ledger.begin_request())?;
@@ -112,7 +120,7 @@ fn lend_slowly<'py>(
     let mut borrower = 0;
     let found = want_of(pool, key).and_then(|mut want| {
         borrower = want.caller();
-        seek(pool, &mut want, timeout, &mut queued_at)
+        seek(pool, &mut want, (timeout, rank), &mut queued_at)
     });
     let took = span(asked);
     let end = end_of(found.as_ref().map_or_else(Err, |_| Ok(took)));
@@ -146,11 +154,11 @@ fn end_of(found: Result<Span, &Error>) -> RequestEnd {
 fn seek<'py>(
     pool: &Bound<'py, AbstractPool>,
     want: &mut Want<Handle>,
-    timeout: Timeout,
+    how: (Timeout, Rank),
     queued_at: &mut Option<Instant>,
 ) -> Result<(Bound<'py, PyAny>, PyResult<()>), Error> {
     let mut place = Place { pool, waiter: None };
-    let found = seek_from(&mut place, pool, want, timeout, queued_at);
+    let found = seek_from(&mut place, pool, want, how, queued_at);
     match (found, place.give_up()) {
         (Ok(connection), left) => Ok((connection, left)),
         (Err(error), Ok(())) => Err(error),
@@ -163,7 +171,7 @@ fn seek_from<'py, 'p>(
     place: &mut Place<'py, 'p>,
     pool: &'p Bound<'py, AbstractPool>,
     want: &mut Want<Handle>,
-    timeout: Timeout,
+    (timeout, rank): (Timeout, Rank),
     queued_at: &mut Option<Instant>,
 ) -> Result<Bound<'py, PyAny>, Error> {
     let py = pool.py();
@@ -175,7 +183,7 @@ fn seek_from<'py, 'p>(
     'asking: loop {
         let mut answer = resolve_key(py, want, |want| {
             let waker = if expired { None } else { parker.as_ref().map(Parker::waker) };
-            ledger.check_out(want, place.waiter.as_ref(), waker, now())
+            ledger.check_out_as(rank, want, place.waiter.as_ref(), waker, now())
         })?;
         let (busy, joined) = loop {
             match answer {

@@ -3,7 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pgpool_core::{Refusal, SlotId};
+use pgpool_core::{Rank, Refusal, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyRuntimeError};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
@@ -21,7 +21,7 @@ use crate::keys::{resolve_key_if_any, want_for};
 use crate::log::{BLOCK_OVER, RETURN_FAILED, report};
 use crate::notes::with_notes;
 use crate::pool::AbstractPool;
-use crate::python::{by_name, imports, name};
+use crate::python::{getconn_kwargs, imports, name};
 use crate::system::{self, now, thread_ident};
 
 /// A connection that is lent for one block. It comes from the pool's `getconn` and goes back through its `putconn`. It goes back,
@@ -33,6 +33,7 @@ struct State {
     pool: Option<Py<AbstractPool>>,
     key: Option<Py<PyAny>>,
     timeout: Option<Py<PyAny>>,
+    rank: Rank,
     /// Set before `getconn` is called, so that a second `__enter__` is refused meanwhile.
     entered: bool,
     lent: Option<Lent>,
@@ -48,12 +49,12 @@ struct Lent {
 }
 
 impl Loan {
-    pub(crate) fn new(pool: Py<AbstractPool>, key: Option<Py<PyAny>>, timeout: TimeoutArg<'_>) -> Self {
+    pub(crate) fn new(pool: Py<AbstractPool>, key: Option<Py<PyAny>>, timeout: TimeoutArg<'_>, rank: Rank) -> Self {
         let timeout = match timeout {
             TimeoutArg::Missing => None,
             TimeoutArg::Given(_, timeout) => Some(timeout.unbind()),
         };
-        Self(Mutex::new(State { pool: Some(pool), key, timeout, entered: false, lent: None }))
+        Self(Mutex::new(State { pool: Some(pool), key, timeout, rank, entered: false, lent: None }))
     }
 
     /// Locks the state. No Python code runs meanwhile.
@@ -96,17 +97,17 @@ impl Loan {
 
     /// Calls the pool's `getconn` with the arguments of `connection()`, and makes sure that the loan is new and this block's alone.
     fn borrow(&self, py: Python<'_>) -> Result<Lent, Error> {
-        let (pool, key, timeout) = {
+        let (pool, key, timeout, rank) = {
             let state = self.state();
             let given = |object: &Option<Py<PyAny>>| object.as_ref().map(|object| object.bind(py).clone());
-            (state.pool(py)?, given(&state.key), given(&state.timeout))
+            (state.pool(py)?, given(&state.key), given(&state.timeout), state.rank)
         };
         // `__clear__` needs it.
         AbstractPool::weak(&pool)?;
         let (borrower, before) = (caller(py)?, system::process());
         let since = look(&pool, key.as_ref())?;
         let args = PyTuple::new(py, key)?;
-        let kwargs = timeout.map(|timeout| by_name(name!(py, timeout), timeout)).transpose()?;
+        let kwargs = getconn_kwargs(py, timeout, rank)?;
         let connection = pool.call_method(name!(py, getconn), args, kwargs.as_ref())?;
         let slot = pool.get().ledger().own_loan(address(&connection), borrower, since)?;
         // If a fork came during `getconn`, the connection is the parent's, and the child's ledger does not know it.

@@ -8,7 +8,7 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyDict, PyString, PyTuple};
 
-use crate::arguments::{Flag, Timeout, TimeoutArg, Truth, size};
+use crate::arguments::{Flag, Priority, Timeout, TimeoutArg, Truth, size};
 use crate::borrow::borrow;
 use crate::call::{call, edit};
 use crate::fast_path::flags;
@@ -23,7 +23,7 @@ use crate::notes::{annotated, with_notes};
 use crate::open::connect;
 use crate::options::Checked;
 use crate::pool::{AbstractPool, ThreadedPool, timeout_of};
-use crate::python::{by_name, name};
+use crate::python::{getconn_kwargs, name};
 use crate::stats::{histograms, to_dict};
 use crate::system::now;
 use crate::text::{repr_of, text_of};
@@ -90,17 +90,22 @@ impl AbstractPool {
     ///
     /// :param key: the key to lend it under. The same key gets the same connection until it is returned.
     /// :param timeout: as `ThreadedConnectionPool.getconn` takes it. A `SimpleConnectionPool` refuses it with a `TypeError`.
+    /// :param priority: whether this caller may take what `reserve` keeps back.
     /// :raises PoolClosed: the pool is closed.
     /// :raises PoolExhausted: every connection is lent.
     /// :raises psycopg2.Error: a connection could not be opened.
     #[expect(clippy::needless_pass_by_value, reason = "an argument is what it was converted to")]
-    #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
+    #[pyo3(
+        signature = (key=None, *, timeout=TimeoutArg::Missing, priority=Priority::MISSING),
+        text_signature = "($self, key=None, *, timeout=..., priority=False)"
+    )]
     pub(crate) fn _getconn(
         slf: &Bound<'_, Self>,
         key: Option<&Bound<'_, PyAny>>,
         timeout: TimeoutArg<'_>,
+        priority: Priority,
     ) -> PyResult<Py<PyAny>> {
-        borrow(slf, key, timeout_of(slf, &timeout)?)
+        borrow(slf, key, timeout_of(slf, &timeout)?, priority.0)
     }
 
     /// Take a connection back. The pool rolls back its transaction, and closes it if it is broken or not needed.
@@ -150,11 +155,19 @@ impl AbstractPool {
     }
 
     /// Lend a connection for a `with` block. The block's end commits, or rolls back if the block raised, and returns the connection
-    /// in any case. Key, timeout and errors are those of `getconn`.
-    #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
-    fn connection(slf: &Bound<'_, Self>, key: Option<Py<PyAny>>, timeout: TimeoutArg<'_>) -> PyResult<Loan> {
+    /// in any case. Key, timeout, priority and errors are those of `getconn`.
+    #[pyo3(
+        signature = (key=None, *, timeout=TimeoutArg::Missing, priority=Priority::MISSING),
+        text_signature = "($self, key=None, *, timeout=..., priority=False)"
+    )]
+    fn connection(
+        slf: &Bound<'_, Self>,
+        key: Option<Py<PyAny>>,
+        timeout: TimeoutArg<'_>,
+        priority: Priority,
+    ) -> PyResult<Loan> {
         timeout_of(slf, &timeout)?;
-        Ok(Loan::new(slf.clone().unbind(), key, timeout))
+        Ok(Loan::new(slf.clone().unbind(), key, timeout, priority.0))
     }
 
     /// Set both limits, as assigning `minconn` and `maxconn` does. The pool closes idle connections above `maxconn` now, and lent
@@ -162,13 +175,14 @@ impl AbstractPool {
     ///
     /// :param minconn: how many idle connections the pool keeps, and how many open ones the housekeeping restores.
     /// :param maxconn: how many connections there are at most.
-    /// :raises ValueError: a size is negative, or `minconn` is greater than `maxconn`.
+    /// :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or `maxconn` is not greater than `reserve`.
     fn resize(slf: &Bound<'_, Self>, minconn: &Bound<'_, PyAny>, maxconn: &Bound<'_, PyAny>) -> PyResult<()> {
         let (least, most) = (size("minconn", minconn)?, size("maxconn", maxconn)?);
         if least > most {
             let text = format!("minconn must not be greater than maxconn, not minconn={least} and maxconn={most}");
             return Err(PyValueError::new_err(text));
         }
+        ensure_above_reserve(slf, most)?;
         call(slf.py(), || discard_all(slf, slf.get().ledger().resize(least, most)))
     }
 
@@ -293,6 +307,7 @@ impl AbstractPool {
     #[setter]
     fn set_maxconn(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let most = size("maxconn", value)?;
+        ensure_above_reserve(slf, most)?;
         call(slf.py(), || discard_all(slf, slf.get().ledger().set_maxconn(most)))
     }
 
@@ -329,6 +344,17 @@ impl AbstractPool {
     }
 }
 
+/// Refuses a limit that leaves callers without priority nothing.
+fn ensure_above_reserve(pool: &Bound<'_, AbstractPool>, maxconn: usize) -> PyResult<()> {
+    match pool.get().options().policy.reserve {
+        reserve if reserve > 0 && maxconn <= reserve => {
+            let text = format!("maxconn must be greater than reserve, not maxconn={maxconn} and reserve={reserve}");
+            Err(PyValueError::new_err(text))
+        }
+        _ => Ok(()),
+    }
+}
+
 #[pymethods]
 impl ThreadedPool {
     #[new]
@@ -342,24 +368,30 @@ impl ThreadedPool {
     /// :param key: the key to lend it under. The same key gets the same connection until it is returned.
     /// :param timeout: how many seconds to wait where every connection is lent. 0 refuses at once, None waits for ever;
     ///     left out, it is the pool's own.
+    /// :param priority: whether this caller may take what `reserve` keeps back. If it waits, it is served before those without.
     /// :raises PoolClosed: the pool is closed, or was closed meanwhile.
     /// :raises PoolExhausted: every connection is lent, and `timeout` is 0.
     /// :raises PoolTimeout: no connection came free in time.
     /// :raises psycopg2.Error: a connection could not be opened.
-    #[pyo3(signature = (key=None, *, timeout=TimeoutArg::Missing), text_signature = "($self, key=None, *, timeout=...)")]
+    #[pyo3(
+        signature = (key=None, *, timeout=TimeoutArg::Missing, priority=Priority::MISSING),
+        text_signature = "($self, key=None, *, timeout=..., priority=False)"
+    )]
     pub(crate) fn getconn(
         slf: &Bound<'_, Self>,
         key: Option<&Bound<'_, PyAny>>,
         timeout: TimeoutArg<'_>,
+        priority: Priority,
     ) -> PyResult<Py<PyAny>> {
         let pool = slf.as_super();
         if !pool.get().has(flags::GETCONN_HOOK) {
-            return borrow(pool, key, timeout_of(pool, &timeout)?);
+            return borrow(pool, key, timeout_of(pool, &timeout)?, priority.0);
         }
-        let kwargs = match timeout {
+        let timeout = match timeout {
             TimeoutArg::Missing => None,
-            TimeoutArg::Given(_, timeout) => Some(by_name(name!(slf.py(), timeout), timeout)?),
+            TimeoutArg::Given(_, timeout) => Some(timeout),
         };
+        let kwargs = getconn_kwargs(slf.py(), timeout, priority.0)?;
         Ok(slf.call_method(name!(slf.py(), getconn_hook), (key,), kwargs.as_ref())?.unbind())
     }
 

@@ -54,12 +54,13 @@ fn annotate(
     let oldest = ledger.oldest_loan(now());
     let age = oldest.as_ref().map(|(age, _)| float(py, age.as_secs_f64())).transpose()?;
     let borrower = oldest.map(|(_, borrower)| int(py, borrower)).transpose()?;
-    let flags = returned.map(|(given, keyed)| {
+    let told = returned.map_or(0, |(given, keyed)| {
         let place = given.map(address);
         let idle = place.is_some_and(|place| ledger.is_idle(place));
         let lent = place.is_some_and(|place| ledger.loan_at(place).is_some());
-        u64::from(keyed) | u64::from(idle) << 1 | u64::from(lent) << 2
+        1 << 3 | u64::from(keyed) | u64::from(idle) << 1 | u64::from(lent) << 2
     });
+    let flags = told | u64::from(pool.is_instance_of::<ThreadedPool>()) << 4;
     // Make each by itself: PyO3's own conversion panics if there is no memory.
     let number = |number: usize| int(py, number as u64);
     let fields = (
@@ -67,14 +68,14 @@ fn annotate(
         PyString::from_bytes(py, pool.get().name().as_bytes())?,
         number(counts.in_use())?,
         number(counts.maxconn)?,
+        number(pool.get().options().policy.reserve)?,
         number(counts.opening)?,
         number(counts.waiting)?,
         float(py, waited.as_secs_f64())?,
-        pool.is_instance_of::<ThreadedPool>(),
         age,
         borrower,
         returned.and_then(|(given, _)| given),
-        flags.map(|flags| int(py, flags)).transpose()?,
+        int(py, flags)?,
     );
     imports()?.annotate.bind(py).call1(fields).map(drop)
 }

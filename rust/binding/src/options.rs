@@ -56,6 +56,7 @@ pub(crate) struct Checked {
     grow: String,
     reconnect_backoff: Option<(f64, f64)>,
     order: String,
+    reserve: usize,
     background: bool,
     leak_after: f64,
     reclaim: bool,
@@ -79,6 +80,7 @@ impl Checked {
                 .reconnect_backoff
                 .map(|(first, longest)| (Span::from_secs_f64(first), Span::from_secs_f64(longest))),
             fifo: self.order == "fifo",
+            reserve: self.reserve,
             has_housekeeper: self.has_housekeeper,
         }
     }

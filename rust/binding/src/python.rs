@@ -5,6 +5,7 @@
 
 use std::sync::{PoisonError, RwLock};
 
+use pgpool_core::Rank;
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -130,6 +131,7 @@ names! {
     severity = "severity_nonlocalized",
     sleep = "sleep",
     status = "status",
+    priority = "priority",
     timeout = "timeout",
     timeout_max = "TIMEOUT_MAX",
     transaction_status = "transaction_status",
@@ -173,4 +175,23 @@ pub(crate) fn by_name<'py>(name: &Bound<'py, PyString>, value: impl IntoPyObject
     let dict = name.py().get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
     dict.set_item(name, value)?;
     Ok(dict)
+}
+
+/// Makes the keywords with which `getconn` is called. Leaves out what is as by default: a subclass may not take it.
+pub(crate) fn getconn_kwargs<'py>(
+    py: Python<'py>,
+    timeout: Option<Bound<'py, PyAny>>,
+    rank: Rank,
+) -> PyResult<Option<Bound<'py, PyDict>>> {
+    if timeout.is_none() && rank == Rank::Normal {
+        return Ok(None);
+    }
+    let dict = py.get_type::<PyDict>().call0()?.cast_into::<PyDict>()?;
+    if let Some(timeout) = timeout {
+        dict.set_item(name!(py, timeout), timeout)?;
+    }
+    if rank == Rank::Priority {
+        dict.set_item(name!(py, priority), true)?;
+    }
+    Ok(Some(dict))
 }

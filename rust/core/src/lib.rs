@@ -73,7 +73,7 @@ pub use histogram::{Histogram, Times};
 pub use key::{LoanKey, UserKey};
 pub use ledger::{Busy, Check, Policy};
 pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
-pub use queue::Wake;
+pub use queue::{Rank, Wake};
 pub use refusal::Refusal;
 pub use shared::{
     CheckOut, Checking, Chore, Closer, Grown, Growth, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter,

@@ -13,9 +13,19 @@ pub trait Wake {
     fn wake(&self) -> bool;
 }
 
-/// Names a waiter, in the order of arrival. A waiter that begins to wait for something else keeps its turn.
+/// Whether a caller may take the reserve. Waiters that may are served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// The caller may take the reserve.
+    Priority,
+    /// The caller leaves it.
+    Normal,
+}
+
+/// Names a waiter, in the order of service: by rank, and then by arrival. A waiter that begins to wait for something else keeps its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WaiterId {
+    rank: Rank,
     turn: u64,
     serial: u64,
 }
@@ -64,8 +74,8 @@ pub(crate) struct Queue<W> {
     next: u64,
     /// Ordered by id.
     entries: VecDeque<Entry<W>>,
-    /// How many of them wait for room.
-    for_room: usize,
+    /// How many of them wait for room, by rank.
+    for_room: [usize; 2],
     /// How many of them want the same, so that a loan that none of them wants is quick however many wait.
     wanted: BTreeMap<KeyTag, usize>,
     promises: BTreeMap<WaiterId, Promise>,
@@ -80,13 +90,19 @@ pub(crate) struct Promise {
 
 impl<W> Queue<W> {
     pub(crate) fn new() -> Self {
-        Self { next: 0, entries: VecDeque::new(), for_room: 0, wanted: BTreeMap::new(), promises: BTreeMap::new() }
+        Self { next: 0, entries: VecDeque::new(), for_room: [0; 2], wanted: BTreeMap::new(), promises: BTreeMap::new() }
     }
 
     /// Counts the waiters that wait for room.
     #[inline]
     pub(crate) fn waiting_for_room(&self) -> usize {
-        self.for_room
+        let [priority, normal] = self.for_room;
+        priority + normal
+    }
+
+    /// Counts the waiters for room that have priority.
+    pub(crate) fn waiting_with_priority(&self) -> usize {
+        self.for_room[Rank::Priority as usize]
     }
 
     /// Counts all waiters, whether they wait for room or for a key.
@@ -94,14 +110,21 @@ impl<W> Queue<W> {
         self.entries.len()
     }
 
-    /// Adds a waiter: at the end, or at the turn that it had if it has waited before.
-    pub(crate) fn join(&mut self, before: Option<WaiterId>, wait_for: WaitFor, wish: Wish, waker: W) -> WaiterId {
+    /// Adds a waiter: at the end of its rank, or at the turn that it had if it has waited before.
+    pub(crate) fn join(
+        &mut self,
+        before: Option<WaiterId>,
+        wait_for: WaitFor,
+        rank: Rank,
+        wish: Wish,
+        waker: W,
+    ) -> WaiterId {
         let followed = wait_for != WaitFor::Room || before.is_some_and(|before| self.has_followed(before));
-        self.for_room += usize::from(wait_for == WaitFor::Room);
+        self.for_room[rank as usize] += usize::from(wait_for == WaitFor::Room);
         *self.wanted.entry(wish.tag).or_default() += 1;
         let serial = self.next;
         self.next += 1;
-        let id = WaiterId { turn: before.map_or(serial, |before| before.turn), serial };
+        let id = WaiterId { rank, turn: before.map_or(serial, |before| before.turn), serial };
         let at = self.entries.partition_point(|entry| entry.id < id);
         self.entries.insert(at, Entry { id, wait_for, wish, followed, told: Told::Nothing, waker: Some(waker) });
         id
@@ -110,7 +133,7 @@ impl<W> Queue<W> {
     /// Takes the entry at this position out.
     fn take_at(&mut self, at: usize) -> Option<Entry<W>> {
         let entry = self.entries.remove(at)?;
-        self.for_room -= usize::from(entry.wait_for == WaitFor::Room);
+        self.for_room[entry.id.rank as usize] -= usize::from(entry.wait_for == WaitFor::Room);
         if let btree_map::Entry::Occupied(mut wanted) = self.wanted.entry(entry.wish.tag) {
             *wanted.get_mut() -= 1;
             if *wanted.get() == 0 {
@@ -144,9 +167,9 @@ impl<W> Queue<W> {
         self.promises.values().any(|promise| promise.wish.caller == caller)
     }
 
-    /// Counts the waiters for room that come before this one; all of them, if it has no place.
-    pub(crate) fn ahead_of(&self, waiter: Option<WaiterId>) -> usize {
-        let Some(id) = waiter else { return self.for_room };
+    /// Counts the waiters for room that come before this one. Without a place, it would be the last of its rank.
+    pub(crate) fn ahead_of(&self, waiter: Option<WaiterId>, rank: Rank) -> usize {
+        let Some(id) = waiter else { return self.for_room[..=rank as usize].iter().sum() };
         let before = self.entries.iter().take_while(|entry| entry.id < id);
         before.filter(|entry| entry.wait_for == WaitFor::Room).count()
     }
@@ -198,9 +221,10 @@ impl<W> Queue<W> {
     }
 
     /// Says whether this waiter is the one that keeps the time for all: the first for room that does not wait for its key. Without a
-    /// place, it would be the last.
-    pub(crate) fn keeps_time(&self, waiter: Option<WaiterId>) -> bool {
-        let mut before = self.entries.iter().take_while(|entry| waiter.is_none_or(|id| entry.id < id));
+    /// place, it would be the last of its rank.
+    pub(crate) fn keeps_time(&self, waiter: Option<WaiterId>, rank: Rank) -> bool {
+        let is_before = |id: WaiterId| waiter.map_or(id.rank <= rank, |waiter| id < waiter);
+        let mut before = self.entries.iter().take_while(|entry| is_before(entry.id));
         !before.any(|entry| entry.wait_for == WaitFor::Room && entry.told != Told::Key)
     }
 
@@ -242,13 +266,13 @@ impl<W> Queue<W> {
         let followers = self.entries.iter_mut().filter(|entry| promotes(entry.wait_for));
         for entry in followers.filter(|entry| entry.wish.tag == tag) {
             entry.wait_for = WaitFor::Room;
-            self.for_room += 1;
+            self.for_room[entry.id.rank as usize] += 1;
         }
     }
 
     /// Removes all waiters, takes their wakers, and gives the slots that were promised and not claimed, in their order.
     pub(crate) fn dismiss(&mut self, to_wake: &mut Vec<W>) -> Vec<SlotId> {
-        self.for_room = 0;
+        self.for_room = [0; 2];
         self.wanted.clear();
         to_wake.extend(self.entries.drain(..).filter_map(|entry| entry.waker));
         std::mem::take(&mut self.promises).into_values().map(|promise| promise.slot).collect()

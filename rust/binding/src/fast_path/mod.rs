@@ -13,6 +13,7 @@ mod vectorcall;
 use std::ffi::CString;
 use std::sync::PoisonError;
 
+use pgpool_core::Rank;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -152,7 +153,7 @@ unsafe extern "C" fn connection(
     if !call.has_no_arguments() {
         return call.fall_back();
     }
-    let loan = Loan::new(call.pool().to_owned().unbind(), None, TimeoutArg::Missing);
+    let loan = Loan::new(call.pool().to_owned().unbind(), None, TimeoutArg::Missing, Rank::Normal);
     call.give(Py::new(call.py, loan).map(Py::into_any))
 }
 

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString, PyTuple};
 
-use crate::arguments::{Flag, TimeoutArg, Truth};
+use crate::arguments::{Flag, Priority, TimeoutArg, Truth};
 use crate::give_back::take_back_clean;
 use crate::handle::{Handle, address};
 use crate::keys::plain_key;
@@ -171,16 +171,17 @@ impl<'py> Call<'py> {
     /// Does what the method getconn does. Arguments that do not fit its parameters fall back to it, which refuses them.
     #[cold]
     pub(super) fn call_getconn(&self) -> *mut ffi::PyObject {
-        let fitted = self.fit(["key", "timeout"]).filter(|_| self.count <= 1);
-        let Some([key, timeout]) = fitted else { return self.fall_back() };
+        let fitted = self.fit(["key", "timeout", "priority"]).filter(|_| self.count <= 1);
+        let Some([key, timeout, priority]) = fitted else { return self.fall_back() };
         let key = given(key);
         self.run(|pool| {
             let timeout = timeout.map_or(Ok(TimeoutArg::Missing), Borrowed::extract)?;
+            let priority = priority.map_or(Ok(Priority::MISSING), Borrowed::extract)?;
             if self.method == GETCONN {
                 // SAFETY: as `new` was promised.
-                return ThreadedPool::getconn(unsafe { pool.cast_unchecked() }, key.as_deref(), timeout);
+                return ThreadedPool::getconn(unsafe { pool.cast_unchecked() }, key.as_deref(), timeout, priority);
             }
-            AbstractPool::_getconn(pool, key.as_deref(), timeout)
+            AbstractPool::_getconn(pool, key.as_deref(), timeout, priority)
         })
     }
 

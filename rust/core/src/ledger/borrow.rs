@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Check, Ledger, Return};
 use crate::close_reason::CloseReason;
 use crate::question::{Unanswered, Want};
-use crate::queue::{Promise, Told, WaitFor, WaiterId};
+use crate::queue::{Promise, Rank, Told, WaitFor, WaiterId};
 use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::Moment;
@@ -70,10 +70,11 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn check_out(
         &mut self,
         want: &Want<H>,
+        rank: Rank,
         waiter: Option<WaiterId>,
         mut waker: Option<W>,
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
-        let answer = self.answer(want, waiter, &mut waker);
+        let answer = self.answer(want, rank, waiter, &mut waker);
         self.after.unused_wakers.extend(waker);
         answer
     }
@@ -81,6 +82,7 @@ impl<H, W> Ledger<H, W> {
     fn answer(
         &mut self,
         want: &Want<H>,
+        rank: Rank,
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
@@ -99,21 +101,22 @@ impl<H, W> Ledger<H, W> {
                 }
                 _ if own => Err(Refusal::Reentrant.into()),
                 // Even if there is a connection: its opener has not finished with it.
-                _ => Ok(self.wait(Busy::KeyOpening, WaitFor::Key, want, waiter, waker)),
+                _ => Ok(self.wait(Busy::KeyOpening, WaitFor::Key, (want, rank), waiter, waker)),
             };
         }
         let claimed = waiter.and_then(|waiter| self.claim(waiter));
-        let free = claimed.or_else(|| self.idle.pop());
+        let admitted = self.admits(rank);
+        let free = claimed.or_else(|| if admitted { self.idle.pop() } else { None });
         let waits = waiter.is_some_and(|waiter| self.queue.has_place(waiter));
-        let opens = self.may_open() && !waits && !self.leaves_connects(want.caller());
+        let opens = admitted && self.may_open() && !waits && !self.leaves_connects(want.caller());
         let free = free.or_else(|| opens.then(|| self.begin_connect()));
         let Some(index) = free else {
             if let Some(returning) = self.next_deferred_return(want.caller()) {
                 return Ok(CheckOutDecision::FinishReturn(returning));
             }
-            let busy = self.busy(want, waiter);
+            let busy = self.busy(want, rank, waiter);
             let wait_for = if busy == Busy::KeyOpening { WaitFor::Promise } else { WaitFor::Room };
-            return Ok(self.wait(busy, wait_for, want, waiter, waker));
+            return Ok(self.wait(busy, wait_for, (want, rank), waiter, waker));
         };
         debug_assert!(!waits, "no caller waits while a slot is free");
         self.file(index, want);
@@ -121,7 +124,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Says what a caller that finds no free slot may wait for.
-    fn busy(&self, want: &Want<H>, waiter: Option<WaiterId>) -> Busy {
+    fn busy(&self, want: &Want<H>, rank: Rank, waiter: Option<WaiterId>) -> Busy {
         if self.queue.is_promised_to_another(want.wish()) {
             // That waiter is about to open or to borrow what both want.
             return Busy::KeyOpening;
@@ -129,12 +132,13 @@ impl<H, W> Ledger<H, W> {
         // A caller that has waited for its key to be opened is refused only because of loans.
         let followed = waiter.is_some_and(|waiter| self.queue.has_followed(waiter));
         let undecided = followed && self.is_undecided(want.caller());
-        let coming = self.in_transit_for(want.caller()) + self.room_for_workers();
         let place = waiter.filter(|&waiter| self.queue.has_place(waiter));
+        let newcomer = usize::from(rank == Rank::Priority && place.is_none());
+        let coming = self.in_transit_for(want.caller()) + self.room_for_workers(newcomer);
         // Where nothing comes, the place does not matter, and is not looked for.
-        let comes = coming > 0 && coming > self.queue.ahead_of(place);
-        if self.is_backing_off() && self.has_room() {
-            let next_try = if self.queue.keeps_time(place) { self.next_try() } else { Moment::NEVER };
+        let comes = coming > 0 && coming > self.queue.ahead_of(place, rank) + self.lacking_for(rank);
+        if self.is_backing_off() && self.has_room() && self.admits(rank) {
+            let next_try = if self.queue.keeps_time(place, rank) { self.next_try() } else { Moment::NEVER };
             return Busy::BackingOff { next_try, comes: comes && self.policy.grow.is_some() };
         }
         if undecided || comes { Busy::InTransit } else { Busy::Full }
@@ -167,7 +171,7 @@ impl<H, W> Ledger<H, W> {
         &mut self,
         busy: Busy,
         wait_for: WaitFor,
-        want: &Want<H>,
+        (want, rank): (&Want<H>, Rank),
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
     ) -> CheckOutDecision<H> {
@@ -181,10 +185,10 @@ impl<H, W> Ledger<H, W> {
             return CheckOutDecision::Busy(busy, Some(waiter));
         }
         let newcomer = for_room && waiter.is_none() && waker.is_some();
-        if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.waiting_for_room() >= limit.get()) {
+        if newcomer && self.policy.max_waiting.is_some_and(|limit| self.queue.ahead_of(None, rank) >= limit.get()) {
             return CheckOutDecision::Busy(Busy::Crowded, None);
         }
-        let joined = waker.take().map(|waker| self.queue.join(waiter, wait_for, want.wish(), waker));
+        let joined = waker.take().map(|waker| self.queue.join(waiter, wait_for, rank, want.wish(), waker));
         if let Some(joined) = joined {
             self.queue.tell(joined, busy.told());
         }

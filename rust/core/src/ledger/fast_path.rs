@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Ledger;
 use crate::key::{Key, UserKey};
 use crate::question::Caller;
+use crate::queue::Rank;
 use crate::slot::{SlotId, State};
 use crate::time::{Moment, Span};
 
@@ -14,8 +15,7 @@ impl<H, W> Ledger<H, W> {
     #[inline(always)]
     pub(crate) fn lend_idle(&mut self, borrower: Caller, now: Moment) -> Option<(SlotId, &Arc<H>)> {
         let index = self.idle.pop()?;
-        let reports_leaks = !self.policy.leak_after.is_forever();
-        if self.closed || reports_leaks || now >= self.table.get(index).health.fresh_until {
+        if self.closed || !self.has_plain_loans || now >= self.table.get(index).health.fresh_until {
             self.idle.push(index);
             return None;
         }
@@ -30,9 +30,14 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// As [`Ledger::lend_idle`], under a user's key perhaps, and with options that watch loans.
-    pub(crate) fn lend_idle_under(&mut self, key: Option<UserKey<H>>, borrower: Caller) -> Option<(SlotId, Arc<H>)> {
+    pub(crate) fn lend_idle_under(
+        &mut self,
+        key: Option<UserKey<H>>,
+        borrower: Caller,
+        rank: Rank,
+    ) -> Option<(SlotId, Arc<H>)> {
         let is_filed = |key: &UserKey<H>| self.table.filed_under(key.hash).next().is_some();
-        let is_free = key.as_ref().is_none_or(|key| self.queue.waiting() == 0 && !is_filed(key));
+        let is_free = key.as_ref().is_none_or(|key| self.queue.waiting() == 0 && !is_filed(key)) && self.admits(rank);
         let fresh = |&index: &u32| self.now < self.table.get(index).health.fresh_until;
         let Some(index) = self.idle.last().copied().filter(fresh).filter(|_| is_free && !self.closed) else {
             self.after.handles.extend(key.map(|key| key.handle));

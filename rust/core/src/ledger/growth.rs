@@ -60,9 +60,11 @@ impl<H, W> Ledger<H, W> {
         self.policy.grow.is_some() && !self.growth.connecting.iter().any(|connecting| connecting.worker == caller)
     }
 
-    /// Counts the connections that workers may open beyond those that they open now.
-    pub(crate) fn room_for_workers(&self) -> usize {
+    /// Counts the connections that workers may open for the waiters beyond those that they open now, and for so many more callers with
+    /// priority.
+    pub(crate) fn room_for_workers(&self, with_priority: usize) -> usize {
         let room = self.maxconn.saturating_sub(self.table.occupied());
+        let room = room.min(self.admits_to_room(with_priority, self.connects()));
         if self.policy.grow.is_some() { room.min(self.connects_allowed()) } else { 0 }
     }
 
@@ -84,7 +86,7 @@ impl<H, W> Ledger<H, W> {
         }
         let busy = self.connects() + self.growth.called;
         let needed = self.queue.waiting_for_room().min(limit.get()).saturating_sub(busy);
-        let called = needed.min(self.room_for_workers().saturating_sub(self.growth.called));
+        let called = needed.min(self.room_for_workers(0).saturating_sub(self.growth.called));
         if called > 0 && !self.closed {
             self.growth.called_at = self.now;
             self.growth.called += called;
@@ -96,7 +98,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn begin_growth(&mut self, worker: Caller) -> Option<SlotId> {
         self.growth.called = self.growth.called.checked_sub(1)?;
         let wanted = self.queue.waiting_for_room().min(self.policy.grow?.get());
-        if self.closed || wanted <= self.connects() || !self.may_open() {
+        if self.closed || wanted <= self.connects() || self.room_for_workers(0) == 0 {
             return None;
         }
         let index = self.begin_connect();
@@ -168,7 +170,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn worker_missed(&mut self) {
         if let Some(called) = self.growth.called.checked_sub(1) {
             self.growth.called = called;
-            if self.queue.waiting_for_room() > 0 && self.may_open() && !self.closed {
+            if self.queue.waiting_for_room() > 0 && self.may_open() && self.admits_first() && !self.closed {
                 let index = self.begin_connect();
                 self.hand_over_room(index);
             }
@@ -178,7 +180,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Promises the room of an empty slot to the first waiter.
     fn hand_over_room(&mut self, index: u32) {
-        if self.queue.waiting_for_room() > 0 && self.table.occupied() <= self.maxconn && !self.closed {
+        if self.may_hand_over() && !self.closed {
             self.end_transit(index);
             let slot = self.table.id(index);
             self.after.to_wake.extend(self.queue.promise(slot));

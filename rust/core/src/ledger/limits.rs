@@ -33,6 +33,8 @@ pub struct Policy {
     pub reconnect_backoff: Option<(Span, Span)>,
     /// Whether the connection is lent next that has been idle for longest, and not the one that came back last.
     pub fifo: bool,
+    /// How many slots are left to callers with priority: see `priority`.
+    pub reserve: usize,
     /// Whether a housekeeper does the chores. The ledger then wakes it when there are any.
     pub has_housekeeper: bool,
 }
@@ -48,6 +50,7 @@ impl Default for Policy {
             grow: None,
             reconnect_backoff: None,
             fifo: false,
+            reserve: 0,
             has_housekeeper: false,
         }
     }
@@ -56,6 +59,7 @@ impl Default for Policy {
 impl<H, W> Ledger<H, W> {
     pub(crate) fn set_policy(&mut self, policy: Policy) {
         self.policy = policy;
+        self.has_plain_loans = policy.leak_after.is_forever() && policy.reserve == 0;
         self.has_plain_returns = policy.leak_after.is_forever() && !policy.fifo;
     }
 

@@ -19,6 +19,7 @@ mod loans;
 mod lookup;
 mod open;
 mod outage;
+mod priority;
 mod requests;
 mod views;
 
@@ -97,7 +98,8 @@ pub(crate) struct Ledger<H, W> {
     closers: Vec<(u64, W)>,
     closers_num: u64,
     policy: Policy,
-    /// Whether the fast path takes connections back: no option needs to see them.
+    /// Whether the fast path lends, and takes back: no option needs to see it.
+    has_plain_loans: bool,
     has_plain_returns: bool,
     /// The time that the binding told last.
     pub(crate) now: Moment,
@@ -151,6 +153,7 @@ impl<H, W> Ledger<H, W> {
             closers: Vec::new(),
             closers_num: 0,
             policy: Policy::default(),
+            has_plain_loans: true,
             has_plain_returns: true,
             now: Moment::START,
             deferred_returns: VecDeque::new(),
@@ -184,7 +187,7 @@ impl<H, W> Ledger<H, W> {
     /// Says whether the pool has a use for a connection that comes back: for a waiter, or as one of minconn idle ones.
     #[inline]
     fn has_use_for_another(&self) -> bool {
-        self.retains_another() || self.queue.waiting_for_room() > 0 && self.table.occupied() <= self.maxconn
+        self.retains_another() || self.may_hand_over()
     }
 
     /// Says whether the pool keeps a connection that comes back though no caller waits for it.
@@ -275,15 +278,15 @@ impl<H, W> Ledger<H, W> {
         Some(Return { slot: self.table.id(index), connection, closing: Some(reason), lent_for: None, overdue: false })
     }
 
-    /// Promises free slots to the waiters, in their order; calls workers for room, if they connect. After it, no slot is free, no
-    /// caller waits, workers come, or connects are held back.
+    /// Promises free slots to the waiters, in their order; calls workers for room, if they connect. After it, no slot is
+    /// free for the first, no caller waits, workers come, or connects are held back.
     fn serve(&mut self) {
         self.serve_queue();
         self.keep_time();
     }
 
     fn serve_queue(&mut self) {
-        while self.queue.waiting_for_room() > 0 && !self.closed {
+        while self.queue.waiting_for_room() > 0 && self.admits_first() && !self.closed {
             let index = if let Some(index) = self.idle.pop() {
                 self.table.advance(index, State::Promised);
                 index

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Checking, Reservation, Returning, SharedLedger, Waiter};
 use crate::ledger::{Busy, CheckOutDecision, Ledger};
 use crate::question::{Unanswered, Want};
-use crate::queue::{WaiterId, Wake};
+use crate::queue::{Rank, WaiterId, Wake};
 use crate::time::Moment;
 
 /// The answer to a borrower.
@@ -47,8 +47,23 @@ impl<H, W: Wake> SharedLedger<H, W> {
         waker: Option<W>,
         now: Moment,
     ) -> Result<CheckOut<'_, H, W>, Unanswered<H>> {
+        self.check_out_as(Rank::Normal, want, waiter, waker, now)
+    }
+
+    /// As [`SharedLedger::check_out`], for a caller of this rank, which is the same whenever it asks again.
+    ///
+    /// # Errors
+    /// Those of [`SharedLedger::check_out`].
+    pub fn check_out_as(
+        &self,
+        rank: Rank,
+        want: &Want<H>,
+        waiter: Option<&Waiter<'_, H, W>>,
+        waker: Option<W>,
+        now: Moment,
+    ) -> Result<CheckOut<'_, H, W>, Unanswered<H>> {
         let known = waiter.map(|waiter| waiter.id);
-        Ok(self.checked_out(self.edit_at(now, |ledger| ledger.check_out(want, known, waker))?, known))
+        Ok(self.checked_out(self.edit_at(now, |ledger| ledger.check_out(want, rank, known, waker))?, known))
     }
 
     pub(super) fn checked_out(&self, decision: CheckOutDecision<H>, known: Option<WaiterId>) -> CheckOut<'_, H, W> {

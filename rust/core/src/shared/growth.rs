@@ -20,7 +20,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
     /// Says whether workers connect for the waiters.
     #[cfg(all(test, feature = "shuttle"))]
     pub(crate) fn has_workers(&self) -> bool {
-        self.edit(|ledger| ledger.room_for_workers() > 0)
+        self.edit(|ledger| ledger.room_for_workers(0) > 0)
     }
 
     /// Calls workers, after the unlock.

@@ -23,7 +23,7 @@ use self::mutex::Mutex;
 use crate::key::UserKey;
 use crate::ledger::{After, Ledger};
 use crate::question::Caller;
-use crate::queue::Wake;
+use crate::queue::{Rank, Wake};
 use crate::slot::SlotId;
 use crate::time::{Moment, Span};
 
@@ -107,7 +107,18 @@ impl<H, W: Wake> SharedLedger<H, W> {
 
     /// As [`SharedLedger::lend_idle`], under a user's key perhaps, and with options that watch loans.
     pub fn lend_idle_under(&self, key: Option<UserKey<H>>, borrower: Caller, now: Moment) -> Option<(SlotId, Arc<H>)> {
-        self.edit_at(now, |ledger| ledger.lend_idle_under(key, borrower))
+        self.lend_idle_as(Rank::Normal, key, borrower, now)
+    }
+
+    /// As [`SharedLedger::lend_idle_under`], for a caller of this rank.
+    pub fn lend_idle_as(
+        &self,
+        rank: Rank,
+        key: Option<UserKey<H>>,
+        borrower: Caller,
+        now: Moment,
+    ) -> Option<(SlotId, Arc<H>)> {
+        self.edit_at(now, |ledger| ledger.lend_idle_under(key, borrower, rank))
     }
 
     /// Takes back a lent connection that is open and in no transaction, by its address.

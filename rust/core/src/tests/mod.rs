@@ -11,6 +11,7 @@ mod jitter;
 mod keys;
 mod lengths;
 mod many;
+mod priority;
 mod props;
 mod scenarios;
 mod threads;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use crate::{
-    Ask, Busy, CheckOut, Checking, Chore, CloseReason, ConnectError, Counts, LoanReport, Moment, Policy, Refill,
+    Ask, Busy, CheckOut, Checking, Chore, CloseReason, ConnectError, Counts, LoanReport, Moment, Policy, Rank, Refill,
     Refusal, Reservation, Reserve, Returning, SharedLedger, SlotId, Span, Unanswered, UserKey, Waiter, Want,
 };
 
@@ -228,11 +228,17 @@ impl World {
     }
 
     /// Waits, and expects to be told this.
-    pub(super) fn queue(&self, mut want: Want<Thing>, expected: &[Busy]) -> Queued<'_> {
+    pub(super) fn queue(&self, want: Want<Thing>, expected: &[Busy]) -> Queued<'_> {
+        self.queue_as(Rank::Normal, want, expected)
+    }
+
+    /// As `queue`, for a caller of this rank.
+    pub(super) fn queue_as(&self, rank: Rank, mut want: Want<Thing>, expected: &[Busy]) -> Queued<'_> {
         let waker = self.waker();
-        match resolve_key(&mut want, |want| self.ledger.check_out(want, None, Some(waker.clone()), self.now())) {
+        let ask = |want: &_| self.ledger.check_out_as(rank, want, None, Some(waker.clone()), self.now());
+        match resolve_key(&mut want, ask) {
             Ok(CheckOut::Busy(busy, Some(place))) if expected.contains(&busy) => {
-                Queued { world: self, want, place, waker }
+                Queued { world: self, rank, want, place, waker }
             }
             other => panic!("it did not wait as expected: {}", show(&other)),
         }
@@ -361,6 +367,7 @@ impl World {
 /// A caller that waits.
 pub(super) struct Queued<'w> {
     world: &'w World,
+    rank: Rank,
     want: Want<Thing>,
     place: Waiter<'w, Thing, TestWaker>,
     waker: TestWaker,
@@ -374,14 +381,16 @@ impl<'w> Queued<'w> {
 
     /// Asks again, and waits no longer.
     pub(super) fn ask_again(&mut self) -> Result<CheckOut<'w, Thing, TestWaker>, Refusal> {
-        resolve_key(&mut self.want, |want| self.world.ledger.check_out(want, Some(&self.place), None, self.world.now()))
+        resolve_key(&mut self.want, |want| {
+            self.world.ledger.check_out_as(self.rank, want, Some(&self.place), None, self.world.now())
+        })
     }
 
     /// Asks again, and is willing to wait on.
     pub(super) fn wait_on(&mut self) -> Result<CheckOut<'w, Thing, TestWaker>, Refusal> {
         let waker = || Some(self.waker.clone());
         resolve_key(&mut self.want, |want| {
-            self.world.ledger.check_out(want, Some(&self.place), waker(), self.world.now())
+            self.world.ledger.check_out_as(self.rank, want, Some(&self.place), waker(), self.world.now())
         })
     }
 

@@ -66,7 +66,7 @@ impl Model {
 
     /// The first waiter is woken to be told when to ask again.
     pub(super) fn keep_time(&mut self) {
-        let held_back = self.is_backing_off() && !self.closed && self.has_room();
+        let held_back = self.is_backing_off() && !self.closed && self.has_room() && self.admits_first();
         let first = self.queue.iter_mut().find(|waiter| waiter.for_room && waiter.timed.is_some());
         if let Some(first) = first.filter(|first| held_back && first.timed == Some(false)) {
             *self.wakes.entry(first.number).or_default() += usize::from(std::mem::take(&mut first.armed));

@@ -2,7 +2,7 @@
 
 use super::model::{Checking, Connection, Got, Loan, Model, Opening, Promise, Purpose, Returning, Token, Waiter};
 use crate::time::Span;
-use crate::{Busy, Check, CloseReason, Moment, Refusal};
+use crate::{Busy, Check, CloseReason, Moment, Rank, Refusal};
 
 /// Where a key is.
 pub(super) enum Filed {
@@ -73,6 +73,7 @@ impl Model {
 
     fn serve_queue(&mut self) {
         while !self.closed
+            && self.admits_first()
             && let Some(first) = self.queue.iter().position(|waiter| waiter.for_room)
         {
             let promise = match self.idle.pop() {
@@ -98,7 +99,7 @@ impl Model {
     pub(super) fn wait(
         &mut self,
         (busy, for_promise): (Busy, bool),
-        (key, caller): (Option<u32>, u64),
+        (rank, key, caller): (Rank, Option<u32>, u64),
         waiter: Option<Token>,
         willing: Option<Token>,
     ) -> Got {
@@ -115,19 +116,20 @@ impl Model {
         let newcomer = busy != Busy::KeyOpening && waiter.is_none();
         if newcomer
             && willing.is_some()
-            && self.policy.max_waiting.is_some_and(|limit| self.waiting_for_room() >= limit.get())
+            && self.policy.max_waiting.is_some_and(|limit| self.ahead(self.queue.len(), rank) >= limit.get())
         {
             return Got::Busy(Busy::Crowded, false);
         }
         if let Some(number) = willing {
-            let turn = waiter.map_or(number, |waiter| self.turns[&waiter]);
-            let at = self.queue.partition_point(|queued| (queued.turn, queued.number) < (turn, number));
+            let turn = waiter.map_or(number, |waiter| self.turns[&waiter].1);
+            let at =
+                self.queue.partition_point(|queued| (queued.rank, queued.turn, queued.number) < (rank, turn, number));
             let for_room = busy != Busy::KeyOpening;
             let before = waiter.is_some_and(|waiter| self.has_followed(waiter));
-            self.turns.insert(number, turn);
+            self.turns.insert(number, (rank, turn));
             self.wishes.insert(number, (key, caller));
             let followed = before || !for_room;
-            let waiter = Waiter { turn, number, key, for_room, for_promise, followed, timed, armed: true };
+            let waiter = Waiter { rank, turn, number, key, for_room, for_promise, followed, timed, armed: true };
             self.queue.insert(at, waiter);
         }
         self.keep_time();
@@ -175,8 +177,7 @@ impl Model {
 
     pub(super) fn ask(
         &mut self,
-        key: Option<u32>,
-        caller: u64,
+        (rank, key, caller): (Rank, Option<u32>, u64),
         waiter: Option<Token>,
         willing: Option<Token>,
         token: Token,
@@ -191,7 +192,7 @@ impl Model {
         }
         match key.map_or(Filed::Nowhere, |key| self.filed(key)) {
             Filed::Lent(name) => return Got::Lent(name),
-            Filed::Pending => return self.wait((Busy::KeyOpening, false), (key, caller), waiter, willing),
+            Filed::Pending => return self.wait((Busy::KeyOpening, false), (rank, key, caller), waiter, willing),
             Filed::Nowhere => {}
         }
         let purpose = Purpose::Loan { key, caller };
@@ -204,10 +205,12 @@ impl Model {
             }
             None => {}
         }
-        if let Some(connection) = self.idle.pop() {
+        if self.admits(rank)
+            && let Some(connection) = self.idle.pop()
+        {
             return self.lend(connection, purpose, token);
         }
-        if self.may_open() && self.policy.grow.is_none() {
+        if self.admits(rank) && self.may_open() && self.policy.grow.is_none() {
             self.backoff.began = self.now;
             let opened_in = self.next_opening();
             self.opening.push(Opening { token, purpose, opened_in });
@@ -217,24 +220,32 @@ impl Model {
             return Got::FinishReturn(name, closing);
         }
         let place = self.queue.iter().position(|queued| Some(queued.number) == waiter && queued.for_room);
-        let ahead = &self.queue[..place.unwrap_or(self.queue.len())];
-        let first = !ahead.iter().any(|queued| queued.for_room && queued.timed.is_some());
-        let ahead = ahead.iter().filter(|queued| queued.for_room).count();
+        let end = place.unwrap_or_else(|| self.queue.partition_point(|queued| queued.rank <= rank));
+        let first = !self.queue[..end].iter().any(|queued| queued.for_room && queued.timed.is_some());
+        let ahead = self.ahead(end, rank);
         let own = self.returning.iter().any(|returning| returning.in_transit == Some(caller));
         let waits = self.occupied() <= self.maxconn && !own;
-        let coming = if waits { self.in_transit() } else { 0 } + self.room_for_workers();
-        let in_transit = coming > ahead;
+        let newcomer = rank == Rank::Priority && place.is_none();
+        let coming = if waits { self.in_transit() } else { 0 } + self.room_for_workers(usize::from(newcomer));
+        let limited = self.policy.reserve > 0 && rank == Rank::Normal;
+        let lacking = if limited { (self.busy() + self.policy.reserve).saturating_sub(self.maxconn) } else { 0 };
+        let in_transit = coming > ahead + lacking;
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
         let busy = match () {
             () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,
-            () if self.is_backing_off() && self.has_room() => Busy::BackingOff {
+            () if self.is_backing_off() && self.has_room() && self.admits(rank) => Busy::BackingOff {
                 next_try: if first { self.next_try() } else { Moment::NEVER },
                 comes: in_transit && self.policy.grow.is_some(),
             },
             () if in_transit || undecided => Busy::InTransit,
             () => Busy::Full,
         };
-        self.wait((busy, busy == Busy::KeyOpening), (key, caller), waiter, willing)
+        self.wait((busy, busy == Busy::KeyOpening), (rank, key, caller), waiter, willing)
+    }
+
+    /// Counts the waiters for room among the first in the queue that are served before a newcomer of this rank.
+    fn ahead(&self, end: usize, rank: Rank) -> usize {
+        self.queue[..end].iter().filter(|queued| queued.for_room && queued.rank <= rank).count()
     }
 
     pub(super) fn in_transit(&self) -> usize {

@@ -4,23 +4,25 @@ use super::duel::{Comparing, Duel, Waiting, take};
 use super::model::{Got, HOUSEKEEPER, Job, Purpose, Token};
 use super::steps::{Checked, Finish, verdict};
 use crate::tests::props::{TestWaker, Thing, compare, connect_error, refusal, resolve_key, seconds};
-use crate::{CheckOut, Chore, CloseReason, ConnectError, Moment, Refusal, Reserve, Unanswered, Want};
+use crate::{CheckOut, Chore, CloseReason, ConnectError, Moment, Rank, Refusal, Reserve, Unanswered, Want};
 
 impl<'w> Duel<'w> {
     // --- borrowing -------------------------------------------------------------------------------------------------
 
-    pub(super) fn borrow(&mut self, key: Option<u32>, wait: bool) {
+    pub(super) fn borrow(&mut self, rank: Rank, key: Option<u32>, wait: bool) {
         let (token, caller) = (self.token(), u64::from(self.token()));
         let idle = self.model.idle.last();
-        let fast = !self.model.closed && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
-        let unwatched = self.model.policy.leak_after.is_forever();
+        let fast =
+            !self.model.closed && self.model.admits(rank) && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
+        let policy = self.model.policy;
+        let unwatched = rank == Rank::Normal && policy.leak_after.is_forever() && policy.reserve == 0;
         let (ledger, now) = (&self.world.ledger, self.world.now());
         let (lent, fast) = match (key, token % 2) {
-            (None, 0) => (ledger.lend_idle(caller, now), fast && unwatched),
-            (None, _) => (ledger.lend_idle_under(None, caller, now), fast),
+            (None, 0) if rank == Rank::Normal => (ledger.lend_idle(caller, now), fast && unwatched),
+            (None, _) => (ledger.lend_idle_as(rank, None, caller, now), fast),
             (Some(number), _) => {
                 let free = self.model.queue.is_empty() && !self.model.is_filed_by_hash_of(number);
-                (ledger.lend_idle_under(Some(self.world.key(number)), caller, now), fast && free)
+                (ledger.lend_idle_as(rank, Some(self.world.key(number)), caller, now), fast && free)
             }
         };
         assert_eq!(lent.is_some(), fast);
@@ -28,58 +30,64 @@ impl<'w> Duel<'w> {
             assert!(ledger.is_lent(loan));
             self.model.stats.requests_num += 1;
             self.model.fast += 1;
-            let got = self.model.ask(key, caller, None, None, token);
+            let got = self.model.ask((rank, key, caller), None, None, token);
             assert_eq!(got, Got::Lent(connection.name));
             return;
         }
-        self.ask(key, caller, None, wait);
+        self.ask((rank, key, caller), None, wait);
     }
 
     /// Looks for a key. A caller that must compare keys does so later; any other borrows at once.
-    pub(super) fn pause(&mut self, key: u32, willing: bool) {
+    pub(super) fn pause(&mut self, rank: Rank, key: u32, willing: bool) {
         let caller = u64::from(self.token());
         let want = self.world.ask(key, caller);
         match self.world.ledger.loan(&want) {
             Err(Unanswered::Compare(candidates)) => {
-                self.comparing.push(Comparing { key, caller, want, candidates, willing });
+                self.comparing.push(Comparing { rank, key, caller, want, candidates, willing });
             }
-            _ => drop(self.ask_for(want, Some(key), caller, None, willing)),
+            _ => drop(self.ask_for(want, (rank, Some(key), caller), None, willing)),
         }
     }
 
     /// Lets a caller compare the candidates that it was given, whatever has become of them since, and borrow.
     pub(super) fn resume(&mut self, nth: usize) {
-        let Some(Comparing { key, caller, mut want, candidates, willing }) = take(&mut self.comparing, nth) else {
+        let Some(Comparing { rank, key, caller, mut want, candidates, willing }) = take(&mut self.comparing, nth)
+        else {
             return;
         };
         compare(&mut want, &candidates);
-        self.ask_for(want, Some(key), caller, None, willing);
+        self.ask_for(want, (rank, Some(key), caller), None, willing);
     }
 
-    pub(super) fn ask(&mut self, key: Option<u32>, caller: u64, at: Option<usize>, willing: bool) -> Got {
+    pub(super) fn ask(
+        &mut self,
+        (rank, key, caller): (Rank, Option<u32>, u64),
+        at: Option<usize>,
+        willing: bool,
+    ) -> Got {
         let world = self.world;
         let want = key.map_or_else(|| Want::Any(world.ledger.next_number(), caller), |key| world.ask(key, caller));
-        self.ask_for(want, key, caller, at, willing)
+        self.ask_for(want, (rank, key, caller), at, willing)
     }
 
     /// Asks both, and keeps what comes of it.
     fn ask_for(
         &mut self,
         mut want: Want<Thing>,
-        key: Option<u32>,
-        caller: u64,
+        (rank, key, caller): (Rank, Option<u32>, u64),
         at: Option<usize>,
         willing: bool,
     ) -> Got {
         let world = self.world;
         let (token, number) = (self.token(), self.token());
         let known = at.map(|at| self.waiting[at].number);
-        let expected = self.model.ask(key, caller, known, willing.then_some(number), token);
+        let expected = self.model.ask((rank, key, caller), known, willing.then_some(number), token);
         let waker = at.map_or_else(|| world.waker(), |at| self.waiting[at].waker.clone());
         let place = at.map(|at| &self.waiting[at].waiter);
         let offered = || willing.then(|| waker.clone());
-        let answer = resolve_key(&mut want, |want| world.ledger.check_out(want, place, offered(), world.now()));
-        let got = self.note(token, (number, key, caller), &waker, answer);
+        let answer =
+            resolve_key(&mut want, |want| world.ledger.check_out_as(rank, want, place, offered(), world.now()));
+        let got = self.note(token, (rank, number, key, caller), &waker, answer);
         assert_eq!(expected, got);
         self.model.settle();
         got
@@ -89,7 +97,7 @@ impl<'w> Duel<'w> {
     pub(super) fn note(
         &mut self,
         token: Token,
-        (number, key, caller): (Token, Option<u32>, u64),
+        (rank, number, key, caller): (Rank, Token, Option<u32>, u64),
         waker: &TestWaker,
         answer: Result<CheckOut<'w, Thing, TestWaker>, Refusal>,
     ) -> Got {
@@ -114,7 +122,7 @@ impl<'w> Duel<'w> {
             Ok(CheckOut::Busy(busy, joined)) => {
                 let got = Got::Busy(busy, joined.is_some());
                 let waker = waker.clone();
-                self.waiting.extend(joined.map(|waiter| Waiting { number, key, caller, waiter, waker }));
+                self.waiting.extend(joined.map(|waiter| Waiting { rank, number, key, caller, waiter, waker }));
                 got
             }
             Err(refusal) => Got::Refused(refusal),
@@ -126,9 +134,9 @@ impl<'w> Duel<'w> {
             return;
         }
         let at = nth % self.waiting.len();
-        let Waiting { number, key, caller, .. } = self.waiting[at];
+        let Waiting { rank, number, key, caller, .. } = self.waiting[at];
         let before = self.waiting.len();
-        let got = self.ask(key, caller, Some(at), true);
+        let got = self.ask((rank, key, caller), Some(at), true);
         let moved = self.waiting.len() > before;
         // A caller that opens or checks a connection does not ask for it again.
         let works = matches!(got, Got::Reserved | Got::Check(..));
@@ -293,7 +301,7 @@ impl<'w> Duel<'w> {
                 let expected = self.model.next(token, verdict(check), another);
                 let answer = checking.next(verdict(check), now);
                 let waker = self.world.waker();
-                assert_eq!(expected, self.note(another, (0, None, 0), &waker, answer));
+                assert_eq!(expected, self.note(another, (Rank::Normal, 0, None, 0), &waker, answer));
             }
             Checked::Drop => {
                 drop(checking);

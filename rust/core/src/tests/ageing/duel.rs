@@ -4,12 +4,13 @@ use super::model::{Ended, HOUSEKEEPER, Model, Promise, Token};
 use super::steps::Step;
 use crate::tests::props::{TestWaker, Thing, World};
 use crate::{
-    Candidates, Checking, Closer, Growth, Histogram, Moment, Policy, Refill, Refusal, Reservation, Returning, Times,
-    Waiter, Want,
+    Candidates, Checking, Closer, Growth, Histogram, Moment, Policy, Rank, Refill, Refusal, Reservation, Returning,
+    Times, Waiter, Want,
 };
 
 /// A waiter of the real pool, with what is needed to ask again.
 pub(super) struct Waiting<'w> {
+    pub(super) rank: Rank,
     pub(super) number: Token,
     pub(super) key: Option<u32>,
     pub(super) caller: u64,
@@ -19,6 +20,7 @@ pub(super) struct Waiting<'w> {
 
 /// A caller that has been given candidates and has not compared them yet.
 pub(super) struct Comparing {
+    pub(super) rank: Rank,
     pub(super) key: u32,
     pub(super) caller: u64,
     pub(super) want: Want<Thing>,
@@ -102,8 +104,8 @@ impl<'w> Duel<'w> {
         }
         match *step {
             Step::Pass { .. } | Step::Sleep { .. } => {}
-            Step::Borrow { key, wait } => self.borrow(key, wait),
-            Step::Pause { key, wait } => self.pause(key, wait),
+            Step::Borrow { rank, key, wait } => self.borrow(rank, key, wait),
+            Step::Pause { rank, key, wait } => self.pause(rank, key, wait),
             Step::Resume { nth } => self.resume(nth),
             Step::Open { nth, finish } => self.open(nth, finish),
             Step::End { nth, fail, full } => self.end(nth, fail, full),
@@ -245,6 +247,7 @@ impl<'w> Duel<'w> {
         let room = model.maxconn.saturating_sub(model.occupied());
         let held_back = model.is_backing_off();
         let free = !model.idle.is_empty() || model.policy.grow.is_none() && room > 0 && !held_back;
+        let free = free && model.admits_first();
         assert!(model.closed || !free || model.waiting_for_room() == 0, "a caller waits while a slot is free");
         let busy = model.called + model.growing.len() + usize::from(model.refill.busy);
         let limit = model.policy.grow.map_or(0, std::num::NonZero::get);
@@ -252,12 +255,13 @@ impl<'w> Duel<'w> {
             .queue
             .iter()
             .find(|waiter| waiter.for_room && waiter.timed.is_some())
-            .filter(|_| held_back && room > 0);
+            .filter(|_| held_back && room > 0 && model.admits_first());
         assert!(
             first.is_none_or(|first| first.timed == Some(true) || !first.armed),
             "a caller waits and does not know until when"
         );
-        let needed = model.waiting_for_room().min(limit).min(room + model.growing.len());
+        let allowed = if limit > 0 && !held_back { model.room_for_workers(0) } else { room };
+        let needed = model.waiting_for_room().min(limit).min(allowed + model.growing.len());
         assert!(model.closed || held_back || busy >= needed, "a caller waits for a worker that is not called");
         let connects = model.growing.len() + usize::from(model.refill.busy);
         assert!(connects <= limit.max(1), "more connect than may");

@@ -8,8 +8,13 @@ use crate::time::Span;
 use crate::{CloseReason, ConnectFailure, Reserve};
 
 impl Model {
-    pub(super) fn room_for_workers(&self) -> usize {
-        let room = self.maxconn.saturating_sub(self.occupied());
+    pub(super) fn room_for_workers(&self, newcomers: usize) -> usize {
+        let mut room = self.maxconn.saturating_sub(self.occupied());
+        if self.policy.reserve > 0 {
+            let connects = self.growing.len() + usize::from(self.refill.busy);
+            let urgent = (self.waiting_with_priority() + newcomers).saturating_sub(connects);
+            room = room.min(urgent.max(self.maxconn.saturating_sub(self.busy() + self.policy.reserve)));
+        }
         if self.policy.grow.is_some() { room.min(self.connects_allowed()) } else { 0 }
     }
 
@@ -20,7 +25,7 @@ impl Model {
         }
         let busy = self.called + self.growing.len() + usize::from(self.refill.busy);
         let needed = self.waiting_for_room().min(limit).saturating_sub(busy);
-        let called = needed.min(self.room_for_workers().saturating_sub(self.called));
+        let called = needed.min(self.room_for_workers(0).saturating_sub(self.called));
         if !self.closed {
             self.called += called;
             self.called_at = if called > 0 { self.now } else { self.called_at };
@@ -43,7 +48,7 @@ impl Model {
             return;
         }
         self.called -= 1;
-        if self.may_open() && !self.closed && self.waiting_for_room() > 0 {
+        if self.may_open() && self.admits_first() && !self.closed && self.waiting_for_room() > 0 {
             self.backoff.began = self.now;
             self.promise_room();
         }
@@ -66,7 +71,7 @@ impl Model {
         self.called -= 1;
         let busy = self.growing.len() + usize::from(self.refill.busy);
         let limit = self.policy.grow.map_or(0, std::num::NonZero::get);
-        let opens = !self.closed && self.waiting_for_room().min(limit) > busy && self.may_open();
+        let opens = !self.closed && self.waiting_for_room().min(limit) > busy && self.room_for_workers(0) > 0;
         if opens {
             self.backoff.began = self.now;
             let opened_in = self.next_opening();
@@ -108,7 +113,7 @@ impl Model {
                 self.failed.push(number);
             }
             told = !failed.is_empty() || waits;
-            let within = self.occupied() <= self.maxconn && !self.closed;
+            let within = self.occupied() <= self.maxconn && self.admits_next() && !self.closed;
             self.opening.remove(at);
             if !fails && within {
                 self.promise_room();

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::backoff::Backoff;
 use crate::time::{Rng, Span};
-use crate::{Busy, Check, CloseReason, Histogram, Moment, Policy, Refusal, Stats};
+use crate::{Busy, Check, CloseReason, Histogram, Moment, Policy, Rank, Refusal, Stats};
 
 /// The caller that does the chores. All other callers have numbers of their own.
 pub(super) const HOUSEKEEPER: u64 = 7;
@@ -82,6 +82,7 @@ pub(super) enum Promise {
 }
 
 pub(super) struct Waiter {
+    pub(super) rank: Rank,
     pub(super) turn: Token,
     pub(super) number: Token,
     pub(super) key: Option<u32>,
@@ -160,8 +161,8 @@ pub(super) struct Model {
     pub(super) queue: Vec<Waiter>,
     /// What each waiter wants, and which caller it is.
     pub(super) wishes: BTreeMap<Token, (Option<u32>, u64)>,
-    /// The turn of each waiter, which it keeps in another place.
-    pub(super) turns: BTreeMap<Token, Token>,
+    /// The rank and the turn of each waiter, which it keeps in another place.
+    pub(super) turns: BTreeMap<Token, (Rank, Token)>,
     /// How often each waiter has been woken.
     pub(super) wakes: BTreeMap<Token, usize>,
     /// Returns that were deferred, and when.
@@ -283,7 +284,33 @@ impl Model {
 
     pub(super) fn has_use(&self) -> bool {
         let spare = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
-        (spare || self.waiting_for_room() > 0) && self.occupied() <= self.maxconn
+        (spare || self.waiting_for_room() > 0 && self.admits_next()) && self.occupied() <= self.maxconn
+    }
+
+    /// Counts the slots that are not free.
+    pub(super) fn busy(&self) -> usize {
+        self.occupied() - self.idle.len()
+    }
+
+    /// Whether a caller leaves the reserve free if it takes a slot, or need not.
+    pub(super) fn admits(&self, rank: Rank) -> bool {
+        let left = self.maxconn.saturating_sub(self.busy());
+        self.policy.reserve == 0 || rank == Rank::Priority || left > self.policy.reserve
+    }
+
+    pub(super) fn admits_first(&self) -> bool {
+        let first = self.queue.iter().find(|waiter| waiter.for_room);
+        first.is_none_or(|first| self.admits(first.rank))
+    }
+
+    /// As `admits_first`, once one more slot is free.
+    pub(super) fn admits_next(&self) -> bool {
+        let urgent = self.waiting_with_priority() > 0;
+        self.policy.reserve == 0 || urgent || self.busy() + self.policy.reserve <= self.maxconn
+    }
+
+    pub(super) fn waiting_with_priority(&self) -> usize {
+        self.queue.iter().filter(|waiter| waiter.for_room && waiter.rank == Rank::Priority).count()
     }
 
     /// Takes the idle connections that have been so for longest, to be closed, and names them.

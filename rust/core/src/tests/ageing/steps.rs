@@ -6,16 +6,16 @@ use proptest::prelude::*;
 
 use super::super::{lengths, props::seconds};
 use crate::time::Span;
-use crate::{CloseReason, Policy};
+use crate::{CloseReason, Policy, Rank};
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Pass { millis: u64 },
     // Until the moment that the housekeeper was told, or until just before it.
     Sleep { early: bool },
-    Borrow { key: Option<u32>, wait: bool },
+    Borrow { rank: Rank, key: Option<u32>, wait: bool },
     // A caller looks for a key, and stops where keys are to be compared.
-    Pause { key: u32, wait: bool },
+    Pause { rank: Rank, key: u32, wait: bool },
     // The nth caller that has stopped there compares, and borrows.
     Resume { nth: usize },
     // The nth reservation is fulfilled, and then perhaps finished.
@@ -89,6 +89,7 @@ fn often(step: impl Strategy<Value = Step> + 'static) -> BoxedStrategy<Step> {
 
 fn step() -> impl Strategy<Value = Step> {
     let nth = || 0..4_usize;
+    let rank = || prop_oneof![2 => Just(Rank::Normal), 1 => Just(Rank::Priority)];
     let key = prop_oneof![2 => Just(None), 2 => (0..4_u32).prop_map(Some)];
     let millis = prop::sample::select(vec![100, 100, 1000, 2000, 2000, 5000, 19_000]);
     let finish = prop_oneof![5 => Just(Finish::Keep), 3 => Just(Finish::Defer), 1 => Just(Finish::FoundDead), 1 => Just(Finish::Drop)];
@@ -111,8 +112,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => often(millis.prop_map(|millis| Step::Pass { millis })),
         2 => often(any::<bool>().prop_map(|early| Step::Sleep { early })),
-        9 => often((key, any::<bool>()).prop_map(|(key, wait)| Step::Borrow { key, wait })),
-        3 => often((0..4_u32, any::<bool>()).prop_map(|(key, wait)| Step::Pause { key, wait })),
+        9 => often((rank(), key, any::<bool>()).prop_map(|(rank, key, wait)| Step::Borrow { rank, key, wait })),
+        3 => often((rank(), 0..4_u32, any::<bool>()).prop_map(|(rank, key, wait)| Step::Pause { rank, key, wait })),
         3 => often(nth().prop_map(|nth| Step::Resume { nth })),
         8 => often((nth(), prop::bool::weighted(0.8)).prop_map(|(nth, finish)| Step::Open { nth, finish })),
         2 => often((nth(), any::<bool>(), any::<bool>()).prop_map(|(nth, fail, full)| Step::End { nth, fail, full })),
@@ -148,9 +149,9 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
         prop_oneof![3 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop_oneof![1 => Just(0_usize), 1 => Just(1), 1 => Just(2)],
         prop_oneof![2 => Just(None), 1 => Just(Some((seconds(1.0), seconds(4.0)))), 1 => Just(Some((seconds(0.1), seconds(0.1))))],
-        (prop::bool::weighted(0.3), prop::bool::weighted(0.8)),
+        (prop::bool::weighted(0.3), prop_oneof![2 => Just(0_usize), 1 => 1..3_usize], prop::bool::weighted(0.8)),
     )
-        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, grow, reconnect_backoff, (fifo, has_housekeeper))| Policy {
+        .prop_map(|(check_after, max_idle, max_lifetime, leak_after, max_waiting, grow, reconnect_backoff, (fifo, reserve, has_housekeeper))| Policy {
             check_after,
             max_idle,
             max_lifetime,
@@ -159,6 +160,7 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
             grow: NonZeroUsize::new(grow),
             reconnect_backoff,
             fifo,
+            reserve,
             has_housekeeper,
         })
 }
