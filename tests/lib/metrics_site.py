@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 import urllib.request
@@ -12,18 +11,12 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from dev.sockets import free_port
 from pgpool_rs.testing import PATIENCE
 from tests.lib.programs import ROOT, Group, group
 from tests.lib.waits import wait_until
 
 APP = "tests.lib.metrics_app"
-
-
-def free_port() -> int:
-    """Find a port on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Site:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import pgpool_rs
 from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool, check_query, pools
 from pgpool_rs.testing import FakeServer
 
@@ -130,7 +129,3 @@ def test_a_subclass_may_have_options_of_its_own(server: FakeServer, our_class: A
             super().__init__(*args, **kwargs)
 
     assert Own(0, 1).options == {"own": 1}
-
-
-def test_all_three_are_public() -> None:
-    assert {"pools", "PoolOptions", "PooledConnection"} <= set(pgpool_rs.__all__)

@@ -254,79 +254,19 @@ def test_workers_connect_one_at_a_time_too(server: FakeServer, timeout: float) -
 
 
 def test_the_child_of_a_fork_begins_afresh() -> None:
-    run_forking_program(
-        PROLOGUE
-        + """
-import os
-from pgpool_rs.testing import FakeServer
-server = FakeServer()
-psycopg2.connect = server.connect
+    run_forking_program(f"""{PROLOGUE}
 pool = ThreadedConnectionPool(0, 3, reconnect_backoff=(60, 60))
 server.fail("connect", psycopg2.OperationalError("down"))
 for _ in range(2):
-    try:
-        pool.getconn()
-    except psycopg2.OperationalError:
-        pass
-child = os.fork()
-if child == 0:
+    assert_refused(pool.getconn, error=psycopg2.OperationalError)
+
+def child():
+    other_server()
     pool.getconn()
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-try:
-    pool.getconn()
-except psycopg2.OperationalError as error:
-    assert "down" in str(error)
-else:
-    raise AssertionError("the parent waits on")
-"""
-    )
 
-
-# --- a server that is full, with and without the option ---------------------------------------------------------------
-
-FULL = psycopg2.OperationalError("FATAL:  sorry, too many clients already")
-
-
-@pytest.mark.parametrize("grow", ["caller", "workers"])
-@pytest.mark.parametrize("backoff", [None, (PAUSE, PAUSE)])
-def test_a_caller_with_a_timeout_waits_for_a_loan_while_the_server_is_full(
-    server: FakeServer, grow: Any, backoff: Any
-) -> None:
-    pool = ThreadedConnectionPool(0, 3, grow=grow, reconnect_backoff=backoff)
-    lent = pool.getconn()
-    server.fail("connect", FULL)
-    waiter = Task(pool.getconn, timeout=PATIENCE)
-    wait_for_waiters(pool, 1)
-    wait_until(lambda: connects(server) == 2 and not counts(pool)["opening"])
-    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
-        pool.getconn(timeout=0)
-    pool.putconn(lent)
-    assert waiter.result() is lent
-    assert connects(server) == 2, "while others wait, a caller that does not wait is told their error"
-    pool.putconn(lent)
-    advance_clock(PAUSE)
-    assert_sound(pool, server)
-
-
-def test_a_waiter_tries_again_while_the_server_is_full(server: FakeServer) -> None:
-    pool = ThreadedConnectionPool(0, 3)
-    lent = pool.getconn()
-    server.fail("connect", FULL, FULL)
-    got = pool.getconn(timeout=PATIENCE)
-    assert connects(server) == 4
-    give_back(pool, [lent, got])
-    assert_sound(pool, server)
-
-
-@pytest.mark.parametrize("grow", ["caller", "workers"])
-def test_a_caller_gets_the_error_of_a_full_server_if_nothing_is_lent(server: FakeServer, grow: Any) -> None:
-    pool = ThreadedConnectionPool(0, 3, grow=grow)
-    server.fail("connect", FULL)
-    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
-        pool.getconn(timeout=PATIENCE)
-    pool.putconn(pool.getconn())
-    assert_sound(pool, server)
+in_a_child(child)
+assert_refused(pool.getconn, error=psycopg2.OperationalError)
+""")
 
 
 class Lock:

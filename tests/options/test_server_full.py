@@ -1,11 +1,18 @@
-"""Which errors of a connect say that the server has too many connections, in all languages that PostgreSQL speaks."""
+"""A server that has too many connections: how a pool knows, in all of PostgreSQL's languages, and what it does."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import psycopg2
 import pytest
 
+from pgpool_rs import ThreadedConnectionPool
+from pgpool_rs._core import advance_clock
 from pgpool_rs._server_full import is_server_full
+from pgpool_rs.testing import PATIENCE, FakeServer
+from tests.lib.pools import assert_sound, give_back
+from tests.lib.waits import Task, counts, wait_for_waiters, wait_until
 
 HEAD = 'connection to server at "127.0.0.1", port 5432 failed: FATAL:  '
 
@@ -71,3 +78,49 @@ def test_a_code_of_its_own_is_enough_and_an_error_that_cannot_be_read_is_none() 
 
     assert is_server_full(Coded())
     assert not is_server_full(Unreadable())
+
+
+# --- what the pool does -----------------------------------------------------------------------------------------------
+
+ERROR = psycopg2.OperationalError(HEAD + FULL[0])
+
+
+@pytest.mark.parametrize("grow", ["caller", "workers"])
+@pytest.mark.parametrize("backoff", [None, (60.0, 60.0)])
+def test_a_caller_with_a_timeout_waits_for_a_loan_while_the_server_is_full(
+    server: FakeServer, grow: Any, backoff: Any
+) -> None:
+    pool = ThreadedConnectionPool(0, 3, grow=grow, reconnect_backoff=backoff)
+    lent = pool.getconn()
+    server.fail("connect", ERROR)
+    waiter = Task(pool.getconn, timeout=PATIENCE)
+    wait_for_waiters(pool, 1)
+    wait_until(lambda: len(server.arguments) == 2 and not counts(pool)["opening"])
+    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
+        pool.getconn(timeout=0)
+    pool.putconn(lent)
+    assert waiter.result() is lent
+    assert len(server.arguments) == 2, "while others wait, a caller that does not wait is told their error"
+    pool.putconn(lent)
+    advance_clock(60.0)
+    assert_sound(pool, server)
+
+
+def test_a_waiter_tries_again_while_the_server_is_full(server: FakeServer) -> None:
+    pool = ThreadedConnectionPool(0, 3)
+    lent = pool.getconn()
+    server.fail("connect", ERROR, ERROR)
+    got = pool.getconn(timeout=PATIENCE)
+    assert len(server.arguments) == 4
+    give_back(pool, [lent, got])
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("grow", ["caller", "workers"])
+def test_a_caller_gets_the_error_of_a_full_server_if_nothing_is_lent(server: FakeServer, grow: Any) -> None:
+    pool = ThreadedConnectionPool(0, 3, grow=grow)
+    server.fail("connect", ERROR)
+    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
+        pool.getconn(timeout=PATIENCE)
+    pool.putconn(pool.getconn())
+    assert_sound(pool, server)

@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import psycopg2
 import pytest
 
+from dev.sockets import UnixConnection
 from pgpool_rs.testing import PATIENCE
 from tests.lib.programs import ROOT, Group, group
 from tests.lib.waits import wait_until
@@ -56,16 +57,6 @@ EACH_SERVER = [pytest.param(server, marks=NOT_ON_3_13 if server == HALF_HOOKED e
 SERVERS_WITH_BUSY_MASTERS = ("gunicorn", "uwsgi calling all of Python's hooks")
 
 
-@final
-class Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.host)
-
-
 class Site:
     """A running server of web pages, as its visitors and the database see it."""
 
@@ -79,7 +70,7 @@ class Site:
 
     def get(self, path: str) -> dict[str, Any]:
         """Ask for a page."""
-        connection = Connection(str(self._folder / "http"), timeout=2 * PATIENCE)
+        connection = UnixConnection(str(self._folder / "http"), timeout=2 * PATIENCE)
         try:
             connection.request("GET", path)
             answer: dict[str, Any] = json.load(connection.getresponse())

@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any, final
 
 from dev.servers.postgres import ThrowawayPostgres, _children
 from dev.servers.standby import ask
+from dev.sockets import UnixConnection
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKERS = 2
@@ -47,16 +47,6 @@ class Answer:
     retry_after: str | None
     body: Any
     error: str = ""
-
-
-@final
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.host)
 
 
 @final
@@ -115,7 +105,7 @@ class Service:
 
     def visit(self, path: str, *, timeout: float = PATIENCE) -> Answer:
         """Ask for a page."""
-        connection = _Connection(str(Path(self._folder.name) / "http"), timeout=timeout)
+        connection = UnixConnection(str(Path(self._folder.name) / "http"), timeout=timeout)
         try:
             connection.request("GET", path, headers={"Connection": "close"})
             answer = connection.getresponse()
