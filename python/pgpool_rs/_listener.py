@@ -57,8 +57,5 @@ Methods = tuple["Callable[..., object] | None", ...]
 
 def methods(listener: Any) -> Methods:
     """Look up what a listener has of the methods, in the order of EVENTS. What does nothing is left out."""
-    found = [getattr(listener, name, None) for name in EVENTS]
-    ours = [getattr(Listener, name) for name in EVENTS]
-    return tuple(
-        None if getattr(method, "__func__", None) is own else method for method, own in zip(found, ours, strict=True)
-    )
+    found = ((getattr(listener, name, None), getattr(Listener, name)) for name in EVENTS)
+    return tuple(None if getattr(method, "__func__", None) is ours else method for method, ours in found)

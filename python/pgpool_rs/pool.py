@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 import psycopg2
 from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
@@ -45,30 +45,24 @@ __all__ = [
     "TooManyRequests",
 ]
 
+_T = TypeVar("_T")
+
 # The methods that a loan calls only if they are overridden. A pool finds that out beforehand, and not on every loan.
 _OVERRIDABLE = frozenset({"_getkey", "_getconn", "_putconn", "getconn", "putconn"})
 
 
-class _Name:
-    """The attribute `name`, which a subclass may override."""
+class _Attribute(Generic[_T]):
+    """An attribute of a pool, which a subclass may override."""
+
+    def __init__(self, read: Callable[[Any], _T]) -> None:
+        self._read = read
 
     @overload
     def __get__(self, pool: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, pool: AbstractConnectionPool, owner: type) -> str: ...
-    def __get__(self, pool: AbstractConnectionPool | None, owner: type) -> Self | str:
-        return self if pool is None else _Pool._pgpool_name(pool)
-
-
-class _Options:
-    """The attribute `options`, which a subclass may override."""
-
-    @overload
-    def __get__(self, pool: None, owner: type) -> Self: ...
-    @overload
-    def __get__(self, pool: AbstractConnectionPool, owner: type) -> PoolOptions: ...
-    def __get__(self, pool: AbstractConnectionPool | None, owner: type) -> Self | PoolOptions:
-        return self if pool is None else PoolOptions.of(pool, pool.__dict__["_pgpool_options"])
+    def __get__(self, pool: object, owner: type) -> _T: ...
+    def __get__(self, pool: object, owner: type) -> Self | _T:
+        return self if pool is None else self._read(pool)
 
 
 # We call our own methods on this class: a subclass may use their names for anything.
@@ -83,8 +77,8 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
     may read and write `_pool`, `_used` and `_rused`.
     """
 
-    name = _Name()
-    options = _Options()
+    name = _Attribute(_Pool._pgpool_name)
+    options = _Attribute(lambda pool: PoolOptions.of(pool, pool.__dict__["_pgpool_options"]))
 
     @_keywords.names_missing_sizes
     def __init__(

@@ -12,6 +12,7 @@ from psycopg2.extensions import parse_dsn
 from pgpool_rs import _keywords
 from pgpool_rs._command.answer import USAGE, Failed
 from pgpool_rs._secrets import mask
+from pgpool_rs._server_full import is_server_full
 
 if TYPE_CHECKING:
     import argparse
@@ -19,15 +20,13 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10
 """Seconds that a connect may take here, where nothing else says so."""
 
+_FULL = "The limit is reached: look into pg_stat_activity as a superuser, for whom slots are reserved."
 # What libpq says of a connect, and what helps.
 _ADVICE = {
     "password authentication failed|no password supplied": "Check PGPASSWORD, or the entry in ~/.pgpass.",
     "could not translate host name": "Check the name, and that this machine can resolve it.",
     "Connection refused|No such file or directory": "Check that the server runs, and listens at this address.",
     "timeout expired|timed out": "Check the address, and the firewalls on the way.",
-    "too many (clients|connections)|remaining connection slots|no more connections": (
-        "The limit is reached: look into pg_stat_activity as a superuser, for whom slots are reserved."
-    ),
     r"database \".*\" does not exist|role \".*\" does not exist": "Check the names, and their case.",
 }
 
@@ -68,7 +67,8 @@ def said(error: BaseException, dsn: str) -> str:
 def with_advice(error: BaseException, dsn: str) -> str:
     """Return what an error says, and what helps."""
     text = said(error, dsn)
-    return "\n".join([text, *(advice for pattern, advice in _ADVICE.items() if re.search(pattern, text))])
+    advice = [advice for pattern, advice in _ADVICE.items() if re.search(pattern, text)]
+    return "\n".join([text, *advice, *([_FULL] if is_server_full(error) else [])])
 
 
 def place(connection: Any) -> str:

@@ -223,7 +223,9 @@ fn seek_from<'py, 'p>(
             _ if expired || ledger.counts().maxconn == 0 && busy == Busy::Full => {
                 return Err(timed_out(pool, busy, asked));
             }
-            (Busy::BackingOff { next_try, .. }, _) if next_try < Moment::NEVER => earlier(end, at(next_try)),
+            (Busy::BackingOff { next_try, .. }, _) if next_try < Moment::NEVER => {
+                end.into_iter().chain(at(next_try)).min()
+            }
             _ => end,
         };
         match &parker {
@@ -245,10 +247,6 @@ fn seek_from<'py, 'p>(
 fn at(moment: Moment) -> Option<Instant> {
     let left = Duration::from_nanos(moment.since(now()).as_nanos());
     Instant::now().checked_add(left.saturating_add(Duration::from_millis(5)))
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }
 
 /// Finds the key for the loan, as psycopg2.pool does: it refuses a closed pool before a bad key, and uses up an automatic key

@@ -1,9 +1,9 @@
 //! The end of a call: it writes the call's log lines, tells the listener, and raises a deferred interrupt.
 //!
-//! During a call, slots are reserved and connections are held. So a log line or a listener waits until the outermost call of its caller ends. An
-//! interrupt may strike where nothing can be raised, for instance while a waiter is woken. It is deferred until the call that it
-//! struck ends. Both are kept under the caller, a thread or a greenlet, since several greenlets of one thread may be within a call
-//! at the same time.
+//! During a call, slots are reserved and connections are held. So a log line or a listener waits until the outermost call of its
+//! caller ends. An interrupt may strike where nothing can be raised, for instance while a waiter is woken. It is deferred until the
+//! call that it struck ends. Both are kept under the caller, a thread or a greenlet, since several greenlets of one thread may be
+//! within a call at the same time.
 
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;

@@ -164,7 +164,8 @@ pub(crate) fn find_flags(pool: &Bound<'_, AbstractPool>) -> PyResult<u64> {
     if options.record || options.reclaim || tells(&options, BORROWED) || !is_thread_ident_native(pool.py())? {
         bits |= flags::LOANS;
     }
-    if options.record || options.reclaim || tells(&options, RETURNED) || options.reset.is_some() || options.fifo {
+    if options.record || options.reclaim || tells(&options, RETURNED) || options.reset.is_some() || options.policy.fifo
+    {
         bits |= flags::RETURNS;
     }
     Ok(bits)

@@ -105,7 +105,7 @@ pub(crate) fn is_server_full(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> b
 
 /// Copies the error of a connect for the callers that may not connect while connects are held back, if it holds them back.
 pub(crate) fn outage(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> Option<Arc<Handle>> {
-    let counts = pool.get().options().backs_off && is_database_error(pool.py(), error);
+    let counts = pool.get().options().policy.reconnect_backoff.is_some() && is_database_error(pool.py(), error);
     counts.then(|| copied(pool.py(), error)).flatten()
 }
 

@@ -31,10 +31,6 @@ pub(crate) struct Options {
     pub(crate) open_workers: usize,
     /// The policy that holds once the pool is open.
     pub(crate) policy: Policy,
-    /// Whether what has been idle for longest is lent next.
-    pub(crate) fifo: bool,
-    /// Whether connects are held back once one has failed.
-    pub(crate) backs_off: bool,
     pub(crate) listener: Methods,
 }
 
@@ -100,8 +96,6 @@ impl Checked {
             close_returns: self.close_returns,
             open_workers: self.open_workers,
             policy,
-            fifo: self.order == "fifo",
-            backs_off: self.reconnect_backoff.is_some(),
             listener: self.listener,
         })
     }

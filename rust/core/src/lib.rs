@@ -46,8 +46,8 @@
 //! # Where to read on
 //!
 //! `slot` (states and legal moves), `table` (finding slots), `key` and `question` (what a loan is filed under, and how a
-//! caller asks for it), `queue` (the waiters), `time`, `refusal`, `close_reason`, `stats`, `histogram`, `ledger` (the policy), `shared`
-//! (the mutex, and the guards).
+//! caller asks for it), `queue` (the waiters), `time`, `refusal`, `close_reason`, `stats`, `histogram`, `ledger` (the
+//! policy), `shared` (the mutex, and the guards).
 
 #![forbid(unsafe_code)]
 
