@@ -9,11 +9,8 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
-
-pytest.importorskip("django")
-
 import django
+import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, ProgrammingError
@@ -319,7 +316,6 @@ def test_the_backend_for_postgis_borrows_too(site: Any) -> None:
 
 
 def test_psycopg2_is_taken_where_psycopg_3_is_installed_too() -> None:
-    pytest.importorskip("psycopg")
     run_program("""
 import psycopg
 import pgpool_rs.django.base
@@ -332,7 +328,6 @@ assert sys.modules["psycopg"] is psycopg
 
 
 def test_psycopg_3_that_django_has_chosen_before_is_refused() -> None:
-    pytest.importorskip("psycopg")
     run_program("""
 import django.db.backends.postgresql.psycopg_any
 from django.core.exceptions import ImproperlyConfigured

@@ -15,8 +15,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("django")
-
 from dev.servers.postgres import ThrowawayPostgres
 from dev.sockets import UnixConnection, free_port
 from tests.lib.postgres import admin, backends
@@ -157,8 +155,7 @@ class Project:
 
     def get(self, place: str) -> dict[str, Any]:
         """Visit the site, by its port or by its Unix socket."""
-        is_port = place.isdecimal()
-        visit = http.client.HTTPConnection("127.0.0.1", int(place), 90) if is_port else UnixConnection(place, 90)
+        visit = (http.client.HTTPConnection if ":" in place else UnixConnection)(place, timeout=90)
         try:
             visit.request("GET", "/", headers={"Host": "localhost"})
             answer = visit.getresponse()
@@ -202,7 +199,6 @@ def test_parallel_tests_use_their_clones_also_after_a_query_at_the_start(project
 
 
 def test_workers_of_a_preloading_gunicorn_are_shown_and_drained(project: Project) -> None:
-    pytest.importorskip("gunicorn")
     place = str(project.folder / "http")
     project.environment["EARLY"] = "1"
     words = ["--preload", "--workers", "2", "--worker-class", "gthread", "--threads", "2", "--no-control-socket"]
@@ -242,7 +238,7 @@ def test_workers_of_a_preloading_gunicorn_are_shown_and_drained(project: Project
 
 
 def test_a_reload_of_runserver_ends_the_old_sessions(project: Project) -> None:
-    place = str(free_port())
+    place = f"127.0.0.1:{free_port()}"
     with project.runs("manage.py", "runserver", place, "--skip-checks") as running:
         project.wait_for(running, place)
         first = project.get(place)
