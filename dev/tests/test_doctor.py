@@ -10,7 +10,7 @@ import pytest
 
 from dev.servers.pgbouncer import Mode, PgBouncer
 from dev.servers.postgres import ThrowawayPostgres
-from pgpool_rs._command import doctor, main
+from pgpool_rs._command import main
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -40,7 +40,7 @@ def test_two_clients_find_out_the_mode_where_the_console_is_closed(
     def closed(*_: object) -> dict[str, str]:
         raise psycopg2.OperationalError("not allowed")
 
-    monkeypatch.setattr(doctor, "_console", closed)
+    monkeypatch.setattr("pgpool_rs._command.facts._console", closed)
     with PgBouncer(server, mode) as bouncer:
         assert found(capsys, bouncer.dsn_kwargs)["pooler"]["read"] == f"a pooler, pool_mode {mode}"
 

@@ -9,8 +9,9 @@ import psycopg2
 import pytest
 
 from dev.servers.postgres import ThrowawayPostgres
-from pgpool_rs._command import doctor, main
-from pgpool_rs._command.doctor import Facts, Plan, findings
+from pgpool_rs._command import main
+from pgpool_rs._command.doctor import Plan, findings
+from pgpool_rs._command.facts import Facts
 
 MAX_CONNECTIONS, RESERVED, RESERVED_FOR_SUPERUSERS = 60, 4, 3
 SECRET = "open-sesame"
@@ -283,6 +284,6 @@ def test_a_connection_string_that_libpq_cannot_read_is_a_wrong_usage(
 def test_a_way_to_the_server_that_fails_later_is_a_failure_too(
     server: ThrowawayPostgres, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_SETTINGS", "SELECT pg_terminate_backend(pg_backend_pid())")
+    monkeypatch.setattr("pgpool_rs._command.facts._SETTINGS", "SELECT pg_terminate_backend(pg_backend_pid())")
     assert main(["doctor", server.dsn]) == 1
     assert "server closed the connection unexpectedly" in capsys.readouterr().err
