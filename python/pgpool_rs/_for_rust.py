@@ -19,9 +19,9 @@ from pgpool_rs._loans import describe as describe_loan
 from pgpool_rs._loans import make as make_loan
 from pgpool_rs._log import is_heard, place
 from pgpool_rs._log import write as write_line
-from pgpool_rs._notes import annotate
-from pgpool_rs._opening import again, start_worker
+from pgpool_rs._notes import annotate, copied
 from pgpool_rs._opening import in_parallel as open_in_parallel
+from pgpool_rs._opening import start_worker
 from pgpool_rs._secrets import mask
 from pgpool_rs._server_full import is_server_full
 from pgpool_rs._views import AutomaticKey
@@ -39,10 +39,10 @@ __all__ = [
     "ProgrammingError",
     "QueryCanceledError",
     "TooManyRequests",
-    "again",
     "annotate",
     "check_socket",
     "connection",
+    "copied",
     "cursor",
     "describe_loan",
     "get_frame",

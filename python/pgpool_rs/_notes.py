@@ -1,14 +1,14 @@
-"""What a refusal tells in addition to psycopg2.pool's text: attributes, and a note from Python 3.11 on."""
+"""What an error tells in addition to its text: a refusal's attributes, and notes from Python 3.11 on."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any, Final, NamedTuple
 
-from psycopg2 import extensions
+from psycopg2 import OperationalError, extensions
 
 from pgpool_rs import _core
-from pgpool_rs._foreign import CAUSED
+from pgpool_rs._foreign import CAUSED, asked
 from pgpool_rs._loans import thread_name
 from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout, TooManyRequests
 
@@ -107,3 +107,18 @@ def _misplaced(returned: Returned) -> str:
         closed = " that is closed" if extensions.connection.closed.__get__(given) else ""
         hint = f"{closed}: it was returned before, is another pool's, or was made without a pool"
     return f"has not lent what it got, {_core.kind(given)}{hint}"
+
+
+def copied(error: Any, note: str | None = None) -> Any:
+    """Copy the error of a connect, for another call: without the traceback, which holds a caller's frames."""
+    kind = type(error)
+    try:
+        # Without __init__, whose arguments may be others.
+        copy = asked(lambda error: kind.__new__(kind, *error.args), error)
+        copy.args = error.args
+        copy.__dict__.update(error.__dict__)
+    except CAUSED:
+        copy = OperationalError(*error.args)
+    if _NOTES:
+        copy.__notes__ = [*getattr(error, "__notes__", ()), *([note] if note else ())]
+    return copy

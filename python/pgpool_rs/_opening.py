@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
-
-from psycopg2 import OperationalError
+from typing import Any
 
 from pgpool_rs import _core
-from pgpool_rs._foreign import CAUSED, asked
 from pgpool_rs._threads import start
 
 _Pool = _core.AbstractConnectionPool
-
-# Whether exceptions take notes.
-_NOTES: Final = sys.version_info >= (3, 11)
 
 
 def in_parallel(pool: Any, number: int, workers: int) -> None:
@@ -40,21 +33,6 @@ def start_worker(pool: Any) -> bool:
     except (RuntimeError, MemoryError, OSError):  # too many threads, no memory or stack, or the end of the process
         return False
     return True
-
-
-def again(error: Any, note: str | None = None) -> Any:
-    """Copy the error of a connect, for another call: without the traceback, which holds a caller's frames."""
-    kind = type(error)
-    try:
-        # Without __init__, whose arguments may be others.
-        copied = asked(lambda error: kind.__new__(kind, *error.args), error)
-        copied.args = error.args
-        copied.__dict__.update(error.__dict__)
-    except CAUSED:
-        copied = OperationalError(*error.args)
-    if _NOTES:
-        copied.__notes__ = [*getattr(error, "__notes__", ()), *([note] if note else ())]
-    return copied
 
 
 def _thread_name(pool: Any) -> str:

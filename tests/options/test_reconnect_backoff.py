@@ -13,7 +13,7 @@ import pytest
 
 from pgpool_rs import PoolClosed, PoolTimeout, ThreadedConnectionPool, TooManyRequests
 from pgpool_rs._core import advance_clock
-from pgpool_rs._opening import again
+from pgpool_rs._notes import copied
 from pgpool_rs.testing import PATIENCE, FakeServer
 from tests.lib.pools import DOWN, assert_sound, give_back, lend
 from tests.lib.programs import PROLOGUE, run_forking_program
@@ -78,11 +78,11 @@ class Odd(psycopg2.OperationalError):
 
 @pytest.mark.parametrize("error", [DOWN, Odd(host="db"), ConnectionRefusedError(111, "refused"), psycopg2.Error()])
 def test_the_copy_of_an_error_has_its_class_its_text_and_its_attributes(error: Exception) -> None:
-    copied = again(error)
-    assert (type(copied), str(copied), copied.args) == (type(error), str(error), error.args)
-    assert getattr(copied, "host", None) == getattr(error, "host", None)
-    assert copied is not error
-    assert again(again(error, "one"), "two").__traceback__ is None
+    copy = copied(error)
+    assert (type(copy), str(copy), copy.args) == (type(error), str(error), error.args)
+    assert getattr(copy, "host", None) == getattr(error, "host", None)
+    assert copy is not error
+    assert copied(copied(error, "one"), "two").__traceback__ is None
 
 
 def test_callers_that_wait_are_served_one_after_the_other_once_the_server_is_back(server: FakeServer) -> None:

@@ -111,7 +111,7 @@ pub(crate) fn outage(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> Option<Ar
 
 /// Copies the error of a connect.
 pub(crate) fn copied(py: Python<'_>, error: &PyErr) -> Option<Arc<Handle>> {
-    let copied = imports().and_then(|imports| imports.again.bind(py).call1((error.value(py),)));
+    let copied = imports().and_then(|imports| imports.copied.bind(py).call1((error.value(py),)));
     answered_by_ours(py, copied).map(|copied| Handle::of(&copied))
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn told_again(pool: &Bound<'_, AbstractPool>) -> PyResult<Option<PyEr
     let Some(error) = ledger.last_failure() else { return Ok(None) };
     let ago = ledger.connect_error().map_or(0.0, |error| now().since(error.at).as_secs_f64());
     let note = format!("{} did not connect, since this connect failed {ago:.1} s ago", pool.get().shown_name(py));
-    let told = imports()?.again.bind(py).call1((error.object(py)?, note))?;
+    let told = imports()?.copied.bind(py).call1((error.object(py)?, note))?;
     Ok(Some(PyErr::from_value(told)))
 }
 
