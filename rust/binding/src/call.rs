@@ -79,7 +79,7 @@ fn with_calls<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
 }
 
 /// Runs a call of a pool. Its end raises a deferred interrupt; of several errors, the weightiest. The end of the caller's outermost
-/// call writes the lines.
+/// call writes the lines and tells the listener.
 pub(crate) fn call<T, E>(py: Python<'_>, body: impl FnOnce() -> Result<T, E>) -> PyResult<T>
 where
     PyErr: From<E>,

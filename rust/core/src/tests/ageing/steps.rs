@@ -44,7 +44,7 @@ pub(super) enum Step {
     SetMaxconn(usize),
     Close,
     CloseGently,
-    // A pool that is not yet open, and its opening, after which the next may fail.
+    // The pool becomes one that is not yet open, as when an opening has failed; and is opened.
     Unopen,
     OpenPool,
     // A caller waits until nothing is lent, or goes.
