@@ -39,6 +39,7 @@ PAUSE: Final = 1.0  # after a call that failed, even if another thread pokes
 JOIN_TIMEOUT: Final = 0.2  # how long the end of the process waits for the thread
 LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, gevent's and eventlet's too
 
+MOST_STARTS: Final = 3  # of the thread, by one poke
 CLOSED: Final = -1.0  # what a pool that is closed answers
 
 
@@ -82,6 +83,10 @@ class House:
     def alive(self) -> bool:
         """Return whether the thread is alive."""
         return self.thread is not None and self.thread.is_alive()
+
+    def is_needed(self) -> bool:
+        """Return whether the thread has a pool to call, now or later."""
+        return bool(self.pokes or self.visits)
 
     def wake(self) -> None:
         """Wake the thread, or keep it from falling asleep."""
@@ -153,11 +158,13 @@ class Housekeeper:
     def _start(self, house: House) -> None:
         # Look again after each try: a thread that died meanwhile found the lock taken and left the restart to us.
         # The start fails if there are too many threads, no memory or no stack, or at the end of the process. The next
-        # poke tries again.
+        # poke tries again, and so it does after a thread that dies each time.
         with suppress(RuntimeError, MemoryError, OSError):
             begin = partial(self._begin, house)
-            while self._on_duty(house) and not house.alive() and if_free(house.starting, begin):
-                pass
+            for _ in range(MOST_STARTS):
+                done = house.alive() or not house.is_needed() or not self._on_duty(house)
+                if done or not if_free(house.starting, begin):
+                    break
 
     def _begin(self, house: House) -> None:
         if not house.alive():
@@ -170,7 +177,7 @@ class Housekeeper:
         try:
             while self._on_duty(house):
                 self._make_round(house)
-                if not house.visits and not house.pokes:
+                if not house.is_needed():
                     # No pool needs the thread. A poke that saw it alive until now starts the next one here.
                     house.thread = None
                     if house.pokes:

@@ -136,8 +136,8 @@ class Parker:
         self.scene, self.lock, self.method = scene, lock, method
 
     @last
-    def acquire(self, *args: Any) -> bool:
-        acquired: bool = self.lock.acquire(*args)
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        acquired: bool = self.lock.acquire(*args, **kwargs)
         if self.method == ("acquire" if args else "acquire first"):
             self.scene.probe()
         return acquired
