@@ -86,7 +86,7 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
     "grow": (threaded(1, 3, grow="workers"), {"minconn": 1}),
     "grow, waiting": (threaded(0, 3, grow="workers", open_workers=2, timeout=5, max_idle=60), {"max_idle": 60}),
     "opened": (lambda _: ThreadedConnectionPool(1, 3, open=False).__enter__(), {"minconn": 1}),
-    "reconnect_backoff": (threaded(1, 3, reconnect_backoff=(0.001, 0.01)), {"minconn": 1}),
+    "reconnect_backoff": (threaded(1, 3, reconnect_backoff=(0.001, 0.01)), {"minconn": 1, "backs_off": True}),
     "order": (threaded(2, 3, order="fifo"), {"minconn": 2}),
     "reserve": (lambda _: Urgent(1, 3, reserve=1), {"minconn": 1}),
     "reclaim": (threaded(1, 3, reset="discard", reclaim=True), {"minconn": 1}),
@@ -117,6 +117,12 @@ def run(case: Any, max_examples: int | None = None, **more: Any) -> None:
 def test_a_pool_that_keeps_its_promises_passes(kind: str) -> None:
     factory, promises = KINDS[kind]
     run(PoolMachine.over(factory, maxconn=3, **promises), 8)
+
+
+def test_a_pool_that_backs_off_for_ever_loses_room() -> None:
+    case = PoolMachine.over(threaded(0, 3, reconnect_backoff=(1e6, 1e6)), maxconn=3, backs_off=True)
+    with pytest.raises(BrokenInvariant, match="connects no more"):
+        run(case, 100, phases=[Phase.generate])
 
 
 THEIR_MISTAKES = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 __tracebackhide__ = True
 
 import functools
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
@@ -13,6 +14,7 @@ from psycopg2.pool import PoolError
 from pgpool_rs.testing.fake.gate import PATIENCE
 from pgpool_rs.testing.fake.session import ACTIVE
 from pgpool_rs.testing.machine.answers import Answers
+from pgpool_rs.testing.machine.judge import SHORTEST_SLEEP, now
 from pgpool_rs.testing.machine.model import Borrower, Model
 from pgpool_rs.testing.machine.promises import Abilities
 from pgpool_rs.testing.machine.threads import Call, Worker, call_here
@@ -269,11 +271,19 @@ class Driver(Answers):
         """Lend all connections that can be lent, and check that they are as many as the pool promises."""
         model = self.model
         lenders: list[Borrower] = []
+        deadline = now() + self.judge.patience.seconds
         while model.room() > 0:
-            lenders.append(model.newcomer())
-            self.borrow(lenders[-1])
-            if lenders[-1].loan is None:
+            borrower = model.newcomer()
+            self.borrow(borrower)
+            if borrower.loan is not None:
+                lenders.append(borrower)
+            elif not model.promises.backs_off:
                 break
+            elif now() > deadline:
+                self.judge.patience.lose()
+                self.judge.fail("nothing_lost", f"The pool lends {model.taken()} of {model.limit} and connects no more")
+            else:
+                time.sleep(SHORTEST_SLEEP)
         return lenders
 
     def end(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from psycopg2.extensions import STATUS_BEGIN, STATUS_PREPARED, STATUS_READY
+from psycopg2.pool import PoolError
 
 from pgpool_rs.testing.fake.session import IDLE
 from pgpool_rs.testing.machine.accounts import misfiled, numbers
@@ -67,7 +68,8 @@ class NothingLost(Invariant):
 
     def at_refusal(self, model: Model, error: BaseException) -> str | None:
         """Look whether there is room."""
-        if model.closing or model.room() <= 0:
+        backs_off = model.promises.backs_off and not isinstance(error, PoolError)
+        if model.closing or backs_off or model.room() <= 0:
             return None
         return f"A request was refused, with {model.taken()} of {model.limit} lent ({told(error)})"
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 Look = Callable[[Invariant], str | None]
 
 # The real clock, whatever `time.monotonic` is made to say.
-_now = time.perf_counter
+now = time.perf_counter
 # How long to sleep before the second look, in seconds; twice as long before the next, up to a limit.
-_SHORTEST_SLEEP = 0.001
+SHORTEST_SLEEP = 0.001
 _LONGEST_SLEEP = 0.02
 
 
@@ -58,8 +58,8 @@ class Judge:
                 self.fail(name, seen)
 
     def _look_again(self, look: Callable[[], str | None], move_on: Callable[[], None]) -> str | None:
-        deadline = _now() + self.patience.seconds
-        pause = _SHORTEST_SLEEP
+        deadline = now() + self.patience.seconds
+        pause = SHORTEST_SLEEP
         while True:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_SLEEP)
@@ -67,7 +67,7 @@ class Judge:
             seen = look()
             if not isinstance(seen, Maybe):
                 return seen
-            if _now() > deadline:
+            if now() > deadline:
                 self.patience.lose()
                 return seen
 

@@ -49,6 +49,7 @@ class Promises:
     :param threads: whether several threads may use it at once. None: unless it is a SimpleConnectionPool.
     :param parallel: whether a call never waits for a connect, rollback or close of another call. None: only if it is a
         pool of pgpool_rs.
+    :param backs_off: whether it may refuse requests for a time after a failed connect, with the error of that connect.
     :param spare: the names of faults that it does not survive, and that the machine leaves out: any of `FAULTS`.
     :param waive: the names of invariants that it does not promise: any of `INVARIANTS`.
     :raises TypeError: a value is of a wrong type.
@@ -64,6 +65,7 @@ class Promises:
     waits: str | None = None
     threads: bool | None = None
     parallel: bool | None = None
+    backs_off: bool = False
     spare: Collection[str] = frozenset()
     waive: Collection[str] = frozenset()
 
@@ -80,6 +82,7 @@ class Promises:
             _check_seconds(name, getattr(self, name))
         for name, choices in (
             ("check", (True, False)),
+            ("backs_off", (True, False)),
             ("keys", (None, True, False)),
             ("threads", (None, True, False)),
             ("parallel", (None, True, False)),
