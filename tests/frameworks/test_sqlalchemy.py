@@ -135,7 +135,7 @@ def test_an_engine_has_pool_size_and_max_overflow_connections_and_keeps_pool_siz
             connection.close()
     assert engine.pool.status() == stock.pool.status()
     stock.dispose()
-    assert engines.sessions() == engine.pool.checkedin()
+    wait_until(lambda: engines.sessions() == engine.pool.checkedin(), "the end of the sessions that were closed")
 
 
 def test_a_caller_who_waits_in_vain_gets_sqlalchemys_timeout_error(engines: Engines) -> None:
@@ -182,7 +182,7 @@ def test_many_threads_share_few_sessions(engines: Engines) -> None:
         task.result()
     assert max(numbers) <= 4
     assert engine.pool.checkedout() == 0
-    assert engines.sessions() == engine.pool.checkedin() <= 2
+    wait_until(lambda: engines.sessions() == engine.pool.checkedin() <= 2, "the end of the sessions that were closed")
 
 
 def test_a_lost_connection_comes_back_and_its_transaction_is_rolled_back(engines: Engines) -> None:
