@@ -90,11 +90,14 @@ def assert_asleep(housekeeper: Housekeeper) -> None:
 
 
 def let_rest(housekeeper: Housekeeper) -> None:
-    """Wait until the thread sleeps, after it has done what it was poked for. Then it goes by no clock but its own."""
+    """Wait until the thread sleeps, after it has done what it was poked for, or is gone. Then no clock moves it."""
 
     def rests() -> bool:
         house = house_of(housekeeper)
-        path = Path(f"/proc/self/task/{thread_of(housekeeper).native_id}/stat")
+        thread = house.thread
+        if thread is None:
+            return not house.is_needed()
+        path = Path(f"/proc/self/task/{thread.native_id}/stat")
         return not house.pokes and house.current is None and path.read_text().rpartition(")")[2].split()[0] == "S"
 
     wait_until(rests, "rest")
