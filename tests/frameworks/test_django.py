@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import weakref
@@ -101,14 +102,40 @@ def test_settings_for_psycopg_pool_and_options_of_ours_are_taken_together(site: 
     assert given == before
 
 
-def test_an_option_that_does_not_exist_is_named(site: Any) -> None:
-    with pytest.raises(TypeError, match="max_sise"):
-        site({"max_sise": 4}).connection.ensure_connection()
+@pytest.mark.parametrize(
+    ("pool", "options", "text"),
+    [
+        ({"max_sise": 4}, {}, "'max_sise' is no option of the pool nor of psycopg2.connect; did you mean max_size"),
+        ({"maxsize": 4}, {}, "maxsize is called max_size here"),
+        ({"reconnect_timeout": 4}, {}, "reconnect_timeout does not exist here"),
+        (
+            {"max_size": 3},
+            {},
+            "a pool needs 0 <= min_size <= max_size, not min_size=4 and max_size=3; min_size is 4 by default",
+        ),
+        ({"min_size": "few"}, {}, "min_size must be a whole number, not a str"),
+        ({"timeout": "5"}, {}, "timeout must be a number of seconds or None, not '5'"),
+        ({"num_workers": 0}, {}, "num_workers must be 1 or more, not 0"),
+        (True, {"max_size": 3, "timeout": 5}, 'write "OPTIONS": {"pool": {"max_size": ..., "timeout": ...}}'),
+        (None, {"minconn": 3}, 'write "OPTIONS": {"pool": {"min_size": ...}}'),
+        (True, {"conect_timeout": 3}, "did you mean connect_timeout?"),
+        (
+            [1, 2],
+            {},
+            'OPTIONS["pool"] must be a dict of options, True for the defaults, or None for no pool, not a list',
+        ),
+    ],
+)
+def test_a_wrong_option_is_named_as_django_names_it(
+    postgres: ThrowawayPostgres, pool: Any, options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(text)):
+        Site(postgres, pool, OPTIONS=options).connection.ensure_connection()
 
 
 @pytest.mark.parametrize("age", [10, None])
 def test_a_pool_beside_persistent_connections_is_refused(site: Any, age: Any) -> None:
-    with pytest.raises(ImproperlyConfigured, match="Pooling doesn't support persistent connections"):
+    with pytest.raises(ImproperlyConfigured, match=f"persistent connections. Set CONN_MAX_AGE to 0: it is {age}"):
         site(True, CONN_MAX_AGE=age).connection.ensure_connection()
 
 

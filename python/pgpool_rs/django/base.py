@@ -6,7 +6,7 @@ import copy
 import threading
 import weakref
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
@@ -14,14 +14,11 @@ from django.db.backends.postgresql import base, creation
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from psycopg2.extras import register_default_jsonb
 
-from pgpool_rs import ThreadedConnectionPool
-from pgpool_rs.django import _control
+from pgpool_rs.django import _control, _settings
 from pgpool_rs.health import discard_all
 
-# The defaults and the names of psycopg_pool, which Django's users know.
-_DEFAULTS: dict[str, Any] = {"minconn": 4, "maxconn": None, "timeout": 30, "max_idle": 600, "max_lifetime": 3600}
-_DEFAULTS |= {"open_workers": 3, "reconnect_backoff": (0.1, 2), "reclaim": True, "open": False}
-_NAMES = {"min_size": "minconn", "max_size": "maxconn", "num_workers": "open_workers"}
+if TYPE_CHECKING:
+    from pgpool_rs import ThreadedConnectionPool
 
 
 class _Open(weakref.WeakSet[Any]):
@@ -63,19 +60,20 @@ class Pooled:
         return _control.pools.get(place) or _control.pools.setdefault(place, self._new_pool(given))
 
     def _new_pool(self: Any, given: Any) -> ThreadedConnectionPool:
-        if self.settings_dict["CONN_MAX_AGE"] != 0:
-            raise ImproperlyConfigured("Pooling doesn't support persistent connections.")
-        options = {**_DEFAULTS, "name": self.alias}
+        age = self.settings_dict["CONN_MAX_AGE"]
+        if age != 0:
+            raise ImproperlyConfigured(
+                f"Pooling doesn't support persistent connections. Set CONN_MAX_AGE to 0: it is {age}"
+            )
+        options: dict[str, Any] = {"name": self.alias}
         if self.settings_dict["CONN_HEALTH_CHECKS"]:
             options["check_after"] = 0
-        options |= {_NAMES.get(name, name): value for name, value in ({} if given is True else given).items()}
-        minconn, maxconn = options.pop("minconn"), options.pop("maxconn")
+        options |= _settings.given(given)
         template, then = self._without_pool().copy(), options.get("configure")
         options["configure"] = _prepare(template, then=then)
         if options.get("reset") == "discard":
             options["reset"] = _prepare(template, first=discard_all, then=then)
-        params = self.get_connection_params()
-        return ThreadedConnectionPool(minconn, minconn if maxconn is None else maxconn, **params, **options)
+        return _settings.make(options, self.get_connection_params())
 
     def close_pool(self: Any) -> None:
         """Close the pools of this alias. What they have lent is closed when it comes back."""
@@ -91,6 +89,7 @@ class Pooled:
 
     def get_connection_params(self: Any) -> Any:
         """Give the arguments for psycopg2.connect. Django itself refuses OPTIONS["pool"]."""
+        _settings.check(self.settings_dict["OPTIONS"])
         return super(Pooled, self._without_pool()).get_connection_params()  # type: ignore[misc]
 
     def get_new_connection(self: Any, conn_params: dict[str, Any]) -> Any:
