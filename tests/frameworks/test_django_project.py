@@ -134,7 +134,7 @@ class Project:
         self.server = server
         self.environment = {"PORT": str(server.port), "PYTHONWARNINGS": "ignore::DeprecationWarning"}
 
-    def manage(self, *words: str) -> str:
+    def manage(self, *words: str, status: int = 0) -> str:
         """Run manage.py; return what it printed."""
         done = subprocess.run(
             [sys.executable, "manage.py", *words],
@@ -146,7 +146,7 @@ class Project:
             timeout=200,
             check=False,
         )
-        assert done.returncode == 0, done.stdout
+        assert done.returncode == status, done.stdout
         return done.stdout
 
     def runs(self, *words: str) -> Any:
@@ -228,13 +228,20 @@ def test_workers_of_a_preloading_gunicorn_are_shown_and_drained(project: Project
         project.get(place)
         stopped, other = seen
         os.kill(stopped, signal.SIGSTOP)
-        told = project.manage("pgpool")
+        told = project.manage("pgpool", "--drain", status=1)
         os.kill(stopped, signal.SIGCONT)
         assert f"{stopped} does not answer" in told
         assert f"{other} default" in told
+        assert "CommandError: 1 of 3 processes do not answer" in told
         running.process.terminate()
         running.wait(60)
     wait_until(lambda: project.sessions() == [], "the end of all sessions")
+
+
+def test_where_no_process_answers_the_command_says_so_and_a_drain_fails(project: Project) -> None:
+    project.environment["EARLY"] = "1"  # The command's own process is none of them.
+    for words, status in ((["pgpool"], 0), (["pgpool", "--drain"], 1)):
+        assert "no process of this machine answers" in project.manage(*words, status=status)
 
 
 def test_a_reload_of_runserver_ends_the_old_sessions(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from multiprocessing import AuthenticationError
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.utils.encoding import force_bytes
 
 from pgpool_rs.django._control import ADDRESS
@@ -29,11 +30,16 @@ class Command(BaseCommand):
         parser.add_argument("--drain", action="store_true", help="replace every connection: what is lent, later")
 
     def handle(self, *_: Any, drain: bool, **__: Any) -> None:
-        """Print a line for each pool."""
+        """Print a line for each pool.
+
+        :raises CommandError: with --drain, no process has answered, or not every one.
+        """
         self.stdout.write(_LINE.format("pid", "alias", *_SHOWN))
         signal.signal(signal.SIGALRM, _give_up)
         names = Path("/proc/net/unix").read_text()
-        for pid in sorted({int(pid) for pid in re.findall(f"@{ADDRESS[1:]}([0-9]+)$", names, re.MULTILINE)}):
+        found = {int(pid) for pid in re.findall(f"@{ADDRESS[1:]}([0-9]+)$", names, re.MULTILINE)}
+        answered = silent = 0
+        for pid in sorted(found - {os.getpid()}):
             signal.alarm(5)
             try:
                 with Client(f"{ADDRESS}{pid}", authkey=force_bytes(settings.SECRET_KEY)) as client:
@@ -43,11 +49,22 @@ class Command(BaseCommand):
                 continue
             except (OSError, EOFError) as error:
                 self.stderr.write(f"{pid:>8} {error}")
+                silent += 1
                 continue
             finally:
                 signal.alarm(0)
+            answered += 1
             for alias, stats in told.items():
                 self.stdout.write(_LINE.format(pid, alias, *(stats[name] for name in _SHOWN)))
+        if not answered:
+            text = "no process of this machine answers: none serves this project, or none has used its database yet"
+        elif silent:
+            text = f"{silent} of {answered + silent} processes do not answer"
+        else:
+            return
+        if drain:
+            raise CommandError(text)
+        self.stderr.write(text)
 
 
 def _give_up(*_: Any) -> None:
