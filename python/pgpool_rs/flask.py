@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from flask import Flask, current_app, g
 from werkzeug.exceptions import ServiceUnavailable
 
+from pgpool_rs._core import kind
 from pgpool_rs.errors import PoolExhausted
 from pgpool_rs.pool import ThreadedConnectionPool
 
@@ -50,13 +51,6 @@ class _Lent:
     """What ended a transaction. The pool learns from it that a server has gone."""
 
 
-class _State(NamedTuple):
-    """What one application has."""
-
-    pool: ThreadedConnectionPool
-    retry_after: int
-
-
 class Database:
     """Give each application context a connection of the application's pool.
 
@@ -78,27 +72,36 @@ class Database:
         The settings are a dict of what `ThreadedConnectionPool` takes, by name, and `retry_after`, which is the number
         of seconds that the 503 names, 1 by default. The first use opens the pool.
         """
-        settings = {**DEFAULTS, **app.config[self._key]}
+        given = app.config.get(self._key)
+        if not isinstance(given, dict):
+            raise TypeError(f'app.config["{self._key}"] must be a dict before init_app, and is {kind(given)}')
+        settings = {**DEFAULTS, **given}
         retry_after = settings.pop("retry_after")
-        app.extensions[self._key] = _State(ThreadedConnectionPool(**settings), retry_after)
+        app.extensions[self._key] = ThreadedConnectionPool(**settings)
         app.teardown_appcontext(self._teardown)
-        app.register_error_handler(PoolExhausted, self._refuse)
+
+        def refuse(_: PoolExhausted) -> Any:
+            """Answer 503, as the application's own handler of that status shows it."""
+            return current_app.handle_http_exception(ServiceUnavailable(retry_after=retry_after))
+
+        app.register_error_handler(PoolExhausted, refuse)
 
     @property
     def pool(self) -> ThreadedConnectionPool:
         """The pool of the current application. The first use opens it."""
-        pool = self._state.pool
+        pool = self._unopened()
         pool.open()
         return pool
 
     def close(self, timeout: float | None = None) -> int:
         """Close the pool of the current application, as `pool.close(timeout)` does, at the end of a worker process."""
-        return self._state.pool.close(timeout)
+        return self._unopened().close(timeout)
 
-    @property
-    def _state(self) -> _State:
-        state: _State = current_app.extensions[self._key]
-        return state
+    def _unopened(self) -> ThreadedConnectionPool:
+        pool: ThreadedConnectionPool | None = current_app.extensions.get(self._key)
+        if pool is None:
+            raise RuntimeError(f'call init_app(app): this application has no Database(key="{self._key}")')
+        return pool
 
     @property
     def connection(self) -> Any:
@@ -143,7 +146,3 @@ class Database:
         if lent is not None:
             error = error or lent.error or _NotCommittedError()
             lent.block.__exit__(type(error), error, error.__traceback__)
-
-    def _refuse(self, _: PoolExhausted) -> Any:
-        """Answer 503, as the application's own handler of that status shows it."""
-        return current_app.handle_http_exception(ServiceUnavailable(retry_after=self._state.retry_after))

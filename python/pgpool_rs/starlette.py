@@ -25,7 +25,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 from starlette.exceptions import HTTPException
 
-from pgpool_rs.errors import PoolExhausted
+from pgpool_rs.errors import PoolClosed, PoolExhausted
 from pgpool_rs.pool import ThreadedConnectionPool
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Database"]
 
-CLOSING = 10.0  # Seconds for what the program has borrowed beside its requests to come back at its end.
+_CLOSING = 10.0  # Seconds for what the program has borrowed beside its requests to come back at its end.
 
 
 class _Block:
@@ -78,7 +78,7 @@ class Database:
         self._make = functools.partial(ThreadedConnectionPool, minconn, maxconn, *args, **options)
         self._timeout = timeout
         self._max_waiting: int = options.get("max_waiting", 0)
-        self._retry_after = str(retry_after)
+        self._headers = {"Retry-After": str(retry_after)}
         self.pool = self._make()
         """The pool. Each start of the application after the first makes a new one."""
         self._limiter: RunVar[CapacityLimiter] = RunVar(f"pgpool_rs {id(self)}")
@@ -92,7 +92,7 @@ class Database:
         try:
             yield
         finally:
-            await _in_a_thread(self.pool.close, CLOSING)
+            await _in_a_thread(self.pool.close, _CLOSING)
 
     async def __call__(self) -> AsyncIterator[Any]:
         """Lend a connection, as a dependency of FastAPI's: `Depends(db, scope="function")`.
@@ -120,8 +120,10 @@ class Database:
                 try:
                     connection = await to_thread.run_sync(block.begin, limiter=CapacityLimiter(1))
                 except PoolExhausted as error:
-                    headers = {"Retry-After": self._retry_after}
-                    raise HTTPException(503, "no database connection came free in time", headers) from error
+                    raise HTTPException(503, "no database connection came free in time", self._headers) from error
+                except PoolClosed as error:
+                    error.args = (str(error).replace("call open()", "give the application lifespan=db.lifespan"),)
+                    raise
                 yield connection
             except BaseException as error:
                 await _in_a_thread(block.end, error)
@@ -137,8 +139,7 @@ class Database:
         if limiter is None:
             limiter = CapacityLimiter(self.pool.maxconn)
             self._limiter.set(limiter)
-        elif limiter.total_tokens != self.pool.maxconn:
-            limiter.total_tokens = self.pool.maxconn
+        limiter.total_tokens = self.pool.maxconn
         return limiter
 
 

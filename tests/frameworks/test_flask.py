@@ -303,6 +303,26 @@ def test_a_setting_that_the_pool_does_not_know_is_named() -> None:
         Database(app)
 
 
+@pytest.mark.parametrize(
+    ("config", "said"), [({}, "None"), ({"PGPOOL": "dbname=shop"}, "a str"), ({"PGPOOL": [1]}, "a list")]
+)
+def test_settings_that_are_missing_or_no_dict_are_refused(config: dict[str, Any], said: str) -> None:
+    app = Flask("site")
+    app.config.update(config)
+    with pytest.raises(TypeError) as raised:
+        Database(app)
+    assert str(raised.value) == f'app.config["PGPOOL"] must be a dict before init_app, and is {said}'
+
+
+def test_an_application_without_the_database_is_told_what_to_call() -> None:
+    with Flask("site").app_context():
+        for use in (lambda: Database().connection, lambda: Database().pool, lambda: Database().close()):
+            with pytest.raises(
+                RuntimeError, match=r'call init_app\(app\): this application has no Database\(key="PGPOOL"\)'
+            ):
+                use()
+
+
 def test_a_view_that_waits_is_woken_by_the_request_that_ends(site: Site) -> None:
     @site.app.get("/")
     def page() -> str:

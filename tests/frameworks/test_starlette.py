@@ -111,7 +111,7 @@ def test_the_lifespan_opens_and_closes_the_pool(dsn: str) -> None:
     db = Database(2, 4, dsn, application_name="lifespan")
 
     async def body() -> None:
-        with pytest.raises(PoolClosed, match="open"):
+        with pytest.raises(PoolClosed, match=r"is not open: give the application lifespan=db.lifespan"):
             async with db.connection():
                 raise AssertionError("it was lent before the start")
         for _ in range(2):
