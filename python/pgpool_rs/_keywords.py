@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import psycopg2
 from psycopg2 import extensions
 
-from pgpool_rs._secrets import mask
+from pgpool_rs._secrets import is_uri, mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -58,6 +58,13 @@ _ELSEWHERE = {
     "max_recycle_sec": "max_lifetime",
     "init": "configure",
     "on_connect": "configure",
+}
+
+# What only psycopg_pool has, and what to do instead. The nearest name would be a wrong one.
+_NOWHERE = {
+    "reconnect_timeout": "the pool tries for ever, with the pauses of reconnect_backoff",
+    "reconnect_failed": "give a listener that has connect_failed",
+    "kwargs": "give the parameters of the connection by name, beside the options",
 }
 
 # libpq's keywords, for suggestions only: libpq itself decides which keywords it takes.
@@ -121,8 +128,11 @@ def _libpq_knows(name: str) -> bool:
 def _unknown(name: str, options: Iterable[str]) -> str:
     if name in _ELSEWHERE:
         return _called(name)
-    near = difflib.get_close_matches(name, ["minconn", "maxconn", *options, *_PSYCOPG2S, *_LIBPQS], n=1)
-    suggestion = f"; did you mean {near[0]}?" if near else ""
+    if name in _NOWHERE:
+        return f"{name} does not exist here: {_NOWHERE[name]}"
+    names = ["minconn", "maxconn", *options, *_PSYCOPG2S, *_LIBPQS, *_ELSEWHERE]
+    near = difflib.get_close_matches(name, names, n=1)
+    suggestion = f"; did you mean {_ELSEWHERE.get(near[0], near[0])}?" if near else ""
     return f"{name!r} is no option of the pool nor of psycopg2.connect{suggestion}"
 
 
@@ -140,6 +150,8 @@ def _check_dsn(dsn: str) -> None:
     except psycopg2.ProgrammingError as error:
         # libpq's message quotes what it could not parse.
         text = mask(str(error), (dsn,), {})
+        if "=" not in dsn and not is_uri(dsn):
+            text = 'invalid dsn: it is neither "dbname=... host=..." nor "postgresql://..."'
     except UnicodeError:
         # The error holds the connection string.
         text = "invalid dsn: it cannot be encoded as UTF-8"

@@ -46,6 +46,11 @@ def mask(text: str, args: Any, kwargs: Any) -> str:
         return MASK
 
 
+def is_uri(dsn: str) -> bool:
+    """Return whether libpq reads this connection string as a URI."""
+    return _URI.match(dsn) is not None
+
+
 def mask_name(name: str, args: Any, kwargs: Any) -> str:
     """Mask the passwords in a pool's name: some programs name a pool by its connection string."""
     shown = mask(name, (name,), {}) if _URI.match(name) else name

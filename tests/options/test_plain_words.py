@@ -126,6 +126,12 @@ def test_a_timeout_that_may_be_a_connection_string_is_not_repeated(server: FakeS
         ("stale_timeout", "stale_timeout is called max_idle here"),
         ("max_inactive_connection_lifetime", "max_inactive_connection_lifetime is called max_idle here"),
         ("on_connect", "on_connect is called configure here"),
+        ("max_sise", "'max_sise' is no option of the pool nor of psycopg2.connect; did you mean maxconn?"),
+        (
+            "reconnect_timeout",
+            "reconnect_timeout does not exist here: the pool tries for ever, with the pauses of reconnect_backoff",
+        ),
+        ("reconnect_failed", "reconnect_failed does not exist here: give a listener that has connect_failed"),
     ],
 )
 def test_an_unknown_option_is_found_by_the_constructor(our_class: Any, name: str, text: str) -> None:
@@ -189,6 +195,13 @@ def test_where_a_program_connects_by_itself_it_may_give_what_it_likes(
     assert our_class(0, 1, "a+b://", connect=connect, max_idel=5).getconn() == {"max_idel": 5}
     monkeypatch.setattr(psycopg2, "connect", connect)
     assert our_class(0, 1, "a+b://", max_idel=5).getconn() == {"max_idel": 5}
+
+
+@pytest.mark.parametrize("word", [SECRET, "mysql://h", "shop "])
+def test_a_connection_string_without_an_equals_sign_is_told_what_one_looks_like(our_class: Any, word: str) -> None:
+    with pytest.raises(psycopg2.ProgrammingError) as raised:
+        our_class(0, 1, word)
+    assert str(raised.value) == 'invalid dsn: it is neither "dbname=... host=..." nor "postgresql://..."'
 
 
 @pytest.mark.parametrize(
