@@ -111,6 +111,10 @@ def test_the_percentile_and_the_seed_change_the_answer(capsys: pytest.CaptureFix
         (["--wait", "soon"], "--wait: must be a number, 0 or more, not 'soon'"),
         (["--percentile", "100"], "--percentile: must be more than 0 and less than 100, not '100'"),
         (["--processes", "1.5"], "--processes: must be a whole number, 1 or more, not '1.5'"),
+        (
+            ["--rate", "1", "--hold", "1", "--wait", "1", "--variation", "2"],
+            "--variation is for --distribution lognormal",
+        ),
         (["--rate", "1e6", "--hold", "1", "--wait", "1"], "need more than 10000 connections"),
         (["--rate", "1e-6", "--hold", "1", "--wait", "1"], "these times are too long to simulate"),
         (

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,15 @@ _COMMANDS = {
 }
 
 
+def _wrong(words: Sequence[str], command: argparse.ArgumentParser) -> str:
+    """Say what is wrong with the words that a command does not take, and show none of them."""
+    options = [word.partition("=")[0] for word in words if word.startswith("-")]
+    if not options:
+        return "too many arguments: a connection string with spaces needs quotes"
+    near = difflib.get_close_matches(options[0], command._option_string_actions, n=1)
+    return f"no such option: did you mean {near[0]}?" if near else "no such option"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status: 1 if it has found something or failed."""
     parser = argparse.ArgumentParser(
@@ -35,11 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         module.add_arguments(command)
         command.add_argument("--json", action="store_true", help="print JSON")
-        command.set_defaults(run=module.run)
-    args, rest = parser.parse_known_args(argv)
+        command.set_defaults(run=module.run, parser=command)
+    # argparse prints the words that it cannot use. They may be a connection string, with a password, or a part of one.
+    words = sys.argv[1:] if argv is None else argv
+    if re.search("=|://", next((word for word in words if not word.startswith("-")), "")):
+        parser.error(f"a command comes before the connection string: {', '.join(_COMMANDS)}")
+    args, rest = parser.parse_known_args(words)
     if rest:
-        # They may be the rest of a connection string: argparse would print its password.
-        parser.error("too many arguments: a connection string with spaces needs quotes")
+        args.parser.error(_wrong(rest, args.parser))
     # What the pool would log stands in the answer.
     logging.getLogger("pgpool_rs").addHandler(logging.NullHandler())
     try:

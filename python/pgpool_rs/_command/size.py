@@ -102,7 +102,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--processes", type=whole, default=1, help="that share the requests evenly, each with a pool of its own (1)")
     kinds = ("exponential", "constant", "lognormal")
     add("--distribution", choices=kinds, default="exponential", help="of the holds (exponential)")
-    add("--variation", type=positive, default=2.0, help="of lognormal holds: standard deviation / mean (2)")
+    add("--variation", type=positive, help="of lognormal holds: standard deviation / mean (2)")
     add("--requests", type=whole, default=200_000, help="to simulate (200000)")
     add("--seed", type=int, default=1, help="of the random numbers (1)")
     add("--plot", metavar="FILE", help="draw the waits into this file, by matplotlib")
@@ -110,6 +110,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Simulate pools of more and more connections."""
+    if args.variation is None:
+        args.variation = 2.0
+    elif args.distribution != "lognormal":
+        raise Failed(f"--variation is for --distribution lognormal, and not for {args.distribution} holds", USAGE)
     rate = args.rate / args.processes
     try:
         load = Load.drawn(args.requests, rate, distribution(args.distribution, args.hold, args.variation), args.seed)
