@@ -1,7 +1,4 @@
-"""The figures of all pools of a process, for Prometheus: call `instrument()` once, before or after the pools are made.
-
-The extra `pgpool-rs[prometheus]` has what it needs.
-"""
+"""The figures of all pools of a process, for Prometheus: call `instrument()` once, before or after they are made."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ __all__ = ["PoolCollector", "instrument"]
 
 # Each statistic: its metric, perhaps with a label, and what that is.
 _NOW = "Connections, by what is done with them now."
-_FAILED = "Requests that got no connection: a wait timed out, or the pool or its queue was full."
+_ERRORS = "Requests that ended with an error: a wait timed out, the pool or its queue was full, or another one."
 _GAUGES = {
     "pool_available": ("connections state idle", _NOW),
     **{f"pool_{state}": (f"connections state {state}", _NOW) for state in ("lent", "opening", "checking", "returning")},
@@ -37,11 +34,11 @@ _GAUGES = {
     "requests_waiting": ("requests_waiting", "Callers that wait for a connection now."),
     "oldest_loan_ms": ("oldest_loan_seconds", "How long the oldest loan has lasted."),
 }
+_REFUSED = ("timed_out", "refused", "crowded")
 _COUNTERS = {
     "requests_num": ("requests", "Requests for a connection."),
     "requests_queued": ("requests_queued", "Requests that had to wait."),
-    "requests_errors": ("request_errors", "Requests that ended with an error."),
-    **{f"requests_{why}": (f"requests_failed reason {why}", _FAILED) for why in ("timed_out", "refused", "crowded")},
+    **{f"requests_{why}": (f"requests_errors reason {why}", _ERRORS) for why in (*_REFUSED, "other")},
     "usage_ms": ("usage_seconds", "How long connections were lent, in all."),
     "connections_num": ("connects", "Connects, failed ones included."),
     "connections_errors": ("connect_errors", "Connects that failed."),
@@ -72,7 +69,9 @@ def _samples(*, cumulative: bool) -> dict[_Sample, float]:
 
 
 def _of(pool: Any, *, cumulative: bool) -> Iterator[tuple[str, str, str, str, float]]:
-    for stat, number in pool.get_stats().items():
+    stats = pool.get_stats()
+    stats["requests_other"] = stats["requests_errors"] - sum(stats[f"requests_{why}"] for why in _REFUSED)
+    for stat, number in stats.items():
         value = number / 1000 if stat.endswith("_ms") else number
         if stat in _GAUGES:
             yield "gauge", *_GAUGES[stat], "", value

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from psycopg2 import OperationalError
 
 from pgpool_rs import PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.prometheus import PoolCollector, instrument
@@ -37,14 +38,17 @@ def test_the_figures_are_those_of_the_statistics(server: FakeServer, registry: C
     give_back(pool, lent)
     assert [figure("connections", state=state) for state in ("lent", "idle")] == [0, 1]
     assert (figure("connections_min"), figure("connections_max"), figure("requests_waiting")) == (1, 3, 0)
-    assert (figure("requests_total"), figure("requests_failed_total", reason="timed_out")) == (4, 1)
-    assert (figure("request_errors_total"), figure("connects_total"), figure("closed_total", reason="surplus")) == (
-        1,
-        3,
-        2,
-    )
+    server.fail("connect", OperationalError("down"))
+    lent = lend(pool, 1)
+    with pytest.raises(OperationalError):
+        pool.getconn()
+    give_back(pool, lent)
+    errors = {why: figure("requests_errors_total", reason=why) for why in ("timed_out", "refused", "crowded", "other")}
+    assert errors == {"timed_out": 1, "refused": 0, "crowded": 0, "other": 1}
+    assert figure("requests_total") == 6
+    assert (figure("connects_total"), figure("closed_total", reason="surplus")) == (4, 2)
     histogram = pool.get_histograms()["use"]
-    assert figure("use_seconds_count") == figure("use_seconds_bucket", le="+Inf") == histogram.count == 3
+    assert figure("use_seconds_count") == figure("use_seconds_bucket", le="+Inf") == histogram.count == 4
     assert figure("use_seconds_bucket", le="0.005") == histogram.buckets[0.005]
     assert figure("use_seconds_sum") == pytest.approx(histogram.sum)
 
