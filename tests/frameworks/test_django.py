@@ -59,11 +59,10 @@ class Site:
             return cursor.fetchone()[0]
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[ThrowawayPostgres]:
+@pytest.fixture
+def postgres(own_server: ThrowawayPostgres) -> ThrowawayPostgres:
     """Give a server."""
-    with ThrowawayPostgres() as server:
-        yield server
+    return own_server
 
 
 @pytest.fixture

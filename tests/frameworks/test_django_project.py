@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -184,10 +183,9 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Project]:
+def project(tmp_path: Path, own_server: ThrowawayPostgres) -> Project:
     """Give a project on a server of its own."""
-    with ThrowawayPostgres() as server:
-        yield Project(tmp_path, server)
+    return Project(tmp_path, own_server)
 
 
 def test_parallel_tests_use_their_clones_also_after_a_query_at_the_start(project: Project) -> None:

@@ -275,7 +275,7 @@ def test_while_the_server_is_down_few_callers_connect(own_server: ThrowawayPostg
             pass
 
     tasks = [Task(ask) for _ in range(40)]
-    wait_until(lambda: len(tries) > 8)
+    wait_until(lambda: len(tries) > 4)
     wait_until(lambda: engine.pool.pgpool.get_stats()["requests_waiting"] > 20)
     own_server.start()
     for task in tasks:
