@@ -22,7 +22,7 @@ LLVM_COV := target/proof/cargo-llvm-cov-0.9.1/bin
 RUST_SOURCES := Cargo.toml Cargo.lock $(shell find rust -name '*.rs' -o -name Cargo.toml)
 
 .DELETE_ON_ERROR:
-.PHONY: help build demo test matrix dist prove soak coverage sanitize lint docs format bench clean
+.PHONY: help build demo server test matrix dist prove soak coverage sanitize lint docs format bench clean
 
 help: ## list these jobs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -31,6 +31,9 @@ build: .venv/built ## make .venv and build the extension into it
 
 demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool: half a minute
 	@$(RUN) -m dev.demo
+
+server: build ## run a PostgreSQL to try things on, until Ctrl-C
+	@$(RUN) -m dev.servers
 
 test: build .venv/frameworks ## run every test, in the short form of those that may go on for long
 	cargo test -p pgpool-core --locked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -93,3 +94,15 @@ def test_a_standby_follows_its_primary_and_takes_over_when_that_is_dead() -> Non
         assert connection.info.port == standby.port
         connection.close()
         ask(standby, "drop table followed")
+
+
+def test_make_server_prints_an_address_that_a_shell_takes_and_ends_with_ctrl_c() -> None:
+    with subprocess.Popen([sys.executable, "-m", "dev.servers"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        line = run.stdout.readline()
+        dsn = subprocess.check_output(["sh", "-c", f'{line}printf %s "$DATABASE_URL"'], text=True)
+        psycopg2.connect(dsn).close()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(PATIENCE) == 0
+    with pytest.raises(psycopg2.OperationalError):
+        psycopg2.connect(dsn)
