@@ -107,9 +107,8 @@ def main(arguments: list[str]) -> int:
         os.environ[BINARIES_VARIABLE] = str(max(places, key=lambda place: int(place.parent.name)))
         groups = GROUPS
     if groups == ANYWHERE:
-        print(
-            f"{len(groups)} groups only: there is no PostgreSQL of Debian's; {BINARIES_VARIABLE} may name another one with ICU"
-        )
+        few = f"{len(groups)} groups only"
+        print(f"{few}: there is no PostgreSQL of Debian's; {BINARIES_VARIABLE} may name another one with ICU")
     for django in DJANGOS:
         python = environment(django)
         if python is None:

@@ -113,7 +113,7 @@ def recipe(
     (text,) = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", whole, re.DOTALL | re.MULTILINE)
     for title, program in re.findall(r'^```\w+ title="([^"\n]*)"\n(.*?)^```$', text, re.DOTALL | re.MULTILINE):
         (folder / title).write_text(program)
-    (command,) = re.findall(r"^```sh\n(.*?)\n```$", text, re.DOTALL | re.MULTILINE)
+    ((before, command),) = re.findall(r"^```sh\n((?:.*\n)*?)(.*)\n```$", text, re.MULTILINE)
     assert drop in command
     (folder / "bin").mkdir()
     for name, arguments in PROGRAMS.items():
@@ -131,7 +131,7 @@ def recipe(
         "PYTHONUNBUFFERED": "1",
         **(environment or {}),
     }
-    with group(["sh", "-c", f"exec {command.replace(drop, '')}"], folder=folder, environment=told) as running:
+    with group(["sh", "-c", f"{before}exec {command.replace(drop, '')}"], folder=folder, environment=told) as running:
         yield Recipe(running, folder, name, dsn)
 
 
@@ -184,6 +184,16 @@ def test_the_program_of_fastapi_runs_under_uvicorn(tmp_path: Path, dsn: str) -> 
         site.wait_for_answer("/sum?first=1&second=2")
         assert site.get("/sum?first=2&second=3") == "5"
         wait_until(lambda: site.sessions == 2, "a session of each worker")
+        site.stop()
+
+
+def test_the_program_of_prometheus_counts_the_workers_and_no_master(tmp_path: Path, dsn: str) -> None:
+    section = "gunicorn, uWSGI and other servers with several processes"
+    with recipe(section, tmp_path, dsn, page="prometheus.md") as site:
+        site.wait_for_answer()
+        wait_until(lambda: 'pgpool_connections_max{pool="web"} 16.0' in site.get("/metrics"), "both workers' figures")
+        counted = r'pgpool_requests_total\{pool="web"\} [1-9]'
+        wait_until(lambda: re.search(counted, site.get("/metrics")) is not None, "the count of the first answer")
         site.stop()
 
 
