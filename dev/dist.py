@@ -128,7 +128,7 @@ def try_wheel(interpreter: Interpreter, wheel: Path, dsn: str, work: Path) -> st
     (work / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
     run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_nothing.py", folder=work, quiet=True)
     ask = "try:\n    import pgpool_rs.testing\nexcept ImportError as error:\n    print(error)"
-    if "pgpool-rs[binary]" not in run(python, "-c", ask, folder=work, quiet=True):
+    if "install psycopg2-binary" not in run(python, "-c", ask, folder=work, quiet=True):
         raise NotFitError(f"{wheel.name} does not say that it needs psycopg2")
     return "psycopg2-binary, psycopg2" if "c" in extras else "psycopg2-binary (psycopg2: no pg_config here)"
 

@@ -15,8 +15,7 @@ except ModuleNotFoundError as error:
     if error.name != "psycopg2":
         raise
     raise ImportError(
-        "pgpool_rs needs psycopg2: install pgpool-rs[binary] (psycopg2-binary, nothing to compile) "
-        "or pgpool-rs[c] (psycopg2, compiled here); not both"
+        "pgpool_rs needs psycopg2: install psycopg2-binary (nothing to compile) or psycopg2 (compiled here); not both"
     ) from error
 
 from pgpool_rs._histogram import Histogram

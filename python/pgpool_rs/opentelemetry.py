@@ -1,6 +1,6 @@
 """The figures of all pools of a process, and spans of waits, for OpenTelemetry: make one `PoolTelemetry` for a process.
 
-The extra `pgpool-rs[opentelemetry]` has what it needs; the SDK is yours to choose and to set up.
+The extra `opentelemetry` has what it needs; the SDK is yours to choose and to set up.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+
+from pgpool_rs._command import doctor, server
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command.md").read_text()
 SHOWN = re.findall(r"^```sh\n(python -m pgpool_rs [^\n]*)\n```\n\n```text\n(.*?)\n```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -42,6 +45,17 @@ def normal(text: str) -> str:
 
 def test_each_command_has_an_output() -> None:
     assert [shlex.split(command)[3] for command, _ in SHOWN] == ["doctor", "size", "check"]
+
+
+def test_what_the_doctor_assumes_is_what_the_page_says() -> None:
+    parser = argparse.ArgumentParser()
+    doctor.add_arguments(parser)
+    rows = re.findall(r"^\| `(--[\w-]+)` \| (\d+) \|", PAGE, re.MULTILINE)
+    assert [(name, f"{parser.get_default(name[2:].replace('-', '_')):g}") for name, _ in rows] == rows
+    assert [name for name, _ in rows] == [
+        name for name in parser._option_string_actions if name not in {"-h", "--help"}
+    ]
+    assert f"A connect may take {server.CONNECT_TIMEOUT} s" in PAGE
 
 
 @pytest.mark.parametrize(("command", "output"), SHOWN)

@@ -59,7 +59,7 @@ class Block(NamedTuple):
 
 def blocks(page: str) -> list[Block]:
     """Give the blocks of a page."""
-    found = re.finditer(r'^ *```(\w*)(?: title="(.*)")?\n(.*?)^ *```$', PAGES[page], re.DOTALL | re.MULTILINE)
+    found = re.finditer(r'^ *```(\w*)(?: title="([^"\n]*)")?\n(.*?)^ *```$', PAGES[page], re.DOTALL | re.MULTILINE)
     return [Block(match[1], match[2] or "", PAGES[page].count("\n", 0, match.start(3)), match[3]) for match in found]
 
 
@@ -112,8 +112,9 @@ def test_each_block_says_its_language_and_each_command_exists(page: str) -> None
         assert block.language in {"python", "py", "sh", "ini", "text"}, block
     for target in re.findall(r"(?:^|`)make ([a-z]+)", PAGES[page], re.MULTILINE):
         assert target in targets
-    for extra in re.findall(r"pgpool[-_]rs\[(\w+)\]", PAGES[page]):
-        assert extra in extras
+    assert not re.search(r"(pip install|Install) \W*pgpool", PAGES[page]), "it is not on PyPI"
+    for named in re.findall(r'pip install "\.\[(.*?)\]"', PAGES[page]):
+        assert {*named.split(",")} <= {*extras}
 
 
 def headings(page: str) -> list[str]:

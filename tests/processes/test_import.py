@@ -15,8 +15,7 @@ try:
 except ImportError as error:
     print(error)
 """)
-    assert "pgpool-rs[binary]" in output
-    assert "pgpool-rs[c]" in output
+    assert "install psycopg2-binary (nothing to compile) or psycopg2 (compiled here)" in output
 
 
 def test_importing_imports_no_server_tools_and_starts_no_thread() -> None:

@@ -1,7 +1,7 @@
 """Test a pool: a server in memory, what must hold of any pool over it, and whether its history can be explained.
 
-Nothing here needs a database. `pip install "pgpool-rs[testing]"` brings hypothesis along, which `PoolMachine` needs and
-nothing else does. <https://pgpool-rs.readthedocs.io/en/latest/testing-a-wrapper.html> shows how to begin, and
+Nothing here needs a database. The extra `testing` brings hypothesis along, which `PoolMachine` needs and nothing else
+does. <https://pgpool-rs.readthedocs.io/en/latest/testing-a-wrapper.html> shows how to begin, and
 <https://pgpool-rs.readthedocs.io/en/latest/testing.html> has everything.
 """
 
@@ -64,9 +64,7 @@ if not TYPE_CHECKING:
         except ModuleNotFoundError as error:
             if error.name != "hypothesis":
                 raise
-            raise ImportError(
-                'PoolMachine needs hypothesis: pip install "pgpool-rs[testing]"', name=error.name
-            ) from error
+            raise ImportError("PoolMachine needs hypothesis: pip install hypothesis", name=error.name) from error
         return PoolMachine
 
 
