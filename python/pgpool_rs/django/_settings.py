@@ -40,7 +40,7 @@ def given(pool: Any) -> dict[str, Any]:
         raise ImproperlyConfigured(
             f'OPTIONS["pool"] must be a dict of options, True for the defaults, or None for no pool, not {kind(pool)}'
         )
-    return {_OURS.get(name, name): value for name, value in pool.items()}
+    return {_OURS.get(name) or name: value for name, value in pool.items()}
 
 
 def make(options: dict[str, Any], params: Mapping[str, Any]) -> ThreadedConnectionPool:
