@@ -1,0 +1,1 @@
+"""Limits that pools share: the folder, the file, processes that die, stop and fork."""
