@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import psycopg2
 from psycopg2 import extensions as _ext  # noqa: F401  (psycopg2.pool has the name, and tests patch it there)
 
-from pgpool_rs import _core, _for_rust, _keywords, _returning
+from pgpool_rs import _core, _for_rust, _keywords, _publishing, _returning
 from pgpool_rs._core import check_socket
 from pgpool_rs._fork import renewed_by_fork
+from pgpool_rs._limits.folder import folder
 from pgpool_rs._options import Options
 from pgpool_rs._pools import add
 from pgpool_rs._psycopg2_pool import original as _psycopg2_pool
@@ -205,6 +206,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         self._kwargs = kwargs
         AbstractConnectionPool._pgpool_start(self, minconn, maxconn, options)
         add(self)
+        _publishing.pool_added(folder)
         if waits:
             # For subclasses that take it. The pool itself does not use it.
             self._lock = renewed_by_fork(threading.Lock())

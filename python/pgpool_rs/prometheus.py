@@ -14,9 +14,11 @@ from prometheus_client.core import REGISTRY, Metric
 from prometheus_client.registry import Collector
 
 from pgpool_rs._pools import pools
+from pgpool_rs._publishing import read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from prometheus_client import CollectorRegistry
 
@@ -55,13 +57,15 @@ class _Sample(NamedTuple):
     labels: tuple[tuple[str, str], ...]
 
 
-def _samples(*, cumulative: bool) -> dict[_Sample, float]:
-    """Read all pools. Those of one name are added up, but of their oldest loans the oldest counts."""
+def _samples(
+    of: Iterable[Any], *, cumulative: bool, labelled: tuple[tuple[str, str], ...] = ()
+) -> dict[_Sample, float]:
+    """Read these pools. Those of one name are added up, but of their oldest loans the oldest counts."""
     found: dict[_Sample, float] = {}
-    for pool in pools():
+    for pool in of:
         for kind, metric, about, suffix, value in _of(pool, cumulative=cumulative):
             name, *label = metric.split()
-            labels = (("pool", str(pool.name)), *([(label[0], label[1])] if label else []))
+            labels = (*labelled, ("pool", str(pool.name)), *([(label[0], label[1])] if label else []))
             sample = _Sample(kind, f"pgpool_{name}", about, f"pgpool_{name}{suffix}", labels)
             before = found.get(sample, 0.0)
             found[sample] = max(before, value) if name == "oldest_loan_seconds" else before + value
@@ -90,16 +94,37 @@ def _of(pool: Any, *, cumulative: bool) -> Iterator[tuple[str, str, str, str, fl
         yield "histogram", *about, "_sum", times.sum
 
 
+def _metrics(samples: dict[_Sample, float]) -> Iterator[Metric]:
+    metrics: dict[str, Metric] = {}
+    for sample, value in samples.items():
+        metric = metrics.setdefault(sample.metric, Metric(sample.metric, sample.about, sample.kind))
+        metric.add_sample(sample.name, dict(sample.labels), value)
+    yield from metrics.values()
+
+
 class PoolCollector(Collector):
     """Reads the pools of this process when Prometheus asks."""
 
     def collect(self) -> Iterator[Metric]:
         """Give the figures of this moment."""
-        metrics: dict[str, Metric] = {}
-        for sample, value in _samples(cumulative=True).items():
-            metric = metrics.setdefault(sample.metric, Metric(sample.metric, sample.about, sample.kind))
-            metric.add_sample(sample.name, dict(sample.labels), value)
-        yield from metrics.values()
+        yield from _metrics(_samples(pools(), cumulative=True))
+
+
+class HostCollector(Collector):
+    """Reads what the processes of a host publish in a folder when Prometheus asks.
+
+    Each process has series of its own: a sum over processes would fall when one of them ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the figures of the processes that live now."""
+        found: dict[_Sample, float] = {}
+        for process in read(self._folder):
+            found |= _samples(process.pools, cumulative=True, labelled=(("process", process.name),))
+        yield from _metrics(found)
 
 
 class _Writer:
@@ -126,7 +151,7 @@ class _Writer:
     def write(self) -> None:
         """Write what there is now. What belongs to a pool that is gone counts as none."""
         with self._lock:
-            now = _samples(cumulative=False)
+            now = _samples(pools(), cumulative=False)
             for sample in now.keys() - self._values.keys():
                 kind, metric, about, name, labels = sample
                 mode = "livemax" if metric == "pgpool_oldest_loan_seconds" else "livesum"

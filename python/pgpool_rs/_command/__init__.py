@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from pgpool_rs import __version__
-from pgpool_rs._command import check, doctor, size
+from pgpool_rs._command import check, doctor, exporter, size, top
 from pgpool_rs._command.answer import Failed
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ _COMMANDS = {
     "doctor": (doctor, "compare the server with what pools ask of it"),
     "size": (size, "find how many connections a rate of requests needs, by simulation"),
     "check": (check, "make one loan, and time each step"),
+    "top": (top, "show the pools of all processes of this host, live"),
+    "exporter": (exporter, "serve the figures of all processes of this host to Prometheus"),
 }
 
 
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status: 1 if it has found something or failed."""
     parser = argparse.ArgumentParser(
         prog="python -m pgpool_rs",
-        description="Look at a server, and choose the size of a pool.",
+        description="Look at a server and at the pools of this host, and choose the size of a pool.",
         epilog="exit status: 0, 1 if something was found or failed, 2 for wrong arguments",
     )
     parser.add_argument("--version", action="version", version=f"pgpool_rs {__version__}")
