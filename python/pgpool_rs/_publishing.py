@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import threading
 import time
 from contextlib import suppress
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 VARIABLE: Final = "PGPOOL_RS_PUBLISH"
 INTERVAL: Final = 1.0
-_SUFFIX: Final = ".stats"
+_SUFFIX: Final = ".pgpool_rs"
 
 # All processes of a host have the same. It stays the real one where a test replaces the clocks of the module `time`.
 clock: Callable[[], float] = time.monotonic
@@ -266,13 +267,13 @@ def _open(path: Path) -> int | None:
             file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:  # it is gone, or another user's, or no file
             return None
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            return None
         try:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # the process lives
             return file
-        except OSError:
-            os.close(file)
-            return None
         with os.fdopen(file, "rb"), suppress(OSError):
             # Its process is dead, or has just put another file into its place.
             if os.path.samestat(os.fstat(file), path.stat()):
@@ -285,7 +286,7 @@ def _process(name: str, data: Any) -> Process:
     found = [
         PublishedPool(
             "".join(letter if letter.isprintable() else "?" for letter in pool["name"]),
-            {stat: int(number) for stat, number in pool["stats"].items()},
+            {name: int(number) for name, number in pool["stats"].items()},
             {
                 what: Histogram({float(bound): int(count) for bound, count in buckets.items()}, float(total))
                 for what, (buckets, total) in pool["histograms"].items()

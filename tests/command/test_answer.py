@@ -61,6 +61,8 @@ def test_the_package_does_not_import_its_command() -> None:
         (["doctor", "--help"], 0, "Compare the server with what pools ask of it."),
         (["size", "--help"], 0, "Find how many connections a rate of requests needs, by simulation."),
         (["check", "--help"], 0, "Make one loan, and time each step."),
+        (["top", "--help"], 0, "Show the pools of all processes of this host, live."),
+        (["exporter", "--help"], 0, "Serve the figures of all processes of this host to Prometheus."),
         ([], 2, "the following arguments are required: COMMAND"),
         (["docter"], 2, "invalid choice: 'docter'"),
         (["doctor", "host=h", f"password={SECRET}"], 2, "doctor: error: too many arguments: a connection string with"),
