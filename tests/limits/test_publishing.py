@@ -1,4 +1,4 @@
-"""Each process publishes its pools as long as it lives and has any, and a reader sees neither half of it nor the dead."""
+"""Each process publishes its pools as long as it lives. A reader sees all of it, and nothing of the dead."""
 
 from __future__ import annotations
 
