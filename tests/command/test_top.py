@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from pgpool_rs._command import main, top
-from pgpool_rs._command.top import Row, View, percentile, rows, screen
+from pgpool_rs._command import main
+from pgpool_rs._command.top import Row, Seen, View, percentile, rows, screen
 from pgpool_rs.testing import PATIENCE
 from tests.lib.programs import ROOT
 from tests.lib.publishers import SHOP, publisher, wait_for, wait_for_loans
@@ -124,7 +124,7 @@ def test_counts_that_were_set_to_0_count_from_0(tmp_path: Path) -> None:
     with publisher(tmp_path):
         wait_for_loans(tmp_path, 1)
         found, seen = rows(tmp_path, {})
-        reset = {key: (0.0, dict.fromkeys(waits, 10**6), {}) for key, (_, waits, _) in seen.items()}
+        reset: Seen = {key: (0.0, dict.fromkeys(waits, 10**6), {}) for key, (_, waits, _) in seen.items()}
         assert [row.waits for row in rows(tmp_path, reset)[0]] == [row.waits for row in found]
 
 
@@ -238,4 +238,3 @@ def test_without_curses_it_prints_once(
     monkeypatch.setitem(sys.modules, "curses", None)
     assert main(["top", "--folder", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("No process publishes")
-    assert top.INTERVAL == 1

@@ -87,7 +87,7 @@ def test_a_new_process_removes_what_dead_ones_have_left(tmp_path: Path) -> None:
 def test_a_reader_finds_each_process_whole_at_each_moment(tmp_path: Path) -> None:
     with publisher(tmp_path, SHOP.replace("psycopg2.connect =", "_publishing.INTERVAL = 0; psycopg2.connect =")):
         wait_for(tmp_path, lambda seen: bool(seen) and len(seen[0].pools) == 2, "both pools")
-        moments = set()
+        moments: set[float] = set()
         while len(moments) < 200:
             (process,) = read(tmp_path)
             assert len(process.pools) == 2
