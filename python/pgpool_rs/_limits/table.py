@@ -1,0 +1,209 @@
+"""Hold places of a limit, without a lock: an interrupt, a fork or a collection may come between any two lines.
+
+A thread claims a place by `dict.setdefault`, which is one step, before it locks the place against other processes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import weakref
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from pgpool_rs._core import once
+
+if TYPE_CHECKING:
+    import threading
+
+    from pgpool_rs._limits.shares import Party
+
+CAPACITY: Final = 4096  # places, and so the highest limit
+FREE: Final = b"\0"
+_ALL_FREE: Final = bytes(CAPACITY)
+WANTED: Final = 16  # the word that changes when a pool begins to want a place, and when the limit changes
+FREED: Final = 20  # the word that changes when a place is free again
+
+
+class Named(Protocol):
+    """What names a limit."""
+
+    named: int
+
+
+class Member:
+    """A pool of this process."""
+
+    def __init__(self, pool: Any, limit: Named) -> None:
+        self.pool = weakref.ref(pool)
+        self.name = str(getattr(pool, "name", "pool"))
+        self.limit = limit
+        self.places: list[int] = []
+        self.record: int | None = None  # where other processes read of it
+        self.wants = 0
+        self.wanting = False  # its watcher knows that it wants
+        self.cap: int | None = None  # how many places it may have, while another pool starves
+        self.pressed: int | None = None
+        self.wanted_at = -math.inf
+        self.quiet_since = -math.inf  # when it last wanted, or closed idle connections for others
+
+
+@dataclass(eq=False, slots=True)
+class State:
+    """What one process holds. The child of a fork has one of its own."""
+
+    limit: int = CAPACITY  # the one that holds
+    claimed: dict[int, object] = field(default_factory=dict)
+    records: dict[int, object] = field(default_factory=dict)
+    members: dict[int, Member] = field(default_factory=dict)  # by the id of the pool, which need not be hashable
+    left: list[Member] = field(default_factory=list)  # members whose pools have died
+    threads: dict[str, threading.Thread] = field(default_factory=dict)
+    parker: threading.Lock | None = None
+    resized: tuple[int, int] | None = None  # the last resize that this process has followed
+    dead: dict[int, float] = field(default_factory=dict)  # places of killed processes, and when they were first seen
+    orphans: dict[int, tuple[object, float]] = field(default_factory=dict)
+    reaped: float = -math.inf
+    busy: float = -math.inf
+    looked: float = -math.inf
+    said: set[str] = field(default_factory=set)
+    hints: bytearray = field(default_factory=lambda: bytearray(CAPACITY))  # used by `SharedLimit` alone
+
+
+_tables: Final[weakref.WeakSet[Table]] = weakref.WeakSet()
+
+
+@once
+class Table(ABC):
+    """The places of one limit."""
+
+    def __init__(self) -> None:
+        self._states: dict[int, State] = {}
+        _tables.add(self)
+
+    def state(self) -> State:
+        """Return what this process holds. By its id, since uWSGI forks without the hooks of `os`."""
+        process = os.getpid()
+        return self._states.get(process) or self._states.setdefault(process, State())
+
+    def attach(self, pool: Any, limit: Named) -> None:
+        """Take in a new pool."""
+        state = self.state()
+        before, state.members[id(pool)] = state.members.get(id(pool)), Member(pool, limit)
+        if before is not None:  # that of a dead pool with this id
+            state.left.append(before)
+
+    def member(self, pool: Any, limit: Named) -> Member:
+        """Return the pool as a member. In the child of a fork it is a new one."""
+        members = self.state().members
+        return members.get(id(pool)) or members.setdefault(id(pool), Member(pool, limit))
+
+    def take(self, member: Member) -> bool:
+        """Take a place, if one is free and no other pool has more right to it."""
+        state = self.state()
+        if member.record is None:
+            self.join(state, member)
+        if member.cap is not None and len(member.places) >= member.cap:
+            return False
+        hints = self.hints(state)
+        # A place above a limit that was lowered counts until its holder has moved or closed it.
+        return hints.endswith(_ALL_FREE[state.limit :]) and self.claim(state, member, hints)
+
+    def claim(self, state: State, member: Member, hints: bytes) -> bool:
+        """Take the first place that is free."""
+        place = hints.find(FREE, 0, state.limit)
+        while place >= 0:
+            mine = object()
+            try:
+                if state.claimed.setdefault(place, mine) is mine:
+                    if self.lock(place):
+                        member.places.append(place)
+                        self.write(state, member)
+                        return True
+                    del state.claimed[place]
+            except BaseException:
+                with suppress(ValueError):
+                    member.places.remove(place)
+                if state.claimed.get(place) is mine:
+                    self.free(state, place)
+                raise
+            place = hints.find(FREE, place + 1, state.limit)
+        return False
+
+    def give(self, member: Member, count: int) -> None:
+        """Give places back."""
+        state = self.state()
+        for _ in range(count):
+            try:
+                place = member.places.pop()
+            except IndexError:
+                break
+            self.free(state, place)
+        self.write(state, member)
+        self.bump(FREED)
+
+    def free(self, state: State, place: int) -> None:
+        """Let go of a place, the claim last: another thread of this process must not lock it before the unlock."""
+        self.unlock(place)
+        state.claimed.pop(place, None)
+
+    @abstractmethod
+    def hints(self, state: State) -> bytes:
+        """Read which places are taken."""
+
+    @abstractmethod
+    def lock(self, place: int) -> bool:
+        """Lock a place that this process has claimed."""
+
+    @abstractmethod
+    def unlock(self, place: int) -> None:
+        """Unlock a place."""
+
+    @abstractmethod
+    def is_held(self, place: int) -> bool:
+        """Return whether another process, which is alive, holds a place."""
+
+    @abstractmethod
+    def join(self, state: State, member: Member) -> None:
+        """Let all processes know of a pool."""
+
+    @abstractmethod
+    def leave(self, state: State, member: Member) -> None:
+        """Forget a pool."""
+
+    @abstractmethod
+    def write(self, state: State, member: Member) -> None:
+        """Tell all processes what a pool holds and wants."""
+
+    @abstractmethod
+    def parties(self, state: State) -> list[Party]:
+        """Read of all pools of all living processes."""
+
+    @abstractmethod
+    def resize(self, state: State, limit: int) -> None:
+        """Let all living processes name this limit."""
+
+    @abstractmethod
+    def repair(self, state: State) -> None:
+        """Restore what others have damaged, and follow a resize."""
+
+    @abstractmethod
+    def words(self) -> dict[int, int]:
+        """Read the words on which a watcher sleeps."""
+
+    @abstractmethod
+    def bump(self, word: int) -> None:
+        """Change a word, and wake all who sleep on it."""
+
+    @abstractmethod
+    def sleep(self, state: State, word: int, seen: int, seconds: float) -> None:
+        """Sleep until a word is no longer as it was seen."""
+
+
+def _forget() -> None:
+    for table in _tables:
+        table._states.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,177 @@
+"""The watcher: one thread for each process and limit. It seeks places for waiters, and makes room for others'."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pgpool_rs import _log
+from pgpool_rs._limits.say import say
+from pgpool_rs._limits.shares import divide
+from pgpool_rs._limits.table import FREE, FREED, WANTED, Member, State, Table
+from pgpool_rs._threads import start
+
+if TYPE_CHECKING:
+    from pgpool_rs._limits.shares import Party
+
+# All in seconds.
+POLL: Final = 0.02  # between two looks while own pools want, for each ten pools
+ATTENTIVE: Final = 0.1  # the same while others want
+IDLE: Final = 0.5
+GRACE: Final = 0.3  # after a process was killed, the server needs this to end its sessions
+ABANDONED: Final = 5.0  # a place that a thread has claimed, and not taken in this time, because of an interrupt
+_ended: list[bool] = []
+atexit.register(_ended.append, True)
+
+
+def watch(table: Table, state: State) -> None:
+    """Start the thread if none runs."""
+    if "watcher" not in state.threads and not _ended:
+        thread = threading.Thread(target=_run, args=(table, state), name="pgpool_rs limit", daemon=True)
+        if state.threads.setdefault("watcher", thread) is thread:
+            try:
+                start(thread)
+            except RuntimeError:  # no thread can be started now
+                state.threads.pop("watcher")
+
+
+def _run(table: Table, state: State) -> None:
+    try:
+        state.parker = threading.Lock()
+        state.parker.acquire()
+        while state is table.state() and not _ended and (state.members or state.left):
+            try:
+                words = table.words()
+                word, pause = look(table, state)
+            except OSError as error:
+                word, pause = WANTED, 1.0
+                say(
+                    logging.ERROR,
+                    "a limit's file cannot be used: %s",
+                    "limit_failed",
+                    type(error).__name__ + _log.place(error),
+                )
+            table.sleep(state, word, words[word], pause)
+    finally:
+        state.threads.pop("watcher", None)
+
+
+def look(table: Table, state: State) -> tuple[int, float]:
+    """Do all that is due. Return the word to sleep on, and the seconds."""
+    now = time.monotonic()
+    table.repair(state)
+    for number, member in tuple(state.members.items()):
+        _ask(table, state, number, member, now)
+    while state.left:
+        member = state.left.pop()
+        table.give(member, len(member.places))
+        table.leave(state, member)
+    parties = table.parties(state)
+    if not parties:
+        return WANTED, IDLE
+    state.limit = min(party.limit for party in parties)
+    divide(parties, state.limit, now)
+    if now - state.reaped >= ATTENTIVE:
+        _reap(table, state, now)
+        state.reaped = now
+    full = table.hints(state).find(FREE, 0, state.limit) < 0
+    for party in parties:
+        if isinstance(party.mine, Member):
+            _make_room(state, party, party.mine, parties, full=full, now=now)
+            _move_down(table, state, party.mine)
+    _grant(table, state)
+    if any(member.wanting for member in tuple(state.members.values())):
+        return FREED, POLL * max(1, len(parties) / 10)
+    if state.dead or any(party.wants for party in parties) or sum(party.holds for party in parties) > state.limit:
+        state.busy = now
+    return WANTED, ATTENTIVE if now - state.busy < IDLE else IDLE
+
+
+def _ask(table: Table, state: State, number: int, member: Member, now: float) -> None:
+    """Ask a pool how many places its waiters want, and tell the others."""
+    pool: Any = member.pool()
+    if pool is None:
+        state.members.pop(number, None)
+        state.left.append(member)
+        return
+    member.wanting = False  # first, so that no waiter that comes now is missed
+    member.wants = pool._wanted()
+    if member.record is None and member.wants:
+        table.join(state, member)
+    table.write(state, member)
+    if member.wants:
+        if now - member.wanted_at >= ATTENTIVE:  # the others look as often until then
+            table.bump(WANTED)
+        member.wanted_at = member.quiet_since = now
+    member.wanting = member.wanting or now - member.wanted_at < ATTENTIVE
+
+
+def _make_room(state: State, party: Party, member: Member, parties: list[Party], *, full: bool, now: float) -> None:
+    """Have a pool keep to its share while another starves, and close what is idle while another wants."""
+    pool: Any = member.pool()
+    over = sum(other.holds for other in parties) > state.limit
+    starved = over or any(other.starves() for other in parties if other is not party)
+    member.cap = party.share if starved else None
+    pressed = party.share if starved and party.holds > party.share and (full or member.pressed is not None) else None
+    if pressed != member.pressed:
+        member.pressed = pressed
+        pool._press(pressed)
+    wants = sum(other.wants for other in parties if other is not party)
+    if wants and full and not member.wants and party.holds and now - member.quiet_since >= ATTENTIVE:
+        # At this moment only: the pool may need the connections that come back next.
+        member.quiet_since = now
+        pool._press(max(0, party.holds - wants))
+        pool._press(member.pressed)
+
+
+def _move_down(table: Table, state: State, member: Member) -> None:
+    """Exchange places above a limit that was lowered."""
+    for place in tuple(member.places):
+        if place >= state.limit and table.claim(state, member, table.hints(state)):
+            member.places.remove(place)
+            table.free(state, place)
+
+
+def _grant(table: Table, state: State) -> None:
+    """Take places for the pools that want some, one for each in turn."""
+    hungry = sorted((member for member in tuple(state.members.values()) if member.wants), key=lambda it: len(it.places))
+    while hungry:
+        for member in tuple(hungry):
+            pool: Any = member.pool()
+            if pool is None or member.wants <= 0 or not table.take(member):
+                hungry.remove(member)
+                continue
+            member.wants -= 1
+            if unused := pool._grant(1):
+                table.give(member, unused)
+                hungry.remove(member)
+
+
+def _reap(table: Table, state: State, now: float) -> None:
+    """Free the places of processes that were killed, and those that an interrupt has left behind."""
+    dead = {}
+    for place, hint in enumerate(table.hints(state).rstrip(FREE)):
+        if hint and place not in state.claimed and not table.is_held(place):
+            since = state.dead.get(place, now)
+            mine = object()
+            if now - since < GRACE:
+                dead[place] = since
+            elif state.claimed.setdefault(place, mine) is mine:
+                if table.lock(place):
+                    table.free(state, place)
+                    table.bump(FREED)
+                else:
+                    del state.claimed[place]
+    state.dead = dead
+    held = {place for member in (*state.members.values(), *state.left) for place in member.places}
+    orphans = {}
+    for place, claim in tuple(state.claimed.items()):
+        before = state.orphans.get(place, (None, now))
+        if place not in held:
+            orphans[place] = claim, before[1] if before[0] is claim else now
+            if now - orphans[place][1] >= ABANDONED:
+                table.free(state, place)
+    state.orphans = orphans
