@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import os
+import threading
+
+from pgpool_rs._limits import SharedLimit
+from tests.lib.limited import LimitedPool
+from tests.lib.programs import in_a_child
+from tests.lib.waits import wait_until
+
+
+def test_all_pools_together_hold_no_more_than_the_limit() -> None:
+    limit = SharedLimit(5)
+    pools = [LimitedPool(limit, f"pool-{number}") for number in range(3)]
+    assert [pool.lend(2) for pool in pools] == [2, 2, 1]
+    assert [tuple(holder) for holder in limit.holders()] == [
+        (os.getpid(), "pool-0", 2),
+        (os.getpid(), "pool-1", 2),
+        (os.getpid(), "pool-2", 1),
+    ]
+
+
+def test_a_pool_makes_room_for_the_waiters_of_another() -> None:
+    limit = SharedLimit(4)
+    first, second = LimitedPool(limit), LimitedPool(limit)
+    first.lend(4)
+    first.back(4)
+    second.want(2)
+    wait_until(lambda: second.lent == 2)
+    assert first.holds == 2
+
+
+def test_a_resize_serves_waiters() -> None:
+    limit = SharedLimit(1)
+    pool = LimitedPool(limit)
+    pool.lend(1)
+    pool.want(2)
+    limit.resize(3)
+    wait_until(lambda: pool.lent == 3)
+    assert (limit.limit, repr(limit)) == (3, "SharedLimit(3)")
+
+
+def test_threads_that_take_and_give_at_once_lose_no_place() -> None:
+    limit = SharedLimit(7)
+    pools = [LimitedPool(limit) for _ in range(8)]
+
+    def work(pool: LimitedPool) -> None:
+        for _ in range(300):
+            if limit._take(pool):
+                assert sum(holder.count for holder in limit.holders()) <= 7
+                limit._give(pool, 1)
+
+    threads = [threading.Thread(target=work, args=(pool,)) for pool in pools]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not limit.holders()
+    assert pools[0].lend(8) == 7
+
+
+def test_the_child_of_a_fork_has_a_limit_of_its_own() -> None:
+    pool = LimitedPool(SharedLimit(2))
+    pool.lend(2)
+
+    def child() -> None:
+        pool.lent = 0
+        assert pool.lend(3) == 2
+
+    in_a_child(child)
+    assert pool.lend(1) == 0
