@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from pgpool_rs._histogram import Histogram
+from pgpool_rs._limits import HostLimit, SharedLimit
 from pgpool_rs._listener import Listener
 from pgpool_rs._loans import LoanInfo
 from pgpool_rs._pools import pools
@@ -32,6 +33,7 @@ from pgpool_rs.pool import AbstractConnectionPool, SimpleConnectionPool, Threade
 __all__ = [
     "AbstractConnectionPool",
     "Histogram",
+    "HostLimit",
     "Listener",
     "LoanInfo",
     "PoolClosed",
@@ -40,6 +42,7 @@ __all__ = [
     "PoolOptions",
     "PoolTimeout",
     "PooledConnection",
+    "SharedLimit",
     "SimpleConnectionPool",
     "ThreadedConnectionPool",
     "TooManyRequests",

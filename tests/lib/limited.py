@@ -31,31 +31,38 @@ class LimitedPool:
     def lend(self, count: int = 1) -> int:
         """Lend what is idle, and then open; return how many are lent."""
         for done in range(count):
-            if self.idle:
-                self.idle -= 1
-            elif not self.limit._take(self):
-                return done
-            self.lent += 1
+            with self._lock:
+                found = self.idle > 0
+                self.idle -= found
+                self.lent += found
+            if not found:
+                if not self.limit._take(self):
+                    return done
+                with self._lock:
+                    self.lent += 1
         return count
 
     def want(self, count: int) -> None:
         """Let so many callers wait."""
-        self.waiting += count
+        with self._lock:
+            self.waiting += count
         self.limit._wait(self)
 
     def back(self, count: int = 1) -> None:
-        """Take connections back."""
+        """Take connections back: close what is above the share."""
         for _ in range(count):
-            self.lent -= 1
-            if self.most is not None and self.idle + self.lent >= max(self.minconn, self.most):
-                self.limit._give(self, 1)
-            else:
-                self.idle += 1
+            with self._lock:
+                self.lent -= 1
+                closes = self.most is not None and self.holds >= max(self.minconn, self.most)
+                self.idle += not closes
+            self.limit._give(self, int(closes))
 
-    def close(self, count: int) -> None:
-        """Close idle connections."""
-        self.idle -= count
-        self.limit._give(self, count)
+    def close(self) -> None:
+        """Take back what is lent, and close all that is idle."""
+        self.back(self.lent)
+        with self._lock:
+            closed, self.idle = self.idle, 0
+        self.limit._give(self, closed)
 
     @property
     def holds(self) -> int:
@@ -73,11 +80,11 @@ class LimitedPool:
 
     def _press(self, most: int | None) -> None:
         self.presses.append(most)
-        self.most = most
-        if most is not None:
-            extra = min(self.idle, max(0, self.holds - max(self.minconn, most)))
+        with self._lock:
+            self.most = most
+            extra = 0 if most is None else min(self.idle, max(0, self.holds - max(self.minconn, most)))
             self.idle -= extra
-            self.limit._give(self, extra)
+        self.limit._give(self, extra)
 
 
 def serve(folder: str, name: str, limit: int) -> None:

@@ -45,7 +45,7 @@ def test_the_limit_holds_whatever_happens_to_the_file(tmp_path: Path, damage: st
             worker.do("pool.want(2)")
         wait_until(lambda: first.do("pool.lent") + second.do("pool.lent") == 5)
         assert third.do("pool.lend(1)") == 0
-        third.do("[pool.back(1), pool.close(1)]")
+        third.do("pool.close()")
         wait_until(lambda: first.do("pool.lent") + second.do("pool.lent") == 6)
         first.kill()
         wait_until(lambda: second.do("pool.waiting") == 0)

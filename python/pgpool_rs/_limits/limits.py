@@ -57,15 +57,16 @@ class _Limit:
         self._table.attach(pool, self)
 
     def _take(self, pool: Any) -> bool:
+        member = self._table.member(pool, self)
         watch(self._table, self._table.state())
-        return self._table.take(self._table.member(pool, self))
+        return self._table.take(member)
 
     def _give(self, pool: Any, count: int) -> None:
         self._table.give(self._table.member(pool, self), count)
 
     def _wait(self, pool: Any) -> None:
-        watch(self._table, self._table.state())
         member = self._table.member(pool, self)
+        watch(self._table, self._table.state())
         if not member.wanting:
             member.wanting = True
             self._table.bump(WANTED)

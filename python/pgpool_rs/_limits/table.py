@@ -134,14 +134,15 @@ class Table(ABC):
     def give(self, member: Member, count: int) -> None:
         """Give places back."""
         state = self.state()
-        for _ in range(count):
-            try:
-                place = member.places.pop()
-            except IndexError:
-                break
+        places: list[int] = []
+        with suppress(IndexError):
+            while len(places) < count:
+                places.append(member.places.pop())
+        self.write(state, member)  # first, so that nobody reads of more than there is
+        for place in places:
             self.free(state, place)
-        self.write(state, member)
-        self.bump(FREED)
+        if places:
+            self.bump(FREED)
 
     def free(self, state: State, place: int) -> None:
         """Let go of a place, the claim last: another thread of this process must not lock it before the unlock."""

@@ -57,6 +57,8 @@ def _run(table: Table, state: State) -> None:
             table.sleep(state, word, words[word], pause)
     finally:
         state.threads.pop("watcher", None)
+        if state.members and state is table.state():  # one came, or an interrupt ended this thread
+            watch(table, state)
 
 
 def look(table: Table, state: State) -> tuple[int, float]:
