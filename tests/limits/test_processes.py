@@ -249,6 +249,6 @@ def test_two_hundred_processes_share_twenty_places(tmp_path: Path) -> None:
     children = [Child(child) for _ in range(200)]
     for waiting in children:
         waiting.wait()
-        assert not any(limit._table.hints(limit._table.state())[20:])
-    wait_until(lambda: pool.lend(1) and pool.lent == 20)
+        assert not any(limit._table.hints()[20:])
+    wait_until(lambda: pool.lend(1) == 1 and pool.lent == 20)
     assert pool.lend(1) == 0

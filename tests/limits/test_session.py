@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -32,7 +33,7 @@ class Odd:
 
 
 def test_what_has_no_socket_is_closed_all_the_same() -> None:
-    with open(os.devnull) as file:
+    with Path(os.devnull).open() as file:
         for answer in (-1, None, "1", file.fileno()):
             session.close(odd := Odd(answer))
             assert odd.closed == 1
@@ -47,7 +48,7 @@ def test_an_error_of_the_close_is_raised_and_leaves_no_descriptor(dsn: str) -> N
             raise KeyboardInterrupt
 
     connection = psycopg2.connect(dsn, connection_factory=Failing)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(KeyboardInterrupt):
         session.close(connection)
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import threading
 
+import pytest
+
 from pgpool_rs._limits import SharedLimit
 from tests.lib.limited import LimitedPool
 from tests.lib.programs import in_a_child
@@ -57,6 +59,17 @@ def test_threads_that_take_and_give_at_once_lose_no_place() -> None:
         thread.join()
     assert not limit.holders()
     assert pools[0].lend(8) == 7
+
+
+def test_pools_that_keep_more_than_the_limit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    limit = SharedLimit(5)
+    pools = [LimitedPool(limit, minconn=3) for _ in range(2)]
+    for pool in pools:
+        pool.lend(2)
+    wait_until(lambda: bool(caplog.messages))
+    assert caplog.messages == [
+        "2 pools that keep minconn=3 each exceed the limit of 5: some will not get their connections"
+    ]
 
 
 def test_the_child_of_a_fork_has_a_limit_of_its_own() -> None:

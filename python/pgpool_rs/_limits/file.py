@@ -1,8 +1,8 @@
 """The places of a host's limit: a file of which each process locks the bytes that it holds, and the kernel frees them.
 
-The locks are POSIX record locks. A fork does not inherit them, the end of a process frees them, and so does the close of
-any descriptor of the file: a process opens the file once and never closes it. The bytes themselves are hints, which the
-locks correct.
+The locks are POSIX record locks. A fork does not inherit them. The end of a process frees them, and so does the close
+of any descriptor of the file: a process opens the file once and never closes it. The bytes themselves are hints, which
+the locks correct.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import errno
 import fcntl
 import logging
 import os
-import random
 import stat
 import struct
 import threading
@@ -80,7 +79,10 @@ class LimitFile(Table):
 
     @property
     def fd(self) -> int:
-        """The descriptor, checked: each public method begins with it, or is called after one that does. Other code may have closed it, a daemon's for instance: its number may be another file's."""
+        """The descriptor, checked: other code may have closed it, a daemon's for instance, and opened another file.
+
+        Methods that are called after one that has checked use `_descriptor`.
+        """
         try:
             found = os.fstat(self._descriptor)
         except OSError:
@@ -102,7 +104,7 @@ class LimitFile(Table):
         for offset in (*map(_place, state.claimed), *map(_record, state.records)):
             _lock(descriptor, offset)
 
-    def hints(self, state: State) -> bytes:
+    def hints(self) -> bytes:
         # Where the file is too short, nothing may be taken before it is whole again.
         return os.pread(self.fd, CAPACITY, _PLACES).ljust(CAPACITY, b"\1")
 
@@ -128,18 +130,18 @@ class LimitFile(Table):
                 del state.records[index]
         else:
             raise OSError(errno.ENOSPC, f"{_COUNT} pools share the limit already", str(self.path))
-        self.write(state, member)
+        self.write(member)
         state.limit = min(party.limit for party in self.parties(state))
         self.bump(WANTED)
 
-    def leave(self, state: State, member: Member) -> None:
+    def leave(self, member: Member) -> None:
         index, member.record = member.record, None
         if index is not None:
             os.pwrite(self.fd, bytes(_RECORD.size), _record(index))
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _record(index))
-            state.records.pop(index, None)
+            self.state().records.pop(index, None)
 
-    def write(self, state: State, member: Member) -> None:
+    def write(self, member: Member) -> None:
         if member.record is not None:
             name = member.name.encode(errors="replace")[:40]
             values = member.limit.named, len(member.places), member.wants, _beat(), name
@@ -164,7 +166,7 @@ class LimitFile(Table):
         return parties
 
     def resize(self, state: State, limit: int) -> None:
-        os.pwrite(self.fd, struct.pack("=II", random.getrandbits(32), limit), _RESIZED)
+        os.pwrite(self.fd, os.urandom(4) + struct.pack("=I", limit), _RESIZED)
         self.repair(state)
         self.bump(WANTED)
         self.bump(FREED)
@@ -193,16 +195,16 @@ class LimitFile(Table):
                     os.pwrite(self._descriptor, b"\1", _place(place))
         if (now := time.monotonic()) - state.looked >= 1:
             state.looked = now
-            try:
-                found = self.path.lstat()
-            except OSError:
-                found = None
-            if found is None or (found.st_dev, found.st_ino) != self._identity:
-                self._say(
-                    state,
-                    "limit_replaced",
-                    "was removed or replaced: this process keeps to the old file, and new ones do not",
-                )
+            self._look_for_name(state)
+
+    def _look_for_name(self, state: State) -> None:
+        try:
+            found = self.path.lstat()
+        except OSError:
+            found = None
+        if found is None or (found.st_dev, found.st_ino) != self._identity:
+            what = "was removed or replaced: this process keeps to the old file, and new ones do not"
+            self._say(state, "limit_replaced", what)
 
     def _say(self, state: State, event: str, what: str) -> None:
         if event not in state.said:
@@ -215,10 +217,10 @@ class LimitFile(Table):
 
     def bump(self, word: int) -> None:
         # At random, since two processes that add one at once would add one in all.
-        os.pwrite(self.fd, random.randbytes(4), word)
+        os.pwrite(self.fd, os.urandom(4), word)
         self._futex.wake(word)
 
-    def sleep(self, state: State, word: int, seen: int, seconds: float) -> None:
+    def sleep(self, word: int, seen: int, seconds: float) -> None:
         # gevent's and eventlet's threads must yield to each other.
         if type(threading.Lock()).__module__ == "_thread" and self._futex.wait(word, seen, seconds):
             return

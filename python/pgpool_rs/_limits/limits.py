@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
@@ -13,6 +12,7 @@ from pgpool_rs._limits.table import CAPACITY, WANTED, Table
 from pgpool_rs._limits.watcher import watch
 
 if TYPE_CHECKING:
+    import os
     from pathlib import Path
 
 _NAME: Final = re.compile(r"\w[\w.-]{0,99}")
@@ -23,7 +23,7 @@ class Holder(NamedTuple):
 
     pid: int
     pool: str
-    count: int
+    count: int  # type: ignore[assignment]  # `tuple.count` is of no use here
 
 
 class _Limit:

@@ -20,8 +20,8 @@ class Memory(Table):
         self._numbers = count()
         self._words = dict.fromkeys((WANTED, FREED), 0)
 
-    def hints(self, state: State) -> bytes:
-        return bytes(state.hints)
+    def hints(self) -> bytes:
+        return bytes(self.state().hints)
 
     def lock(self, place: int) -> bool:
         self.state().hints[place] = 1
@@ -37,10 +37,10 @@ class Memory(Table):
         member.record = 0
         state.limit = min(CAPACITY, member.limit.named)
 
-    def leave(self, state: State, member: Member) -> None:  # noqa: ARG002
+    def leave(self, member: Member) -> None:
         member.record = None
 
-    def write(self, state: State, member: Member) -> None:
+    def write(self, member: Member) -> None:
         pass
 
     def parties(self, state: State) -> list[Party]:
@@ -65,6 +65,7 @@ class Memory(Table):
             with suppress(RuntimeError):  # another thread has just woken it
                 parker.release()
 
-    def sleep(self, state: State, word: int, seen: int, seconds: float) -> None:
-        if state.parker is not None and self._words[word] == seen:
-            state.parker.acquire(timeout=seconds)
+    def sleep(self, word: int, seen: int, seconds: float) -> None:
+        parker = self.state().parker
+        if parker is not None and self._words[word] == seen:
+            parker.acquire(timeout=seconds)

@@ -106,7 +106,7 @@ class Table(ABC):
             self.join(state, member)
         if member.cap is not None and len(member.places) >= member.cap:
             return False
-        hints = self.hints(state)
+        hints = self.hints()
         # A place above a limit that was lowered counts until its holder has moved or closed it.
         return hints.endswith(_ALL_FREE[state.limit :]) and self.claim(state, member, hints)
 
@@ -119,7 +119,7 @@ class Table(ABC):
                 if state.claimed.setdefault(place, mine) is mine:
                     if self.lock(place):
                         member.places.append(place)
-                        self.write(state, member)
+                        self.write(member)
                         return True
                     del state.claimed[place]
             except BaseException:
@@ -138,7 +138,7 @@ class Table(ABC):
         with suppress(IndexError):
             while len(places) < count:
                 places.append(member.places.pop())
-        self.write(state, member)  # first, so that nobody reads of more than there is
+        self.write(member)  # first, so that nobody reads of more than there is
         for place in places:
             self.free(state, place)
         if places:
@@ -150,7 +150,7 @@ class Table(ABC):
         state.claimed.pop(place, None)
 
     @abstractmethod
-    def hints(self, state: State) -> bytes:
+    def hints(self) -> bytes:
         """Read which places are taken."""
 
     @abstractmethod
@@ -170,11 +170,11 @@ class Table(ABC):
         """Let all processes know of a pool."""
 
     @abstractmethod
-    def leave(self, state: State, member: Member) -> None:
+    def leave(self, member: Member) -> None:
         """Forget a pool."""
 
     @abstractmethod
-    def write(self, state: State, member: Member) -> None:
+    def write(self, member: Member) -> None:
         """Tell all processes what a pool holds and wants."""
 
     @abstractmethod
@@ -198,7 +198,7 @@ class Table(ABC):
         """Change a word, and wake all who sleep on it."""
 
     @abstractmethod
-    def sleep(self, state: State, word: int, seen: int, seconds: float) -> None:
+    def sleep(self, word: int, seen: int, seconds: float) -> None:
         """Sleep until a word is no longer as it was seen."""
 
 

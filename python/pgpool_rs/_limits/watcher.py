@@ -54,7 +54,7 @@ def _run(table: Table, state: State) -> None:
                     "limit_failed",
                     type(error).__name__ + _log.place(error),
                 )
-            table.sleep(state, word, words[word], pause)
+            table.sleep(word, words[word], pause)
     finally:
         state.threads.pop("watcher", None)
         if state.members and state is table.state():  # one came, or an interrupt ended this thread
@@ -70,7 +70,7 @@ def look(table: Table, state: State) -> tuple[int, float]:
     while state.left:
         member = state.left.pop()
         table.give(member, len(member.places))
-        table.leave(state, member)
+        table.leave(member)
     parties = table.parties(state)
     if not parties:
         return WANTED, IDLE
@@ -79,11 +79,12 @@ def look(table: Table, state: State) -> tuple[int, float]:
     if now - state.reaped >= ATTENTIVE:
         _reap(table, state, now)
         state.reaped = now
-    full = table.hints(state).find(FREE, 0, state.limit) < 0
+    full = table.hints().find(FREE, 0, state.limit) < 0
     for party in parties:
         if isinstance(party.mine, Member):
             _make_room(state, party, party.mine, parties, full=full, now=now)
             _move_down(table, state, party.mine)
+            _warn(state, party.mine, len(parties))
     _grant(table, state)
     if any(member.wanting for member in tuple(state.members.values())):
         return FREED, POLL * max(1, len(parties) / 10)
@@ -103,7 +104,7 @@ def _ask(table: Table, state: State, number: int, member: Member, now: float) ->
     member.wants = pool._wanted()
     if member.record is None and member.wants:
         table.join(state, member)
-    table.write(state, member)
+    table.write(member)
     if member.wants:
         if now - member.wanted_at >= ATTENTIVE:  # the others look as often until then
             table.bump(WANTED)
@@ -129,10 +130,19 @@ def _make_room(state: State, party: Party, member: Member, parties: list[Party],
         pool._press(member.pressed)
 
 
+def _warn(state: State, member: Member, pools: int) -> None:
+    """Warn once that pools keep others from connecting for ever."""
+    minconn = getattr(member.pool(), "minconn", 0)
+    if minconn * pools > state.limit and "minconn" not in state.said:
+        state.said.add("minconn")
+        text = "%d pools that keep minconn=%d each exceed the limit of %d: some will not get their connections"
+        say(logging.WARNING, text, "limit_below_minconn", pools, minconn, state.limit)
+
+
 def _move_down(table: Table, state: State, member: Member) -> None:
     """Exchange places above a limit that was lowered."""
     for place in tuple(member.places):
-        if place >= state.limit and table.claim(state, member, table.hints(state)):
+        if place >= state.limit and table.claim(state, member, table.hints()):
             member.places.remove(place)
             table.free(state, place)
 
@@ -155,7 +165,7 @@ def _grant(table: Table, state: State) -> None:
 def _reap(table: Table, state: State, now: float) -> None:
     """Free the places of processes that were killed, and those that an interrupt has left behind."""
     dead = {}
-    for place, hint in enumerate(table.hints(state).rstrip(FREE)):
+    for place, hint in enumerate(table.hints().rstrip(FREE)):
         if hint and place not in state.claimed and not table.is_held(place):
             since = state.dead.get(place, now)
             mine = object()
