@@ -11,6 +11,7 @@ import weakref
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pgpool_rs._core import once
@@ -42,6 +43,7 @@ class Member:
         self.limit = limit
         self.places: list[int] = []
         self.record: int | None = None  # where other processes read of it
+        self.credit = 0  # places that a call gave back before it failed
         self.wants = 0
         self.wanting = False  # its watcher knows that it wants
         self.cap: int | None = None  # how many places it may have, while another pool starves
@@ -132,17 +134,24 @@ class Table(ABC):
         return False
 
     def give(self, member: Member, count: int) -> None:
-        """Give places back."""
+        """Give places back. Whoever calls again after an error gives no more back than it has said."""
         state = self.state()
+        credit = min(count, member.credit)
+        member.credit -= credit
         places: list[int] = []
-        with suppress(IndexError):
-            while len(places) < count:
-                places.append(member.places.pop())
-        self.write(member)  # first, so that nobody reads of more than there is
-        for place in places:
-            self.free(state, place)
-        if places:
-            self.bump(FREED)
+        try:
+            with suppress(IndexError):
+                # One step, since an interrupt may come between two.
+                places.extend(map(list.pop, repeat(member.places, count - credit)))
+            self.write(member)  # before the places are free, so that nobody reads of more than there are
+            for place in places:
+                self.free(state, place)
+            if places:
+                self.bump(FREED)
+        except BaseException:
+            # The watcher frees what is left of them.
+            member.credit += credit + len(places)
+            raise
 
     def free(self, state: State, place: int) -> None:
         """Let go of a place, the claim last: another thread of this process must not lock it before the unlock."""
