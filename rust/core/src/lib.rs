@@ -76,7 +76,8 @@ pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
 pub use queue::{Rank, Wake};
 pub use refusal::Refusal;
 pub use shared::{
-    CheckOut, Checking, Chore, Closer, Grown, Growth, Refill, Reservation, Reserve, Returning, SharedLedger, Waiter,
+    CheckOut, Checking, Chore, Closer, Grantor, Grown, Growth, Refill, Reservation, Reserve, Returning, Seek,
+    SharedLedger, Waiter,
 };
 pub use slot::SlotId;
 pub use stats::{ConnectError, ConnectFailure, ConnectNews, Counts, LoanReport, RequestEnd, Stats};

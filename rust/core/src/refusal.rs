@@ -11,6 +11,8 @@ pub enum Refusal {
     Unopened,
     /// The pool is full and the caller does not wait.
     Exhausted,
+    /// As [`Refusal::Exhausted`], but only since the limit is reached that the pool shares with others.
+    Limited,
     /// The connection, or the key, is not lent.
     Unkeyed,
     /// The connection is lent, but not under the key that was given with it.
@@ -28,7 +30,7 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::Closed => "connection pool is closed",
             Self::Unopened => "the pool is not open: call open()",
-            Self::Exhausted => "connection pool exhausted",
+            Self::Exhausted | Self::Limited => "connection pool exhausted",
             Self::Unkeyed => "trying to put unkeyed connection",
             Self::WrongKey => "trying to put connection with a key, but it is lent under another key",
             Self::Taken => "trying to enter a block with a connection that is lent already: a block needs its own",

@@ -82,7 +82,7 @@ impl<H, W> Ledger<H, W> {
 
     /// Wakes the waiter that keeps the time, to be told when to ask again, unless it has been told or the answer is never.
     pub(super) fn keep_time(&mut self) {
-        let has_room = self.has_room() && self.admits_first();
+        let has_room = self.lacks_only_time() && self.admits_first();
         if self.is_backing_off() && has_room && !self.closed && self.next_try() < Moment::NEVER {
             self.after.to_wake.extend(self.queue.wake_to_tell());
         }

@@ -22,6 +22,8 @@ pub(crate) enum CheckOutDecision<H> {
     FinishReturn(Return<H>),
     /// The borrower asks again.
     AskAgain,
+    /// The borrower asks the grantor, and then again.
+    Seek,
     /// The connect that the borrower waited for has failed, with this error.
     ConnectFailed(Arc<H>),
     /// No connection can be lent yet. There is a waiter if the borrower offered a waker.
@@ -33,6 +35,8 @@ pub(crate) enum CheckOutDecision<H> {
 pub enum Busy {
     /// No slot is free for this caller.
     Full,
+    /// As [`Busy::Full`], but only since the limit is reached that the pool shares with others.
+    Limited,
     /// Another caller is opening the connection for this key, or has been promised room for it.
     KeyOpening,
     /// More slots will be free without a borrower, or be filled by workers, than there are waiters ahead. Or the caller has waited
@@ -66,15 +70,17 @@ impl<H, W> Ledger<H, W> {
         self.last_number
     }
 
-    /// Answers a borrower. It may be a waiter already, and offers a waker if it is willing to wait.
+    /// Answers a borrower. It may be a waiter already, and offers a waker if it is willing to wait; `seeks` says that it has not asked the
+    /// grantor.
     pub(crate) fn check_out(
         &mut self,
         want: &Want<H>,
         rank: Rank,
         waiter: Option<WaiterId>,
         mut waker: Option<W>,
+        seeks: bool,
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
-        let answer = self.answer(want, rank, waiter, &mut waker);
+        let answer = self.answer(want, rank, waiter, &mut waker, seeks);
         self.after.unused_wakers.extend(waker);
         answer
     }
@@ -85,6 +91,7 @@ impl<H, W> Ledger<H, W> {
         rank: Rank,
         waiter: Option<WaiterId>,
         waker: &mut Option<W>,
+        seeks: bool,
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         self.ensure_open()?;
         self.renew_backoff();
@@ -114,6 +121,16 @@ impl<H, W> Ledger<H, W> {
             if let Some(returning) = self.next_deferred_return(want.caller()) {
                 return Ok(CheckOutDecision::FinishReturn(returning));
             }
+            if seeks
+                && self.lacks_grant()
+                && admitted
+                && !waits
+                && self.queue.ahead_of(None, rank) == 0
+                && self.may_seek()
+            {
+                self.begin_seek();
+                return Ok(CheckOutDecision::Seek);
+            }
             let busy = self.busy(want, rank, waiter);
             let wait_for = if busy == Busy::KeyOpening { WaitFor::Promise } else { WaitFor::Room };
             return Ok(self.wait(busy, wait_for, (want, rank), waiter, waker));
@@ -137,11 +154,15 @@ impl<H, W> Ledger<H, W> {
         let coming = self.in_transit_for(want.caller()) + self.room_for_workers(newcomer);
         // Where nothing comes, the place does not matter, and is not looked for.
         let comes = coming > 0 && coming > self.queue.ahead_of(place, rank) + self.lacking_for(rank);
-        if self.is_backing_off() && self.has_room() && self.admits(rank) {
+        if self.is_backing_off() && self.lacks_only_time() && self.admits(rank) {
             let next_try = if self.queue.keeps_time(place, rank) { self.next_try() } else { Moment::NEVER };
             return Busy::BackingOff { next_try, comes: comes && self.policy.grow.is_some() };
         }
-        if undecided || comes { Busy::InTransit } else { Busy::Full }
+        match () {
+            () if undecided || comes => Busy::InTransit,
+            () if self.lacks_grant() => Busy::Limited,
+            () => Busy::Full,
+        }
     }
 
     /// Decides what its borrower does with a filed slot: a fresh connection is lent, an old one is checked, an empty slot is

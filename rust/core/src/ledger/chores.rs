@@ -182,7 +182,7 @@ impl<H, W> Ledger<H, W> {
     /// Says whether fewer than minconn connections are open or being opened, and there is room for more. While workers connect, it
     /// is theirs.
     fn lacks_some(&self) -> bool {
-        self.table.occupied() < self.minconn && self.has_room() && !self.is_growing()
+        self.table.occupied() < self.minconn && (self.has_room() || self.lacks_grant()) && !self.is_growing()
     }
 
     /// Says whether the housekeeper must be told that a connection is missing.

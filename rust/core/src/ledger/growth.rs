@@ -63,7 +63,7 @@ impl<H, W> Ledger<H, W> {
     /// Counts the connections that workers may open for the waiters beyond those that they open now, and for so many more callers with
     /// priority.
     pub(crate) fn room_for_workers(&self, with_priority: usize) -> usize {
-        let room = self.maxconn.saturating_sub(self.table.occupied());
+        let room = self.keeps.min(self.grants.granted).saturating_sub(self.table.occupied());
         let room = room.min(self.admits_to_room(with_priority, self.connects()));
         if self.policy.grow.is_some() { room.min(self.connects_allowed()) } else { 0 }
     }
@@ -78,13 +78,23 @@ impl<H, W> Ledger<H, W> {
         self.growth.connecting.len() + usize::from(self.is_refilling())
     }
 
+    /// Counts the connects for waiters that are under way, or that a worker comes to begin.
+    pub(super) fn busy_workers(&self) -> usize {
+        self.connects() + self.growth.called
+    }
+
+    /// Counts the workers that have been called and have not come yet.
+    pub(super) fn called_workers(&self) -> usize {
+        self.growth.called
+    }
+
     /// Calls as many workers as there are waiters, if it may.
     pub(super) fn call_workers(&mut self) {
         let Some(limit) = self.policy.grow else { return };
         if self.now >= self.growth.called_at.after(LONGEST_START) {
             self.growth.called = 0;
         }
-        let busy = self.connects() + self.growth.called;
+        let busy = self.busy_workers();
         let needed = self.queue.waiting_for_room().min(limit.get()).saturating_sub(busy);
         let called = needed.min(self.room_for_workers(0).saturating_sub(self.growth.called));
         if called > 0 && !self.closed {

@@ -65,31 +65,44 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn set_minconn(&mut self, minconn: usize) {
         self.minconn = minconn;
+        self.renew_keeps();
         self.after.chores |= self.policy.has_housekeeper && !self.closed;
     }
 
     /// Sets the limit, and gives the idle connections above it, to be closed, the oldest first.
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<Return<H>> {
         self.maxconn = maxconn;
-        // The pool will not keep those that are being returned above the limit, so they need no room here.
-        let surplus = self.table.occupied().saturating_sub(maxconn.saturating_add(self.table.count(State::Returning)));
-        let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
+        self.renew_keeps();
+        let reason = if self.closed { CloseReason::WithPool } else { CloseReason::Surplus };
+        let discarded = self.take_idle_above(maxconn, reason);
         if self.closed {
             // They have been counted, and are counted again when they are discarded.
             let counted = &mut self.stats.closed[CloseReason::WithPool as usize];
-            *counted = counted.saturating_sub(surplus.len() as u64);
+            *counted = counted.saturating_sub(discarded.len() as u64);
         }
-        let reason = if self.closed { CloseReason::WithPool } else { CloseReason::Surplus };
-        let discarded = surplus.into_iter().filter_map(|index| self.begin_discard(index, reason)).collect();
         self.serve();
         self.after.chores |= self.wants_refill();
         discarded
+    }
+
+    /// Takes out the idle connections above a limit, to be closed, the oldest first.
+    pub(super) fn take_idle_above(&mut self, most: usize, reason: CloseReason) -> Vec<Return<H>> {
+        // The pool will not keep those that are being returned above the limit, so they need no room here.
+        let surplus = self.table.occupied().saturating_sub(most.saturating_add(self.table.count(State::Returning)));
+        let surplus: Vec<u32> = self.idle.drain(..surplus.min(self.idle.len())).collect();
+        surplus.into_iter().filter_map(|index| self.begin_discard(index, reason)).collect()
+    }
+
+    /// Counts the connections that are listed as idle or lent.
+    pub(super) fn listed(&self) -> usize {
+        self.table.count(State::Idle) + self.table.count(State::Lent)
     }
 
     /// Opens or closes the pool, and touches no connection.
     pub(crate) fn set_closed(&mut self, closed: bool) {
         self.closed = closed;
         self.closed_how = Closed::Wholly;
+        self.renew_listed();
         self.after.chores |= self.policy.has_housekeeper && (!closed || !self.deferred_returns.is_empty());
         if closed {
             self.reset_backoff();
@@ -114,8 +127,8 @@ impl<H, W> Ledger<H, W> {
             self.discard(returning.slot, CloseReason::WithPool);
         }
         self.forget_all_inherited();
-        let rest = self.table.count(State::Idle) + self.table.count(State::Lent);
-        self.stats.closed[CloseReason::WithPool as usize] += rest as u64;
+        self.begin_closing(unreturned.len());
+        self.stats.closed[CloseReason::WithPool as usize] += self.listed() as u64;
         Ok(unreturned.into_iter().map(|returning| returning.connection).collect())
     }
 
@@ -134,6 +147,8 @@ impl<H, W> Ledger<H, W> {
         self.closed = false;
         self.closed_how = Closed::Wholly;
         self.wake_closers();
+        self.renew_listed();
+        self.end_press();
         self.last_number = 0;
         self.connect_error = None;
         self.outage = Outage::default();
@@ -156,6 +171,7 @@ impl<H, W> Ledger<H, W> {
             let inherited = self.loans_to_inherit();
             self.reset();
             self.inherited = inherited;
+            self.forget_grants();
             (self.closed, self.closed_how) = closed;
             self.after.chores |= self.policy.has_housekeeper && !self.closed;
         }

@@ -67,6 +67,7 @@ impl<H, W> Ledger<H, W> {
             self.worker_missed();
         }
         self.after.chores = false;
+        self.postpone_grants();
         self.policy.has_housekeeper
     }
 

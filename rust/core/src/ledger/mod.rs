@@ -10,6 +10,7 @@ mod chores;
 mod closing;
 mod fast_path;
 mod give_back;
+mod granted;
 mod growth;
 mod health;
 mod in_transit;
@@ -57,18 +58,29 @@ pub(crate) struct After<H, W> {
     pub(crate) chores: bool,
     /// How many workers to call.
     pub(crate) workers: usize,
+    /// How many grants to give back.
+    pub(crate) released: usize,
+    /// Whether to tell the grantor that waiters want grants.
+    pub(crate) wants: bool,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        Self { to_wake: Vec::new(), handles: Vec::new(), unused_wakers: Vec::new(), chores: false, workers: 0 }
+        let (to_wake, handles, unused_wakers) = (Vec::new(), Vec::new(), Vec::new());
+        Self { to_wake, handles, unused_wakers, chores: false, workers: 0, released: 0, wants: false }
     }
 }
 
 impl<H, W> After<H, W> {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { to_wake, handles, unused_wakers, chores, workers } = self;
-        to_wake.is_empty() && handles.is_empty() && unused_wakers.is_empty() && !chores && *workers == 0
+        let Self { to_wake, handles, unused_wakers, chores, workers, released, wants } = self;
+        to_wake.is_empty()
+            && handles.is_empty()
+            && unused_wakers.is_empty()
+            && !chores
+            && *workers == 0
+            && *released == 0
+            && !wants
     }
 
     fn drop_later(&mut self, Displaced { connection, key, note }: Displaced<H>) {
@@ -92,6 +104,9 @@ pub(crate) struct Ledger<H, W> {
     queue: Queue<W>,
     minconn: usize,
     maxconn: usize,
+    /// How many connections the pool keeps at most: maxconn, or fewer while others wait for grants.
+    keeps: usize,
+    grants: granted::Grants,
     closed: bool,
     closed_how: closing::Closed,
     /// The callers that wait until a closed pool has closed all its connections, by number, and the last number.
@@ -148,6 +163,8 @@ impl<H, W> Ledger<H, W> {
             queue: Queue::new(),
             minconn: 0,
             maxconn: 0,
+            keeps: 0,
+            grants: granted::Grants::UNLIMITED,
             closed: false,
             closed_how: closing::Closed::default(),
             closers: Vec::new(),
@@ -181,7 +198,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn has_room(&self) -> bool {
-        self.table.occupied() < self.maxconn
+        self.table.occupied() < self.keeps.min(self.grants.granted)
     }
 
     /// Says whether the pool has a use for a connection that comes back: for a waiter, or as one of minconn idle ones.
@@ -194,7 +211,7 @@ impl<H, W> Ledger<H, W> {
     #[inline]
     fn retains_another(&self) -> bool {
         let kept = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
-        kept && self.table.occupied() <= self.maxconn
+        kept && self.table.occupied() <= self.keeps
     }
 
     /// Files a slot under what a caller wants, and notes the caller as its opener if the slot is empty.

@@ -16,11 +16,19 @@ pub(crate) enum ReserveDecision {
     Pending(SlotId),
     /// The reservation is new.
     New(SlotId),
+    /// The caller asks the grantor, and then again.
+    Seek,
 }
 
 impl<H, W> Ledger<H, W> {
-    /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
-    pub(crate) fn reserve(&mut self, want: Option<&Want<H>>, caller: Caller) -> Result<ReserveDecision, Unanswered<H>> {
+    /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle. `seeks` says that the
+    /// caller has not asked the grantor.
+    pub(crate) fn reserve(
+        &mut self,
+        want: Option<&Want<H>>,
+        caller: Caller,
+        seeks: bool,
+    ) -> Result<ReserveDecision, Unanswered<H>> {
         self.ensure_open()?;
         let filed = want.map_or(Ok(None), |want| self.find(want))?;
         if let (Some(index), Some(want)) = (filed, want)
@@ -40,7 +48,11 @@ impl<H, W> Ledger<H, W> {
             return Ok(ReserveDecision::Pending(slot));
         }
         if !self.has_room() {
-            return Err(Refusal::Exhausted.into());
+            if seeks && self.lacks_grant() && self.may_seek() {
+                self.begin_seek();
+                return Ok(ReserveDecision::Seek);
+            }
+            return Err(if self.lacks_grant() { Refusal::Limited } else { Refusal::Exhausted }.into());
         }
         let index = self.begin_connect();
         if let Some(want) = want {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Checking, Reservation, Returning, SharedLedger, Waiter};
+use super::{Checking, Reservation, Returning, Seek, SharedLedger, Waiter};
 use crate::ledger::{Busy, CheckOutDecision, Ledger};
 use crate::question::{Unanswered, Want};
 use crate::queue::{Rank, WaiterId, Wake};
@@ -21,6 +21,8 @@ pub enum CheckOut<'l, H, W: Wake> {
     FinishReturn(Returning<'l, H, W>),
     /// The borrower asks again.
     AskAgain,
+    /// The borrower asks the grantor for room, and then again by this.
+    Seek(Seek<'l, H, W>),
     /// The connect that the borrower waited for has failed, with this error.
     ConnectFailed(Arc<H>),
     /// No connection can be lent yet. A waiter that comes with it replaces the one that the borrower brought, if any.
@@ -63,7 +65,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         now: Moment,
     ) -> Result<CheckOut<'_, H, W>, Unanswered<H>> {
         let known = waiter.map(|waiter| waiter.id);
-        Ok(self.checked_out(self.edit_at(now, |ledger| ledger.check_out(want, rank, known, waker))?, known))
+        Ok(self.checked_out(self.edit_at(now, |ledger| ledger.check_out(want, rank, known, waker, true))?, known))
     }
 
     pub(super) fn checked_out(&self, decision: CheckOutDecision<H>, known: Option<WaiterId>) -> CheckOut<'_, H, W> {
@@ -75,6 +77,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
             CheckOutDecision::Reserved(slot) => CheckOut::Reserved(Reservation { ledger: self, slot }),
             CheckOutDecision::FinishReturn(begun) => CheckOut::FinishReturn(self.returning(begun)),
             CheckOutDecision::AskAgain => CheckOut::AskAgain,
+            CheckOutDecision::Seek => CheckOut::Seek(Seek { ledger: self, ended: false }),
             CheckOutDecision::ConnectFailed(error) => CheckOut::ConnectFailed(error),
             CheckOutDecision::Busy(busy, id) => {
                 let joined = id.filter(|&id| known != Some(id));

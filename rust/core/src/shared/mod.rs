@@ -5,6 +5,7 @@ mod borrow;
 mod chores;
 mod closing;
 mod give_back;
+mod granted;
 mod growth;
 mod guards;
 mod health;
@@ -30,6 +31,7 @@ use crate::time::{Moment, Span};
 pub use self::borrow::CheckOut;
 pub use self::chores::Chore;
 pub use self::closing::Closer;
+pub use self::granted::{Grantor, Seek};
 pub use self::guards::{Checking, Grown, Growth, Refill, Reservation, Returning, Waiter};
 pub use self::open::Reserve;
 
@@ -46,13 +48,16 @@ pub struct SharedLedger<H, W: Wake> {
     housekeeper: OnceLock<W>,
     /// Woken each time a worker is needed.
     workers: OnceLock<W>,
+    /// Grants room, if the pool shares a limit with others.
+    grantor: OnceLock<Box<dyn Grantor>>,
 }
 
 impl<H, W: Wake> SharedLedger<H, W> {
     /// Makes a ledger that has room for nothing yet. The seed is for its random numbers.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { ledger: Mutex::new(Ledger::new(seed)), housekeeper: OnceLock::new(), workers: OnceLock::new() }
+        let ledger = Mutex::new(Ledger::new(seed));
+        Self { ledger, housekeeper: OnceLock::new(), workers: OnceLock::new(), grantor: OnceLock::new() }
     }
 
     /// Tells the ledger the time, and edits it.
@@ -68,6 +73,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
+        ledger.settle();
         if !ledger.after.is_empty() {
             let after = std::mem::take(&mut ledger.after);
             drop(ledger);
@@ -77,7 +83,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
     }
 
     /// Does, after the unlock, what an edit has left to do.
-    fn act(&self, After { to_wake, handles, unused_wakers, chores, workers }: After<H, W>) {
+    fn act(&self, After { to_wake, handles, unused_wakers, chores, workers, released, wants }: After<H, W>) {
         for waker in &to_wake {
             waker.wake();
         }
@@ -88,6 +94,9 @@ impl<H, W: Wake> SharedLedger<H, W> {
             self.call_workers(workers);
         }
         drop((to_wake, handles, unused_wakers));
+        if released > 0 || wants {
+            self.tell_grantor(released, wants);
+        }
     }
 
     /// Says whether no thread holds the mutex at this moment.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Reservation, SharedLedger};
+use super::{Reservation, Seek, SharedLedger};
 use crate::ledger::ReserveDecision;
 use crate::question::{Caller, Unanswered, Want};
 use crate::queue::Wake;
@@ -17,23 +17,30 @@ pub enum Reserve<'l, H, W: Wake> {
     Pending(SlotId),
     /// The reservation is the caller's own.
     New(Reservation<'l, H, W>),
+    /// The caller asks the grantor for room, and then again by this.
+    Seek(Seek<'l, H, W>),
 }
 
 impl<H, W: Wake> SharedLedger<H, W> {
     /// Finds the slot that a connection for `want` is to be opened in; without `want`, one that will be idle.
     ///
     /// # Errors
-    /// [`Unanswered::Compare`], [`Refusal::Closed`] and [`Refusal::Exhausted`].
+    /// [`Unanswered::Compare`], [`Refusal::Closed`], [`Refusal::Exhausted`] and [`Refusal::Limited`].
     pub fn reserve(&self, want: Option<&Want<H>>, caller: Caller) -> Result<Reserve<'_, H, W>, Unanswered<H>> {
-        Ok(match self.edit(|ledger| ledger.reserve(want, caller))? {
-            ReserveDecision::Pending(slot) => Reserve::Pending(slot),
-            ReserveDecision::New(slot) => Reserve::New(Reservation { ledger: self, slot }),
-        })
+        Ok(self.reserved(self.edit(|ledger| ledger.reserve(want, caller, true))?))
     }
 
-    /// Says whether there is room for a connect that may begin now.
+    pub(super) fn reserved(&self, decision: ReserveDecision) -> Reserve<'_, H, W> {
+        match decision {
+            ReserveDecision::Pending(slot) => Reserve::Pending(slot),
+            ReserveDecision::New(slot) => Reserve::New(Reservation { ledger: self, slot }),
+            ReserveDecision::Seek => Reserve::Seek(Seek { ledger: self, ended: false }),
+        }
+    }
+
+    /// Says whether there is room for a connect that may begin now, or may be granted.
     pub fn may_open(&self, now: Moment) -> bool {
-        self.edit_at(now, |ledger| ledger.may_open())
+        self.edit_at(now, |ledger| ledger.may_open() || ledger.may_seek())
     }
 
     /// Gives the error of the last connect that failed, while connects are held back.

@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
+use super::granted::Places;
 use super::lengths;
 use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
 use crate::{
-    Busy, CheckOut, Checking, Chore, CloseReason, Closer, ConnectFailure, Growth, Policy, Refill, Reservation, Reserve,
-    Returning, Waiter, Want,
+    Busy, CheckOut, Checking, Chore, CloseReason, Closer, ConnectFailure, Grantor as _, Growth, Policy, Rank, Refill,
+    Reservation, Reserve, Returning, Seek, Waiter, Want,
 };
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
@@ -30,6 +31,7 @@ macro_rules! calls {
 calls! {
     Pass Lend LendUnder CheckOut Reserve Fulfil Fail EndReservation TakeBackClean TakeBackLoan BeginReturn ReturnByKey Keep CloseFor
     Defer EndReturn Pronounce Next DropCheck IdleCheck EndWait Chore EndRefill Drain InvalidateLoan Reclaim
+    EndSeek DropSeek Grant Press EndClosing
     BeginGrowth FulfilGrowth EndGrowth DropGrowth InsertLoan RemoveLoan ReplaceIdle Limits Close CloseGently Unopen OpenPool AwaitReturns Open Reset
 }
 
@@ -50,6 +52,9 @@ struct Hands<'w> {
     refills: Vec<Refill<'w, Thing, TestWaker>>,
     growths: Vec<Growth<'w, Thing, TestWaker>>,
     closers: Vec<Closer<'w, Thing, TestWaker>>,
+    seeks: Vec<Seek<'w, Thing, TestWaker>>,
+    /// The grantor, if the pool is limited.
+    places: Option<Places>,
 }
 
 fn take<T>(things: &mut Vec<T>, nth: usize) -> Option<T> {
@@ -79,6 +84,7 @@ impl<'w> Hands<'w> {
             CheckOut::Check(checking) => self.checks.push((checking, true)),
             CheckOut::Reserved(reservation) => self.reservations.push(reservation),
             CheckOut::FinishReturn(returning) => self.returns.push(returning),
+            CheckOut::Seek(seek) => self.seeks.push(seek),
             CheckOut::Busy(_, joined) => self.waiters.extend(joined),
         }
     }
@@ -109,10 +115,33 @@ impl<'w> Hands<'w> {
                 } else {
                     ledger.reserve(None, caller).map_err(refusal)
                 };
-                if let Ok(Reserve::New(reservation)) = reserved {
+                match reserved {
+                    Ok(Reserve::New(reservation)) => self.reservations.push(reservation),
+                    Ok(Reserve::Seek(seek)) => self.seeks.push(seek),
+                    Ok(Reserve::Pending(_)) | Err(_) => {}
+                }
+            }
+            Call::EndSeek => {
+                let Some(seek) = take(&mut self.seeks, nth) else { return };
+                let granted = number > 0 && self.places.as_ref().is_some_and(|places| places.take(1) == 1);
+                let want = Want::Any(ledger.next_number(), caller);
+                if flag {
+                    let waker = Some(world.waker());
+                    if let Ok(answer) = seek.check_out_as(granted, Rank::Normal, &want, None, waker, now) {
+                        self.note(answer);
+                    }
+                } else if let Ok(Reserve::New(reservation)) = seek.reserve(granted, None, caller) {
                     self.reservations.push(reservation);
                 }
             }
+            Call::DropSeek => drop(take(&mut self.seeks, nth)),
+            Call::Grant => {
+                if let Some(places) = &self.places {
+                    places.release(ledger.grant(places.take(nth), now));
+                }
+            }
+            Call::Press => self.returns.extend(ledger.press(flag.then_some(nth))),
+            Call::EndClosing => ledger.end_closing(),
             Call::Fulfil => {
                 if let Some(reservation) = self.reservations.get(nth) {
                     let _refused = world.fulfil(reservation, name);
@@ -260,7 +289,7 @@ proptest! {
     #![proptest_config(lengths::config(1000))]
 
     #[test]
-    fn whatever_is_called_in_whatever_order_nothing_is_lost(minconn in 0..3_usize, maxconn in 0..5_usize, grow in 0..3_usize, steps in steps()) {
+    fn whatever_is_called_in_whatever_order_nothing_is_lost(minconn in 0..3_usize, maxconn in 0..5_usize, grow in 0..3_usize, limit in prop::option::of(0..5_usize), steps in steps()) {
         let world = World::with(minconn, maxconn, Policy {
             check_after: seconds(1.0),
             max_idle: seconds(4.0),
@@ -271,14 +300,20 @@ proptest! {
         });
         let housekeeper = world.housekeeper();
         world.ledger.set_workers(world.waker());
-        let mut hands = Hands::default();
+        let mut hands = Hands { places: limit.map(|limit| Places::of(&world, limit)), ..Hands::default() };
         for &step in &steps {
             let before = occupied(&world);
             hands.call(&world, step);
             let (counts, by_hand) = (world.ledger.counts(), matches!(step.0, Call::InsertLoan | Call::ReplaceIdle));
             prop_assert!(by_hand || occupied(&world) <= before.max(counts.maxconn), "above the limit after {step:?}");
+            if let (Some(limit), Some(places)) = (limit, &hands.places) {
+                let granted = world.ledger.granted();
+                prop_assert!(by_hand || occupied(&world) <= before.max(granted), "more than is granted after {step:?}");
+                prop_assert_eq!(places.free() + granted, limit, "a grant is lost after {:?}", step);
+            }
             prop_assert_eq!((world.idle().len(), world.lent().len()), (counts.idle, counts.lent), "after {:?}", step);
         }
+        let places = hands.places.take();
         drop(hands);
         // An open pool keeps the error of a connect that holds others back.
         world.ledger.set_closed(true);
@@ -296,6 +331,9 @@ proptest! {
         prop_assert_eq!(made, dropped, "a handle is still held");
         // The workers that were called come now, in vain.
         (0..3).for_each(|_| drop(world.ledger.begin_growth(7)));
+        prop_assert_eq!(places.map(|places| places.free()), limit, "a grant is lost");
+        world.ledger.set_limited(false);
+        drop(world.ledger.press(None));
         world.ledger.set_policy(Policy { max_idle: seconds(4.0), has_housekeeper: true, ..Policy::default() });
         drop(world.ledger.resize(1, 1));
         world.ledger.hurry_refill();

@@ -14,7 +14,7 @@ fn reserve_key(world: &World, key: u32, caller: u64) -> Reservation<'_, Thing, T
 fn reserve_anew(world: &World, key: u32, caller: u64) -> Reservation<'_, Thing, TestWaker> {
     match resolve_key(&mut world.ask(key, caller), |want| world.ledger.reserve(Some(want), caller)) {
         Ok(Reserve::New(reservation)) => reservation,
-        Ok(Reserve::Pending(_)) => panic!("a caller further up has it"),
+        Ok(Reserve::Pending(_) | Reserve::Seek(_)) => panic!("a caller further up has it"),
         Err(refusal) => panic!("{refusal}"),
     }
 }

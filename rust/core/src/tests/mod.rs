@@ -5,6 +5,7 @@ mod anything;
 mod backoff;
 mod chores;
 mod counting;
+mod granted;
 mod growth;
 mod health;
 mod jitter;

@@ -453,6 +453,7 @@ pub(super) fn show<E: std::fmt::Debug>(answer: &Result<CheckOut<'_, Thing, TestW
         Ok(CheckOut::Reserved(_)) => "reserved".to_owned(),
         Ok(CheckOut::FinishReturn(returning)) => format!("return {} first", returning.connection().name),
         Ok(CheckOut::AskAgain) => "ask again".to_owned(),
+        Ok(CheckOut::Seek(_)) => "seek a grant".to_owned(),
         Ok(CheckOut::ConnectFailed(error)) => format!("connect failed: {}", error.name),
         Ok(CheckOut::Busy(busy, waiter)) => format!("{busy:?}, waiting: {}", waiter.is_some()),
         Err(unanswered) => format!("{unanswered:?}"),

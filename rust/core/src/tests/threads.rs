@@ -96,7 +96,7 @@ impl Town {
                     return name;
                 }
                 CheckOut::FinishReturn(returning) => self.finish(returning),
-                CheckOut::Check(_) | CheckOut::AskAgain | CheckOut::ConnectFailed(_) => {}
+                CheckOut::Check(_) | CheckOut::AskAgain | CheckOut::Seek(_) | CheckOut::ConnectFailed(_) => {}
                 CheckOut::Busy(_, joined) => {
                     waiter = joined.or(waiter);
                     parker.park();

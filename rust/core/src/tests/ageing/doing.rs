@@ -118,6 +118,7 @@ impl<'w> Duel<'w> {
                 got
             }
             Ok(CheckOut::AskAgain) => Got::AskAgain,
+            Ok(CheckOut::Seek(_)) => panic!("the pool is not limited"),
             Ok(CheckOut::ConnectFailed(_)) => Got::ConnectFailed,
             Ok(CheckOut::Busy(busy, joined)) => {
                 let got = Got::Busy(busy, joined.is_some());

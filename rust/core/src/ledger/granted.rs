@@ -1,0 +1,189 @@
+//! Granted room. A pool that shares a limit with others fills a slot only in room that a grantor has granted: `granted` counts it. The
+//! ledger says when a caller seeks a grant, how many the waiters could use, and how many are given back. It knows nothing of the grantor.
+//!
+//! Granted room is never kept empty: at the end of each edit, what no slot uses is given back, but for what a worker comes to fill.
+
+use super::{Ledger, Return};
+use crate::close_reason::CloseReason;
+
+/// What a pool has been granted. One without a limit has been granted everything.
+pub(crate) struct Grants {
+    pub(super) granted: usize,
+    /// How many callers seek a grant now.
+    seeking: usize,
+    /// How many connections the pool keeps at most, besides `minconn`, since others wait.
+    pressed: Option<usize>,
+    /// Whether the grantor has been told that waiters want grants.
+    told: bool,
+    /// Whether the connections that are listed as idle and lent have been closed with the pool.
+    listed_are_closed: bool,
+    /// How many connections, without a slot, are being closed with the pool.
+    closing: usize,
+    /// Whether the next end of an edit leaves everything as it is.
+    postponed: bool,
+}
+
+impl Grants {
+    pub(super) const UNLIMITED: Self = Self {
+        granted: usize::MAX,
+        seeking: 0,
+        pressed: None,
+        told: false,
+        listed_are_closed: false,
+        closing: 0,
+        postponed: false,
+    };
+
+    const NONE: Self = Self { granted: 0, ..Self::UNLIMITED };
+}
+
+impl<H, W> Ledger<H, W> {
+    /// Says whether the pool shares a limit with others. It must be empty.
+    pub(crate) fn set_limited(&mut self, limited: bool) {
+        self.grants = if limited { Grants::NONE } else { Grants::UNLIMITED };
+        self.renew_keeps();
+    }
+
+    #[inline]
+    pub(super) fn is_limited(&self) -> bool {
+        self.grants.granted < usize::MAX
+    }
+
+    /// Says whether the shared limit alone keeps the pool from opening one more.
+    pub(super) fn lacks_grant(&self) -> bool {
+        self.is_limited() && self.table.occupied() < self.maxconn
+    }
+
+    /// Says whether there is room, or may be once connects are not held back.
+    pub(super) fn lacks_only_time(&self) -> bool {
+        self.has_room() || self.lacks_grant() && self.table.occupied() < self.keeps && self.connects_allowed() == 0
+    }
+
+    /// Counts the vacant slots for which nothing is granted or sought.
+    fn ungranted(&self) -> usize {
+        let granted = self.grants.granted.max(self.table.occupied());
+        self.keeps.saturating_sub(granted.saturating_add(self.grants.seeking))
+    }
+
+    /// Says whether a caller may seek room for a connect, which may begin now.
+    pub(crate) fn may_seek(&self) -> bool {
+        self.ungranted() > 0 && self.connects_allowed() > 0
+    }
+
+    /// Notes that a caller seeks a grant.
+    pub(super) fn begin_seek(&mut self) {
+        self.grants.seeking += 1;
+    }
+
+    /// Notes how that has ended.
+    pub(crate) fn end_seek(&mut self, granted: bool) {
+        self.grants.seeking = self.grants.seeking.saturating_sub(1);
+        if self.is_limited() {
+            self.grants.granted += usize::from(granted);
+        } else {
+            // The pool was made anew meanwhile, without a limit.
+            self.after.released += usize::from(granted);
+        }
+    }
+
+    /// Counts the grants that the waiters could use now.
+    pub(crate) fn wanted(&self) -> usize {
+        let waiting = self.queue.waiting_for_room();
+        if waiting == 0 || self.closed || !self.is_limited() {
+            return 0;
+        }
+        let waiting =
+            self.policy.grow.map_or(waiting, |limit| waiting.min(limit.get()).saturating_sub(self.busy_workers()));
+        waiting.min(self.ungranted()).min(self.connects_allowed()).min(self.admits_to_room(0, 0))
+    }
+
+    /// Gives room to the first waiters. Says for how many grants there was no use.
+    pub(crate) fn grant(&mut self, count: usize) -> usize {
+        let used = count.min(self.wanted());
+        if used > 0 {
+            self.grants.granted += used;
+            self.serve();
+        }
+        count - used
+    }
+
+    /// Notes that others wait, so that the pool may keep no more than `most` connections, and minconn; or that none do. Gives the idle
+    /// connections above that, to be closed.
+    pub(crate) fn press(&mut self, most: Option<usize>) -> Vec<Return<H>> {
+        self.grants.pressed = most;
+        self.renew_keeps();
+        if self.closed { Vec::new() } else { self.take_idle_above(self.keeps, CloseReason::Surplus) }
+    }
+
+    /// Forgets that others wait.
+    pub(super) fn end_press(&mut self) {
+        self.grants.pressed = None;
+        self.renew_keeps();
+    }
+
+    /// Finds out how many connections the pool may keep.
+    pub(super) fn renew_keeps(&mut self) {
+        self.keeps = self.grants.pressed.map_or(self.maxconn, |most| most.max(self.minconn).min(self.maxconn));
+    }
+
+    /// Notes that connections without a slot are being closed with the pool.
+    pub(super) fn begin_closing(&mut self, unlisted: usize) {
+        self.grants.closing += unlisted;
+    }
+
+    /// Notes that all connections of a pool that is wholly closed have been closed.
+    pub(crate) fn end_closing(&mut self) {
+        self.grants.closing = 0;
+        self.grants.listed_are_closed = !self.has_open_loans();
+    }
+
+    /// Notes that the pool was opened or closed. What it lists then counts as open.
+    pub(super) fn renew_listed(&mut self) {
+        self.grants.listed_are_closed = false;
+    }
+
+    /// Forgets what was granted to another process.
+    pub(super) fn forget_grants(&mut self) {
+        self.set_limited(self.is_limited());
+    }
+
+    /// Ends an edit: gives back what is not used, and notes whether the waiters begin to want grants.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        if self.is_limited() {
+            self.settle_grants();
+        }
+    }
+
+    /// Leaves to the next edit what the end of this one would tell the grantor, which cannot be called at any moment.
+    pub(super) fn postpone_grants(&mut self) {
+        self.grants.postponed = true;
+    }
+
+    #[cold]
+    fn settle_grants(&mut self) {
+        if std::mem::take(&mut self.grants.postponed) {
+            return;
+        }
+        let listed = if self.grants.listed_are_closed { self.listed() } else { 0 };
+        let for_workers = if self.closed { 0 } else { self.called_workers() };
+        let used = self.table.occupied() - listed + self.grants.closing + for_workers;
+        let unused = self.grants.granted.saturating_sub(used);
+        self.grants.granted -= unused;
+        self.after.released += unused;
+        let wants = self.wanted() > 0;
+        self.after.wants |= wants && !self.grants.told;
+        self.grants.told = wants;
+    }
+
+    /// Notes that the grantor has not heard that waiters want grants.
+    pub(crate) fn grantor_missed(&mut self) {
+        self.grants.told = false;
+    }
+
+    /// Counts what the ledger holds of the grantor.
+    #[cfg(test)]
+    pub(crate) fn granted(&self) -> usize {
+        self.grants.granted
+    }
+}
