@@ -288,8 +288,8 @@ fn once_the_pressure_ends_the_waiters_want_grants_and_returns_are_kept() {
 fn a_pool_that_is_closed_gives_back_what_has_been_closed() {
     let (world, places) = limited(2, 3, 3);
     open(&world, &places, [1, 2]);
-    assert!(world.give_back(2));
     let room = reserve(&world, &places);
+    assert!(world.give_back(2));
     let closing = world.ledger.close().expect("it is open");
     assert_eq!((closing.len(), places.free()), (2, 0), "they are still open");
     drop(closing);

@@ -181,7 +181,8 @@ impl<'w> Caller<'w> {
             }
             Err(Unanswered::Refused(refusal)) => panic!("{refusal}"),
             Ok(CheckOut::ConnectFailed(_)) => Answer::Closed,
-            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_) | CheckOut::AskAgain) | Err(Unanswered::Compare(_)) => {
+            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_) | CheckOut::AskAgain | CheckOut::Seek(_))
+            | Err(Unanswered::Compare(_)) => {
                 panic!("there is no such thing here")
             }
         };
