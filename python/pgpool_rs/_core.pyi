@@ -79,6 +79,9 @@ class AbstractConnectionPool:
     maxconn: int
     closed: bool
     _keys: int
+    def _wanted(self) -> int: ...
+    def _grant(self, count: int) -> int: ...
+    def _press(self, most: int | None) -> None: ...
 
 class ThreadedConnectionPool(AbstractConnectionPool):
     def getconn(

@@ -19,11 +19,12 @@ from pgpool_rs._loans import describe as describe_loan
 from pgpool_rs._loans import make as make_loan
 from pgpool_rs._log import is_heard, place
 from pgpool_rs._log import write as write_line
-from pgpool_rs._notes import annotate, copied
+from pgpool_rs._notes import annotate, annotate_limited, copied
 from pgpool_rs._opening import in_parallel as open_in_parallel
 from pgpool_rs._opening import start_worker
 from pgpool_rs._secrets import mask
 from pgpool_rs._server_full import is_server_full
+from pgpool_rs._session import await_end, session_of
 from pgpool_rs._views import AutomaticKey
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 
@@ -40,6 +41,8 @@ __all__ = [
     "QueryCanceledError",
     "TooManyRequests",
     "annotate",
+    "annotate_limited",
+    "await_end",
     "check_socket",
     "connection",
     "copied",
@@ -54,6 +57,7 @@ __all__ = [
     "open_in_parallel",
     "place",
     "psycopg2",
+    "session_of",
     "start_worker",
     "threading",
     "time",

@@ -63,6 +63,15 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
         pass
 
 
+def annotate_limited(error: Any, limit: Any) -> None:
+    """Note that it was the shared limit that refused, and who holds it."""
+    try:
+        if _NOTES:
+            error.add_note(f"the limit is held by {limit._holders() or 'nobody'}")
+    except CAUSED:
+        pass
+
+
 def _note(  # noqa: PLR0917  (as `annotate`)
     error: Any, maxconn: int, reserve: int, waits: bool, age: float | None, borrower: int | None
 ) -> str:

@@ -44,6 +44,7 @@ class Options:
     close_returns: bool
     open: bool
     listener: Any = field(repr=False)
+    limit: Any
 
     @property
     def listens(self) -> _listener.Methods:
@@ -85,6 +86,7 @@ class Options:
         close_returns: object = False,
         open: object = True,  # noqa: A002  (psycopg_pool's name)
         listener: object = None,
+        limit: object = None,
     ) -> Options:
         """Check the options of a pool's constructor.
 
@@ -115,6 +117,7 @@ class Options:
             close_returns=_validate.flag("close_returns", close_returns),
             open=_validate.flag("open", open),
             listener=_validate.listener("listener", listener),
+            limit=_validate.limit("limit", limit),
             # Last, so that refused options take no number.
             name=f"pool-{next(_numbers)}" if name is None else _validate.text("name", name),
         )

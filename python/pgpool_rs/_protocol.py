@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class TransactionInfo(Protocol):
@@ -36,3 +36,22 @@ class PooledConnection(Protocol):
 
     def close(self) -> object:
         """Close; called once by the pool, or again by `closeall()`."""
+
+
+class Limit(Protocol):
+    """What a pool asks of its `limit=`: places, one for each connection that is open, or being opened or closed."""
+
+    def _attach(self, pool: Any, /) -> object:
+        """Know a pool that is made with the limit, or raise."""
+
+    def _take(self, pool: Any, /) -> bool:
+        """Take a place, if one is free; never wait. If it raises, it has taken none."""
+
+    def _give(self, pool: Any, count: int, /) -> object:
+        """Free so many places of a pool. If it raises, it has freed none, and the pool calls it again."""
+
+    def _wait(self, pool: Any, /) -> object:
+        """Seek places for the waiters of a pool from now on, as long as `pool._wanted()` tells of some."""
+
+    def _holders(self) -> str:
+        """Say who holds how many places."""

@@ -92,6 +92,14 @@ def listener(option: str, given: Any) -> Any:
     raise TypeError(f"{option} must be an object with some of the methods {allowed}, or None, not {kind(given)}")
 
 
+def limit(option: str, given: Any) -> Any:
+    """Check that it is a limit, or None."""
+    asked = ("_attach", "_take", "_give", "_wait", "_holders")
+    if given is None or (not isinstance(given, type) and all(callable(getattr(given, name, None)) for name in asked)):
+        return given
+    raise TypeError(f"{option} must be a HostLimit, a SharedLimit or None, not {kind(given)}")
+
+
 def word(option: str, given: Any, *words: str) -> str:
     """Check that it is one of these words."""
     if isinstance(given, str) and given in words:

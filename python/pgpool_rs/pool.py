@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pgpool_rs._listener import Listener
-    from pgpool_rs._protocol import PooledConnection
+    from pgpool_rs._protocol import Limit, PooledConnection
     from pgpool_rs._views import Idle, Rused, Used
 
 __all__ = [
@@ -108,6 +108,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         close_returns: bool = False,
         open: bool = True,  # noqa: A002  (psycopg_pool's name)
         listener: Listener | None = None,
+        limit: Limit | None = None,
         **kwargs: Any,
     ) -> None:
         """Open `minconn` connections by calling `psycopg2.connect(*args, **kwargs)`.
@@ -152,6 +153,8 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param open: whether the constructor opens the pool. If not, it connects nothing and starts no thread, and every
             request gets `PoolClosed` until `open()` is called.
         :param listener: an object that is told what happens, with some of the methods of `Listener`.
+        :param limit: a limit on the open connections of several pools together: a `HostLimit` for those of all
+            processes of this host, a `SharedLimit` for those of this process.
         :raises ValueError: a size is negative, `minconn` is greater than `maxconn`, or an option is out of its range.
         :raises TypeError: an option has a wrong type or is not for this class; or neither the pool nor psycopg2.connect
             knows it, unless the program has its own `connect` or `_connect`.
@@ -190,6 +193,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
             close_returns=close_returns,
             open=open,
             listener=listener,
+            limit=limit,
         )
         if 0 < maxconn <= options.reserve:
             raise ValueError(f"reserve must be less than maxconn, not reserve={options.reserve} and maxconn={maxconn}")

@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use pgpool_core::{
-    Busy, Caller, CheckOut, CloseReason, Moment, Rank, Refusal, RequestEnd, Reservation, SlotId, Span, Waiter, Want,
+    Busy, Caller, CheckOut, CloseReason, Moment, Rank, Refusal, RequestEnd, Reservation, Seek, SlotId, Span, Waiter,
+    Want,
 };
 use pyo3::prelude::*;
 
@@ -18,6 +19,7 @@ use crate::give_back::{discard, finish, give_back_loan};
 use crate::handle::{Handle, address};
 use crate::keys::{key_of, plain_key, resolve_key, want_for};
 use crate::leaks;
+use crate::limit;
 use crate::log::{CROWDED, TIMED_OUT, log};
 use crate::news::{News, close_for, tell};
 use crate::notes::{annotated, with_notes};
@@ -143,8 +145,8 @@ fn span(since: Instant) -> Span {
 fn end_of(found: Result<Span, &Error>) -> RequestEnd {
     match found {
         Ok(after) => RequestEnd::Served(after),
-        Err(Error::TimedOut(_)) => RequestEnd::TimedOut,
-        Err(Error::Refused(Refusal::Exhausted)) => RequestEnd::Refused,
+        Err(Error::TimedOut(_) | Error::Limited(_)) => RequestEnd::TimedOut,
+        Err(Error::Refused(Refusal::Exhausted | Refusal::Limited)) => RequestEnd::Refused,
         Err(Error::Crowded(_)) => RequestEnd::Crowded,
         Err(_) => RequestEnd::Failed,
     }
@@ -178,12 +180,16 @@ fn seek_from<'py, 'p>(
     let ledger = pool.get().ledger();
     let caller = want.caller();
     let mut parker = None;
+    let mut sought: Option<(Seek<'_, Handle, Waker>, bool)> = None;
     let mut expired = false;
     let asked = Instant::now();
     'asking: loop {
         let mut answer = resolve_key(py, want, |want| {
             let waker = if expired { None } else { parker.as_ref().map(Parker::waker) };
-            ledger.check_out_as(rank, want, place.waiter.as_ref(), waker, now())
+            match sought.take() {
+                Some((seek, granted)) => seek.check_out_as(granted, rank, want, place.waiter.as_ref(), waker, now()),
+                None => ledger.check_out_as(rank, want, place.waiter.as_ref(), waker, now()),
+            }
         })?;
         let (busy, joined) = loop {
             match answer {
@@ -201,6 +207,10 @@ fn seek_from<'py, 'p>(
                     continue 'asking;
                 }
                 CheckOut::AskAgain => continue 'asking,
+                CheckOut::Seek(seek) => {
+                    sought = Some((seek, limit::take(pool)?));
+                    continue 'asking;
+                }
                 CheckOut::ConnectFailed(error) => return Err(PyErr::from_value(error.object(py)?).into()),
                 CheckOut::Busy(busy, joined) => break (busy, joined),
             }
@@ -215,6 +225,7 @@ fn seek_from<'py, 'p>(
                 None => continue 'asking,
             },
             (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
+            (Busy::Limited, Timeout::ZERO) => return Err(Refusal::Limited.into()),
             // The caller does not wait for room, but for a connection that another caller is opening without a time limit.
             (Busy::KeyOpening, Timeout::ZERO) => None,
             // The same, as long as the room is in transit.
@@ -321,6 +332,8 @@ fn timed_out(pool: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Erro
     let name = pool.get().shown_name(pool.py());
     let mut text = if matches!(busy, Busy::BackingOff { .. }) {
         format!("connection not opened: waited {waited:.2} s for a server that takes none")
+    } else if busy == Busy::Limited {
+        format!("connection pool exhausted: waited {waited:.2} s for the limit that it shares with others")
     } else if busy == Busy::KeyOpening {
         format!("connection not opened: waited {waited:.2} s for the one that another caller opens under this key")
     } else {
@@ -331,6 +344,7 @@ fn timed_out(pool: &Bound<'_, AbstractPool>, busy: Busy, asked: Instant) -> Erro
     text.push_str(&last_connect_error(pool));
     // Not a warning: under load there would be one for each request, and the caller gets the exception.
     match log(pool, TIMED_OUT, || (text.clone(),)) {
+        Ok(()) if busy == Busy::Limited => Error::Limited(text),
         Ok(()) => Error::TimedOut(text),
         Err(error) => error.into(),
     }

@@ -8,6 +8,7 @@ use pyo3::types::PyInt;
 use crate::connection::{self, Closed, Look};
 use crate::error::{Error, is_database_error, new_error, weightier};
 use crate::handle::Handle;
+use crate::limit;
 use crate::log::{CHECK_FAILED, CLOSE_FAILED, log_unclean, report};
 use crate::news::{News, close_for, tell};
 use crate::pool::AbstractPool;
@@ -106,7 +107,7 @@ pub(crate) fn examine(
         Err(error) => (CloseReason::Lost, Err(error)),
     };
     tell(pool, News::Closed(reason));
-    match (failed, connection::close(&connection)) {
+    match (failed, limit::close(pool, &connection)) {
         (Ok(left), Ok(())) => log_unclean(pool, left),
         (Ok(_), Err(error)) => report(pool, CLOSE_FAILED, error),
         (Err(error), closed) => report(pool, CHECK_FAILED, weightier(py, error, closed.err())),

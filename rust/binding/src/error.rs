@@ -19,6 +19,8 @@ pub(crate) enum Error {
     Crowded(String),
     /// A waiter's timeout is over. The text says how long it waited and what it saw.
     TimedOut(String),
+    /// As `TimedOut`, since the limit is reached that the pool shares with others.
+    Limited(String),
     /// Python code that we called raised.
     Raised(PyErr),
 }
@@ -41,7 +43,7 @@ impl From<Error> for PyErr {
             Error::Refused(refusal) => {
                 let class = match refusal {
                     Refusal::Closed | Refusal::Unopened => |imports: &'static Imports| &imports.PoolClosed,
-                    Refusal::Exhausted => |imports: &'static Imports| &imports.PoolExhausted,
+                    Refusal::Exhausted | Refusal::Limited => |imports: &'static Imports| &imports.PoolExhausted,
                     Refusal::Unkeyed | Refusal::WrongKey | Refusal::Taken | Refusal::LoanEnded | Refusal::Reentrant => {
                         |imports: &'static Imports| &imports.PoolError
                     }
@@ -54,7 +56,7 @@ impl From<Error> for PyErr {
                 new_error(|imports| &imports.PoolError, &text)
             }
             Error::Crowded(text) => new_error(|imports| &imports.TooManyRequests, &text),
-            Error::TimedOut(text) => new_error(|imports| &imports.PoolTimeout, &text),
+            Error::TimedOut(text) | Error::Limited(text) => new_error(|imports| &imports.PoolTimeout, &text),
             Error::Raised(error) => error,
         }
     }

@@ -12,6 +12,7 @@ use crate::error::{Error, both, every, is_exception, is_shortage, weightier};
 use crate::fast_path::flags;
 use crate::handle::{Handle, address};
 use crate::keys::{is_plainly, resolve_key_if_any, want_for};
+use crate::limit;
 use crate::log::{
     CLOSE_FAILED, Event, LATE, RESET_FAILED, RETURN_FAILED, ROLLBACK_FAILED, log, log_closed, log_unclean, report,
 };
@@ -249,7 +250,7 @@ fn close_and_free(pool: &Bound<'_, AbstractPool>, returning: Returning<'_, Handl
         return None;
     }
     tell(pool, News::Closed(returning.closing().unwrap_or(CloseReason::Unclean)));
-    let closed = returning.connection().object(pool.py()).and_then(|connection| connection::close(&connection));
+    let closed = returning.connection().object(pool.py()).and_then(|connection| limit::close(pool, &connection));
     drop(returning);
     closed.err()
 }

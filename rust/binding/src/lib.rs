@@ -22,10 +22,11 @@
 //! | 3     | `keys`                  | hashing and comparing keys |
 //! | 4     | `wait`                  | waiting on a Python lock, waking |
 //! | 5     | `pool`                  | the state of a pool; the classes that the public ones inherit |
+//! | 6     | `limit`                 | the limit that a pool shares with others |
 //! | 6     | `log`                   | the lines of the log |
-//! | 6     | `notes`                 | what a refusal says beyond psycopg2.pool's words |
 //! | 6     | `views`                 | what `_pool`, `_used` and `_rused` are made of |
 //! | 7     | `news`                  | what the listener is told |
+//! | 7     | `notes`                 | what a refusal says beyond psycopg2.pool's words |
 //! | 8     | `check`                 | finding out whether a connection is well |
 //! | 8     | `leaks`                 | where each loan was made; forgotten loans |
 //! | 9     | `give_back`             | putconn, step by step |
@@ -58,6 +59,7 @@ mod handle;
 mod keys;
 mod leaks;
 mod lifecycle;
+mod limit;
 mod loan;
 mod log;
 mod maintain;

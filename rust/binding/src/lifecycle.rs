@@ -10,12 +10,12 @@ use pyo3::types::PyCFunction;
 use crate::arguments::Timeout;
 use crate::call::{call, edit, is_logging};
 use crate::caller::{caller, is_thread_ident_native};
-use crate::connection;
 use crate::error::{Error, both, every, is_database_error, is_pool_exhausted, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
 use crate::give_back::discard_all;
 use crate::handle::Handle;
 use crate::leaks::log_forgotten;
+use crate::limit;
 use crate::log::{POOL_CLOSED, log};
 use crate::news::{BORROWED, News, RETURNED, tell, tells};
 use crate::notes::with_notes;
@@ -30,6 +30,10 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
     let this = pool.get();
     let ledger = this.ledger();
     let opens = options.open;
+    if this.options().limit.is_some() {
+        // The pool is made anew: its places go back to the limit that it had.
+        edit(py, || ledger.reset())?;
+    }
     this.set_timeout(options.timeout);
     this.set_options(options.into_options(py)?);
     let caller = caller(py)?;
@@ -37,6 +41,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
         ledger.reset();
         ledger.set_policy(before_open(this.options().policy));
         drop(ledger.resize(minconn, maxconn));
+        limit::attach(pool)?;
         this.set_flags(find_flags(pool)?);
         if opens {
             fill(pool)
@@ -51,7 +56,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
             let connections = ledger.close().unwrap_or_default();
             let close = |connection: &Arc<Handle>| {
                 tell(pool, News::Closed(CloseReason::WithPool));
-                connection::close(&connection.object(py)?)
+                limit::close(pool, &connection.object(py)?)
             };
             let closed = every(py, connections.iter().map(close));
             ledger.reset();
@@ -182,9 +187,11 @@ fn close_all(pool: &Bound<'_, AbstractPool>) -> Result<(), Error> {
     // Close all of them, even if some `close()` raises. Ignore a database's errors, as psycopg2.pool does.
     let ends = connections.iter().map(|connection| {
         tell(pool, News::Closed(CloseReason::WithPool));
-        close_last(py, connection).or_else(|error| if is_database_error(py, &error) { Ok(()) } else { Err(error) })
+        close_last(pool, connection).or_else(|error| if is_database_error(py, &error) { Ok(()) } else { Err(error) })
     });
-    let closed = both(py, every(py, ends), leave_housekeeper(pool));
+    let closed = every(py, ends);
+    pool.get().ledger().end_closing();
+    let closed = both(py, closed, leave_housekeeper(pool));
     let logged = both(py, log_forgotten(pool), log(pool, POOL_CLOSED, || (connections.len(),)));
     Ok(both(py, closed, logged)?)
 }
@@ -196,9 +203,10 @@ fn leave_housekeeper(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
 
 /// Closes a connection when its pool closes. A connection that its borrower has forgotten is closed already. An object without
 /// `close()` is dropped.
-fn close_last(py: Python<'_>, connection: &Handle) -> PyResult<()> {
+fn close_last(pool: &Bound<'_, AbstractPool>, connection: &Handle) -> PyResult<()> {
+    let py = pool.py();
     match connection.living(py) {
-        Some(connection) if connection.hasattr(name!(py, close))? => connection::close(&connection),
+        Some(connection) if connection.hasattr(name!(py, close))? => limit::close(pool, &connection),
         _ => Ok(()),
     }
 }

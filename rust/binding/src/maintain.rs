@@ -8,11 +8,12 @@ use pyo3::prelude::*;
 use crate::call::{call, edit, is_logging};
 use crate::caller::caller;
 use crate::check;
-use crate::error::{Error, is_database_error};
+use crate::error::{Error, is_database_error, is_pool_exhausted};
 use crate::give_back::{discard_all, finish};
 use crate::handle::address;
 use crate::leaks::{describe_loan, log_forgotten};
-use crate::log::{Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_alone};
+use crate::limit::limit_of;
+use crate::log::{CLOSE_FAILED, Event, LEAK, OPEN_FAILED, RESTORED, RETURN_FAILED, log, report_alone};
 use crate::notes::with_notes;
 use crate::open::last_connect_error;
 use crate::pool::AbstractPool;
@@ -72,7 +73,7 @@ fn do_chore(
                 Err(error) => {
                     refill.fail(now());
                     // The connect has logged a database's error.
-                    if !is_database_error(pool.py(), &error) {
+                    if !is_database_error(pool.py(), &error) && !is_limited(pool, &error) {
                         on_error(OPEN_FAILED, Err(error))?;
                     }
                 }
@@ -169,7 +170,18 @@ pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, as
 /// Opens an idle connection. The connect has logged a database's error.
 fn open_one(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let opened = pool.call_method0(name!(pool.py(), connect_hook)).map(drop);
-    opened.or_else(|error| if is_database_error(pool.py(), &error) { Ok(()) } else { Err(error) })
+    let waits = |error: &PyErr| is_database_error(pool.py(), error) || is_limited(pool, error);
+    opened.or_else(|error| if waits(&error) { Ok(()) } else { Err(error) })
+}
+
+/// Says whether a connect was refused by the limit that the pool shares: the next round may find a place.
+fn is_limited(pool: &Bound<'_, AbstractPool>, error: &PyErr) -> bool {
+    limit_of(pool).is_some() && is_pool_exhausted(pool.py(), error)
+}
+
+/// Notes that others wait for the limit, so that the pool keeps no more than `most` connections, and minconn; or that none do.
+pub(crate) fn press(pool: &Bound<'_, AbstractPool>, most: Option<usize>) -> PyResult<()> {
+    call(pool.py(), || report_alone(pool, CLOSE_FAILED, discard_all(pool, pool.get().ledger().press(most))))
 }
 
 /// Call `act` with the lock held, if the lock is free; return whether it was called.

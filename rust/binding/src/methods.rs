@@ -46,6 +46,21 @@ impl AbstractPool {
         start(slf, size("minconn", minconn)?, size("maxconn", maxconn)?, options)
     }
 
+    /// Count the places of its limit that the pool's waiters could use now.
+    fn _wanted(&self) -> usize {
+        self.ledger().wanted(now())
+    }
+
+    /// Give places of its limit to the pool's waiters. Returns how many it had no use for.
+    fn _grant(&self, count: usize) -> usize {
+        self.ledger().grant(count, now())
+    }
+
+    /// Keep no more than `most` connections, and `minconn`, since others wait for the limit; None: nobody does.
+    fn _press(slf: &Bound<'_, Self>, most: Option<usize>) -> PyResult<()> {
+        maintain::press(slf, most)
+    }
+
     /// Find out which hooks are overridden, so that calls leave the fast path for them.
     fn _pgpool_find_hooks(slf: &Bound<'_, Self>) -> PyResult<()> {
         slf.get().set_flags(find_flags(slf)?);

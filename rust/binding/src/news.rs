@@ -6,8 +6,8 @@ use pyo3::types::PyString;
 
 use crate::call::{answered_by_ours, do_at_end, is_logging};
 use crate::caller::caller;
-use crate::connection;
 use crate::fast_path::flags;
+use crate::limit;
 use crate::log::{CLOSE_FAILED, log_closed, report, report_listener};
 use crate::options::Options;
 use crate::pool::AbstractPool;
@@ -94,7 +94,7 @@ pub(crate) fn close_for(
     reason: CloseReason,
 ) -> PyResult<()> {
     tell(pool, News::Closed(reason));
-    match connection::close(connection) {
+    match limit::close(pool, connection) {
         Ok(()) => log_closed(pool, reason),
         Err(error) => report(pool, CLOSE_FAILED, error),
     }

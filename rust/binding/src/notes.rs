@@ -8,6 +8,7 @@ use pyo3::types::PyString;
 
 use crate::error::{Error, is_shortage, weightier};
 use crate::handle::address;
+use crate::limit::limit_of;
 use crate::pool::{AbstractPool, ThreadedPool};
 use crate::python::imports;
 use crate::system::{float, int, now};
@@ -35,8 +36,10 @@ pub(crate) fn annotated(
         }
         error => error,
     };
+    let limited = matches!(error, Error::Refused(Refusal::Limited) | Error::Limited(_));
+    let limit = limited.then(|| limit_of(pool)).flatten();
     let refusal = PyErr::from(error);
-    match annotate(pool, &refusal, waited, returned) {
+    match annotate(pool, &refusal, waited, returned, limit) {
         Err(error) if !is_shortage(pool.py(), &error) => weightier(pool.py(), refusal, Some(error)).into(),
         _ => refusal.into(),
     }
@@ -47,6 +50,7 @@ fn annotate(
     refusal: &PyErr,
     waited: Duration,
     returned: Option<Returned<'_, '_>>,
+    limit: Option<Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let py = pool.py();
     let ledger = pool.get().ledger();
@@ -77,5 +81,7 @@ fn annotate(
         returned.and_then(|(given, _)| given),
         int(py, flags)?,
     );
-    imports()?.annotate.bind(py).call1(fields).map(drop)
+    imports()?.annotate.bind(py).call1(fields)?;
+    let Some(limit) = limit else { return Ok(()) };
+    imports()?.annotate_limited.bind(py).call1((refusal.value(py), limit)).map(drop)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use pgpool_core::{CloseReason, ConnectError, Reserve, SharedLedger, Span};
+use pgpool_core::{CloseReason, ConnectError, Reserve, Seek, SharedLedger, Span};
 use pyo3::prelude::*;
 
 use crate::call::{answered_by_ours, call_or_undo};
@@ -14,6 +14,7 @@ use crate::error::{Error, is_database_error, weightier};
 use crate::give_back::give_back;
 use crate::handle::{Handle, address};
 use crate::keys::{resolve_key_if_any, want_for};
+use crate::limit;
 use crate::log::{OPENED, describe_public, log, log_connect};
 use crate::news::{News, close_for, tell};
 use crate::notes::with_notes;
@@ -43,9 +44,17 @@ fn connect_and_file<'py>(
     let ledger = pool.get().ledger();
     let mut want = key.map(want_for).transpose()?;
     let caller = caller(py)?;
-    let (slot, own) = match with_notes(pool, resolve_key_if_any(py, &mut want, |want| ledger.reserve(want, caller)))? {
-        Reserve::Pending(slot) => (slot, None),
-        Reserve::New(reservation) => (reservation.slot(), Some(reservation)),
+    let mut sought: Option<(Seek<'_, Handle, Waker>, bool)> = None;
+    let (slot, own) = loop {
+        let reserved = resolve_key_if_any(py, &mut want, |want| match sought.take() {
+            Some((seek, granted)) => seek.reserve(granted, want, caller),
+            None => ledger.reserve(want, caller),
+        });
+        match with_notes(pool, reserved)? {
+            Reserve::Pending(slot) => break (slot, None),
+            Reserve::New(reservation) => break (reservation.slot(), Some(reservation)),
+            Reserve::Seek(seek) => sought = Some((seek, limit::take(pool)?)),
+        }
     };
     let began = Instant::now();
     let established = establish(pool, ledger);
@@ -86,7 +95,7 @@ fn establish<'py>(
     let configured = configured.and_then(|()| log_connect(pool, ledger, None)).and_then(|()| log(pool, OPENED, || ()));
     match configured {
         Ok(()) => Ok(connection),
-        Err(error) => Err(weightier(pool.py(), error, connection::close(&connection).err())),
+        Err(error) => Err(weightier(pool.py(), error, limit::close(pool, &connection).err())),
     }
 }
 

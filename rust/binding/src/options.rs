@@ -32,6 +32,8 @@ pub(crate) struct Options {
     /// The policy that holds once the pool is open.
     pub(crate) policy: Policy,
     pub(crate) listener: Methods,
+    /// The limit that the pool shares with others.
+    pub(crate) limit: Option<Py<PyAny>>,
 }
 
 /// The options as Python hands them over.
@@ -60,6 +62,7 @@ pub(crate) struct Checked {
     pub(crate) open: bool,
     #[pyo3(attribute("listens"))]
     listener: Methods,
+    limit: Option<Py<PyAny>>,
     has_housekeeper: bool,
 }
 
@@ -97,14 +100,15 @@ impl Checked {
             open_workers: self.open_workers,
             policy,
             listener: self.listener,
+            limit: self.limit,
         })
     }
 }
 
 impl Options {
     pub(crate) fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let Self { connect, configure, check, reset, listener, .. } = self;
-        let callables = [connect, configure, check, reset].into_iter().chain(listener);
+        let Self { connect, configure, check, reset, listener, limit, .. } = self;
+        let callables = [connect, configure, check, reset, limit].into_iter().chain(listener);
         callables.flatten().try_for_each(|handle| visit.call(handle))
     }
 }

@@ -176,6 +176,13 @@ impl<H, W> Ledger<H, W> {
         self.grants.told = wants;
     }
 
+    /// Notes that the grantor has not taken grants back.
+    pub(crate) fn keep_grants(&mut self, count: usize) {
+        if self.is_limited() {
+            self.grants.granted += count;
+        }
+    }
+
     /// Notes that the grantor has not heard that waiters want grants.
     pub(crate) fn grantor_missed(&mut self) {
         self.grants.told = false;

@@ -8,8 +8,8 @@ use crate::time::Moment;
 
 /// Grants room to several pools. It is never called while the ledger's mutex is held.
 pub trait Grantor: Send + Sync {
-    /// Takes so many grants back.
-    fn release(&self, count: usize);
+    /// Takes so many grants back. Says whether it has: if not, it is told again after the next edit.
+    fn release(&self, count: usize) -> bool;
 
     /// Hears that waiters of this pool begin to want grants: see [`SharedLedger::wanted`]. Says whether it has heard.
     fn wants(&self) -> bool;
@@ -57,8 +57,8 @@ impl<H, W: Wake> SharedLedger<H, W> {
 
     pub(super) fn tell_grantor(&self, released: usize, wants: bool) {
         let Some(grantor) = self.grantor.get() else { return };
-        if released > 0 {
-            grantor.release(released);
+        if released > 0 && !grantor.release(released) {
+            self.ledger.lock().keep_grants(released);
         }
         if wants && !grantor.wants() {
             self.ledger.lock().grantor_missed();

@@ -11,8 +11,8 @@ use super::granted::Places;
 use super::lengths;
 use super::props::{TestWaker, Thing, World, connect_error, refusal, resolve_key, seconds, show};
 use crate::{
-    Busy, CheckOut, Checking, Chore, CloseReason, Closer, ConnectFailure, Grantor as _, Growth, Policy, Rank, Refill,
-    Reservation, Reserve, Returning, Seek, Waiter, Want,
+    Busy, CheckOut, Checking, Chore, CloseReason, Closer, ConnectFailure, Growth, Policy, Rank, Refill, Reservation,
+    Reserve, Returning, Seek, Waiter, Want,
 };
 
 /// What a call is given: which one, and numbers to take things, keys, callers and limits by.
@@ -137,7 +137,7 @@ impl<'w> Hands<'w> {
             Call::DropSeek => drop(take(&mut self.seeks, nth)),
             Call::Grant => {
                 if let Some(places) = &self.places {
-                    places.release(ledger.grant(places.take(nth), now));
+                    places.add(ledger.grant(places.take(nth), now));
                 }
             }
             Call::Press => self.returns.extend(ledger.press(flag.then_some(nth))),

@@ -1,7 +1,7 @@
 //! Granted room: a pretended grantor has so many places, gives them at once, later or never, and takes them back.
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use super::props::{Queued, TestLedger, TestWaker, Thing, World, connect_error, counts, seconds, show};
@@ -16,29 +16,32 @@ pub(super) struct Places(Arc<State>);
 struct State {
     free: AtomicUsize,
     wants: AtomicUsize,
+    /// Whether it does not hear what it is told.
+    is_deaf: AtomicBool,
     ledger: Weak<TestLedger>,
 }
 
 impl Grantor for Places {
-    fn release(&self, count: usize) {
+    fn release(&self, count: usize) -> bool {
         self.assert_unlocked();
-        self.0.free.fetch_add(count, Ordering::SeqCst);
+        let hears = !self.0.is_deaf.load(Ordering::SeqCst);
+        self.0.free.fetch_add(if hears { count } else { 0 }, Ordering::SeqCst);
+        hears
     }
 
     fn wants(&self) -> bool {
         self.assert_unlocked();
-        self.0.wants.fetch_add(1, Ordering::SeqCst) != LOST
+        self.0.wants.fetch_add(1, Ordering::SeqCst);
+        !self.0.is_deaf.load(Ordering::SeqCst)
     }
 }
-
-/// This call of `wants` does not arrive.
-const LOST: usize = 1000;
 
 impl Places {
     /// Limits a world to so many.
     pub(super) fn of(world: &World, limit: usize) -> Self {
         let ledger = Arc::downgrade(&world.ledger);
-        let places = Self(Arc::new(State { free: AtomicUsize::new(limit), wants: AtomicUsize::default(), ledger }));
+        let (free, wants, is_deaf) = (AtomicUsize::new(limit), AtomicUsize::default(), AtomicBool::default());
+        let places = Self(Arc::new(State { free, wants, is_deaf, ledger }));
         world.ledger.set_limited(true);
         world.ledger.set_grantor(Box::new(places.clone()));
         places
@@ -50,6 +53,11 @@ impl Places {
         }
     }
 
+    /// Lets it hear what it is told, or not.
+    fn deafen(&self, is_deaf: bool) {
+        self.0.is_deaf.store(is_deaf, Ordering::SeqCst);
+    }
+
     pub(super) fn free(&self) -> usize {
         self.0.free.load(Ordering::SeqCst)
     }
@@ -57,6 +65,11 @@ impl Places {
     /// Counts how often waiters began to want a grant.
     fn wants(&self) -> usize {
         self.0.wants.load(Ordering::SeqCst)
+    }
+
+    /// Makes so many more places free.
+    pub(super) fn add(&self, count: usize) {
+        self.0.free.fetch_add(count, Ordering::SeqCst);
     }
 
     /// Takes up to so many places.
@@ -69,7 +82,7 @@ impl Places {
     fn serve(&self, world: &World) -> usize {
         let taken = self.take(world.ledger.wanted(world.now()));
         let unused = world.ledger.grant(taken, world.now());
-        self.release(unused);
+        self.add(unused);
         taken - unused
     }
 }
@@ -199,7 +212,7 @@ fn the_grantor_serves_the_waiters_in_their_order() {
     let (world, places) = limited(0, 2, 0);
     let first = join_refused(&world);
     let (second, third) = (join(&world), join(&world));
-    places.release(5);
+    places.add(5);
     assert_eq!(places.serve(&world), 2, "there is room for two");
     assert_eq!((second.wakes(), third.wakes()), (1, 0));
     assert_eq!((world.ledger.granted(), places.free()), (2, 3));
@@ -224,10 +237,23 @@ fn the_grantor_is_told_again_once_the_waiters_want_grants_anew_or_if_it_has_not_
     let (world, places) = limited(0, 3, 0);
     drop(join_refused(&world));
     assert_eq!((places.wants(), world.ledger.wanted(world.now())), (1, 0));
-    places.0.wants.store(LOST, Ordering::SeqCst);
+    places.deafen(true);
     let _first = join_refused(&world);
-    let _second = join(&world);
-    assert_eq!(places.wants(), LOST + 2, "it has not heard of the first");
+    places.deafen(false);
+    let (_second, _third) = (join(&world), join(&world));
+    assert_eq!(places.wants(), 3, "it has not heard of the first");
+}
+
+#[test]
+fn a_grant_that_the_grantor_has_not_taken_back_is_given_back_with_the_next_edit() {
+    let (world, places) = limited(0, 2, 1);
+    open(&world, &places, [1]);
+    places.deafen(true);
+    assert!(!world.give_back(1));
+    places.deafen(false);
+    assert_eq!((world.ledger.granted(), places.free()), (1, 0));
+    world.ledger.counts();
+    assert_eq!((world.ledger.granted(), places.free()), (0, 1));
 }
 
 #[test]
@@ -373,7 +399,7 @@ fn a_worker_is_called_when_the_grantor_grants_and_what_it_does_not_need_is_given
     world.ledger.set_workers(calls.clone());
     let waiter = join_refused(&world);
     assert_eq!((calls.wakes(), places.wants()), (0, 1));
-    places.release(2);
+    places.add(2);
     assert_eq!((places.serve(&world), calls.wakes(), places.free()), (1, 1, 1));
     drop(waiter);
     assert!(world.ledger.begin_growth(7).is_none(), "nobody waits any more");

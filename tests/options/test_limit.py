@@ -1,0 +1,262 @@
+"""With limit=, a pool opens a connection only in a place that its limit has given it, and gives each place back."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from typing import Any
+
+import pytest
+
+from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, ThreadedConnectionPool
+from pgpool_rs.testing import FakeServer
+from tests.lib.limits import PretendedLimit, assert_exact
+from tests.lib.pools import give_back, lend
+from tests.lib.waits import Task, wait_for_waiters, wait_until
+
+noted = pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take no notes")
+
+
+def notes(error: BaseException) -> str:
+    return "\n".join(getattr(error, "__notes__", ()))
+
+
+def test_two_pools_never_have_more_open_than_their_limit(server: FakeServer, our_class: Any) -> None:
+    limit = PretendedLimit(3)
+    first, second = our_class(0, 3, limit=limit), our_class(1, 3, limit=limit)
+    assert limit.pools == [first.name, second.name]
+    lent = lend(first, 2)
+    with pytest.raises(PoolExhausted):
+        first.getconn()
+    assert (limit.taken, server.open) == (3, 3)
+    give_back(first, lent)
+    assert_exact(limit, server)
+    second.closeall()
+    first.closeall()
+    assert (limit.taken, server.open) == (0, 0)
+
+
+@noted
+def test_a_refusal_says_that_it_was_the_limit_and_who_holds_it(server: FakeServer, our_class: Any) -> None:
+    limit = PretendedLimit(1)
+    first, second = our_class(1, 3, limit=limit), our_class(0, 3, limit=limit)
+    with pytest.raises(PoolExhausted, match=r"^connection pool exhausted$") as refused:
+        second.getconn()
+    assert f"the limit is held by {first.name} 1" in notes(refused.value)
+    with first.connection(), pytest.raises(PoolExhausted):
+        first.getconn("key")
+    assert_exact(limit, server)
+
+
+@noted
+def test_a_pool_that_is_full_itself_does_not_blame_the_limit(our_class: Any) -> None:
+    pool = our_class(1, 1, limit=PretendedLimit(1))
+    with pool.connection(), pytest.raises(PoolExhausted) as refused:
+        pool.getconn()
+    assert "limit" not in notes(refused.value)
+
+
+def test_a_timeout_says_that_it_was_the_limit(server: FakeServer) -> None:
+    limit = PretendedLimit(1)
+    first, second = (ThreadedConnectionPool(0, 3, limit=limit) for _ in range(2))
+    with first.connection():
+        with pytest.raises(PoolTimeout, match="for the limit that it shares with others") as late:
+            second.getconn(timeout=0.01)
+        assert "the limit is held by" in notes(late.value) or sys.version_info < (3, 11)
+        assert limit.waits == 1
+    assert_exact(limit, server)
+
+
+def test_waiters_get_what_the_limit_gives_in_their_order(server: FakeServer) -> None:
+    limit = PretendedLimit(0)
+    pool = ThreadedConnectionPool(0, 3, timeout=None, limit=limit)
+    tasks = []
+    for number in range(3):
+        tasks.append(Task(pool.getconn))
+        wait_for_waiters(pool, number + 1)
+    assert (pool._wanted(), limit.waits) == (3, 1)
+    for number in range(3):
+        limit.limit += 1
+        assert limit.serve(pool) == 1
+        pool.putconn(tasks[number].result()) if number == 2 else tasks[number].result()
+    assert_exact(limit, server)
+
+
+def test_a_connection_that_is_closed_leaves_its_place_to_the_pools_own_waiter(server: FakeServer) -> None:
+    limit = PretendedLimit(1)
+    pool = ThreadedConnectionPool(0, 3, timeout=None, limit=limit)
+    first = pool.getconn()
+    task = Task(pool.getconn)
+    wait_for_waiters(pool, 1)
+    pool.putconn(first, close=True)
+    pool.putconn(task.result())
+    assert_exact(limit, server)
+
+
+@pytest.mark.parametrize("order", ["lifo", "fifo"])
+def test_under_pressure_a_pool_closes_what_is_idle_and_keeps_no_return(server: FakeServer, order: Any) -> None:
+    limit = PretendedLimit(4)
+    pool = ThreadedConnectionPool(1, 4, max_idle=None, order=order, limit=limit)
+    give_back(pool, lend(pool, 4))
+    lent = pool.getconn()
+    pool._press(2)
+    assert_exact(limit, server)
+    assert limit.taken == 2
+    pool._press(0)
+    pool.putconn(lent)
+    assert limit.taken == 1, "minconn is its own"
+    pool._press(None)
+    give_back(pool, lend(pool, 4))
+    assert limit.taken == 4
+    pool.closeall()
+    pool._press(1)
+    assert (pool._wanted(), pool._grant(2), limit.taken) == (0, 2, 0)
+
+
+def test_a_failed_connect_gives_its_place_back(server: FakeServer, our_class: Any) -> None:
+    limit = PretendedLimit(2)
+    pool = our_class(0, 2, limit=limit)
+    server.refuse(1)
+    with pytest.raises(Exception, match=r".*"):
+        pool.getconn()
+    assert limit.taken == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_constructor_that_gets_too_few_places_opens_nothing(
+    server: FakeServer, our_class: Any, workers: int
+) -> None:
+    limit = PretendedLimit(2)
+    with pytest.raises(PoolExhausted):
+        our_class(3, 3, limit=limit, open_workers=workers)
+    assert (limit.taken, server.open) == (0, 0)
+
+
+def test_workers_open_in_places_of_the_limit(server: FakeServer) -> None:
+    limit = PretendedLimit(1)
+    pool = ThreadedConnectionPool(0, 3, timeout=None, max_idle=None, grow="workers", limit=limit)
+    tasks = [Task(pool.getconn)]
+    first = tasks[0].result()
+    tasks.append(Task(pool.getconn))
+    wait_for_waiters(pool, 1)
+    limit.limit = 2
+    assert limit.serve(pool) == 1
+    pool.putconn(tasks[1].result())
+    pool.putconn(first)
+    wait_until(lambda: limit.taken == server.open, "the place of a worker is given back")
+
+
+def test_the_housekeeper_replaces_only_what_the_limit_allows(server: FakeServer) -> None:
+    limit = PretendedLimit(2)
+    pool = ThreadedConnectionPool(1, 3, max_lifetime=60, limit=limit)
+    limit.limit = 1
+    pool.putconn(pool.getconn(), close=True)
+    pool.maintain()
+    assert_exact(limit, server)
+    limit.limit = 0
+    pool.putconn(pool.getconn(), close=True)
+    pool.maintain()
+    assert (limit.taken, server.open) == (0, 0)
+    limit.limit = 1
+    pool.maintain()
+    assert (limit.taken, server.open) == (1, 1)
+
+
+def test_a_loan_that_needs_no_connect_asks_the_limit_nothing(our_class: Any) -> None:
+    limit = PretendedLimit(1)
+    pool = our_class(1, 1, limit=limit)
+    asked = limit.asked
+    for _ in range(3):
+        pool.putconn(pool.getconn())
+    assert (limit.asked, limit.waits) == (asked, 0)
+
+
+def test_close_gives_places_back_as_connections_are_closed(server: FakeServer) -> None:
+    limit = PretendedLimit(3)
+    pool = ThreadedConnectionPool(2, 3, limit=limit)
+    lent = pool.getconn()
+    pool.close()
+    assert limit.taken == 1
+    pool.putconn(lent)
+    assert (limit.taken, server.open) == (0, 0)
+
+
+def test_a_pool_that_is_made_anew_gives_its_places_back_to_the_limit_that_it_had() -> None:
+    first, second = PretendedLimit(3), PretendedLimit(3)
+    pool = ThreadedConnectionPool(2, 3, name="p", limit=first)
+    pool.__init__(1, 3, name="p", limit=second)  # type: ignore[misc]
+    assert (first.taken, second.taken) == (0, 1)
+    pool.__init__(1, 3, name="p")  # type: ignore[misc]
+    assert (second.taken, pool._wanted()) == (0, 0)
+
+
+def test_a_forgotten_connection_gives_its_place_back() -> None:
+    limit = PretendedLimit(1)
+    pool = ThreadedConnectionPool(0, 1, timeout=5, reclaim=True, limit=limit)
+    pool.getconn()
+    gc.collect()
+    pool.putconn(pool.getconn())
+    assert limit.taken == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_holds_no_place_and_gives_none_back() -> None:
+    limit = PretendedLimit(3)
+    pool = ThreadedConnectionPool(1, 3, limit=limit)
+    lent = pool.getconn()
+    child = os.fork()
+    if child == 0:
+        limit.held.clear()
+        pool.putconn(lent)
+        pool.putconn(pool.getconn(), close=True)
+        os._exit(limit.held.total())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    pool.putconn(lent)
+    assert limit.taken == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("limit"), KeyboardInterrupt()], ids=["exception", "interrupt"])
+@pytest.mark.parametrize("method", ["_attach", "_take", "_give", "_wait"])
+def test_a_limit_that_raises_loses_no_place_and_no_slot(server: FakeServer, method: str, error: BaseException) -> None:
+    limit = PretendedLimit(1)
+    limit.raising[method] = error
+    pool: Any = None
+    with pytest.raises(type(error)):
+        pool = ThreadedConnectionPool(0, 2, limit=limit)
+        lent = pool.getconn()
+        with pytest.raises(PoolTimeout):
+            pool.getconn(timeout=0)
+            pool.getconn(timeout=0.01)
+        pool.putconn(lent, close=True)
+    if pool is None:
+        return
+    assert not limit.raising
+    pool.close(timeout=0) if method == "_give" else give_back(pool, lend(pool, 0))
+    limit.raising.clear()
+    if not pool.closed:
+        pool.putconn(pool.getconn(), close=True)
+    assert_exact(limit, server)
+
+
+@pytest.mark.parametrize("given", [3, "limit", PretendedLimit, object()], ids=str)
+def test_what_is_no_limit_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="limit must be a HostLimit, a SharedLimit or None"):
+        ThreadedConnectionPool(0, 1, limit=given)
+
+
+def test_the_options_have_the_limit(our_class: Any) -> None:
+    limit = PretendedLimit(1)
+    assert our_class(0, 1, limit=limit).options["limit"] is limit
+    assert our_class(0, 1).options["limit"] is None
+
+
+def test_a_caller_that_waits_for_the_limit_is_told_when_the_pool_is_closed() -> None:
+    limit = PretendedLimit(0)
+    pool = ThreadedConnectionPool(0, 1, timeout=None, limit=limit)
+    task = Task(pool.getconn)
+    wait_for_waiters(pool, 1)
+    pool.closeall()
+    with pytest.raises(PoolClosed):
+        task.result()
+    assert limit.taken == 0
