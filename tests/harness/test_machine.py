@@ -21,6 +21,7 @@ from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs.testing import INVARIANTS, BrokenInvariant, FakeServer, PoolMachine, Promises
 from pgpool_rs.testing.machine import judge
 from pgpool_rs.testing.machine.rules import rule
+from tests.lib.limits import PretendedLimit
 
 # What psycopg2.pool does not survive: docs/migrating.md has each in its table of differences.
 THEIR_FAULTS = {"rollback", "close", "wrong_key", "number_keys", "accounts"}
@@ -89,6 +90,7 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
     "reconnect_backoff": (threaded(1, 3, reconnect_backoff=(0.001, 0.01)), {"minconn": 1, "backs_off": True}),
     "order": (threaded(2, 3, order="fifo"), {"minconn": 2}),
     "reserve": (lambda _: Urgent(1, 3, reserve=1), {"minconn": 1}),
+    "limit": (lambda _: ThreadedConnectionPool(1, 3, limit=PretendedLimit(3)), {"minconn": 1}),
     "reclaim": (threaded(1, 3, reset="discard", reclaim=True), {"minconn": 1}),
     "subclass": (lambda _: Subclass(1, 3), {"minconn": 1}),
     "wrapper": (lambda _: Wrapper(ThreadedConnectionPool(1, 3)), {"minconn": 1, "parallel": True}),

@@ -7,14 +7,16 @@ import os
 import sys
 from typing import Any
 
+import psycopg2
 import pytest
 
 from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
 from tests.lib.limits import PretendedLimit, assert_exact
-from tests.lib.pools import give_back, lend
+from tests.lib.pools import DOWN, give_back, lend
 from tests.lib.waits import Task, wait_for_waiters, wait_until
 
+pytestmark = pytest.mark.usefixtures("server")
 noted = pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take no notes")
 
 
@@ -41,7 +43,7 @@ def test_two_pools_never_have_more_open_than_their_limit(server: FakeServer, our
 def test_a_refusal_says_that_it_was_the_limit_and_who_holds_it(server: FakeServer, our_class: Any) -> None:
     limit = PretendedLimit(1)
     first, second = our_class(1, 3, limit=limit), our_class(0, 3, limit=limit)
-    with pytest.raises(PoolExhausted, match=r"^connection pool exhausted$") as refused:
+    with pytest.raises(PoolExhausted, match=r"^connection pool exhausted") as refused:
         second.getconn()
     assert f"the limit is held by {first.name} 1" in notes(refused.value)
     with first.connection(), pytest.raises(PoolExhausted):
@@ -117,8 +119,8 @@ def test_under_pressure_a_pool_closes_what_is_idle_and_keeps_no_return(server: F
 def test_a_failed_connect_gives_its_place_back(server: FakeServer, our_class: Any) -> None:
     limit = PretendedLimit(2)
     pool = our_class(0, 2, limit=limit)
-    server.refuse(1)
-    with pytest.raises(Exception, match=r".*"):
+    server.fail("connect", DOWN)
+    with pytest.raises(psycopg2.OperationalError):
         pool.getconn()
     assert limit.taken == 0
 
@@ -191,7 +193,8 @@ def test_a_pool_that_is_made_anew_gives_its_places_back_to_the_limit_that_it_had
     assert (second.taken, pool._wanted()) == (0, 0)
 
 
-def test_a_forgotten_connection_gives_its_place_back() -> None:
+def test_a_forgotten_connection_gives_its_place_back(server: FakeServer) -> None:
+    server.keep = False
     limit = PretendedLimit(1)
     pool = ThreadedConnectionPool(0, 1, timeout=5, reclaim=True, limit=limit)
     pool.getconn()
@@ -220,26 +223,25 @@ def test_a_forked_child_holds_no_place_and_gives_none_back() -> None:
 @pytest.mark.parametrize("method", ["_attach", "_take", "_give", "_wait"])
 def test_a_limit_that_raises_loses_no_place_and_no_slot(server: FakeServer, method: str, error: BaseException) -> None:
     limit = PretendedLimit(1)
-    limit.raising[method] = error
-    pool: Any = None
+
+    def use(*, raising: bool) -> None:
+        if raising:
+            limit.raising[method] = error
+        with ThreadedConnectionPool(0, 2, limit=limit) as pool:
+            lent = pool.getconn()
+            with pytest.raises(PoolTimeout):
+                pool.getconn(timeout=0.01)
+            pool.putconn(lent, close=True)
+
     with pytest.raises(type(error)):
-        pool = ThreadedConnectionPool(0, 2, limit=limit)
-        lent = pool.getconn()
-        with pytest.raises(PoolTimeout):
-            pool.getconn(timeout=0)
-            pool.getconn(timeout=0.01)
-        pool.putconn(lent, close=True)
-    if pool is None:
-        return
+        use(raising=True)
     assert not limit.raising
-    pool.close(timeout=0) if method == "_give" else give_back(pool, lend(pool, 0))
-    limit.raising.clear()
-    if not pool.closed:
-        pool.putconn(pool.getconn(), close=True)
+    assert_exact(limit, server)
+    use(raising=False)
     assert_exact(limit, server)
 
 
-@pytest.mark.parametrize("given", [3, "limit", PretendedLimit, object()], ids=str)
+@pytest.mark.parametrize("given", [3, "limit", PretendedLimit], ids=str)
 def test_what_is_no_limit_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="limit must be a HostLimit, a SharedLimit or None"):
         ThreadedConnectionPool(0, 1, limit=given)

@@ -19,6 +19,7 @@ from pgpool_rs import Listener
 from pgpool_rs._core import check_socket
 from pgpool_rs._options import Options
 from pgpool_rs.health import check_query, discard_all
+from tests.lib.limits import PretendedLimit
 from tests.lib.programs import run_program
 
 PAGE = Path(__file__).parents[2] / "docs" / "options.md"
@@ -27,6 +28,7 @@ SECONDS = ["timeout", "check_after", "max_idle", "max_lifetime", "leak_after"]
 COUNTS = ["max_waiting", "open_workers", "reserve"]
 CALLABLES = ["check", "configure", "reset", "connect"]
 LISTENERS = ["listener"]
+LIMITS = ["limit"]
 FLAGS = ["background", "reclaim", "close_returns", "open"]
 WORDS = ["grow", "order"]
 PAUSES = ["reconnect_backoff"]
@@ -75,6 +77,7 @@ def test_the_defaults_are_those_of_psycopg2_pool_but_for_the_check() -> None:
         "close_returns": False,
         "open": True,
         "listener": None,
+        "limit": None,
     }
 
 
@@ -324,6 +327,7 @@ def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
             "close_returns": True,
             "open": False,
             "listener": Ear(),
+            "limit": PretendedLimit(1),
         },
         {"max_idle": 0, "max_lifetime": None, "leak_after": None, "background": False},
         {"max_lifetime": INF, "leak_after": INF},
