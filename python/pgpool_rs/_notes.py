@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from psycopg2 import OperationalError, extensions
@@ -65,11 +66,9 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
 
 def annotate_limited(error: Any, limit: Any) -> None:
     """Note that it was the shared limit that refused, and who holds it."""
-    try:
+    with suppress(Exception):
         if _NOTES:
             error.add_note(f"the limit is held by {limit._holders() or 'nobody'}")
-    except CAUSED:
-        pass
 
 
 def _note(  # noqa: PLR0917  (as `annotate`)

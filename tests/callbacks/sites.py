@@ -4,8 +4,8 @@ A row has a callback's name, the way that leads to it, and a function that makes
 a few calls of the pool that reach the callback at least once and leave nothing behind. test_table.py sees to it
 that every row reaches its callback, and that no callback in the sources of the binding is without a row.
 
-The rows stand in sites_opening, sites_checking, sites_returning, sites_closing, sites_keys, sites_hooks, sites_log and
-sites_listener.
+The rows stand in sites_opening, sites_checking, sites_returning, sites_closing, sites_keys, sites_hooks, sites_log,
+sites_listener and sites_limit.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from tests.callbacks import (
     sites_closing,
     sites_hooks,
     sites_keys,
+    sites_limit,
     sites_listener,
     sites_log,
     sites_opening,
@@ -23,6 +24,7 @@ PARTS = (
     sites_hooks,
     sites_log,
     sites_listener,
+    sites_limit,
 )
 
 __all__ = ["PARTS", "SITES"]
