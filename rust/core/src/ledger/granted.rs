@@ -45,7 +45,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     #[inline]
-    pub(super) fn is_limited(&self) -> bool {
+    pub(crate) fn is_limited(&self) -> bool {
         self.grants.granted < usize::MAX
     }
 
@@ -148,9 +148,8 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Ends an edit: gives back what is not used, and notes whether the waiters begin to want grants.
-    #[inline]
     pub(crate) fn settle(&mut self) {
-        if self.is_limited() {
+        if self.is_limited() && !std::mem::take(&mut self.grants.postponed) {
             self.settle_grants();
         }
     }
@@ -160,11 +159,7 @@ impl<H, W> Ledger<H, W> {
         self.grants.postponed = true;
     }
 
-    #[cold]
     fn settle_grants(&mut self) {
-        if std::mem::take(&mut self.grants.postponed) {
-            return;
-        }
         let listed = if self.grants.listed_are_closed { self.listed() } else { 0 };
         let for_workers = if self.closed { 0 } else { self.called_workers() };
         let used = self.table.occupied() - listed + self.grants.closing + for_workers;

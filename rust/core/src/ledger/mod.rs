@@ -72,15 +72,10 @@ impl<H, W> Default for After<H, W> {
 }
 
 impl<H, W> After<H, W> {
+    /// Says whether nothing is left to do for a pool without a limit.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { to_wake, handles, unused_wakers, chores, workers, released, wants } = self;
-        to_wake.is_empty()
-            && handles.is_empty()
-            && unused_wakers.is_empty()
-            && !chores
-            && *workers == 0
-            && *released == 0
-            && !wants
+        let Self { to_wake, handles, unused_wakers, chores, workers, .. } = self;
+        to_wake.is_empty() && handles.is_empty() && unused_wakers.is_empty() && !chores && *workers == 0
     }
 
     fn drop_later(&mut self, Displaced { connection, key, note }: Displaced<H>) {

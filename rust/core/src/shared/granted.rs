@@ -55,6 +55,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.ledger.lock().granted()
     }
 
+    #[inline(never)]
     pub(super) fn tell_grantor(&self, released: usize, wants: bool) {
         let Some(grantor) = self.grantor.get() else { return };
         if released > 0 && !grantor.release(released) {

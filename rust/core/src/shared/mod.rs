@@ -73,8 +73,8 @@ impl<H, W: Wake> SharedLedger<H, W> {
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        ledger.settle();
-        if !ledger.after.is_empty() {
+        if ledger.is_limited() || !ledger.after.is_empty() {
+            ledger.settle();
             let after = std::mem::take(&mut ledger.after);
             drop(ledger);
             self.act(after);
@@ -94,9 +94,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
             self.call_workers(workers);
         }
         drop((to_wake, handles, unused_wakers));
-        if released > 0 || wants {
-            self.tell_grantor(released, wants);
-        }
+        self.tell_grantor(released, wants);
     }
 
     /// Says whether no thread holds the mutex at this moment.
