@@ -126,9 +126,7 @@ def test_a_failed_connect_gives_its_place_back(server: FakeServer, our_class: An
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_constructor_that_gets_too_few_places_opens_nothing(
-    server: FakeServer, our_class: Any, workers: int
-) -> None:
+def test_a_constructor_that_gets_too_few_places_opens_nothing(server: FakeServer, our_class: Any, workers: int) -> None:
     limit = PretendedLimit(2)
     with pytest.raises(PoolExhausted):
         our_class(3, 3, limit=limit, open_workers=workers)

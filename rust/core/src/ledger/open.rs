@@ -11,6 +11,7 @@ use crate::slot::{Health, SlotId, State};
 use crate::stats::{ConnectError, ConnectFailure};
 
 /// The answer to a caller that asks for a slot to open a connection in.
+#[derive(Clone, Copy)]
 pub(crate) enum ReserveDecision {
     /// A caller further up has reserved the slot, and waits for this connection.
     Pending(SlotId),
