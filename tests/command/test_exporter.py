@@ -64,7 +64,7 @@ def test_without_prometheus_client_it_says_what_to_install(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert main(["exporter", "--folder", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        'pgpool_rs: exporter needs prometheus_client: pip install "pgpool-rs[prometheus]"\n'
+        'pgpool_rs: exporter needs prometheus_client: pip install prometheus-client\n'
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
+from pgpool_rs import _publishing
 from pgpool_rs._limits.file import LimitFile
 from pgpool_rs._limits.folder import folder as checked
 from pgpool_rs._limits.memory import Memory
@@ -99,6 +100,7 @@ class HostLimit(_Limit):
         path: Path = checked(folder) / f"{name}.limit"
         super().__init__(LimitFile.at(path), _checked(limit))
         self.name = name
+        _publishing.start(path.parent)
 
     def __repr__(self) -> str:
         return f"HostLimit({self.name!r}, {self.named})"
