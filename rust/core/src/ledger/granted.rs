@@ -37,6 +37,15 @@ impl Grants {
     const NONE: Self = Self { granted: 0, ..Self::UNLIMITED };
 }
 
+/// What an edit has left to tell the grantor.
+#[derive(Clone, Copy)]
+pub(crate) struct Dues {
+    /// How many grants go back.
+    pub(crate) released: usize,
+    /// Whether waiters begin to want grants.
+    pub(crate) wants: bool,
+}
+
 impl<H, W> Ledger<H, W> {
     /// Says whether the pool shares a limit with others. It must be empty.
     pub(crate) fn set_limited(&mut self, limited: bool) {
@@ -45,7 +54,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     #[inline]
-    pub(crate) fn is_limited(&self) -> bool {
+    pub(super) fn is_limited(&self) -> bool {
         self.grants.granted < usize::MAX
     }
 
@@ -80,9 +89,6 @@ impl<H, W> Ledger<H, W> {
         self.grants.seeking = self.grants.seeking.saturating_sub(1);
         if self.is_limited() {
             self.grants.granted += usize::from(granted);
-        } else {
-            // The pool was made anew meanwhile, without a limit.
-            self.after.released += usize::from(granted);
         }
     }
 
@@ -147,11 +153,10 @@ impl<H, W> Ledger<H, W> {
         self.set_limited(self.is_limited());
     }
 
-    /// Ends an edit: gives back what is not used, and notes whether the waiters begin to want grants.
-    pub(crate) fn settle(&mut self) {
-        if self.is_limited() && !std::mem::take(&mut self.grants.postponed) {
-            self.settle_grants();
-        }
+    /// Ends an edit: says how many grants are not used, and whether the waiters begin to want some.
+    #[inline]
+    pub(crate) fn settle(&mut self) -> Option<Dues> {
+        if self.is_limited() { self.settle_grants() } else { None }
     }
 
     /// Leaves to the next edit what the end of this one would tell the grantor, which cannot be called at any moment.
@@ -159,16 +164,19 @@ impl<H, W> Ledger<H, W> {
         self.grants.postponed = true;
     }
 
-    fn settle_grants(&mut self) {
+    #[cold]
+    fn settle_grants(&mut self) -> Option<Dues> {
+        if std::mem::take(&mut self.grants.postponed) {
+            return None;
+        }
         let listed = if self.grants.listed_are_closed { self.listed() } else { 0 };
         let for_workers = if self.closed { 0 } else { self.called_workers() };
         let used = self.table.occupied() - listed + self.grants.closing + for_workers;
-        let unused = self.grants.granted.saturating_sub(used);
-        self.grants.granted -= unused;
-        self.after.released += unused;
-        let wants = self.wanted() > 0;
-        self.after.wants |= wants && !self.grants.told;
-        self.grants.told = wants;
+        let released = self.grants.granted.saturating_sub(used);
+        self.grants.granted -= released;
+        let wanted = self.wanted() > 0;
+        let wants = !std::mem::replace(&mut self.grants.told, wanted) && wanted;
+        (released > 0 || wants).then_some(Dues { released, wants })
     }
 
     /// Notes that the grantor has not taken grants back.

@@ -28,6 +28,7 @@ pub use self::borrow::Busy;
 pub(crate) use self::borrow::CheckOutDecision;
 pub(crate) use self::chores::{ChoreDecision, DeferredReturn};
 pub(crate) use self::give_back::Return;
+pub(crate) use self::granted::Dues;
 pub(crate) use self::growth::GrowthEnd;
 pub use self::health::Check;
 pub(crate) use self::inherited::Inherited;
@@ -58,23 +59,17 @@ pub(crate) struct After<H, W> {
     pub(crate) chores: bool,
     /// How many workers to call.
     pub(crate) workers: usize,
-    /// How many grants to give back.
-    pub(crate) released: usize,
-    /// Whether to tell the grantor that waiters want grants.
-    pub(crate) wants: bool,
 }
 
 impl<H, W> Default for After<H, W> {
     fn default() -> Self {
-        let (to_wake, handles, unused_wakers) = (Vec::new(), Vec::new(), Vec::new());
-        Self { to_wake, handles, unused_wakers, chores: false, workers: 0, released: 0, wants: false }
+        Self { to_wake: Vec::new(), handles: Vec::new(), unused_wakers: Vec::new(), chores: false, workers: 0 }
     }
 }
 
 impl<H, W> After<H, W> {
-    /// Says whether nothing is left to do for a pool without a limit.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { to_wake, handles, unused_wakers, chores, workers, .. } = self;
+        let Self { to_wake, handles, unused_wakers, chores, workers } = self;
         to_wake.is_empty() && handles.is_empty() && unused_wakers.is_empty() && !chores && *workers == 0
     }
 

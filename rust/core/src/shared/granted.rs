@@ -1,7 +1,7 @@
 //! Granted room: what a pool that shares a limit with others asks of its grantor.
 
 use super::{CheckOut, Reserve, Returning, SharedLedger, Waiter};
-use crate::ledger::Ledger;
+use crate::ledger::{Dues, Ledger};
 use crate::question::{Caller, Unanswered, Want};
 use crate::queue::{Rank, Wake};
 use crate::time::Moment;
@@ -55,8 +55,8 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.ledger.lock().granted()
     }
 
-    #[inline(never)]
-    pub(super) fn tell_grantor(&self, released: usize, wants: bool) {
+    #[cold]
+    pub(super) fn tell_grantor(&self, Dues { released, wants }: Dues) {
         let Some(grantor) = self.grantor.get() else { return };
         if released > 0 && !grantor.release(released) {
             self.ledger.lock().keep_grants(released);

@@ -73,17 +73,20 @@ impl<H, W: Wake> SharedLedger<H, W> {
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        if ledger.is_limited() || !ledger.after.is_empty() {
-            ledger.settle();
+        let dues = ledger.settle();
+        if dues.is_some() || !ledger.after.is_empty() {
             let after = std::mem::take(&mut ledger.after);
             drop(ledger);
             self.act(after);
+            if let Some(dues) = dues {
+                self.tell_grantor(dues);
+            }
         }
         result
     }
 
     /// Does, after the unlock, what an edit has left to do.
-    fn act(&self, After { to_wake, handles, unused_wakers, chores, workers, released, wants }: After<H, W>) {
+    fn act(&self, After { to_wake, handles, unused_wakers, chores, workers }: After<H, W>) {
         for waker in &to_wake {
             waker.wake();
         }
@@ -94,7 +97,6 @@ impl<H, W: Wake> SharedLedger<H, W> {
             self.call_workers(workers);
         }
         drop((to_wake, handles, unused_wakers));
-        self.tell_grantor(released, wants);
     }
 
     /// Says whether no thread holds the mutex at this moment.
