@@ -63,9 +63,7 @@ def test_without_prometheus_client_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     assert main(["exporter", "--folder", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == (
-        'pgpool_rs: exporter needs prometheus_client: pip install prometheus-client\n'
-    )
+    assert capsys.readouterr().err == ("pgpool_rs: exporter needs prometheus_client: pip install prometheus-client\n")
 
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

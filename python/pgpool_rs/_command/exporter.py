@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> Answer:
         client = importlib.import_module("prometheus_client")
         collector = importlib.import_module("pgpool_rs.prometheus").HostCollector(folder_of(args))
     except ImportError:
-        raise Failed('exporter needs prometheus_client: pip install prometheus-client', USAGE) from None
+        raise Failed("exporter needs prometheus_client: pip install prometheus-client", USAGE) from None
     registry = client.CollectorRegistry()
     registry.register(collector)
     try:
