@@ -1,9 +1,10 @@
-//! What a thread does, in nine acts; a few of them at once; and the pool in which they start.
+//! What a thread does, in ten acts; a few of them at once; and the pool in which they start.
 
 use super::caller::{Caller, Patience};
+use super::limited::Places;
 use super::things::{Parker, Thing};
 use super::world::World;
-use crate::Reservation;
+use crate::{Policy, Reservation, Span};
 
 /// What one thread does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +27,12 @@ pub(super) enum Act {
     Fulfil,
     /// Has had room since before; its connect fails.
     Fail,
+    /// Tells the pool that others wait for its room, and then that none do.
+    Press,
 }
 
 impl Act {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::CheckOut,
         Self::Return,
         Self::Timeout,
@@ -39,7 +42,10 @@ impl Act {
         Self::Resize,
         Self::Fulfil,
         Self::Fail,
+        Self::Press,
     ];
+    /// Those of a pool that shares no limit.
+    pub(super) const UNSHARED: &[Self] = Self::ALL.split_at(9).0;
 
     /// Names one act and several, for the claims.
     pub(super) fn words(self) -> (&'static str, &'static str) {
@@ -52,6 +58,7 @@ impl Act {
             Self::SameKey => ("a checkout by key", "checkouts by one key"),
             Self::Resize => ("a resize", "resizes"),
             Self::Fulfil => ("a connect", "connects"),
+            Self::Press => ("a press", "presses"),
             Self::Fail => ("a failed connect", "failed connects"),
         }
     }
@@ -71,10 +78,15 @@ pub(super) enum Start {
     Bare,
     /// Room for one more, with a connection in it. A limit that is set is lowered here, and raised elsewhere.
     Roomy,
+    /// The pool shares a limit, which they have reached. The grantor has one place more, some time. The pool keeps what comes back.
+    Limited,
+    /// The same, but the grantor is dead, so that each caller gives up some time. The pool keeps only what a waiter wants.
+    Orphaned,
 }
 
 impl Start {
     pub(super) const ALL: [Self; 3] = [Self::Kept, Self::Bare, Self::Roomy];
+    pub(super) const LIMITED: [Self; 2] = [Self::Limited, Self::Orphaned];
 }
 
 /// What a thread has before it starts.
@@ -91,8 +103,15 @@ pub(super) fn play(acts: &[Act], start: Start) {
         Start::Kept => (slots.max(1), slots.max(1)),
         Start::Bare => (0, slots.max(1)),
         Start::Roomy => (1, slots.max(1) + 1),
+        Start::Limited | Start::Orphaned => (0, slots.max(1) + 1),
     };
-    let world = World::new(minconn, limit);
+    let mut world = World::new(minconn, limit);
+    if Start::LIMITED.contains(&start) {
+        world.limit(slots);
+    }
+    if start == Start::Limited {
+        world.ledger.set_policy(Policy { max_idle: Span::from_millis(1), ..Policy::default() });
+    }
     world.model.state().careless = acts.contains(&Act::Interrupt);
     let target = if start == Start::Roomy { limit - 1 } else { limit + 1 };
     let mut key_is_free = start == Start::Kept && acts.contains(&Act::SameKey);
@@ -107,9 +126,20 @@ pub(super) fn play(acts: &[Act], start: Start) {
         world.open_idle();
     }
     shuttle::thread::scope(|scope| {
-        for (caller, act, has) in ready {
-            let world = &world;
-            scope.spawn(move || perform(world, caller, act, has, target));
+        let world = &world;
+        let grantor = world.places.as_ref().filter(|_| start == Start::Limited);
+        if let Some(places) = grantor {
+            scope.spawn(|| places.serve(world));
+        } else if let Some(places) = &world.places {
+            places.die();
+        }
+        let callers: Vec<_> = ready
+            .into_iter()
+            .map(|(caller, act, has)| scope.spawn(move || perform(world, caller, act, has, target)))
+            .collect();
+        if let Some(places) = grantor {
+            callers.into_iter().for_each(|caller| caller.join().expect("a test that panics has failed"));
+            places.end();
         }
     });
     world.end();
@@ -132,6 +162,7 @@ fn perform<'w>(world: &'w World, mut caller: Caller<'w>, act: Act, has: Has<'w>,
     let got = match (act, has) {
         (Act::Close, _) => return world.close(thread),
         (Act::Resize, _) => return world.resize(thread, target),
+        (Act::Press, _) => return world.press(thread),
         (Act::Fail, Has::Room(room)) => return caller.fail(room),
         (Act::Fulfil, Has::Room(room)) => {
             let name = world.connect();
@@ -140,6 +171,7 @@ fn perform<'w>(world: &'w World, mut caller: Caller<'w>, act: Act, has: Has<'w>,
         (_, Has::Connection(name)) => Some(name),
         (Act::Timeout, _) => caller.borrow(Patience::Timeout),
         (Act::Interrupt, _) => caller.borrow(Patience::Interrupt),
+        _ if world.places.as_ref().is_some_and(Places::is_dead) => caller.borrow(Patience::Timeout),
         _ => caller.borrow(Patience::Endless),
     };
     if let Some(name) = got {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::explorer::note;
 use super::things::{Parker, Thing};
 use super::world::{NOW, World};
-use crate::{Ask, Busy, CheckOut, ConnectError, LoanKey, Refusal, Reservation, Unanswered, UserKey, Waiter, Want};
+use crate::{
+    Ask, Busy, CheckOut, ConnectError, LoanKey, Rank, Refusal, Reservation, Seek, Unanswered, UserKey, Waiter, Want,
+};
 
 /// When a caller stops waiting. Whatever it says, that is at a moment of the model checker's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +24,7 @@ pub(super) enum Patience {
 enum Answer<'w> {
     Lent(u32),
     Room(Reservation<'w, Thing, Parker>),
+    Seek(Seek<'w, Thing, Parker>),
     Wait,
     Closed,
 }
@@ -106,6 +109,16 @@ impl<'w> Caller<'w> {
                     let name = self.world.connect();
                     return self.fulfil(room, name);
                 }
+                Answer::Seek(seek) if patience == Patience::Interrupt => {
+                    note(self.thread, "is interrupted while it seeks");
+                    drop(seek);
+                    self.world.look();
+                    return None;
+                }
+                Answer::Seek(seek) => {
+                    answer = self.seek(seek, !expired);
+                    continue;
+                }
                 Answer::Closed => return None,
                 Answer::Wait if expired => return None,
                 Answer::Wait => match patience {
@@ -145,18 +158,42 @@ impl<'w> Caller<'w> {
     }
 
     fn ask(&mut self, willing: bool) -> Answer<'w> {
-        let (world, thread, keyed) = (self.world, self.thread, self.keyed());
         let answer = loop {
             let waker = willing.then(|| self.parker.clone());
-            match world.ledger.check_out(&self.want, self.place.as_ref(), waker, NOW) {
+            match self.world.ledger.check_out(&self.want, self.place.as_ref(), waker, NOW) {
                 Err(Unanswered::Compare(candidates)) => self.compare(&candidates),
                 answer => break answer,
             }
         };
+        self.answered(answer, false)
+    }
+
+    /// Asks the grantor, and then again.
+    fn seek(&mut self, seek: Seek<'w, Thing, Parker>, willing: bool) -> Answer<'w> {
+        let granted = self.world.take_place();
+        note(self.thread, if granted { "seeks and is granted" } else { "seeks and is refused" });
+        let waker = willing.then(|| self.parker.clone());
+        match seek.check_out_as(granted, Rank::Normal, &self.want, self.place.as_ref(), waker, NOW) {
+            Err(Unanswered::Compare(candidates)) => {
+                self.compare(&candidates);
+                self.ask(willing)
+            }
+            answer => self.answered(answer, true),
+        }
+    }
+
+    /// Notes the pool's answer. A caller that has sought came before those who wait now.
+    fn answered(
+        &mut self,
+        answer: Result<CheckOut<'w, Thing, Parker>, Unanswered<Thing>>,
+        has_sought: bool,
+    ) -> Answer<'w> {
+        let (world, thread, keyed) = (self.world, self.thread, self.keyed());
+        let first = self.place.is_none() && !has_sought;
         let answer = match answer {
             Ok(CheckOut::Lent(connection)) => {
                 let mut state = world.model.state();
-                if self.place.is_none() && !keyed {
+                if first && !keyed {
                     state.served_at_once(thread);
                 }
                 state.hold(thread, connection.name, keyed);
@@ -164,7 +201,7 @@ impl<'w> Caller<'w> {
             }
             Ok(CheckOut::Reserved(room)) => {
                 let mut state = world.model.state();
-                if self.place.is_none() {
+                if first {
                     state.served_at_once(thread);
                 }
                 state.grant(thread, keyed);
@@ -180,9 +217,12 @@ impl<'w> Caller<'w> {
                 Answer::Closed
             }
             Err(Unanswered::Refused(refusal)) => panic!("{refusal}"),
+            Ok(CheckOut::Seek(seek)) => {
+                world.model.state().served_at_once(thread);
+                Answer::Seek(seek)
+            }
             Ok(CheckOut::ConnectFailed(_)) => Answer::Closed,
-            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_) | CheckOut::AskAgain | CheckOut::Seek(_))
-            | Err(Unanswered::Compare(_)) => {
+            Ok(CheckOut::Check(_) | CheckOut::FinishReturn(_) | CheckOut::AskAgain) | Err(Unanswered::Compare(_)) => {
                 panic!("there is no such thing here")
             }
         };

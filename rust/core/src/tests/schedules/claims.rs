@@ -1,13 +1,13 @@
 //! What is claimed, in every schedule.
 
-use super::acts::Act;
+use super::acts::{Act, Start};
 use super::caller::{Caller, Patience};
 use super::combinations::{combinations, prove};
 use super::explorer::{Explored, Profile, note};
 use super::world::World;
 
 /// How far three threads are explored. `PGPOOL_PROFILE=nightly` takes minutes.
-fn profile() -> Profile {
+pub(super) fn profile() -> Profile {
     match std::env::var("PGPOOL_PROFILE").as_deref() {
         Ok("nightly") => Profile::NIGHTLY,
         _ => Profile::QUICK,
@@ -15,11 +15,11 @@ fn profile() -> Profile {
 }
 
 /// Proves each of these combinations, and tells how much that was.
-fn prove_all(what: &str, combinations: &[Vec<Act>], profile: Profile) -> Explored {
+pub(super) fn prove_all(what: &str, combinations: &[Vec<Act>], starts: &[Start], profile: Profile) -> Explored {
     let mut sum = Explored::default();
     let mut whole = 0;
     for acts in combinations {
-        let explored = prove(acts, profile);
+        let explored = prove(acts, starts, profile);
         whole += usize::from(!explored.more);
         sum.add(explored);
     }
@@ -29,17 +29,17 @@ fn prove_all(what: &str, combinations: &[Vec<Act>], profile: Profile) -> Explore
 
 #[test]
 fn no_two_calls_at_once_lose_a_slot_or_a_waiter_in_any_schedule() {
-    let pairs = combinations(2);
+    let pairs = combinations(Act::UNSHARED, 2);
     assert_eq!(pairs.len(), 45);
-    let explored = prove_all("pairs", &pairs, Profile::EXHAUSTIVE);
+    let explored = prove_all("pairs", &pairs, &Start::ALL, Profile::EXHAUSTIVE);
     assert!(!explored.more);
 }
 
 #[test]
 fn no_three_calls_at_once_lose_a_slot_or_a_waiter_in_a_schedule_explored() {
-    let triples = combinations(3);
+    let triples = combinations(Act::UNSHARED, 3);
     assert_eq!(triples.len(), 165);
-    prove_all("triples", &triples, profile());
+    prove_all("triples", &triples, &Start::ALL, profile());
 }
 
 /// Explores a scenario of its own: in all its schedules, unless there are very many and little time.

@@ -3,13 +3,13 @@
 use super::acts::{Act, Start, play};
 use super::explorer::{Explored, Profile};
 
-/// Lists every combination of so many acts; each may be there more than once.
-pub(super) fn combinations(threads: usize) -> Vec<Vec<Act>> {
+/// Lists every combination of so many of these acts; each may be there more than once.
+pub(super) fn combinations(of: &[Act], threads: usize) -> Vec<Vec<Act>> {
     let mut all = vec![Vec::new()];
     for _ in 0..threads {
         let longer = |acts: Vec<Act>| {
             let least = acts.last().map_or(0, |&last| last as usize);
-            let more = Act::ALL[least..].iter().map(move |&act| [acts.as_slice(), &[act]].concat());
+            let more = of[least..].iter().map(move |&act| [acts.as_slice(), &[act]].concat());
             more.collect::<Vec<_>>()
         };
         all = all.into_iter().flat_map(longer).collect();
@@ -17,11 +17,11 @@ pub(super) fn combinations(threads: usize) -> Vec<Vec<Act>> {
     all
 }
 
-/// Explores a combination, from every start, and tells what has come of it.
-pub(super) fn prove(acts: &[Act], profile: Profile) -> Explored {
+/// Explores a combination, from each of these starts, and tells what has come of it.
+pub(super) fn prove(acts: &[Act], starts: &[Start], profile: Profile) -> Explored {
     let claim = claim(acts);
     let mut sum = Explored::default();
-    for start in Start::ALL {
+    for &start in starts {
         let acts = acts.to_vec();
         sum.add(profile.explore(&format!("{claim} ({start:?})"), move || play(&acts, start)));
     }

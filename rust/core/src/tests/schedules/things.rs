@@ -49,14 +49,22 @@ impl Parker {
         }
         *woken = false;
     }
+
+    pub(super) fn ring(&self) {
+        *self.woken.0.lock().expect("no thread panics with it") = true;
+        self.woken.1.notify_one();
+    }
+
+    pub(super) fn assert_unlocked(&self, what: &str) {
+        assert_unlocked(&self.ledger, what);
+    }
 }
 
 impl Wake for Parker {
     fn wake(&self) -> bool {
-        assert_unlocked(&self.ledger, "a waiter was woken");
+        self.assert_unlocked("a waiter was woken");
         self.model.state().woken(self.thread);
-        *self.woken.0.lock().expect("no thread panics with it") = true;
-        self.woken.1.notify_one();
+        self.ring();
         true
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::explorer::{note, unobserved};
+use super::limited::Places;
 use super::model::Model;
 use super::things::{Parker, TestLedger, Thing};
-use crate::{CheckOut, Moment, Reservation, Reserve, Returning, Want};
+use crate::{CheckOut, Moment, Rank, Reservation, Reserve, Returning, Unanswered, Want};
 
 /// The time does not pass here.
 pub(super) const NOW: Moment = Moment::from_nanos(1_000_000);
@@ -14,13 +15,25 @@ pub(super) struct World {
     pub(super) ledger: Arc<TestLedger>,
     pub(super) model: Model,
     minconn: usize,
+    /// What the pool shares with others.
+    pub(super) places: Option<Places>,
 }
 
 impl World {
     pub(super) fn new(minconn: usize, maxconn: usize) -> Self {
         let ledger = Arc::new(TestLedger::new(1));
         drop(ledger.resize(minconn, maxconn));
-        Self { ledger, model: Model::new(maxconn), minconn }
+        Self { ledger, model: Model::new(maxconn), minconn, places: None }
+    }
+
+    /// Lets the pool share a limit, of which so many places are free.
+    pub(super) fn limit(&mut self, places: usize) {
+        self.places = Some(Places::of(self, places));
+    }
+
+    /// Takes a place for a caller, if one is free.
+    pub(super) fn take_place(&self) -> bool {
+        self.places.as_ref().is_some_and(|places| places.take(1) > 0)
     }
 
     pub(super) fn thing(&self, name: u32) -> Arc<Thing> {
@@ -57,11 +70,17 @@ impl World {
 
     /// Takes room to open a connection for a thread, before the threads start.
     pub(super) fn reserve(&self, thread: usize, want: &Want<Thing>) -> Reservation<'_, Thing, Parker> {
-        let Ok(CheckOut::Reserved(room)) = self.ledger.check_out(want, None, None, NOW) else {
-            panic!("there is room")
-        };
+        let Ok(CheckOut::Reserved(room)) = self.check_out(want) else { panic!("there is room") };
         self.model.state().grant(thread, matches!(want, Want::Key(_)));
         room
+    }
+
+    /// Asks for a connection without waiting.
+    fn check_out(&self, want: &Want<Thing>) -> Result<CheckOut<'_, Thing, Parker>, Unanswered<Thing>> {
+        match self.ledger.check_out(want, None, None, NOW) {
+            Ok(CheckOut::Seek(seek)) => seek.check_out_as(self.take_place(), Rank::Normal, want, None, None, NOW),
+            answer => answer,
+        }
     }
 
     /// Closes the pool, and what it gives out to be closed.
@@ -72,6 +91,9 @@ impl World {
         assert_eq!(closing.is_ok(), first, "a pool is closed once");
         for connection in closing.into_iter().flatten() {
             self.model.state().disconnect(connection.name);
+        }
+        if self.places.is_some() {
+            self.ledger.end_closing();
         }
         self.look();
     }
@@ -115,6 +137,17 @@ impl World {
         }
     }
 
+    /// Tells the pool that others wait, closes what it may not keep, and tells it that none do.
+    pub(super) fn press(&self, thread: usize) {
+        let surplus = self.ledger.press(Some(0));
+        note(thread, if surplus.is_empty() { "presses" } else { "presses and closes a connection" });
+        self.look();
+        surplus.into_iter().for_each(|surplus| self.discard(surplus));
+        assert!(self.ledger.press(None).is_empty(), "nothing is closed when it ends");
+        note(thread, "ends the press");
+        self.look();
+    }
+
     /// Closes a connection that the pool has no use for, and frees its slot.
     pub(super) fn discard(&self, returning: Returning<'_, Thing, Parker>) {
         self.model.state().disconnect(returning.connection().name);
@@ -135,7 +168,11 @@ impl World {
         let before = std::mem::replace(&mut state.taken, taken);
         assert!(taken <= before.max(state.limit), "{taken} slots are taken, were {before}: {counts:?}");
         assert_eq!(counts.lent, state.held(), "lent, and held: {counts:?}");
-        let free = counts.idle > 0 || taken < state.limit && !self.has_workers();
+        if self.places.is_some() {
+            assert_eq!(unobserved(|| self.ledger.granted()), taken, "granted, and taken: {counts:?}");
+        }
+        let room = self.places.is_none() && taken < state.limit && !self.has_workers();
+        let free = counts.idle > 0 || room;
         assert!(!free || state.waiting() == 0, "a caller waits while a slot is free: {counts:?}");
     }
 
@@ -161,6 +198,9 @@ impl World {
             opened - open,
             "closed by the model, and counted: {reported:?}"
         );
+        if let Some(places) = &self.places {
+            assert_eq!((self.ledger.granted(), places.free()), (open, places.total() - open), "granted, and free");
+        }
         if counts.closed {
             assert_eq!(open, 0, "something is open in a closed pool");
         } else {
@@ -174,16 +214,17 @@ impl World {
     }
 
     fn lend_all(&self) {
+        let may = self.places.as_ref().map_or(usize::MAX, |places| self.ledger.granted() + places.grantable());
         let mut taken = 0;
         let mut room = Vec::new();
         loop {
-            match self.ledger.check_out(&Want::Any(self.ledger.next_number(), 1), None, None, NOW) {
+            match self.check_out(&Want::Any(self.ledger.next_number(), 1)) {
                 Ok(CheckOut::Lent(_)) => taken += 1,
                 Ok(CheckOut::Reserved(reserved)) => room.push(reserved),
                 _ => break,
             }
         }
-        let (lent, limit) = (taken + room.len(), self.model.state().limit);
+        let (lent, limit) = (taken + room.len(), self.model.state().limit.min(may));
         assert_eq!(lent, limit, "the pool lends {lent} connections, and its limit is {limit}");
     }
 }
