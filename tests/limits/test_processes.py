@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,18 @@ def test_the_lowest_limit_of_all_living_processes_holds(tmp_path: Path) -> None:
             assert first.do("pool.lend(1)") == 0
         wait_until(lambda: first.do("pool.lend(1)") == 1)
         assert first.do("limit.limit") == 10
+
+
+def test_a_lower_limit_of_another_process_holds_before_the_watcher_has_looked(tmp_path: Path) -> None:
+    pool = LimitedPool(HostLimit("shop", 10, folder=tmp_path))
+    pool.limit._table.state().threads["watcher"] = threading.current_thread()  # so none starts
+    pool.lend(2)
+    with workers(tmp_path, 1, 5) as (other,):
+        assert other.do("pool.lend(1)") == 1
+        assert pool.lend(9) == 2
+        other.do("limit.resize(4)")
+        pool.close()
+        assert pool.lend(9) == 3
 
 
 def test_a_resize_holds_in_all_processes_with_pools(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ for time_of_failure in range(2):
     folder.mkdir()
     os.environ["PGPOOL_RS_PUBLISH"] = str(folder)
     other = ThreadedConnectionPool(0, 2)
-    wait_until(lambda: any(folder.iterdir()), "a file")
+    wait_until(lambda: any(folder.glob("*.pgpool_rs")), "a file")
     folder.rename(folder.with_name(f"moved {time_of_failure}"))
     wait_until(lambda: lines, "a line")
     published = len(lines)

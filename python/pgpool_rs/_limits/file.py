@@ -23,7 +23,7 @@ from pgpool_rs._core import once
 from pgpool_rs._limits.futex import Futex
 from pgpool_rs._limits.say import say
 from pgpool_rs._limits.shares import Party
-from pgpool_rs._limits.table import CAPACITY, FREED, WANTED, Member, State, Table
+from pgpool_rs._limits.table import CAPACITY, FREED, NAMED, WANTED, Member, State, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +131,8 @@ class LimitFile(Table):
         else:
             raise OSError(errno.ENOSPC, f"{_COUNT} pools share the limit already", str(self.path))
         self.write(member)
-        state.limit = min(party.limit for party in self.parties(state))
+        self.bump(NAMED)
+        self.heed(state)
         self.bump(WANTED)
 
     def leave(self, member: Member) -> None:
@@ -168,13 +169,37 @@ class LimitFile(Table):
     def resize(self, state: State, limit: int) -> None:
         os.pwrite(self.fd, os.urandom(4) + struct.pack("=I", limit), _RESIZED)
         self.repair(state)
+        self.bump(NAMED)
         self.bump(WANTED)
         self.bump(FREED)
+
+    def named(self) -> bytes:
+        return os.pread(self._descriptor, 4, NAMED)
+
+    def heed(self, state: State) -> bool:
+        if (word := self.named()) == state.naming[0]:
+            return False
+        self._follow(state)
+        own = [member for member in tuple(state.members.values()) if member.record is not None]
+        for member in own:
+            self.write(member)
+        limits = [*(member.limit.named for member in own), *(party.limit for party in self.parties(state))]
+        state.naming = word, min(limits, default=state.limit)
+        return True
 
     def _resize(self) -> tuple[int, int]:
         data = os.pread(self.fd, 8, _RESIZED).ljust(8, b"\0")
         stamp, limit = struct.unpack("=II", data)
         return stamp, limit
+
+    def _follow(self, state: State) -> None:
+        """Name the limit of a resize."""
+        resized = self._resize()
+        if resized != (state.resized or resized):
+            if 0 < resized[1] <= CAPACITY:
+                for member in tuple(state.members.values()):
+                    member.limit.named = resized[1]
+            state.resized = resized
 
     def repair(self, state: State) -> None:
         head = os.pread(self.fd, _HEADER.size, 0)
@@ -183,11 +208,8 @@ class LimitFile(Table):
             os.truncate(self._descriptor, _SIZE)
             os.pwrite(self._descriptor, _header(state.resized or (0, 0)), 0)
             self._say(state, "limit_repaired", "was damaged, and has been restored")
-        elif (resized := self._resize()) != (state.resized or resized):
-            if 0 < resized[1] <= CAPACITY:
-                for member in tuple(state.members.values()):
-                    member.limit.named = resized[1]
-            state.resized = resized
+        else:
+            self._follow(state)
         hints = os.pread(self._descriptor, CAPACITY, _PLACES)
         for member in tuple(state.members.values()):
             for place in tuple(member.places):

@@ -35,7 +35,7 @@ class Memory(Table):
 
     def join(self, state: State, member: Member) -> None:
         member.record = 0
-        state.limit = min(CAPACITY, member.limit.named)
+        state.naming = b"", member.limit.named
 
     def leave(self, member: Member) -> None:
         member.record = None
@@ -50,7 +50,13 @@ class Memory(Table):
         ]
 
     def resize(self, state: State, limit: int) -> None:
-        state.limit = limit
+        state.naming = b"", limit
+
+    def named(self) -> bytes:
+        return b""
+
+    def heed(self, state: State) -> bool:  # noqa: ARG002  (no other process names one)
+        return False
 
     def repair(self, state: State) -> None:
         pass

@@ -26,6 +26,7 @@ FREE: Final = b"\0"
 _ALL_FREE: Final = bytes(CAPACITY)
 WANTED: Final = 16  # the word that changes when a pool begins to want a place, and when the limit changes
 FREED: Final = 20  # the word that changes when a place is free again
+NAMED: Final = 32  # the word that changes when a process names a limit
 
 
 class Named(Protocol):
@@ -56,7 +57,7 @@ class Member:
 class State:
     """What one process holds. The child of a fork has one of its own."""
 
-    limit: int = CAPACITY  # the one that holds
+    naming: tuple[bytes, int] = b"", CAPACITY  # the word NAMED, and the limit that held then: the lowest
     claimed: dict[int, object] = field(default_factory=dict)
     records: dict[int, object] = field(default_factory=dict)
     members: dict[int, Member] = field(default_factory=dict)  # by the id of the pool, which need not be hashable
@@ -71,6 +72,11 @@ class State:
     looked: float = -math.inf
     said: set[str] = field(default_factory=set)
     hints: bytearray = field(default_factory=lambda: bytearray(CAPACITY))  # used by `SharedLimit` alone
+
+    @property
+    def limit(self) -> int:
+        """The limit that holds."""
+        return self.naming[1]
 
 
 _tables: Final[weakref.WeakSet[Table]] = weakref.WeakSet()
@@ -122,7 +128,13 @@ class Table(ABC):
                     if self.lock(place):
                         member.places.append(place)
                         self.write(member)
-                        return True
+                        # Whoever names a lower limit after this sees the place.
+                        if not self.heed(state) or (place < state.limit and hints.endswith(_ALL_FREE[state.limit :])):
+                            return True
+                        place = member.places.pop()
+                        self.write(member)
+                        self.free(state, place)
+                        return False
                     del state.claimed[place]
             except BaseException:
                 with suppress(ValueError):
@@ -193,6 +205,14 @@ class Table(ABC):
     @abstractmethod
     def resize(self, state: State, limit: int) -> None:
         """Let all living processes name this limit."""
+
+    @abstractmethod
+    def named(self) -> bytes:
+        """Read the word that changes when a process names a limit."""
+
+    @abstractmethod
+    def heed(self, state: State) -> bool:
+        """Keep to what other processes have named by now, and return whether that is news."""
 
     @abstractmethod
     def repair(self, state: State) -> None:

@@ -71,10 +71,11 @@ def look(table: Table, state: State) -> tuple[int, float]:
         member = state.left.pop()
         table.give(member, len(member.places))
         table.leave(member)
+    named = table.named()
     parties = table.parties(state)
     if not parties:
         return WANTED, IDLE
-    state.limit = min(party.limit for party in parties)
+    state.naming = named, min(party.limit for party in parties)
     divide(parties, state.limit, now)
     if now - state.reaped >= ATTENTIVE:
         _reap(table, state, now)
