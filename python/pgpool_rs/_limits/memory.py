@@ -8,7 +8,7 @@ from itertools import count
 from typing import final
 
 from pgpool_rs._limits.shares import Party
-from pgpool_rs._limits.table import CAPACITY, FREED, WANTED, Member, State, Table
+from pgpool_rs._limits.table import FREED, WANTED, Member, State, Table
 
 
 @final
