@@ -51,6 +51,7 @@ prove: build .venv/proving .venv/frameworks ## run the long proofs: random tests
 	$(RUN) -m dev.sanitize
 	$(RUN) -m dev.trials
 	$(RUN) -m dev.trials.services
+	$(RUN) -m dev.trials.limit
 	$(RUN) -m dev.suites.django
 
 matrix: ## build and test on every Python that is found, or on PYTHONS="python3.12 ..."; TESTS= are pytest's arguments

@@ -1,0 +1,436 @@
+"""Try a limit of a host: `.venv/bin/python -m dev.trials.limit [--seconds N] [--no-comparisons]`.
+
+Processes with a pool each share one limit on a real server, under load. Some of them are killed and replaced, forked,
+and stopped for a while. Then it compares rates: a limit that is never reached with none, and limited processes with one
+process that has a pool of that size. Prints the figures, and exits with 1 if a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.context import SpawnProcess
+from multiprocessing.sharedctypes import RawArray
+from pathlib import Path
+from typing import Any, Final, final
+
+import psycopg2
+
+from dev.servers.postgres import ThrowawayPostgres
+from pgpool_rs import HostLimit, PoolTimeout, ThreadedConnectionPool
+from pgpool_rs._limits.watcher import GRACE
+
+PROCESSES: Final = 8
+CALM: Final = 3
+"""How many of them are never disturbed."""
+LIMIT: Final = 20
+MAXCONN: Final = 10
+THREADS: Final = 12
+"""In each process."""
+MAX_CONNECTIONS: Final = 30
+WORK: Final = 0.02  # Seconds that a request takes in the server.
+TIMEOUT: Final = 0.15
+OVER: Final = 0.1  # Seconds by which a caller may wait longer than that.
+BACK: Final = 1.0  # Seconds from a death until all connections are open again.
+EVEN: Final = 1.5  # The rate of one undisturbed process by that of another.
+SAMPLE: Final = 0.004
+PATIENCE: Final = 30.0
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+@final
+class Board:
+    """What the processes share: memory for numbers, without a lock, and a file for lines."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.served = RawArray("q", PROCESSES * THREADS)
+        """One for each thread. The children of forks have theirs in memory of their own."""
+        self.timeouts = RawArray("q", PROCESSES * THREADS)
+        self.longest = RawArray("d", PROCESSES * THREADS)
+        """Seconds that a caller waited."""
+        self.slept = RawArray("d", PROCESSES)
+        """Seconds by which the machine woke a mere sleeper too late."""
+
+    def of(self, numbers: Any, process: int) -> list[Any]:
+        """Return the numbers of one process."""
+        return list(numbers[process * THREADS : (process + 1) * THREADS])
+
+    def tell(self, *words: object) -> None:
+        """Write a line; a killed process writes it whole or not at all."""
+        descriptor = os.open(f"{self.folder}/told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.write(descriptor, " ".join(str(word).replace("\n", " ") for word in words).encode() + b"\n")
+        os.close(descriptor)
+
+    def told(self, word: str) -> list[str]:
+        """Return the rest of each line that begins with this word."""
+        with suppress(FileNotFoundError):
+            lines = Path(self.folder, "told").read_text().splitlines()
+            return [line.partition(" ")[2] for line in lines if line.startswith(word + " ")]
+        return []
+
+
+def work(dsn: str, board: Board, process: int, options: dict[str, Any], threads: int, *, limited: bool) -> None:
+    """Be one process: borrow all the time, until SIGTERM. SIGUSR1 forks."""
+    ended = threading.Event()
+    forks = threading.Semaphore(0)
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.signal(signal.SIGUSR1, lambda *_: forks.release())
+    limit = HostLimit("trial", LIMIT, folder=board.folder) if limited else None
+    options = {**options, "dsn": dsn, "application_name": str(os.getpid()), "limit": limit}
+    pool: Any = ThreadedConnectionPool(0, **options)
+    running = _load(pool, board, process, threads, ended)
+    board.tell("ready", os.getpid())
+    while not ended.wait(0.02):
+        if forks.acquire(blocking=False) and os.fork() == 0:
+            board.served = RawArray("q", len(board.served))
+            board.longest = RawArray("d", len(board.longest))
+            pool._kwargs["application_name"] = str(os.getpid())
+            running = _load(pool, board, process, threads, ended)
+            if not ended.wait(random.uniform(0.3, 1.5)) and random.random() < 0.5:
+                ended.set()
+                for thread in running:
+                    thread.join()
+                pool.closeall()
+            board.tell("died", time.monotonic(), os.getpid())
+            os.kill(os.getpid(), signal.SIGKILL)
+    for thread in running:
+        thread.join()
+    pool.closeall()
+
+
+def _load(pool: Any, board: Board, process: int, threads: int, ended: threading.Event) -> list[threading.Thread]:
+    served, timeouts, longest, slept = board.served, board.timeouts, board.longest, board.slept
+
+    def request(slot: int) -> None:
+        began = time.monotonic()
+        try:
+            connection = pool.getconn()
+        finally:
+            longest[slot] = max(longest[slot], time.monotonic() - began)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("select pg_sleep(%s)", (WORK,))
+        pool.putconn(connection)
+        served[slot] += 1
+
+    def borrow(slot: int) -> None:
+        while not ended.is_set():
+            try:
+                request(slot)
+            except PoolTimeout:
+                timeouts[slot] += 1
+            except Exception as error:  # noqa: BLE001  whatever it is, it is told
+                board.tell("error", type(error).__name__, getattr(error, "pgcode", None), error)
+                time.sleep(0.05)
+
+    def sleep() -> None:
+        while not ended.is_set():
+            began = time.monotonic()
+            time.sleep(0.02)
+            slept[process] = max(slept[process], time.monotonic() - began - 0.02)
+
+    slots = range(process * THREADS, process * THREADS + threads)
+    running = [threading.Thread(target=borrow, args=(slot,), daemon=True) for slot in slots]
+    running.append(threading.Thread(target=sleep, daemon=True))
+    for thread in running:
+        thread.start()
+    return running
+
+
+@final
+class Processes:
+    """The processes under one limit, or one without a limit."""
+
+    def __init__(
+        self, dsn: str, *, count: int = PROCESSES, threads: int = THREADS, limited: bool = True, **options: Any
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="limit_")
+        self.board = Board(self._folder.name)
+        self._arguments = dsn, self.board, options, threads, limited
+        self.all = [self._start(process) for process in range(count)]
+        _wait(lambda: len(self.board.told("ready")) == count, "the processes to be ready")
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self.all:
+            process.terminate()
+        for process in self.all:
+            process.join(PATIENCE)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._folder.cleanup()
+
+    def _start(self, number: int) -> SpawnProcess:
+        dsn, board, options, threads, limited = self._arguments
+        process = _spawn.Process(target=work, args=(dsn, board, number, options, threads), kwargs={"limited": limited})
+        process.start()
+        return process
+
+    def replace(self, number: int) -> float:
+        """Kill a process, put a new one in its place, and return when."""
+        self.all[number].kill()
+        died = time.monotonic()
+        self.all[number].join()
+        self.all[number] = self._start(number)
+        return died
+
+    def rate(self, seconds: float) -> float:
+        """Measure how many requests all of them serve in a second."""
+        before, began = sum(self.board.served), time.monotonic()
+        time.sleep(seconds)
+        return float(sum(self.board.served) - before) / (time.monotonic() - began)
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE:g} s for {what}")
+        time.sleep(0.01)
+
+
+@final
+class Sampler(threading.Thread):
+    """Counts the server's sessions all the time, but for its own."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[float, int]] = []
+        self.over: list[tuple[float, Counter[str]]] = []
+        self._connection = psycopg2.connect(dsn)
+        self._connection.autocommit = True
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Count until stop()."""
+        with self._connection.cursor() as cursor:
+            while not self._ended.wait(SAMPLE):
+                cursor.execute(
+                    "select application_name from pg_stat_activity"
+                    " where backend_type = 'client backend' and pid <> pg_backend_pid()"
+                )
+                owners = Counter(name for (name,) in cursor)
+                self.samples.append((time.monotonic(), sum(owners.values())))
+                if sum(owners.values()) > LIMIT:
+                    self.over.append((time.monotonic(), owners))
+
+    def stop(self) -> None:
+        """End it."""
+        self._ended.set()
+        self.join()
+        self._connection.close()
+
+
+@final
+@dataclass
+class Figures:
+    """What was measured."""
+
+    most: int
+    """Sessions that the server had at once."""
+    most_in_time: int
+    """The same without those that it had not ended GRACE after the death of their process."""
+    samples: int
+    at_limit: float
+    """The part of the samples with all connections open."""
+    deaths: int
+    back: list[float]
+    """Seconds from each death until all connections were open again, where some were not."""
+    done: Counter[str]
+    rates: list[float]
+    """Requests per second of each undisturbed process."""
+    timeouts: int
+    longest: float
+    """Seconds that a caller of an undisturbed process waited."""
+    asleep: float
+    """Seconds by which the machine woke a mere sleeper of these too late."""
+    errors: list[str] = field(default_factory=list)
+
+    def broken(self) -> Iterator[str]:
+        """Name the promises that were not kept."""
+        # The machine may be so busy that it wakes nobody in time, the server included.
+        if self.most_in_time > LIMIT or (self.most > LIMIT and self.asleep < OVER):
+            yield f"{self.most} sessions, {self.most_in_time} without those of processes long dead"
+        if self.errors:
+            yield f"{len(self.errors)} errors, such as {Counter(self.errors).most_common(3)}"
+        if max(self.back, default=0.0) > BACK:
+            yield f"all connections were open again only after {max(self.back):.2f} s"
+        if max(self.rates) > EVEN * min(self.rates):
+            yield f"one process has {max(self.rates) / min(self.rates):.2f} times the rate of another"
+        if self.longest > TIMEOUT + OVER + self.asleep:
+            yield f"a caller waited {self.longest:.3f} s"
+
+    def __str__(self) -> str:
+        disturbed = ", ".join(f"{count} {word}" for word, count in sorted(self.done.items()))
+        rates = ", ".join(f"{rate:.0f}" for rate in self.rates)
+        longest, middle = max(self.back, default=0.0), statistics.median(self.back or [0.0])
+        return f"""\
+    disturbed: {disturbed}
+    sessions: {self.most} at most; in {self.at_limit:.0%} of {self.samples:,} samples {LIMIT}
+    after {self.deaths} deaths: all open again within {longest:.2f} s, {middle:.2f} s in the median
+    requests per second of the undisturbed: {rates}
+    timeouts: {self.timeouts:,} of {TIMEOUT:g} s; longest wait {self.longest:.3f} s, a sleep {self.asleep:.3f} s late
+    errors: {len(self.errors)}"""
+
+
+def disturb(seconds: float, seed: int | None = None) -> Figures:
+    """Disturb limited processes for so long, and measure."""
+    chance = random.Random(seed)
+    dead: dict[str, float] = {}
+    done: Counter[str] = Counter()
+    with ThrowawayPostgres(max_connections=MAX_CONNECTIONS) as server:
+        with Processes(server.dsn, maxconn=MAXCONN, timeout=TIMEOUT) as processes:
+            board = processes.board
+            sampler = Sampler(server.dsn)
+            sampler.start()
+            _wait(lambda: any(count == LIMIT for _, count in sampler.samples), "the limit to be reached")
+            before = [sum(board.of(board.served, process)) for process in range(CALM)]
+            for process in range(CALM):
+                board.slept[process] = 0.0
+            began = time.monotonic()
+            while (left := began + seconds - time.monotonic()) > 0:
+                number = chance.randrange(CALM, PROCESSES)
+                pid = processes.all[number].pid or 0
+                what = chance.choice(["killed", "forked", "stopped"])
+                done[what] += 1
+                if what == "killed":
+                    dead[str(pid)] = processes.replace(number)
+                elif what == "forked":
+                    _wait(lambda pid=pid: str(pid) in board.told("ready"), "a new process")  # type: ignore[misc]
+                    os.kill(pid, signal.SIGUSR1)
+                else:
+                    os.kill(pid, signal.SIGSTOP)
+                    time.sleep(min(left, chance.uniform(0.1, 2.0)))
+                    os.kill(pid, signal.SIGCONT)
+                time.sleep(chance.uniform(0.2, 1.4))
+            took = time.monotonic() - began
+            served = [sum(board.of(board.served, process)) for process in range(CALM)]
+            time.sleep(BACK + 1.0)  # The children of forks end.
+            sampler.stop()
+            dead.update({pid: float(moment) for moment, pid in map(str.split, board.told("died"))})
+            deaths = list(dead.values())
+            calm = range(CALM)
+            figures = Figures(
+                most=max(count for _, count in sampler.samples),
+                most_in_time=max((in_time(*sample, dead) for sample in sampler.over), default=LIMIT),
+                samples=len(sampler.samples),
+                at_limit=sum(count == LIMIT for _, count in sampler.samples) / len(sampler.samples),
+                deaths=len(deaths),
+                back=[back(sampler.samples, died) for died in deaths],
+                done=done,
+                rates=[(after - start) / took for after, start in zip(served, before, strict=True)],
+                timeouts=sum(sum(board.of(board.timeouts, process)) for process in calm),
+                longest=max(max(board.of(board.longest, process)) for process in calm),
+                asleep=max(board.slept[process] for process in calm),
+                errors=board.told("error"),
+            )
+        refused = (server.folder / "log").read_text(errors="replace").count("too many clients")
+        figures.errors += ["too many clients"] * refused
+    return figures
+
+
+def in_time(moment: float, owners: Counter[str], dead: dict[str, float]) -> int:
+    """Count the sessions but for those that the server should have ended."""
+    return sum(count for pid, count in owners.items() if moment - dead.get(pid, moment) <= GRACE)
+
+
+def back(samples: Sequence[tuple[float, int]], died: float) -> float:
+    """Return the seconds from a death until all connections were open again."""
+    missing = False
+    for moment, count in samples:
+        if moment > died:
+            missing = missing or count < LIMIT
+            if missing and count == LIMIT:
+                return moment - died
+            if not missing and moment > died + BACK:
+                return 0.0
+    return float("inf") if missing else 0.0
+
+
+@contextmanager
+def _pools(dsn: str, folder: str) -> Iterator[list[Any]]:
+    limits = None, HostLimit("unreached", LIMIT, folder=folder)
+    pools = [ThreadedConnectionPool(1, MAXCONN, dsn, timeout=5, limit=limit) for limit in limits]
+    try:
+        yield pools
+    finally:
+        for pool in pools:
+            pool.closeall()
+
+
+def compare_unreached(rounds: int, *, loans: int = 2000) -> float:
+    """Compare loans with a limit that is never reached with loans without one; the same moment has both."""
+    with ThrowawayPostgres() as server, tempfile.TemporaryDirectory() as folder, _pools(server.dsn, folder) as pools:
+        ratios = []
+        for turn in range(rounds):
+            times = {}
+            for number in (0, 1) if turn % 2 else (1, 0):
+                getconn, putconn = pools[number].getconn, pools[number].putconn
+                began = time.thread_time_ns()
+                for _ in range(loans):
+                    putconn(getconn())
+                times[number] = time.thread_time_ns() - began
+            ratios.append(times[0] / times[1])
+        return statistics.median(ratios)
+
+
+def compare_reached(seconds: float, rounds: int) -> tuple[float, float]:
+    """Measure the requests per second of limited processes, and of one process with a pool of that size, in turn."""
+    limited, alone = [], []
+    for _ in range(rounds):
+        with ThrowawayPostgres(max_connections=MAX_CONNECTIONS) as server:
+            with Processes(server.dsn, maxconn=MAXCONN, timeout=5) as processes:
+                time.sleep(1.0)
+                limited.append(processes.rate(seconds))
+            with Processes(
+                server.dsn, count=1, threads=PROCESSES * THREADS, limited=False, maxconn=LIMIT, timeout=5
+            ) as processes:
+                time.sleep(1.0)
+                alone.append(processes.rate(seconds))
+    return statistics.median(limited), statistics.median(alone)
+
+
+def main() -> int:
+    """Run the trial and the comparisons."""
+    parser = argparse.ArgumentParser(description="Disturbs processes under one limit, and tells whether it holds.")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long they are disturbed (60)")
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="the seed of what disturbs them")
+    parser.add_argument("--no-comparisons", action="store_true", help="compare no rates")
+    arguments = parser.parse_args()
+    print(f"{PROCESSES} processes, maxconn={MAXCONN}, a limit of {LIMIT}, seed {arguments.seed} ...", flush=True)
+    figures = disturb(arguments.seconds, arguments.seed)
+    print(figures, flush=True)
+    broken = list(figures.broken())
+    if not arguments.no_comparisons:
+        ratio = compare_unreached(400)
+        print(f"  a limit that is never reached: {ratio:.3f} of the rate without", flush=True)
+        if ratio < 0.99:
+            broken.append("a limit that is never reached costs more than 1 %")
+        limited, alone = compare_reached(4.0, 3)
+        print(f"  always reached: {limited:.0f} requests per second, {limited / alone:.3f} of one pool's {alone:.0f}")
+        if limited < 0.9 * alone:
+            broken.append("a limit that is always reached costs more than 10 %")
+    for violation in broken:
+        print(f"    NOT KEPT: {violation}", flush=True)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
