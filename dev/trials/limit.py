@@ -218,6 +218,13 @@ class Sampler(threading.Thread):
         self._connection.autocommit = True
         self._ended = threading.Event()
 
+    def __enter__(self) -> Sampler:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def run(self) -> None:
         """Count until stop()."""
         with self._connection.cursor() as cursor:
@@ -296,10 +303,9 @@ def disturb(seconds: float, seed: int | None = None) -> Figures:
     dead: dict[str, float] = {}
     done: Counter[str] = Counter()
     with ThrowawayPostgres(max_connections=MAX_CONNECTIONS) as server:
-        with Processes(server.dsn, maxconn=MAXCONN, timeout=TIMEOUT) as processes:
+        limited = Processes(server.dsn, maxconn=MAXCONN, timeout=TIMEOUT)
+        with limited as processes, Sampler(server.dsn) as sampler:
             board = processes.board
-            sampler = Sampler(server.dsn)
-            sampler.start()
             _wait(lambda: any(count == LIMIT for _, count in sampler.samples), "the limit to be reached")
             before = [sum(board.of(board.served, process)) for process in range(CALM)]
             for process in range(CALM):
