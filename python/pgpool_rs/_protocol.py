@@ -51,7 +51,7 @@ class Limit(Protocol):
         """Free so many places of a pool. If it raises, it has freed none, and the pool calls it again."""
 
     def _wait(self, pool: Any, /) -> object:
-        """Seek places for the waiters of a pool from now on, as long as `pool._wanted()` tells of some."""
+        """Seek places for the waiters of a pool from now on, as long as `pool._pgpool_wanted()` tells of some."""
 
     def _holders(self) -> str:
         """Say who holds how many places."""

@@ -68,17 +68,17 @@ class LimitedPool:
     def holds(self) -> int:
         return self.idle + self.lent
 
-    def _wanted(self) -> int:
+    def _pgpool_wanted(self) -> int:
         return self.waiting
 
-    def _grant(self, count: int) -> int:
+    def _pgpool_grant(self, count: int) -> int:
         with self._lock:
             used = min(count, self.waiting)
             self.waiting -= used
             self.lent += used
         return count - used
 
-    def _press(self, most: int | None) -> None:
+    def _pgpool_press(self, most: int | None) -> None:
         self.presses.append(most)
         with self._lock:
             self.most = most

@@ -27,9 +27,9 @@ class PretendedLimit:
 
     def serve(self, pool: Any) -> int:
         """Give a pool's waiters the places that they want and that are free, and return how many."""
-        count: int = min(pool._wanted(), self.limit - self.taken)
+        count: int = min(pool._pgpool_wanted(), self.limit - self.taken)
         self.held[pool.name] += count
-        unused: int = pool._grant(count)
+        unused: int = pool._pgpool_grant(count)
         self.held[pool.name] -= unused
         return count - unused
 

@@ -77,7 +77,7 @@ def test_waiters_get_what_the_limit_gives_in_their_order(server: FakeServer) -> 
     for number in range(3):
         tasks.append(Task(pool.getconn))
         wait_for_waiters(pool, number + 1)
-    assert (pool._wanted(), limit.waits) == (3, 1)
+    assert (pool._pgpool_wanted(), limit.waits) == (3, 1)
     for number in range(3):
         limit.limit += 1
         assert limit.serve(pool) == 1
@@ -102,18 +102,18 @@ def test_under_pressure_a_pool_closes_what_is_idle_and_keeps_no_return(server: F
     pool = ThreadedConnectionPool(1, 4, max_idle=None, order=order, limit=limit)
     give_back(pool, lend(pool, 4))
     lent = pool.getconn()
-    pool._press(2)
+    pool._pgpool_press(2)
     assert_exact(limit, server)
     assert limit.taken == 2
-    pool._press(0)
+    pool._pgpool_press(0)
     pool.putconn(lent)
     assert limit.taken == 1, "minconn is its own"
-    pool._press(None)
+    pool._pgpool_press(None)
     give_back(pool, lend(pool, 4))
     assert limit.taken == 4
     pool.closeall()
-    pool._press(1)
-    assert (pool._wanted(), pool._grant(2), limit.taken) == (0, 2, 0)
+    pool._pgpool_press(1)
+    assert (pool._pgpool_wanted(), pool._pgpool_grant(2), limit.taken) == (0, 2, 0)
 
 
 def test_a_failed_connect_gives_its_place_back(server: FakeServer, our_class: Any) -> None:
@@ -188,7 +188,7 @@ def test_a_pool_that_is_made_anew_gives_its_places_back_to_the_limit_that_it_had
     pool.__init__(1, 3, name="p", limit=second)  # type: ignore[misc]
     assert (first.taken, second.taken) == (0, 1)
     pool.__init__(1, 3, name="p")  # type: ignore[misc]
-    assert (second.taken, pool._wanted()) == (0, 0)
+    assert (second.taken, pool._pgpool_wanted()) == (0, 0)
 
 
 def test_a_forgotten_connection_gives_its_place_back(server: FakeServer) -> None:

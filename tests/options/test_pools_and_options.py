@@ -66,6 +66,7 @@ def test_the_options_are_those_of_the_constructor_with_the_defaults(server: Fake
         "close_returns": False,
         "open": True,
         "listener": None,
+        "limit": None,
         "dsn": "host=db",
         "user": "web",
     }

@@ -102,7 +102,7 @@ def _ask(table: Table, state: State, number: int, member: Member, now: float) ->
         state.left.append(member)
         return
     member.wanting = False  # first, so that no waiter that comes now is missed
-    member.wants = pool._wanted()
+    member.wants = pool._pgpool_wanted()
     if member.record is None and member.wants:
         table.join(state, member)
     table.write(member)
@@ -122,13 +122,13 @@ def _make_room(state: State, party: Party, member: Member, parties: list[Party],
     pressed = party.share if starved and party.holds > party.share and (full or member.pressed is not None) else None
     if pressed != member.pressed:
         member.pressed = pressed
-        pool._press(pressed)
+        pool._pgpool_press(pressed)
     wants = sum(other.wants for other in parties if other is not party)
     if wants and full and not member.wants and party.holds and now - member.quiet_since >= ATTENTIVE:
         # At this moment only: the pool may need the connections that come back next.
         member.quiet_since = now
-        pool._press(max(0, party.holds - wants))
-        pool._press(member.pressed)
+        pool._pgpool_press(max(0, party.holds - wants))
+        pool._pgpool_press(member.pressed)
 
 
 def _warn(state: State, member: Member, pools: int) -> None:
@@ -158,7 +158,7 @@ def _grant(table: Table, state: State) -> None:
                 hungry.remove(member)
                 continue
             member.wants -= 1
-            if unused := pool._grant(1):
+            if unused := pool._pgpool_grant(1):
                 table.give(member, unused)
                 hungry.remove(member)
 

@@ -47,17 +47,17 @@ impl AbstractPool {
     }
 
     /// Count the places of its limit that the pool's waiters could use now.
-    fn _wanted(&self) -> usize {
+    fn _pgpool_wanted(&self) -> usize {
         self.ledger().wanted(now())
     }
 
     /// Give places of its limit to the pool's waiters. Returns how many it had no use for.
-    fn _grant(&self, count: usize) -> usize {
+    fn _pgpool_grant(&self, count: usize) -> usize {
         self.ledger().grant(count, now())
     }
 
     /// Keep no more than `most` connections, and `minconn`, since others wait for the limit; None: nobody does.
-    fn _press(slf: &Bound<'_, Self>, most: Option<usize>) -> PyResult<()> {
+    fn _pgpool_press(slf: &Bound<'_, Self>, most: Option<usize>) -> PyResult<()> {
         maintain::press(slf, most)
     }
 
