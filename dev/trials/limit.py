@@ -269,12 +269,15 @@ class Figures:
     asleep: float
     """Seconds by which the machine woke a mere sleeper of these too late."""
     errors: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
+    """Who had the sessions where there were too many, and for how long each had been dead."""
 
     def broken(self) -> Iterator[str]:
         """Name the promises that were not kept."""
         # The machine may be so busy that it wakes nobody in time, the server included.
         if self.most_in_time > LIMIT or (self.most > LIMIT and self.asleep < OVER):
             yield f"{self.most} sessions, {self.most_in_time} without those of processes long dead"
+            yield from self.passed[:: len(self.passed) // 10 + 1]
         if self.errors:
             yield f"{len(self.errors)} errors, such as {Counter(self.errors).most_common(3)}"
         if max(self.back, default=0.0) > BACK:
@@ -346,6 +349,7 @@ def disturb(seconds: float, seed: int | None = None) -> Figures:
                 longest=max(max(board.of(board.longest, process)) for process in calm),
                 asleep=max(board.slept[process] for process in calm),
                 errors=board.told("error"),
+                passed=[owned(*sample, dead) for sample in sampler.over if in_time(*sample, dead) > LIMIT],
             )
         refused = (server.folder / "log").read_text(errors="replace").count("too many clients")
         figures.errors += ["too many clients"] * refused
@@ -355,6 +359,15 @@ def disturb(seconds: float, seed: int | None = None) -> Figures:
 def in_time(moment: float, owners: Counter[str], dead: dict[str, float]) -> int:
     """Count the sessions but for those that the server should have ended."""
     return sum(count for pid, count in owners.items() if moment - dead.get(pid, moment) <= GRACE)
+
+
+def owned(moment: float, owners: Counter[str], dead: dict[str, float]) -> str:
+    """Tell how many sessions each process had, and how long before it had died."""
+    each = (
+        f"{pid}: {count}" + (f" dead {moment - dead[pid]:.2f} s" if pid in dead else "")
+        for pid, count in owners.items()
+    )
+    return f"at {moment:.2f}, {', '.join(each)}"
 
 
 def back(samples: Sequence[tuple[float, int]], died: float) -> float:

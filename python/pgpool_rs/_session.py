@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import suppress
 from typing import Any, Final
 
@@ -23,8 +24,10 @@ def session_of(connection: Any) -> socket.socket | None:
 
 def await_end(session: socket.socket) -> None:
     """Wait until the server has ended the session, for a moment at most."""
+    deadline = time.monotonic() + _LONGEST
     with suppress(OSError), session:
-        session.settimeout(_LONGEST)
         session.shutdown(socket.SHUT_WR)
-        while session.recv(4096):
-            pass
+        while (left := deadline - time.monotonic()) > 0:
+            session.settimeout(left)
+            if not session.recv(4096):
+                break

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgpool_rs._limits import HostLimit
+from pgpool_rs._limits.watcher import look
 from tests.lib.limited import LimitedPool, workers
 from tests.lib.programs import FORKS, Child, in_a_child
 from tests.lib.waits import wait_until
@@ -129,6 +130,21 @@ def test_a_lower_limit_of_another_process_holds_before_the_watcher_has_looked(tm
         other.do("limit.resize(4)")
         pool.close()
         assert pool.lend(9) == 3
+
+
+def test_a_process_that_was_stopped_does_not_take_a_new_death_for_an_old_one(tmp_path: Path) -> None:
+    # It is this process, in which no watcher looks but when the test lets it.
+    pool = LimitedPool(HostLimit("shop", 1, folder=tmp_path))
+    table = pool.limit._table
+    table.state().threads["watcher"] = threading.current_thread()
+    with workers(tmp_path, 2, 1) as (first, second):
+        for worker in (first, second):
+            wait_until(lambda worker=worker: worker.do("pool.lend(1)") == 1)  # type: ignore[misc]
+            assert pool.lend(1) == 0
+            worker.kill()
+            look(table, table.state())
+            assert pool.lend(1) == 0, "the server may still have the session"
+    wait_until(lambda: (look(table, table.state()), pool.lend(1))[1] == 1)
 
 
 def test_a_resize_holds_in_all_processes_with_pools(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pgpool_rs._core import once
 from pgpool_rs._limits.futex import Futex
 from pgpool_rs._limits.say import say
 from pgpool_rs._limits.shares import Party
-from pgpool_rs._limits.table import CAPACITY, FREED, NAMED, WANTED, Member, State, Table
+from pgpool_rs._limits.table import CAPACITY, FREE, FREED, NAMED, WANTED, Member, State, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,7 +109,9 @@ class LimitFile(Table):
         return os.pread(self.fd, CAPACITY, _PLACES).ljust(CAPACITY, b"\1")
 
     def lock(self, place: int) -> bool:
-        return _lock(self._descriptor, _place(place)) and os.pwrite(self._descriptor, b"\1", _place(place)) > 0
+        # Another hint each time: a process that was stopped must not take this holder's death for an older one's.
+        hint = os.urandom(1).replace(FREE, b"\1")
+        return _lock(self._descriptor, _place(place)) and os.pwrite(self._descriptor, hint, _place(place)) > 0
 
     def unlock(self, place: int) -> None:
         os.pwrite(self.fd, b"\0", _place(place))
@@ -213,7 +215,7 @@ class LimitFile(Table):
         hints = os.pread(self._descriptor, CAPACITY, _PLACES)
         for member in tuple(state.members.values()):
             for place in tuple(member.places):
-                if hints[place : place + 1] != b"\1":
+                if hints[place : place + 1] == FREE:
                     os.pwrite(self._descriptor, b"\1", _place(place))
         if (now := time.monotonic()) - state.looked >= 1:
             state.looked = now

@@ -65,7 +65,8 @@ class State:
     threads: dict[str, threading.Thread] = field(default_factory=dict)
     parker: threading.Lock | None = None
     resized: tuple[int, int] | None = None  # the last resize that this process has followed
-    dead: dict[int, float] = field(default_factory=dict)  # places of killed processes, and when they were first seen
+    # Places of killed processes: the hint that each left, and when it was first seen without a lock.
+    dead: dict[int, tuple[int, float]] = field(default_factory=dict)
     orphans: dict[int, tuple[object, float]] = field(default_factory=dict)
     reaped: float = -math.inf
     busy: float = -math.inf

@@ -168,10 +168,13 @@ def _reap(table: Table, state: State, now: float) -> None:
     dead = {}
     for place, hint in enumerate(table.hints().rstrip(FREE)):
         if hint and place not in state.claimed and not table.is_held(place):
-            since = state.dead.get(place, now)
+            # The clock again, since this process may have been stopped after the last look at it.
+            before, since = state.dead.get(place, (0, now))
+            if before != hint:
+                since = time.monotonic()
             mine = object()
             if now - since < GRACE:
-                dead[place] = since
+                dead[place] = hint, since
             elif state.claimed.setdefault(place, mine) is mine:
                 if table.lock(place):
                     table.free(state, place)
