@@ -169,8 +169,8 @@ def _reap(table: Table, state: State, now: float) -> None:
     for place, hint in enumerate(table.hints().rstrip(FREE)):
         if hint and place not in state.claimed and not table.is_held(place):
             # The clock again, since this process may have been stopped after the last look at it.
-            before, since = state.dead.get(place, (0, now))
-            if before != hint:
+            left, since = state.dead.get(place, (0, now))
+            if left != hint:
                 since = time.monotonic()
             mine = object()
             if now - since < GRACE:
