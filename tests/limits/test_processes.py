@@ -132,6 +132,15 @@ def test_a_lower_limit_of_another_process_holds_before_the_watcher_has_looked(tm
         assert pool.lend(9) == 3
 
 
+def test_a_pool_whose_first_callers_come_together_is_one_party(tmp_path: Path) -> None:
+    with workers(tmp_path, 1, 9) as (other,):
+        # Each of two threads has found that the pool has no record.
+        other.do("[limit._table.join(limit._table.state(), limit._table.member(pool, limit)) for _ in range(2)]")
+        table = HostLimit("shop", 9, folder=tmp_path)._table
+        assert len(table.parties(table.state())) == 1
+        assert other.do("pool.lend(9)") == 9
+
+
 def test_a_process_that_was_stopped_does_not_take_a_new_death_for_an_old_one(tmp_path: Path) -> None:
     # It is this process, in which no watcher looks but when the test lets it.
     pool = LimitedPool(HostLimit("shop", 1, folder=tmp_path))

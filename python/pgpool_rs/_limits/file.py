@@ -127,8 +127,12 @@ class LimitFile(Table):
             mine = object()
             if state.records.setdefault(index, mine) is mine:
                 if _lock(self.fd, _record(index)):
-                    member.record = index
-                    break
+                    if member.joined.setdefault("record", index) == index:
+                        break
+                    # Another thread was first. A second record would count what the first one says once more.
+                    fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _record(index))
+                    del state.records[index]
+                    return
                 del state.records[index]
         else:
             raise OSError(errno.ENOSPC, f"{_COUNT} pools share the limit already", str(self.path))
@@ -138,7 +142,7 @@ class LimitFile(Table):
         self.bump(WANTED)
 
     def leave(self, member: Member) -> None:
-        index, member.record = member.record, None
+        index = member.joined.pop("record", None)
         if index is not None:
             os.pwrite(self.fd, bytes(_RECORD.size), _record(index))
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _record(index))

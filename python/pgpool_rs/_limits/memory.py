@@ -34,11 +34,11 @@ class Memory(Table):
         return False
 
     def join(self, state: State, member: Member) -> None:
-        member.record = 0
+        member.joined["record"] = 0
         state.naming = b"", member.limit.named
 
     def leave(self, member: Member) -> None:
-        member.record = None
+        member.joined.clear()
 
     def write(self, member: Member) -> None:
         pass

@@ -43,7 +43,7 @@ class Member:
         self.name = str(getattr(pool, "name", "pool"))
         self.limit = limit
         self.places: list[int] = []
-        self.record: int | None = None  # where other processes read of it
+        self.joined: dict[str, int] = {}  # the record, by one step, since several threads may come first
         self.credit = 0  # places that a call gave back before it failed
         self.wants = 0
         self.wanting = False  # its watcher knows that it wants
@@ -51,6 +51,11 @@ class Member:
         self.pressed: int | None = None
         self.wanted_at = -math.inf
         self.quiet_since = -math.inf  # when it last wanted, or closed idle connections for others
+
+    @property
+    def record(self) -> int | None:
+        """Where other processes read of it."""
+        return self.joined.get("record")
 
 
 @dataclass(eq=False, slots=True)
