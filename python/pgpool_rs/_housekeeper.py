@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pgpool_rs import _log
 from pgpool_rs._core import if_free, speak
-from pgpool_rs._threads import start
+from pgpool_rs._threads import MOST_STARTS, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,6 @@ PAUSE: Final = 1.0  # after a call that failed, even if another thread pokes
 JOIN_TIMEOUT: Final = 0.2  # how long the end of the process waits for the thread
 LONGEST_SLEEP: Final = 86_400.0  # every lock takes such a timeout, gevent's and eventlet's too
 
-MOST_STARTS: Final = 3  # of the thread, by one poke
 CLOSED: Final = -1.0  # what a pool that is closed answers
 
 

@@ -26,6 +26,7 @@ from pgpool_rs._core import AbstractConnectionPool as _Pool
 from pgpool_rs._core import if_free, speak
 from pgpool_rs._histogram import Histogram
 from pgpool_rs._pools import pools
+from pgpool_rs._threads import MOST_STARTS
 from pgpool_rs._threads import start as start_thread
 
 if TYPE_CHECKING:
@@ -93,8 +94,10 @@ class _Publisher:
         """Start the thread, if there are pools and none runs."""
         # It fails if there are too many threads, or at the end of the process. The next pool tries again.
         with suppress(RuntimeError, MemoryError, OSError):
-            while self.files and pools() and self.thread is None and if_free(self._starting, self._begin):
-                pass
+            for _ in range(MOST_STARTS):
+                done = self.thread is not None or not self.files or not pools()
+                if done or not if_free(self._starting, self._begin):
+                    break
 
     def _begin(self) -> None:
         if self.thread is None:
@@ -255,7 +258,7 @@ def remove_dead(folder: Path) -> None:
 
 
 def _published(folder: Path) -> list[Path]:
-    # Whatever closes a descriptor of a file frees all locks that its process holds there.
+    # The close of any descriptor of a file frees all locks that the process holds there.
     own = {file.path for file in _publisher.files.values()}
     return [path for path in folder.glob(f"*{_SUFFIX}") if path not in own]
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextvars
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import threading
+
+# How often one caller starts a thread that is gone again when the caller looks.
+MOST_STARTS: Final = 3
 
 
 def start(thread: threading.Thread) -> None:

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from pgpool_rs._limits import SharedLimit
+from pgpool_rs._limits import SharedLimit, watcher
 from tests.lib.limited import LimitedPool
 from tests.lib.programs import in_a_child
 from tests.lib.waits import wait_until
@@ -59,6 +59,29 @@ def test_threads_that_take_and_give_at_once_lose_no_place() -> None:
         thread.join()
     assert not limit.holders()
     assert pools[0].lend(8) == 7
+
+
+def test_a_failure_of_a_pool_is_logged_once_and_ends_no_watcher(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "FAILED", 0.001)
+    limit = SharedLimit(5)
+    pool = LimitedPool(limit)
+    failures: list[None] = []
+
+    def fail() -> int:
+        failures.append(None)
+        raise ValueError("a secret")
+
+    monkeypatch.setattr(pool, "_pgpool_wanted", fail)
+    pool.want(1)
+    wait_until(lambda: len(failures) > 3)
+    thread = limit._table.state().threads["watcher"]
+    monkeypatch.undo()
+    wait_until(lambda: pool.lent == 1)
+    assert limit._table.state().threads["watcher"] is thread
+    (line,) = caplog.messages
+    assert line.startswith("the watcher of a limit failed: ValueError (")
 
 
 def test_pools_that_keep_more_than_the_limit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -61,7 +61,7 @@ class LimitFile(Table):
 
     @classmethod
     def at(cls, path: Path) -> LimitFile:
-        """Open the file, or make it. Whoever makes it gives it a name once it is whole."""
+        """Open the file, or make it. A new file gets its name once it is whole."""
         try:
             found = path.lstat()
         except FileNotFoundError:

@@ -134,7 +134,7 @@ class Table(ABC):
                     if self.lock(place):
                         member.places.append(place)
                         self.write(member)
-                        # Whoever names a lower limit after this sees the place.
+                        # A process that names a lower limit after this sees the place.
                         if not self.heed(state) or (place < state.limit and hints.endswith(_ALL_FREE[state.limit :])):
                             return True
                         place = member.places.pop()
@@ -152,7 +152,7 @@ class Table(ABC):
         return False
 
     def give(self, member: Member, count: int) -> None:
-        """Give places back. Whoever calls again after an error gives no more back than it has said."""
+        """Give places back. A pool that calls again after an error gives back no more than it has said."""
         state = self.state()
         credit = min(count, member.credit)
         member.credit -= credit
@@ -230,7 +230,7 @@ class Table(ABC):
 
     @abstractmethod
     def bump(self, word: int) -> None:
-        """Change a word, and wake all who sleep on it."""
+        """Change a word, and wake all watchers that sleep on it."""
 
     @abstractmethod
     def sleep(self, word: int, seen: int, seconds: float) -> None:

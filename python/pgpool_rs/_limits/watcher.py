@@ -22,6 +22,7 @@ POLL: Final = 0.02  # between two looks while own pools want, for each ten pools
 ATTENTIVE: Final = 0.1  # the same while others want
 IDLE: Final = 0.5
 GRACE: Final = 0.3  # after a process was killed, the server needs this to end its sessions
+FAILED: Final = 1.0
 ABANDONED: Final = 5.0  # a place that a thread has claimed, and not taken in this time, because of an interrupt
 _ended: list[bool] = []
 atexit.register(_ended.append, True)
@@ -39,6 +40,7 @@ def watch(table: Table, state: State) -> None:
 
 
 def _run(table: Table, state: State) -> None:
+    failed = False
     try:
         state.parker = threading.Lock()
         state.parker.acquire()
@@ -46,15 +48,14 @@ def _run(table: Table, state: State) -> None:
             try:
                 words = table.words()
                 word, pause = look(table, state)
-            except OSError as error:
-                word, pause = WANTED, 1.0
-                say(
-                    logging.ERROR,
-                    "a limit's file cannot be used: %s",
-                    "limit_failed",
-                    type(error).__name__ + _log.place(error),
-                )
-            table.sleep(word, words[word], pause)
+                table.sleep(word, words[word], pause)
+                failed = False
+            except Exception as error:  # noqa: BLE001  (the file's, or a pool's that closes connections)
+                if not failed:
+                    text = "the watcher of a limit failed: %s; it tries again each second"
+                    say(logging.ERROR, text, "limit_failed", type(error).__name__ + _log.place(error))
+                failed = True
+                time.sleep(FAILED)
     finally:
         state.threads.pop("watcher", None)
         if state.members and state is table.state():  # one came, or an interrupt ended this thread
