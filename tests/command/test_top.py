@@ -190,7 +190,16 @@ class Terminal:
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         command = [sys.executable, "-W", "error", "-m", "pgpool_rs", "top", "--folder", str(folder)]
         environment = {**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8"}
-        self.process = subprocess.Popen(command, stdin=other, stdout=other, stderr=other, env=environment, cwd=ROOT)
+        self.process = subprocess.Popen(
+            command,
+            stdin=other,
+            stdout=other,
+            stderr=other,
+            env=environment,
+            cwd=ROOT,
+            # A shell lets what it starts in the background ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
         os.close(other)
         self.shown = ""
 
@@ -235,6 +244,13 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     terminal.wait_for("processes 0")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.end() == 130
+
+
+def test_it_ends_with_its_terminal(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    terminal.wait_for("processes 0")
+    os.close(terminal.file)
+    terminal.process.wait(PATIENCE)
 
 
 def test_without_curses_it_prints_once(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import select
 import sys
 import time
 from collections.abc import Mapping
@@ -246,7 +247,7 @@ def _live(window: Any, curses: Any, folder: Path, view: View) -> None:
     for change in (curses.use_default_colors, lambda: curses.curs_set(0)):
         with suppress(curses.error):  # The terminal cannot.
             change()
-    window.timeout(100)
+    window.timeout(0)
     (among, seen), since = rows(folder, {}), _ALL
     due, key = time.monotonic() + INTERVAL, -1
     while view.press(key):
@@ -257,4 +258,8 @@ def _live(window: Any, curses: Any, folder: Path, view: View) -> None:
         for number, line in enumerate(screen(among, view, since, *window.getmaxyx())):
             shown = line.encode(window.encoding, "replace").decode(window.encoding)
             window.addstr(number, 0, shown, curses.A_REVERSE if number == 1 else curses.A_NORMAL)
+        window.refresh()
+        comes = select.select([sys.stdin], [], [], 0.1)[0]
         key = window.getch()
+        if comes and key == -1:
+            return  # the terminal is gone
