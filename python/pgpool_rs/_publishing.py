@@ -114,7 +114,7 @@ class _Publisher:
             remove_dead(folder)
         try:
             # A greenlet goes on in the child of a fork, where it must do nothing.
-            while self.process == os.getpid() and pools():
+            while self.process == os.getpid() and self.files and pools():
                 self.publish()
                 time.sleep(INTERVAL)
         finally:
