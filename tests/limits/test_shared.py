@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,30 @@ def test_a_failure_of_a_pool_is_logged_once_and_ends_no_watcher(
     assert limit._table.state().threads["watcher"] is thread
     (line,) = caplog.messages
     assert line.startswith("the watcher of a limit failed: ValueError (")
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_a_place_that_is_returned_while_it_is_exchanged_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, given: int
+) -> None:
+    limit = SharedLimit(2)
+    table = limit._table
+    state, pool = table.state(), LimitedPool(limit)
+    member = table.member(pool, limit)
+    table.join(state, member)
+    member.places = [5, 6]  # from the time of a higher limit
+    state.claimed = {5: object(), 6: object()}
+    claim = table.claim
+
+    def returned_meanwhile(*args: Any) -> int | None:
+        table.give(member, given)
+        monkeypatch.undo()
+        return claim(*args)
+
+    monkeypatch.setattr(table, "claim", returned_meanwhile)
+    watcher._move_down(table, state, member)
+    assert len(member.places) == len(state.claimed) == 2 - given
+    assert all(place < 2 for place in member.places)
 
 
 def test_pools_that_keep_more_than_the_limit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

@@ -122,10 +122,10 @@ class Table(ABC):
             return False
         hints = self.hints()
         # A place above a limit that was lowered counts until its holder has moved or closed it.
-        return hints.endswith(_ALL_FREE[state.limit :]) and self.claim(state, member, hints)
+        return hints.endswith(_ALL_FREE[state.limit :]) and self.claim(state, member, hints) is not None
 
-    def claim(self, state: State, member: Member, hints: bytes) -> bool:
-        """Take the first place that is free."""
+    def claim(self, state: State, member: Member, hints: bytes) -> int | None:
+        """Take the first place that is free, and return it."""
         place = hints.find(FREE, 0, state.limit)
         while place >= 0:
             mine = object()
@@ -136,11 +136,9 @@ class Table(ABC):
                         self.write(member)
                         # A process that names a lower limit after this sees the place.
                         if not self.heed(state) or (place < state.limit and hints.endswith(_ALL_FREE[state.limit :])):
-                            return True
-                        place = member.places.pop()
-                        self.write(member)
-                        self.free(state, place)
-                        return False
+                            return place
+                        self.drop(state, member, place)
+                        return None
                     del state.claimed[place]
             except BaseException:
                 with suppress(ValueError):
@@ -149,7 +147,19 @@ class Table(ABC):
                     self.free(state, place)
                 raise
             place = hints.find(FREE, place + 1, state.limit)
-        return False
+        return None
+
+    def drop(self, state: State, member: Member, place: int) -> None:
+        """Give this place back. If a return has given it back meanwhile, give back the one that is left instead."""
+        try:
+            member.places.remove(place)
+        except ValueError:
+            try:
+                place = member.places.pop()
+            except IndexError:
+                return
+        self.write(member)
+        self.free(state, place)
 
     def give(self, member: Member, count: int) -> None:
         """Give places back. A pool that calls again after an error gives back no more than it has said."""

@@ -144,9 +144,8 @@ def _warn(state: State, member: Member, pools: int) -> None:
 def _move_down(table: Table, state: State, member: Member) -> None:
     """Exchange places above a limit that was lowered."""
     for place in tuple(member.places):
-        if place >= state.limit and table.claim(state, member, table.hints()):
-            member.places.remove(place)
-            table.free(state, place)
+        if place >= state.limit and (lower := table.claim(state, member, table.hints())) is not None:
+            table.drop(state, member, place if place in member.places else lower)
 
 
 def _grant(table: Table, state: State) -> None:
