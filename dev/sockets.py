@@ -14,8 +14,27 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def visit(place: str, path: str, *, timeout: float) -> tuple[http.client.HTTPResponse, bytes]:
+    """Ask for a page, by the server's address and port or by the path of its Unix socket; give its head and its body.
+
+    :raises OSError: nobody listens, or no answer comes within `timeout` seconds.
+    :raises HTTPException: the answer is broken off.
+    """
+    connection = (http.client.HTTPConnection if ":" in place else _UnixConnection)(place, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Connection": "close", "Host": "localhost"})
+        answer = connection.getresponse()
+        ends_with_the_connection = answer.length is None and not answer.chunked
+        body = answer.read()
+        if ends_with_the_connection and not body:  # http.client takes a head that is broken off for a whole one.
+            raise http.client.IncompleteRead(body)
+        return answer, body
+    finally:
+        connection.close()
+
+
 @final
-class UnixConnection(http.client.HTTPConnection):
+class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a Unix socket, whose path is the host."""
 
     def connect(self) -> None:

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,11 +16,11 @@ from typing import Any
 import pytest
 
 from dev.servers.postgres import ThrowawayPostgres
-from dev.sockets import UnixConnection, free_port
+from dev.sockets import free_port, visit
 from tests.lib.postgres import admin, backends
 from tests.lib.programs import Group, group
 from tests.lib.statements import execute
-from tests.lib.waits import wait_until
+from tests.lib.waits import Task, wait_until
 
 FILES = {
     "manage.py": """
@@ -34,10 +35,14 @@ execute_from_command_line(sys.argv)
     "project/settings.py": """
 import os
 
+from pgpool_rs.django import _control
+
+_control.ADDRESS += os.environ["PORT"] + "."  # Tests run beside each other, and none may ask another's processes.
 SECRET_KEY = "a project's"
 DEBUG = True
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "project.urls"
+MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]  # It gives lengths: a page that is broken off shows.
 USE_TZ = True
 INSTALLED_APPS = ["pgpool_rs.django", "project.apps.Project"]
 DATABASES = {
@@ -154,15 +159,10 @@ class Project:
 
     def get(self, place: str) -> dict[str, Any]:
         """Visit the site, by its port or by its Unix socket."""
-        visit = (http.client.HTTPConnection if ":" in place else UnixConnection)(place, timeout=90)
-        try:
-            visit.request("GET", "/", headers={"Host": "localhost"})
-            answer = visit.getresponse()
-            assert answer.status == 200, answer.read()
-            told: dict[str, Any] = json.loads(answer.read())
-            return told
-        finally:
-            visit.close()
+        answer, body = visit(place, "/", timeout=90)
+        assert answer.status == 200, body
+        told: dict[str, Any] = json.loads(body)
+        return told
 
     def wait_for(self, running: Group, place: str) -> None:
         """Wait until the site answers."""
@@ -240,6 +240,25 @@ def test_where_no_process_answers_the_command_says_so_and_a_drain_fails(project:
     project.environment["EARLY"] = "1"  # The command's own process is none of them.
     for words, status in ((["pgpool"], 0), (["pgpool", "--drain"], 1)):
         assert "no process of this machine answers" in project.manage(*words, status=status)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_process_that_breaks_off_fails_a_drain_unless_it_has_ended(project: Project, ends: bool) -> None:
+    with socket.socket(socket.AF_UNIX) as process:
+        process.bind(f"\0pgpool_rs.django.{project.server.port}.1")
+        process.listen()
+
+        def break_off() -> None:
+            client, _ = process.accept()
+            if ends:
+                process.close()
+            client.close()
+
+        breaking = Task(break_off)
+        told = project.manage("pgpool", "--drain", status=1)
+        breaking.result()
+    assert ("1 breaks off" in told) is not ends
+    assert ("no process of this machine answers" if ends else "1 of 1 processes do not answer") in told
 
 
 def test_a_reload_of_runserver_ends_the_old_sessions(project: Project) -> None:

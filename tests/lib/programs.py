@@ -158,9 +158,12 @@ def _fork_as_c_does() -> int:
 
 def _other_threads() -> list[str]:
     """Give the states of this process's other threads, with how often each has gone to sleep."""
-    folder = Path("/proc/self/task")
-    statuses = [task / "status" for task in sorted(folder.glob("*")) if task.name != str(threading.get_native_id())]
-    return [re.sub(r"(?m)^(?!Pid:|State:|voluntary).*\n", "", status.read_text()) for status in statuses]
+    states = []
+    for task in sorted(Path("/proc/self/task").glob("*")):
+        if task.name != str(threading.get_native_id()):
+            with suppress(FileNotFoundError, ProcessLookupError):  # It may end at any moment.
+                states.append(re.sub(r"(?m)^(?!Pid:|State:|voluntary).*\n", "", (task / "status").read_text()))
+    return states
 
 
 FORKS: Final[Mapping[str, Callable[[], int]]] = {"os.fork": os.fork, "fork in C": _fork_as_c_does}

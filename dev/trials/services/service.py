@@ -19,7 +19,7 @@ from typing import Any, final
 
 from dev.servers.postgres import ThrowawayPostgres, _children
 from dev.servers.standby import ask
-from dev.sockets import UnixConnection
+from dev.sockets import visit
 
 ROOT = Path(__file__).resolve().parents[3]
 WORKERS = 2
@@ -105,17 +105,12 @@ class Service:
 
     def visit(self, path: str, *, timeout: float = PATIENCE) -> Answer:
         """Ask for a page."""
-        connection = UnixConnection(str(Path(self._folder.name) / "http"), timeout=timeout)
         try:
-            connection.request("GET", path, headers={"Connection": "close"})
-            answer = connection.getresponse()
-            body = answer.read()
+            answer, body = visit(str(Path(self._folder.name) / "http"), path, timeout=timeout)
             is_json = answer.headers.get_content_type() == "application/json"
             return Answer(answer.status, answer.headers["Retry-After"], json.loads(body) if is_json else body)
         except (OSError, http.client.HTTPException) as error:
             return Answer(None, None, None, repr(error))
-        finally:
-            connection.close()
 
     def leave(self, path: str) -> float:
         """Ask for a page, and hang up before it comes; return the seconds to pause then, since the service goes on."""

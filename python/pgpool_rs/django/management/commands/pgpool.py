@@ -36,10 +36,8 @@ class Command(BaseCommand):
         """
         self.stdout.write(_LINE.format("pid", "alias", *_SHOWN))
         signal.signal(signal.SIGALRM, _give_up)
-        names = Path("/proc/net/unix").read_text()
-        found = {int(pid) for pid in re.findall(f"@{ADDRESS[1:]}([0-9]+)$", names, re.MULTILINE)}
         answered = silent = 0
-        for pid in sorted(found - {os.getpid()}):
+        for pid in sorted(_listening() - {os.getpid()}):
             signal.alarm(5)
             try:
                 with Client(f"{ADDRESS}{pid}", authkey=force_bytes(settings.SECRET_KEY)) as client:
@@ -48,23 +46,29 @@ class Command(BaseCommand):
             except AuthenticationError:  # of another project
                 continue
             except (OSError, EOFError) as error:
-                self.stderr.write(f"{pid:>8} {error}")
-                silent += 1
+                if pid in _listening():  # Else it has ended, and its pools with it.
+                    self.stderr.write(f"{pid:>8} {str(error) or 'breaks off'}")
+                    silent += 1
                 continue
             finally:
                 signal.alarm(0)
             answered += 1
             for alias, stats in told.items():
                 self.stdout.write(_LINE.format(pid, alias, *(stats[name] for name in _SHOWN)))
-        if not answered:
-            text = "no process of this machine answers: none serves this project, or none has used its database yet"
-        elif silent:
+        if silent:
             text = f"{silent} of {answered + silent} processes do not answer"
+        elif not answered:
+            text = "no process of this machine answers: none serves this project, or none has used its database yet"
         else:
             return
         if drain:
             raise CommandError(text)
         self.stderr.write(text)
+
+
+def _listening() -> set[int]:
+    names = Path("/proc/net/unix").read_text()
+    return {int(pid) for pid in re.findall(f"@{ADDRESS[1:]}([0-9]+)$", names, re.MULTILINE)}
 
 
 def _give_up(*_: Any) -> None:
