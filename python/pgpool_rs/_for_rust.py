@@ -24,7 +24,7 @@ from pgpool_rs._opening import in_parallel as open_in_parallel
 from pgpool_rs._opening import start_worker
 from pgpool_rs._secrets import mask
 from pgpool_rs._server_full import is_server_full
-from pgpool_rs._session import await_end, session_of
+from pgpool_rs._session import await_end, leave_in_parent, session_of
 from pgpool_rs._views import AutomaticKey
 from pgpool_rs.errors import PoolClosed, PoolError, PoolExhausted, PoolTimeout, TooManyRequests
 
@@ -52,6 +52,7 @@ __all__ = [
     "housekeeper",
     "is_heard",
     "is_server_full",
+    "leave_in_parent",
     "make_loan",
     "mask",
     "open_in_parallel",

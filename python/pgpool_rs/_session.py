@@ -1,4 +1,4 @@
-"""Wait until the server has ended the session of a connection that was closed."""
+"""Let sessions end with their processes, and wait for the end of one whose connection was closed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,45 @@ import psycopg2
 
 # How long the server may take, in seconds.
 _LONGEST: Final = 0.3
+_NONE: Final = (
+    AttributeError,
+    TypeError,
+    ValueError,
+    OSError,
+    psycopg2.Error,
+)  # the connection is closed, or has no socket
+
+_sockets: Final[dict[int, tuple[int, int]]] = {}
+"""By descriptor: the inode, by which it is known again, and the process that opened it."""
+
+
+def leave_in_parent(connection: Any) -> None:
+    """Take the connection from each child of a fork, where a copy of its socket would keep the session open."""
+    with suppress(*_NONE):
+        descriptor = connection.fileno()
+        _sockets[descriptor] = os.fstat(descriptor).st_ino, os.getpid()
+
+
+def leave() -> None:
+    """Leave to the parent what it had. For the child of a fork."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor, (inode, process) in list(_sockets.items()):
+        if process != os.getpid():
+            _sockets.pop(descriptor, None)  # unless another thread has done so
+            with suppress(OSError):
+                if os.fstat(descriptor).st_ino == inode != 0:  # It is 0 for every socket where the system gives none.
+                    os.dup2(nowhere, descriptor, inheritable=False)
+    os.close(nowhere)
+
+
+os.register_at_fork(after_in_child=leave)
 
 
 def session_of(connection: Any) -> socket.socket | None:
     """Return the socket of a connection, for `await_end`. None: it has none, or is closed."""
     try:
         return socket.socket(fileno=os.dup(connection.fileno()))
-    except (AttributeError, TypeError, ValueError, OSError, psycopg2.Error):
+    except _NONE:
         return None
 
 

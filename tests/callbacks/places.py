@@ -109,6 +109,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "leaks.watch": ("upgrade", CPYTHONS),
     "limit.attach": ("call_method1", ("limit._attach",)),
     "limit.close": ("call1*2", OURS),
+    "limit.leave_in_parent": ("call1", OURS),
     "limit.release": ("call_method1", ("limit._give",)),
     "limit.take": ("call_method1 is_truthy", ("limit._take",)),
     "limit.tell": ("upgrade", CPYTHONS),

@@ -15,6 +15,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pgpool_rs._core import once
+from pgpool_rs._session import leave
 
 if TYPE_CHECKING:
     import threading
@@ -99,7 +100,11 @@ class Table(ABC):
     def state(self) -> State:
         """Return what this process holds. By its id, since uWSGI forks without the hooks of `os`."""
         process = os.getpid()
-        return self._states.get(process) or self._states.setdefault(process, State())
+        state = self._states.get(process)
+        if state is None:
+            leave()
+            state = self._states.setdefault(process, State())
+        return state
 
     def attach(self, pool: Any, limit: Named) -> None:
         """Take in a new pool."""

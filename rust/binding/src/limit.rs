@@ -59,6 +59,14 @@ pub(crate) fn take(pool: &Bound<'_, AbstractPool>) -> PyResult<bool> {
     }
 }
 
+/// Lets no child of a fork keep the session of a new connection open. Without a limit, this does nothing.
+pub(crate) fn leave_in_parent(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    match limit_of(pool) {
+        Some(_) => imports()?.leave_in_parent.bind(pool.py()).call1((connection,)).map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Closes a connection. With a limit, waits until the server has ended the session, so that its place is free then.
 pub(crate) fn close(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     if limit_of(pool).is_none() {

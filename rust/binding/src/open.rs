@@ -88,10 +88,10 @@ fn establish<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let options = pool.get().options();
     let connection = connection::connect(pool, options.connect.as_ref())?;
-    let configured = match &options.configure {
+    let configured = limit::leave_in_parent(pool, &connection).and_then(|()| match &options.configure {
         Some(configure) => leave_clean(pool, &connection, configure, "configure"),
         None => Ok(()),
-    };
+    });
     let configured = configured.and_then(|()| log_connect(pool, ledger, None)).and_then(|()| log(pool, OPENED, || ()));
     match configured {
         Ok(()) => Ok(connection),

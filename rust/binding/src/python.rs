@@ -51,6 +51,7 @@ imports! {
     housekeeper,
     is_heard,
     is_server_full,
+    leave_in_parent,
     make_loan,
     mask,
     open_in_parallel,
