@@ -12,13 +12,8 @@ import psycopg2
 
 # How long the server may take, in seconds.
 _LONGEST: Final = 0.3
-_NONE: Final = (
-    AttributeError,
-    TypeError,
-    ValueError,
-    OSError,
-    psycopg2.Error,
-)  # the connection is closed, or has no socket
+# The connection is closed, or has no socket.
+_NONE: Final = AttributeError, TypeError, ValueError, OSError, psycopg2.Error
 
 _sockets: Final[dict[int, tuple[int, int]]] = {}
 """By descriptor: the inode, by which it is known again, and the process that opened it."""
