@@ -100,6 +100,31 @@ def test_hosts_and_processes_multiply(server: ThrowawayPostgres, capsys: pytest.
         assert (many["severity"], many["advice"]) == ("error", "Raise the limit, or put PgBouncer before the server.")
 
 
+def test_a_host_limit_holds_in_a_deploy_too(server: ThrowawayPostgres, capsys: pytest.CaptureFixture[str]) -> None:
+    with role(server) as dsn:
+        plan = ("--hosts", "2", "--processes", "60", "--maxconn", "2", "--minconn", "1", "--host-limit")
+        well = found(capsys, dsn, *plan, "20")
+        assert (well["server"]["severity"], well["host limit"]["severity"]) == ("ok", "error")
+        assert well["server"]["read"].endswith("2 x (20 or 60 x 2) = 40, in a rolling deploy 40")
+        finding = found(capsys, dsn, *plan, "90")["server"]
+        assert (finding["severity"], finding["advice"]) == ("error", "Raise the limit, or set the host limit to 26.")
+        few = found(capsys, dsn, "--processes", "6", "--maxconn", "4", "--host-limit", "30")["server"]
+        assert few["read"].endswith("1 x (30 or 6 x 4) = 24, in a rolling deploy 30")
+
+
+@pytest.mark.parametrize(("minconn", "severity"), [(0, "ok"), (2, "ok"), (3, "warning"), (5, "warning"), (6, "error")])
+def test_what_processes_keep_must_fit_into_the_host_limit(
+    minconn: int, severity: str, server: ThrowawayPostgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with role(server) as dsn:
+        plan = ("--processes", "4", "--host-limit", "20", "--minconn", str(minconn))
+        finding = found(capsys, dsn, *plan)["host limit"]
+    assert finding["severity"] == severity
+    read = f"20 connections; processes x minconn: 4 x {minconn} = {4 * minconn}, in a rolling deploy {8 * minconn}"
+    assert finding["read"] == read
+    assert ("set minconn to 2" in finding["advice"]) == (severity != "ok")
+
+
 def test_a_role_that_may_use_reserved_connections_has_more(
     server: ThrowawayPostgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,7 +271,7 @@ def test_a_pooler_whose_console_is_closed_to_the_role_is_compared_by_the_user() 
     facts = Facts(**{**vars(FACTS), "pooler": {"name": "a pooler", "pool_mode": "transaction"}})
     judged = {finding.about: finding for finding in findings(facts, Plan(1, 2, 10, 300.0))}
     assert judged["clients"].severity == "warning"
-    assert judged["clients"].advice == "Compare its max_client_conn with 20, in a rolling deploy twice as many."
+    assert judged["clients"].advice == "Compare its max_client_conn with 20, in a rolling deploy 40."
 
 
 @pytest.mark.parametrize("dsn", ["host=127.0.0.1 port=1", "postgresql://127.0.0.1:1/x", "host=no.invalid"])

@@ -111,12 +111,17 @@ def test_a_place_that_is_returned_while_it_is_exchanged_is_not_lost(
 
 def test_pools_that_keep_more_than_the_limit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     limit = SharedLimit(5)
-    pools = [LimitedPool(limit, minconn=3) for _ in range(2)]
+    pools = [LimitedPool(limit, minconn=minconn) for minconn in (0, 3, 2)]
     for pool in pools:
-        pool.lend(2)
+        pool.lend(1)
+        pool.want(1)
+    wait_until(lambda: sum(holder.count for holder in limit.holders()) == 5)
+    assert not caplog.messages
+    pools[0].minconn = 1
+    pools[0].want(1)
     wait_until(lambda: bool(caplog.messages))
     assert caplog.messages == [
-        "2 pools that keep minconn=3 each exceed the limit of 5: some will not get their connections"
+        "3 pools keep 6 connections together (minconn), above the limit of 5: some will not get theirs"
     ]
 
 

@@ -114,6 +114,11 @@ def percentile(text: str) -> float:
     return _argument(text, "must be more than 0 and less than 100", lambda value: 0 < value < 100)  # noqa: PLR2004
 
 
+def count(text: str) -> int:
+    """Read a whole number, 0 or more."""
+    return int(_argument(text, "must be a whole number, 0 or more", lambda value: value >= 0 and value.is_integer()))
+
+
 def whole(text: str) -> int:
     """Read a whole number, 1 or more."""
     return int(_argument(text, "must be a whole number, 1 or more", lambda value: value >= 1 and value.is_integer()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import psycopg2
 
 from pgpool_rs._command import server
-from pgpool_rs._command.answer import Answer, Failed, Table, number, whole
+from pgpool_rs._command.answer import Answer, Failed, Table, count, number, whole
 from pgpool_rs._command.facts import Facts, look_at
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Plan:
     processes: int
     maxconn: int
     max_idle: float
+    minconn: int = 0
+    host_limit: int | None = None
 
     @property
     def pools(self) -> int:
@@ -50,14 +52,34 @@ class Plan:
 
     def against(self, about: str, limit: int, read: str, advice: str = "") -> Finding:
         """Compare the sessions that all pools may open, twice as many during a deploy, with a limit."""
-        most = self.pools * self.maxconn
-        read += f"; hosts x processes x maxconn: {self.hosts} x {self.processes} x {self.maxconn} = {most}"
-        read += f", in a rolling deploy {2 * most}"
-        if 2 * most <= limit:
+        most, deploying = self.most(self.processes), self.most(2 * self.processes)
+        of, each = "processes x maxconn", f"{self.processes} x {self.maxconn}"
+        if self.host_limit is not None:
+            of, each = f"host limit, or {of}", f"({self.host_limit} or {each})"
+        read += f"; hosts x {of}: {self.hosts} x {each} = {most}"
+        read += f", in a rolling deploy {deploying}"
+        if deploying <= limit:
             return Finding("ok", about, read)
         fits = limit // (2 * self.pools)
         lower = f"set maxconn to {fits} and a timeout" if fits else "put PgBouncer before the server"
+        if self.host_limit is not None:
+            lower = f"set the host limit to {limit // self.hosts}"
         return Finding("error" if most > limit else "warning", about, read, advice or f"Raise the limit, or {lower}.")
+
+    def most(self, processes: int) -> int:
+        """Count the sessions that so many processes on each host may open."""
+        each = processes * self.maxconn
+        return self.hosts * (each if self.host_limit is None else min(each, self.host_limit))
+
+    def kept(self, limit: int) -> Finding:
+        """Compare what the processes of a host keep open with its limit."""
+        kept = self.processes * self.minconn
+        read = f"{limit} connections; processes x minconn: {self.processes} x {self.minconn} = {kept}"
+        read += f", in a rolling deploy {2 * kept}"
+        if 2 * kept <= limit:
+            return Finding("ok", "host limit", read)
+        advice = f"Some processes will not get theirs: set minconn to {limit // (2 * self.processes)}."
+        return Finding("error" if kept > limit else "warning", "host limit", read, advice)
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -67,12 +89,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--hosts", type=whole, default=1, help="machines that run the service (1)")
     add("--processes", type=whole, default=1, help="processes on each, each with one pool (1)")
     add("--maxconn", type=whole, default=10, help="of each pool (10)")
+    add("--minconn", type=count, default=0, help="of each pool (0)")
+    add("--host-limit", type=whole, help="limit=HostLimit(name, N), if the pools share one")
     add("--max-idle", type=number, default=300.0, help="of each pool, in seconds (300)")
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Read what the server says, and judge it."""
-    plan = Plan(args.hosts, args.processes, args.maxconn, args.max_idle)
+    plan = Plan(args.hosts, args.processes, args.maxconn, args.max_idle, args.minconn, args.host_limit)
     try:
         where, facts = look_at(args.dsn, server.options_for(args.dsn))
     except psycopg2.Error as error:
@@ -93,6 +117,8 @@ def findings(facts: Facts, plan: Plan) -> Iterator[Finding]:
         yield from _sessions(facts, plan)
     else:
         yield from _behind(facts.pooler, plan)
+    if plan.host_limit is not None:
+        yield plan.kept(plan.host_limit)
     yield from _role(facts)
     yield _idle("idle sessions", "idle_session_timeout", facts.seconds("idle_session_timeout"), plan.max_idle)
     yield _in_transaction(facts)
@@ -143,7 +169,8 @@ def _behind(pooler: Mapping[str, str], plan: Plan) -> Iterator[Finding]:
         idle = float(pooler["client_idle_timeout"])
         yield _idle("idle clients", "client_idle_timeout", idle, plan.max_idle)
     else:
-        advice = f"Compare its max_client_conn with {plan.pools * plan.maxconn}, in a rolling deploy twice as many."
+        most, deploying = plan.most(plan.processes), plan.most(2 * plan.processes)
+        advice = f"Compare its max_client_conn with {most}, in a rolling deploy {deploying}."
         yield Finding("warning", "clients", "its limits cannot be read: this role may not use its console", advice)
 
 

@@ -34,7 +34,7 @@ _MAGIC, _VERSION = b"pgpoollm", 1
 _RESIZED: Final = 24
 _PLACES: Final = 4096
 _RECORDS: Final = _PLACES + CAPACITY
-_RECORD: Final = struct.Struct("=IIIIII40s")  # pid, checksum of what follows, limit, holds, wants, beat, name
+_RECORD: Final = struct.Struct("=IIIHHII40s")  # pid, checksum of what follows, limit, holds, keeps, wants, beat, name
 _COUNT: Final = 1024
 _SIZE: Final = _RECORDS + _COUNT * _RECORD.size
 _FLOCK: Final = struct.Struct("hhqqi")
@@ -151,8 +151,8 @@ class LimitFile(Table):
     def write(self, member: Member) -> None:
         if member.record is not None:
             name = member.name.encode(errors="replace")[:40]
-            values = member.limit.named, len(member.places), member.wants, _beat(), name
-            check = zlib.crc32(struct.pack("=IIII40s", *values))
+            values = member.limit.named, len(member.places), member.keeps, member.wants, _beat(), name
+            check = zlib.crc32(struct.pack("=IHHII40s", *values))
             os.pwrite(self._descriptor, _RECORD.pack(os.getpid(), check, *values), _record(member.record))
 
     def parties(self, state: State) -> list[Party]:
@@ -164,12 +164,12 @@ class LimitFile(Table):
             if not pid:
                 continue
             record = data[index * _RECORD.size : (index + 1) * _RECORD.size]
-            _, check, limit, holds, wants, beat, name = _RECORD.unpack(record)
+            _, check, limit, holds, keeps, wants, beat, name = _RECORD.unpack(record)
             if check == zlib.crc32(record[8:]) and (index in own or _is_locked(self._descriptor, _record(index))):
                 if (now - beat) % 2**32 > _STALE and index not in own:
                     wants = 0
                 text = name.rstrip(b"\0").decode(errors="replace")
-                parties.append(Party(pid, text, limit, holds, wants, own.get(index)))
+                parties.append(Party(pid, text, limit, holds, wants, own.get(index), keeps))
         return parties
 
     def resize(self, state: State, limit: int) -> None:

@@ -45,7 +45,7 @@ class Memory(Table):
 
     def parties(self, state: State) -> list[Party]:
         return [
-            Party(os.getpid(), member.name, member.limit.named, len(member.places), member.wants, member)
+            Party(os.getpid(), member.name, member.limit.named, len(member.places), member.wants, member, member.keeps)
             for member in tuple(state.members.values())
         ]
 

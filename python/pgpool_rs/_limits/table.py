@@ -47,6 +47,7 @@ class Member:
         self.joined: dict[str, int] = {}  # the record, by one step, since several threads may come first
         self.credit = 0  # places that a call gave back before it failed
         self.wants = 0
+        self.keeps = 0  # at least, its minconn
         self.wanting = False  # its watcher knows that it wants
         self.cap: int | None = None  # how many places it may have, while another pool starves
         self.pressed: int | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pgpool_rs import _log
 from pgpool_rs._limits.say import say
 from pgpool_rs._limits.shares import divide
-from pgpool_rs._limits.table import FREE, FREED, WANTED, Member, State, Table
+from pgpool_rs._limits.table import CAPACITY, FREE, FREED, WANTED, Member, State, Table
 from pgpool_rs._threads import start
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def look(table: Table, state: State) -> tuple[int, float]:
         if isinstance(party.mine, Member):
             _make_room(state, party, party.mine, parties, full=full, now=now)
             _move_down(table, state, party.mine)
-            _warn(state, party.mine, len(parties))
+    _warn(state, parties)
     _grant(table, state)
     if any(member.wanting for member in tuple(state.members.values())):
         return FREED, POLL * max(1, len(parties) / 10)
@@ -104,6 +104,7 @@ def _ask(table: Table, state: State, number: int, member: Member, now: float) ->
         return
     member.wanting = False  # first, so that no waiter that comes now is missed
     member.wants = pool._pgpool_wanted()
+    member.keeps = min(getattr(pool, "minconn", 0), CAPACITY)
     if member.record is None and member.wants:
         table.join(state, member)
     table.write(member)
@@ -132,13 +133,13 @@ def _make_room(state: State, party: Party, member: Member, parties: list[Party],
         pool._pgpool_press(member.pressed)
 
 
-def _warn(state: State, member: Member, pools: int) -> None:
+def _warn(state: State, parties: list[Party]) -> None:
     """Warn once that pools keep others from connecting for ever."""
-    minconn = getattr(member.pool(), "minconn", 0)
-    if minconn * pools > state.limit and "minconn" not in state.said:
+    kept = [party.keeps for party in parties if party.keeps]
+    if sum(kept) > state.limit and "minconn" not in state.said:
         state.said.add("minconn")
-        text = "%d pools that keep minconn=%d each exceed the limit of %d: some will not get their connections"
-        say(logging.WARNING, text, "limit_below_minconn", pools, minconn, state.limit)
+        text = "%d pools keep %d connections together (minconn), above the limit of %d: some will not get theirs"
+        say(logging.WARNING, text, "limit_below_minconn", len(kept), sum(kept), state.limit)
 
 
 def _move_down(table: Table, state: State, member: Member) -> None:
