@@ -91,7 +91,7 @@ def read(of: Operations, _: random.Random) -> None:
 
 
 def make_another(of: Operations, choice: random.Random) -> None:
-    """Make a pool, use it, and close it or forget it."""
+    """Make a pool that shares the limit, use it, and close it or forget it."""
     address = {**of.address, "application_name": "soak another", "connect": of.callbacks.connect}
     # With a name: an unnamed pool is named by its number, and Python never forgets a logger.
     other = ThreadedConnectionPool(1, 2, **address, name="another", background=True, max_lifetime=5)

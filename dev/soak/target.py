@@ -15,6 +15,7 @@ import linecache
 import logging
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any, final
@@ -24,7 +25,7 @@ from dev.soak.callbacks import Callbacks
 from dev.soak.counters import Counters
 from dev.soak.operations import MAXCONN, MINCONN, Operations
 from dev.soak.workload import Borrower, Holders
-from pgpool_rs import PoolExhausted, ThreadedConnectionPool
+from pgpool_rs import HostLimit, PoolExhausted, ThreadedConnectionPool
 
 THREADS = 16
 TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=2"
@@ -72,6 +73,8 @@ class Target:
         logger.propagate = False
         self.counters = Counters()
         self.callbacks = Callbacks(f"{seed} callbacks")
+        self._folder = tempfile.TemporaryDirectory(prefix="soak_")
+        limit = HostLimit("soak", MAXCONN, folder=self._folder.name)
         self.pool = ThreadedConnectionPool(
             MINCONN,
             MAXCONN,
@@ -96,12 +99,13 @@ class Target:
             reclaim=True,
             open=False,
             listener=self.ear,
+            limit=limit,
         )
         self.pool.open()
         holders = Holders()
         ways = [Borrower(holders, f"{seed} borrower {number}") for number in range(THREADS)]
         self.load = pool_load(self.pool, self.counters.record, threads=THREADS, ways=ways, seed=seed)
-        self.operations = Operations(self.pool, address, self.callbacks, self.counters, seed)
+        self.operations = Operations(self.pool, {**address, "limit": limit}, self.callbacks, self.counters, seed)
 
     def begin(self) -> dict[str, Any]:
         """Start all threads."""
@@ -161,7 +165,7 @@ class Target:
         try:
             self.pool.check()
             for _ in range(MAXCONN):
-                connection = self.pool.getconn(timeout=PATIENCE)
+                connection = self.pool.getconn(timeout=PATIENCE, priority=True)
                 loans.callback(self.pool.putconn, connection)
                 seen.add(id(connection))
                 with connection.cursor() as cursor:
@@ -171,7 +175,7 @@ class Target:
             problems.append(f"the pool could not lend all connections: {type(error).__name__}: {error}; {self.pool!r}")
             return len(seen), problems
         try:
-            loans.callback(self.pool.putconn, self.pool.getconn(timeout=0))
+            loans.callback(self.pool.putconn, self.pool.getconn(timeout=0, priority=True))
             problems.append("the pool lent more than maxconn connections")
         except PoolExhausted:
             pass

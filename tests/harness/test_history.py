@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pgpool_rs import ThreadedConnectionPool
+from pgpool_rs import SharedLimit, ThreadedConnectionPool
 from pgpool_rs.testing import (
     FakeServer,
     History,
@@ -461,6 +462,38 @@ def test_what_pgpool_rs_does_under_threads_is_explained(
     history = recorded(pool, server, keys=keys, hold=0.0003, getconn={"timeout": timeout}, capacity=3)
     assert len(history) >= 2000
     check_history(history, Limits(3))
+
+
+class Together:
+    """Pools with one limit, each asked in turn: together they are one pool of that size."""
+
+    def __init__(self, limit: SharedLimit) -> None:
+        self._pools = [ThreadedConnectionPool(0, 3, name=f"pool {number}", limit=limit) for number in range(3)]
+        self._turns = itertools.cycle(self._pools)
+        self._owners: dict[int, ThreadedConnectionPool] = {}
+
+    def getconn(self, **kwargs: Any) -> Any:
+        pool = next(self._turns)
+        conn = pool.getconn(**kwargs)
+        self._owners[id(conn)] = pool
+        return conn
+
+    def putconn(self, conn: Any, **kwargs: Any) -> None:
+        self._owners[id(conn)].putconn(conn, **kwargs)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.001, 60])
+def test_what_pools_with_one_limit_do_under_threads_is_explained(server: FakeServer, timeout: float) -> None:
+    # A refused caller may have found what was idle in another pool.
+    history = recorded(Together(SharedLimit(4)), server, hold=0.0003, getconn={"timeout": timeout})
+    assert len(history) >= 2000
+    check_history(history, Limits(4, unseen=4))
+
+
+def test_a_limit_that_gives_one_place_too_many_is_found_out(server: FakeServer) -> None:
+    history = recorded(Together(SharedLimit(5)), server, hold=0.0003, getconn={"timeout": 60}, capacity=5)
+    with pytest.raises(HistoryError, match="lent"):
+        check_history(history, Limits(4, unseen=4))
 
 
 @pytest.mark.parametrize("keys", [(), ("a", "b")], ids=["no keys", "keys"])

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis.errors import Flaky
 
-from pgpool_rs import SimpleConnectionPool, ThreadedConnectionPool
+from pgpool_rs import SharedLimit, SimpleConnectionPool, ThreadedConnectionPool
 from pgpool_rs.testing import INVARIANTS, BrokenInvariant, FakeServer, PoolMachine, Promises
 from pgpool_rs.testing.machine import judge
 from pgpool_rs.testing.machine.rules import rule
@@ -91,6 +91,7 @@ KINDS: dict[str, tuple[Callable[[FakeServer], Any], dict[str, Any]]] = {
     "order": (threaded(2, 3, order="fifo"), {"minconn": 2}),
     "reserve": (lambda _: Urgent(1, 3, reserve=1), {"minconn": 1}),
     "limit": (lambda _: ThreadedConnectionPool(1, 3, limit=PretendedLimit(3)), {"minconn": 1}),
+    "shared limit": (lambda _: ThreadedConnectionPool(1, 3, limit=SharedLimit(3)), {"minconn": 1}),
     "reclaim": (threaded(1, 3, reset="discard", reclaim=True), {"minconn": 1}),
     "subclass": (lambda _: Subclass(1, 3), {"minconn": 1}),
     "wrapper": (lambda _: Wrapper(ThreadedConnectionPool(1, 3)), {"minconn": 1, "parallel": True}),

@@ -81,8 +81,7 @@ BESIDES: dict[str, list[Place]] = {
               # A FakeServer takes no connection_factory.
               spared=("close_returns",)),
         # Its borrowers close connections for good.
-        # Its one pool has no other to share a limit with.
-        Place("dev/soak/target.py", "the soak's option", r"^            (\w+)=", spared=("close_returns", "limit")),
+        Place("dev/soak/target.py", "the soak's option", r"^            (\w+)=", spared=("close_returns",)),
     ],
     "policy": [
         Place(BINDING, "the field in policy()", r"^            (\w+): ", part("fn policy", "^    }")),
