@@ -239,6 +239,16 @@ def test_a_limit_that_raises_loses_no_place_and_no_slot(server: FakeServer, meth
     assert_exact(limit, server)
 
 
+def test_a_caller_that_the_reserve_keeps_out_does_not_blame_the_limit(server: FakeServer) -> None:
+    pool = ThreadedConnectionPool(0, 3, timeout=0.01, reserve=1, limit=PretendedLimit(3))
+    lent = [pool.getconn() for _ in range(2)]
+    with pytest.raises(PoolTimeout, match="for one of 3 connections"):
+        pool.getconn()
+    lent.append(pool.getconn(priority=True))
+    for connection in lent:
+        pool.putconn(connection)
+
+
 @pytest.mark.parametrize("given", [3, "limit", PretendedLimit], ids=str)
 def test_what_is_no_limit_is_refused(given: Any) -> None:
     with pytest.raises(TypeError, match="limit must be a HostLimit, a SharedLimit or None"):

@@ -160,7 +160,7 @@ impl<H, W> Ledger<H, W> {
         }
         match () {
             () if undecided || comes => Busy::InTransit,
-            () if self.lacks_grant() => Busy::Limited,
+            () if self.lacks_grant() && self.admits(rank) => Busy::Limited,
             () => Busy::Full,
         }
     }
