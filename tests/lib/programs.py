@@ -143,16 +143,21 @@ def expect_threads_at_forks() -> None:
 def _fork_as_c_does() -> int:
     """Fork as a server written in C does: with the GIL held, and none of Python's own hooks run.
 
-    CPython's locks stay as they are, so a child may hang if another thread was just asking for the GIL. So they must
-    all be asleep, and one that asks for the GIL wakes every few milliseconds.
+    CPython's locks stay as they are, so all other threads must be asleep. One that has asked for the GIL for longer
+    than the switch interval would be waited for when the child lets go of it, and so for ever.
     """
     deadline = time.monotonic() + 20
-    before: list[str] | None = None
-    while (seen := _other_threads()) != before or any("State:\tS" not in status for status in seen):
-        assert time.monotonic() < deadline, "another thread never sleeps"
-        before = seen
-        time.sleep(0.02)
-    pid: int = ctypes.PyDLL(None).fork()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(5.0)
+    try:
+        before: list[str] | None = None
+        while (seen := _other_threads()) != before or any("State:\tS" not in status for status in seen):
+            assert time.monotonic() < deadline, "another thread never sleeps"
+            before = seen
+            time.sleep(0.02)
+        pid: int = ctypes.PyDLL(None).fork()
+    finally:
+        sys.setswitchinterval(interval)
     return pid
 
 
