@@ -65,10 +65,13 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
 
 
 def annotate_limited(error: Any, limit: Any) -> None:
-    """Note that it was the shared limit that refused, and who holds it."""
+    """Say that it was the shared limit that refused, and who holds it: in the text where exceptions take no notes."""
     with suppress(Exception):
+        held = f"the limit is held by {limit._holders() or 'nobody'}"
         if _NOTES:
-            error.add_note(f"the limit is held by {limit._holders() or 'nobody'}")
+            error.add_note(held)
+        elif isinstance(error, PoolTimeout):  # psycopg2.pool's own texts stay as they are
+            error.args = (f"{error}; {held}",)
 
 
 def _note(  # noqa: PLR0917  (as `annotate`)

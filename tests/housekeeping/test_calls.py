@@ -296,10 +296,10 @@ def test_a_pool_that_failed_has_a_pause_whoever_pokes(
         housekeeper.poke(good)
         good.wait_for_calls(number)
     bad.wait_for_calls(2)
-    first, second = bad.calls
+    first, second, *more = bad.calls
     assert second - first >= 0.2
     housekeeper.poke(bad)
-    bad.wait_for_calls(3)  # it is well again, and called at once
+    bad.wait_for_calls(3 + len(more))  # it is well again, and called at once
 
 
 def test_an_answer_that_is_no_number_is_a_failure(housekeeper: Housekeeper, caplog: pytest.LogCaptureFixture) -> None:
