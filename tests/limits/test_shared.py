@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pgpool_rs._limits import SharedLimit, watcher
+from pgpool_rs._limits.watcher import look
 from tests.lib.limited import LimitedPool
 from tests.lib.programs import in_a_child
 from tests.lib.waits import wait_until
@@ -83,6 +84,20 @@ def test_a_failure_of_a_pool_is_logged_once_and_ends_no_watcher(
     assert limit._table.state().threads["watcher"] is thread
     (line,) = caplog.messages
     assert line.startswith("the watcher of a limit failed: ValueError (")
+
+
+def test_a_pool_that_is_forgotten_while_the_watcher_looks_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = SharedLimit(2)
+    table = limit._table
+    table.state().threads["watcher"] = threading.current_thread()  # this test is the watcher
+    pools = [LimitedPool(limit)]
+    pools[0].lend(2)
+    other = LimitedPool(limit)
+    other.waiting = 1
+    monkeypatch.setattr(other, "_pgpool_wanted", lambda: pools.clear() or other.waiting)  # type: ignore[func-returns-value]
+    look(table, table.state())
+    look(table, table.state())
+    assert other.lent == 1
 
 
 @pytest.mark.parametrize("given", [1, 2])

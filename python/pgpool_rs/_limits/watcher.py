@@ -118,6 +118,8 @@ def _ask(table: Table, state: State, number: int, member: Member, now: float) ->
 def _make_room(state: State, party: Party, member: Member, parties: list[Party], *, full: bool, now: float) -> None:
     """Have a pool keep to its share while another starves, and close what is idle while another wants."""
     pool: Any = member.pool()
+    if pool is None:
+        return
     over = sum(other.holds for other in parties) > state.limit
     starved = over or any(other.starves() for other in parties if other is not party)
     member.cap = party.share if starved else None
