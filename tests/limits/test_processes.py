@@ -242,6 +242,18 @@ def test_a_process_whose_descriptor_was_closed_locks_its_places_again(tmp_path: 
         assert second.do("pool.lend(3)") == 1
 
 
+def test_nothing_is_written_into_a_file_that_has_the_number_of_the_descriptor_now(tmp_path: Path) -> None:
+    pool = LimitedPool(limit := HostLimit("shop", 3, folder=tmp_path))
+    pool.lend(2)
+    number = limit._table._descriptor  # type: ignore[attr-defined]
+    with (tmp_path / "other").open("wb") as other:
+        os.dup2(other.fileno(), number)
+        pool.close()
+        assert other.seek(0, os.SEEK_END) == 0
+        os.close(number)
+    assert pool.lend(3) == 3
+
+
 def test_an_exec_frees_the_places(tmp_path: Path) -> None:
     with workers(tmp_path, 2, 2) as (first, second):
         first.do("pool.lend(2)")

@@ -153,7 +153,7 @@ class LimitFile(Table):
             name = member.name.encode(errors="replace")[:40]
             values = member.limit.named, len(member.places), member.keeps, member.wants, _beat(), name
             check = zlib.crc32(struct.pack("=IHHII40s", *values))
-            os.pwrite(self._descriptor, _RECORD.pack(os.getpid(), check, *values), _record(member.record))
+            os.pwrite(self.fd, _RECORD.pack(os.getpid(), check, *values), _record(member.record))
 
     def parties(self, state: State) -> list[Party]:
         data = os.pread(self.fd, _SIZE - _RECORDS, _RECORDS)
