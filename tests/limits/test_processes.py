@@ -165,6 +165,27 @@ def test_a_resize_holds_in_all_processes_with_pools(tmp_path: Path) -> None:
         assert second.do("limit.limit") == 6
 
 
+def test_a_resize_holds_for_a_pool_that_has_not_connected_yet(tmp_path: Path) -> None:
+    with workers(tmp_path, 2, 4) as (first, second):
+        first.do("limit.resize(6)")
+        assert second.do("pool.lend(6)") == 6
+
+
+def test_a_resize_holds_for_a_child_that_has_not_connected_since_the_fork(tmp_path: Path) -> None:
+    pool = LimitedPool(limit := HostLimit("shop", 4, folder=tmp_path))
+    pool.lend(1)
+    resized = tmp_path / "resized"
+
+    def child() -> None:
+        wait_until(resized.exists)
+        assert pool.lend(5) == 5
+
+    waiting = Child(child)
+    limit.resize(6)
+    resized.touch()
+    waiting.wait()
+
+
 def test_a_lower_limit_is_reached_as_connections_come_back(tmp_path: Path) -> None:
     with workers(tmp_path, 2, 10) as (first, second):
         for worker in (first, second):

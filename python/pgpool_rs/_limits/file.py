@@ -121,8 +121,7 @@ class LimitFile(Table):
         return _is_locked(self.fd, _place(place))
 
     def join(self, state: State, member: Member) -> None:
-        if state.resized is None:
-            state.resized = self._resize()
+        self._follow(state)
         for index in range(_COUNT):
             mine = object()
             if state.records.setdefault(index, mine) is mine:
@@ -193,26 +192,29 @@ class LimitFile(Table):
         state.naming = word, min(limits, default=state.limit)
         return True
 
-    def _resize(self) -> tuple[int, int]:
+    def resized(self) -> tuple[int, int]:
+        """Read the stamp and the limit of the last resize."""
         data = os.pread(self.fd, 8, _RESIZED).ljust(8, b"\0")
         stamp, limit = struct.unpack("=II", data)
         return stamp, limit
 
     def _follow(self, state: State) -> None:
         """Name the limit of a resize."""
-        resized = self._resize()
-        if resized != (state.resized or resized):
-            if 0 < resized[1] <= CAPACITY:
-                for member in tuple(state.members.values()):
+        if (resized := self.resized()) == (0, 0):  # there was none, or the file is damaged
+            return
+        state.resized = resized
+        for member in tuple(state.members.values()):
+            if member.limit.resized != resized:
+                if 0 < resized[1] <= CAPACITY:
                     member.limit.named = resized[1]
-            state.resized = resized
+                member.limit.resized = resized
 
     def repair(self, state: State) -> None:
         head = os.pread(self.fd, _HEADER.size, 0)
         damaged = os.fstat(self._descriptor).st_size != _SIZE
         if damaged or head[:16] != _header()[:16]:
             os.truncate(self._descriptor, _SIZE)
-            os.pwrite(self._descriptor, _header(state.resized or (0, 0)), 0)
+            os.pwrite(self._descriptor, _header(state.resized), 0)
             self._say(state, "limit_repaired", "was damaged, and has been restored")
         else:
             self._follow(state)

@@ -30,9 +30,10 @@ class Holder(NamedTuple):
 class _Limit:
     """What both limits can do."""
 
-    def __init__(self, table: Table, limit: int) -> None:
+    def __init__(self, table: Table, limit: int, resized: tuple[int, int] = (0, 0)) -> None:
         self._table = table
         self.named = limit
+        self.resized = resized
 
     @property
     def limit(self) -> int:
@@ -98,7 +99,8 @@ class HostLimit(_Limit):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"a limit's name is of letters, digits, '.', '-' and '_', not {name!r}")
         path: Path = checked(folder) / f"{name}.limit"
-        super().__init__(LimitFile.at(path), _checked(limit))
+        file = LimitFile.at(path)
+        super().__init__(file, _checked(limit), file.resized())
         self.name = name
         _publishing.start(path.parent)
 

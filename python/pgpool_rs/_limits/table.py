@@ -34,6 +34,7 @@ class Named(Protocol):
     """What names a limit."""
 
     named: int
+    resized: tuple[int, int]  # the last resize that it has followed, also where a child has it from its parent
 
 
 class Member:
@@ -71,7 +72,7 @@ class State:
     left: list[Member] = field(default_factory=list)  # members whose pools have died
     threads: dict[str, threading.Thread] = field(default_factory=dict)
     parker: threading.Lock | None = None
-    resized: tuple[int, int] | None = None  # the last resize that this process has followed
+    resized: tuple[int, int] = 0, 0  # the last resize that this process has read of
     # Places of killed processes: the hint that each left, and when it was first seen without a lock.
     dead: dict[int, tuple[int, float]] = field(default_factory=dict)
     orphans: dict[int, tuple[object, float]] = field(default_factory=dict)
