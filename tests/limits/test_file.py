@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pgpool_rs._limits import HostLimit, file
+from pgpool_rs._limits import HostLimit, SharedLimit, file
 from tests.lib.limited import LimitedPool, workers
 from tests.lib.programs import in_a_child
 from tests.lib.waits import wait_until
@@ -139,6 +141,19 @@ def test_a_limit_that_cannot_be_is_refused(tmp_path: Path, limit: int) -> None:
 def test_a_limit_that_is_no_number_is_refused(tmp_path: Path, limit: Any) -> None:
     with pytest.raises(TypeError, match="a limit is a number of connections, not"):
         HostLimit("shop", limit, folder=tmp_path)
+
+
+def test_a_copy_is_the_same_limit_and_another_process_may_be_given_it(tmp_path: Path) -> None:
+    limit, shared = HostLimit("shop", 3, folder=tmp_path), SharedLimit(3)
+    pools = [LimitedPool(limit), LimitedPool(shared)]
+    assert [pool.lend(1) for pool in pools] == [1, 1]
+    options = {"limit": limit, "shared": shared}
+    copied = copy.deepcopy(options)
+    assert (copied["limit"], copied["shared"]) == (limit, shared)
+    limit.resize(2)
+    sent = pickle.loads(pickle.dumps(options))
+    assert repr(sent) == "{'limit': HostLimit('shop', 2), 'shared': SharedLimit(3)}"
+    assert (sent["limit"].holders(), sent["shared"].holders()) == (limit.holders(), [])
 
 
 def test_the_repr_has_what_was_named(tmp_path: Path) -> None:

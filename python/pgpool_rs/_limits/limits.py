@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
 from pgpool_rs import _publishing
@@ -34,6 +35,10 @@ class _Limit:
         self._table = table
         self.named = limit
         self.resized = resized
+
+    def __deepcopy__(self, memo: object) -> _Limit:
+        # Settings are copied, and all copies name one limit.
+        return self
 
     @property
     def limit(self) -> int:
@@ -102,7 +107,11 @@ class HostLimit(_Limit):
         file = LimitFile.at(path)
         super().__init__(file, _checked(limit), file.resized())
         self.name = name
+        self._folder = folder
         _publishing.start(path.parent)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(HostLimit, folder=self._folder), (self.name, self.named)
 
     def __repr__(self) -> str:
         return f"HostLimit({self.name!r}, {self.named})"
@@ -122,6 +131,10 @@ class SharedLimit(_Limit):
 
     def __init__(self, limit: int) -> None:
         super().__init__(Memory(), _checked(limit))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process has a limit of its own, as the child of a fork has.
+        return SharedLimit, (self.named,)
 
     def __repr__(self) -> str:
         return f"SharedLimit({self.named})"
