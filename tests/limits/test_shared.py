@@ -100,6 +100,20 @@ def test_a_pool_that_is_forgotten_while_the_watcher_looks_is_no_failure(monkeypa
     assert other.lent == 1
 
 
+def test_an_interrupt_while_the_watcher_starts_leaves_that_to_the_next_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = LimitedPool(SharedLimit(2))
+
+    def interrupt(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watcher, "start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.want(1)
+    monkeypatch.undo()
+    pool.want(1)
+    wait_until(lambda: pool.lent == 2)
+
+
 @pytest.mark.parametrize("given", [1, 2])
 def test_a_place_that_is_returned_while_it_is_exchanged_is_not_lost(
     monkeypatch: pytest.MonkeyPatch, given: int

@@ -32,11 +32,14 @@ def watch(table: Table, state: State) -> None:
     """Start the thread if none runs."""
     if "watcher" not in state.threads and not _ended:
         thread = threading.Thread(target=_run, args=(table, state), name="pgpool_rs limit", daemon=True)
-        if state.threads.setdefault("watcher", thread) is thread:
-            try:
+        try:
+            if state.threads.setdefault("watcher", thread) is thread:
                 start(thread)
-            except RuntimeError:  # no thread can be started now
+        except BaseException as error:
+            if state.threads.get("watcher") is thread and not thread.is_alive():
                 state.threads.pop("watcher")
+            if not isinstance(error, RuntimeError):  # no thread can be started now
+                raise
 
 
 def _run(table: Table, state: State) -> None:
