@@ -275,6 +275,20 @@ def test_nothing_is_written_into_a_file_that_has_the_number_of_the_descriptor_no
     assert pool.lend(3) == 3
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_a_child_that_has_become_another_user_is_not_told_that_the_file_was_removed(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    pool = LimitedPool(limit := HostLimit("shop", 3, folder=tmp_path))
+
+    def worker() -> None:
+        os.setuid(65534)
+        assert pool.lend(3) == 3
+        look(limit._table, limit._table.state())
+        assert not limit._table.state().said
+
+    in_a_child(worker)
+
+
 def test_an_exec_frees_the_places(tmp_path: Path) -> None:
     with workers(tmp_path, 2, 2) as (first, second):
         first.do("pool.lend(2)")

@@ -230,6 +230,8 @@ class LimitFile(Table):
     def _look_for_name(self, state: State) -> None:
         try:
             found = self.path.lstat()
+        except PermissionError:  # the process has become another user since, who cannot look
+            return
         except OSError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != self._identity:
