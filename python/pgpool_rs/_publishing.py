@@ -111,7 +111,8 @@ class _Publisher:
 
     def _run(self) -> None:
         for folder in list(self.files):
-            remove_dead(folder)
+            with suppress(OSError):  # a program that becomes a daemon may close the descriptor of the listing
+                remove_dead(folder)
         try:
             # A greenlet goes on in the child of a fork, where it must do nothing.
             while self.process == os.getpid() and self.files and pools():

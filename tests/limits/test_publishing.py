@@ -243,6 +243,25 @@ for time_of_failure in range(2):
     )
 
 
+def test_a_folder_that_cannot_be_listed_is_published_into_all_the_same(tmp_path: Path) -> None:
+    run_program(
+        program(
+            tmp_path,
+            """
+import pathlib
+list_folder = pathlib.Path.glob
+def fail(self, pattern):  # as it does where a daemon closes all descriptors meanwhile
+    pathlib.Path.glob = list_folder
+    raise OSError(9, "Bad file descriptor")
+pathlib.Path.glob = fail
+_publishing.start(folder)
+pool = ThreadedConnectionPool(0, 2)
+wait_until(lambda: pathlib.Path.glob is list_folder and any(folder.glob("*.pgpool_rs")), "a file")
+""",
+        )
+    )
+
+
 def test_what_no_process_of_ours_has_written_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "folder.pgpool_rs").mkdir()
     os.mkfifo(tmp_path / "fifo.pgpool_rs")
