@@ -28,6 +28,8 @@ def leave_in_parent(connection: Any) -> None:
 
 def leave() -> None:
     """Leave to the parent what it had. For the child of a fork."""
+    if not _sockets:
+        return
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor, (inode, process) in list(_sockets.items()):
         if process != os.getpid():

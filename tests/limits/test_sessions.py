@@ -78,6 +78,19 @@ assert status == 0, status
 """
 
 
+def test_a_process_without_limited_pools_forks_where_it_can_open_no_file_more() -> None:
+    program = """
+import resource
+import pgpool_rs
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+pid = os.fork()
+if pid == 0:
+    os._exit(0)
+assert wait_for_end(pid) == 0
+"""
+    assert not run_forking_program(program)
+
+
 @pytest.mark.parametrize("how", FORKS)
 @pytest.mark.parametrize("address", ["dsn", "tls_dsn"])
 def test_the_child_of_a_killed_process_keeps_none_of_its_sessions(
