@@ -127,10 +127,26 @@ def test_a_failed_connect_gives_its_place_back(server: FakeServer, our_class: An
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_constructor_that_gets_too_few_places_opens_nothing(server: FakeServer, our_class: Any, workers: int) -> None:
+def test_a_pool_that_gets_too_few_places_for_minconn_begins_with_fewer(
+    server: FakeServer, our_class: Any, workers: int
+) -> None:
     limit = PretendedLimit(2)
+    pool = our_class(3, 3, limit=limit, open_workers=workers)
+    assert_exact(limit, server)
+    lent = lend(pool, 2)
     with pytest.raises(PoolExhausted):
-        our_class(3, 3, limit=limit, open_workers=workers)
+        pool.getconn()
+    give_back(pool, lent)
+    late = our_class(1, 3, limit=limit, open_workers=workers, open=False)
+    late.open()
+    assert (limit.taken, server.open) == (2, 2)
+
+
+def test_a_failed_connect_fails_the_constructor_with_a_limit_too(server: FakeServer, our_class: Any) -> None:
+    limit = PretendedLimit(2)
+    server.fail("connect", psycopg2.OperationalError("down"))
+    with pytest.raises(psycopg2.OperationalError):
+        our_class(3, 3, limit=limit)
     assert (limit.taken, server.open) == (0, 0)
 
 

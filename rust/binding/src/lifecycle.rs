@@ -98,10 +98,11 @@ fn fill(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
         (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))
     };
     filled.or_else(|error| {
-        // Those who borrow meanwhile may have opened the others.
+        // Those who borrow meanwhile may have opened the others, or other pools have what the limit allows.
         let counts = ledger.counts();
-        let is_filled = counts.open() + counts.opening >= minconn && is_pool_exhausted(py, &error);
-        if is_filled { Ok(()) } else { Err(error) }
+        let open = counts.open() + counts.opening;
+        let may_go_on = open >= minconn || open < counts.maxconn && limit::limit_of(pool).is_some();
+        if may_go_on && is_pool_exhausted(py, &error) { Ok(()) } else { Err(error) }
     })?;
     ledger.set_workers(Waker::Workers(AbstractPool::weak(pool)?));
     ledger.set_policy(options.policy);
