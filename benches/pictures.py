@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import io
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,21 @@ def require() -> None:
         sys.exit("matplotlib is needed to draw: pip install -r requirements-bench.txt")
 
 
+def write(place: Callable[[str], Path], title: str, height: float, draw: Callable[..., None]) -> None:
+    """Write a picture in each theme. `draw` gets the figure and the theme's colours."""
+    # By name, so that mypy can check this where matplotlib is not installed.
+    matplotlib: Any = importlib.import_module("matplotlib")
+    figures: Any = importlib.import_module("matplotlib.figure")
+    for theme, colours in THEMES.items():
+        with matplotlib.rc_context(STYLE):
+            figure = figures.Figure(figsize=(8, height), layout="constrained")
+            draw(figure, *colours)
+            figure.suptitle(title, color=colours[0], fontsize=11, x=0.01, ha="left")
+            drawn = io.StringIO()
+            figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+        place(theme).write_text(drawn.getvalue())
+
+
 @dataclass(frozen=True)
 class Picture:
     """Show two columns of a table."""
@@ -75,20 +90,10 @@ class Picture:
 
     def write(self, folder: Path) -> None:
         """Draw it in each theme."""
-        # By name, so that mypy can check this where matplotlib is not installed.
-        matplotlib: Any = importlib.import_module("matplotlib")
-        figures: Any = importlib.import_module("matplotlib.figure")
-        for theme, colours in THEMES.items():
-            with matplotlib.rc_context(STYLE):
-                figure = figures.Figure(figsize=(8, 0.9 + 0.42 * len(self.sides())), layout="constrained")
-                self._draw(figure.subplots(1, 2, sharey=True, width_ratios=[3, 2]), *colours)
-                figure.suptitle(self.table.title, color=colours[0], fontsize=11, x=0.01, ha="left")
-                drawn = io.StringIO()
-                figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-            (folder / self.file(theme)).write_text(drawn.getvalue())
+        write(lambda theme: folder / self.file(theme), self.table.title, 0.9 + 0.42 * len(self.sides()), self._draw)
 
-    def _draw(self, panels: Any, ink: str, faint: str, ours: str, theirs: str) -> None:
-        left, right = panels
+    def _draw(self, figure: Any, ink: str, faint: str, ours: str, theirs: str) -> None:
+        left, right = panels = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
         sides = self.sides()
         places = range(len(sides))
         for panel, name in zip(panels, (self.bars, self.line), strict=True):
@@ -109,10 +114,10 @@ class Picture:
                 hatch=None if is_ours else "///",
                 edgecolor=ours if is_ours else faint,
             )
-            for panel, figure in ((left, bar), (right, beside)):
+            for panel, value in ((left, bar), (right, beside)):
                 panel.annotate(
-                    self._text(figure),
-                    (figure, place),
+                    self._text(value),
+                    (value, place),
                     (7, 0),
                     textcoords="offset points",
                     va="center",
