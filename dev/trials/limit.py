@@ -57,12 +57,13 @@ class Board:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.served = RawArray("q", PROCESSES * THREADS)
+        processes = 2 * PROCESSES  # A deploy has new ones beside the old ones.
+        self.served = RawArray("q", processes * THREADS)
         """One for each thread. The children of forks have theirs in memory of their own."""
-        self.timeouts = RawArray("q", PROCESSES * THREADS)
-        self.longest = RawArray("d", PROCESSES * THREADS)
+        self.timeouts = RawArray("q", processes * THREADS)
+        self.longest = RawArray("d", processes * THREADS)
         """Seconds that a caller waited."""
-        self.slept = RawArray("d", PROCESSES)
+        self.slept = RawArray("d", processes)
         """Seconds by which the machine woke a mere sleeper too late."""
 
     def of(self, numbers: Any, process: int) -> list[Any]:
@@ -135,7 +136,7 @@ def _load(pool: Any, board: Board, process: int, threads: int, ended: threading.
                 timeouts[slot] += 1
             except Exception as error:  # noqa: BLE001  whatever it is, it is told
                 board.tell("error", type(error).__name__, getattr(error, "pgcode", None), error)
-                time.sleep(0.05)
+                time.sleep(0.5)
 
     def sleep() -> None:
         while not ended.is_set():
@@ -168,14 +169,18 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self.all:
+        self._end(self.all)
+        self._folder.cleanup()
+
+    @staticmethod
+    def _end(processes: Sequence[SpawnProcess]) -> None:
+        for process in processes:
             process.terminate()
-        for process in self.all:
+        for process in processes:
             process.join(PATIENCE)
             if process.is_alive():
                 process.kill()
                 process.join()
-        self._folder.cleanup()
 
     def _start(self, number: int) -> SpawnProcess:
         dsn, board, options, threads, limited = self._arguments
@@ -190,6 +195,15 @@ class Processes:
         self.all[number].join()
         self.all[number] = self._start(number)
         return died
+
+    def deploy(self, seconds: float) -> None:
+        """Start as many new processes, and end the old ones when the new ones have been ready for so long."""
+        old = list(self.all)
+        self.all += [self._start(len(old) + number) for number in range(len(old))]
+        _wait(lambda: len(self.board.told("ready")) == len(self.all), "the new processes to be ready")
+        time.sleep(seconds)
+        self._end(old)
+        self.all = self.all[len(old) :]
 
     def rate(self, seconds: float) -> float:
         """Measure how many requests all of them serve in a second."""
@@ -351,9 +365,13 @@ def disturb(seconds: float, seed: int | None = None) -> Figures:
                 errors=board.told("error"),
                 passed=[owned(*sample, dead) for sample in sampler.over if in_time(*sample, dead) > LIMIT],
             )
-        refused = (server.folder / "log").read_text(errors="replace").count("too many clients")
-        figures.errors += ["too many clients"] * refused
+        figures.errors += ["too many clients"] * refused(server)
     return figures
+
+
+def refused(server: ThrowawayPostgres) -> int:
+    """Count the connects that the server refused since it had too many sessions."""
+    return (server.folder / "log").read_text(errors="replace").count("too many clients")
 
 
 def in_time(moment: float, owners: Counter[str], dead: dict[str, float]) -> int:

@@ -178,3 +178,16 @@ def test_each_error_that_has_a_heading_is_one_that_is_raised() -> None:
     assert len(texts) > 20
     parts = {part.strip(" :;+'") for text in {*texts} - FROM_ELSEWHERE for part in re.split("…|: ", text)}
     assert not [part for part in parts if part not in sources and part not in SOURCES]
+
+
+PICTURES = [
+    picture for page in PAGES.values() for picture in re.findall(r'<img alt="([^"]*)" src="(\S+)-light\.svg"', page)
+]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("alt", "file"), PICTURES)
+def test_each_number_in_the_words_for_a_picture_stands_in_the_picture(alt: str, file: str, theme: str) -> None:
+    drawn = (ROOT / "docs" / f"{Path(file).name}-{theme}.svg").read_text()
+    numbers = r"\d[\d.,]*\b"
+    assert set(re.findall(numbers, alt)) <= set(re.findall(numbers, " ".join(re.findall("<text[^>]*>([^<]*)", drawn))))
