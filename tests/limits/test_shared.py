@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pgpool_rs._limits import SharedLimit, watcher
+from pgpool_rs._limits.table import FREED, OWN
 from pgpool_rs._limits.watcher import look
 from tests.lib.limited import LimitedPool
 from tests.lib.programs import in_a_child
@@ -136,6 +137,27 @@ def test_a_place_that_is_returned_while_it_is_exchanged_is_not_lost(
     watcher._move_down(table, state, member)
     assert len(member.places) == len(state.claimed) == 2 - given
     assert all(place < 2 for place in member.places)
+
+
+def test_a_pool_above_its_share_takes_what_those_that_starve_do_not_want() -> None:
+    limit = SharedLimit(5)
+    pool = LimitedPool(limit)
+    pool.lend(2)
+    member = limit._table.member(pool, limit)
+    member.cap, member.leaves = 1, 2
+    assert (pool.lend(1), pool.lend(1)) == (1, 0)
+
+
+def test_a_watcher_that_rests_serves_its_own_pools_and_looks_at_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "watch", lambda *_: None)
+    limit = SharedLimit(2)
+    table, pool = limit._table, LimitedPool(limit)
+    table.state().resting = float("inf")
+    monkeypatch.setattr(table, "parties", lambda _: pytest.fail("it looked at all"))
+    assert look(table, table.state()) == (OWN, float("inf"))
+    table.member(pool, limit).wanting, pool.waiting = True, 3
+    assert look(table, table.state())[0] == FREED
+    assert (pool.lent, pool.waiting) == (2, 1)
 
 
 def test_pools_that_keep_more_than_the_limit_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:

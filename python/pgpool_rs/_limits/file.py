@@ -20,7 +20,7 @@ from array import array
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from pgpool_rs._core import once
-from pgpool_rs._limits.futex import Futex
+from pgpool_rs._limits.futex import ALL, Futex
 from pgpool_rs._limits.say import say
 from pgpool_rs._limits.shares import Party
 from pgpool_rs._limits.table import CAPACITY, FREE, FREED, NAMED, WANTED, Member, State, Table
@@ -158,18 +158,27 @@ class LimitFile(Table):
         data = os.pread(self.fd, _SIZE - _RECORDS, _RECORDS)
         pids = array("I", data[: len(data) // _RECORD.size * _RECORD.size])[:: _RECORD.size // 4]
         own = {member.record: member for member in tuple(state.members.values())}
-        parties, now = [], _beat()
+        parties, quiet, now = [], [], _beat()
         for index, pid in enumerate(pids):
             if not pid:
                 continue
             record = data[index * _RECORD.size : (index + 1) * _RECORD.size]
             _, check, limit, holds, keeps, wants, beat, name = _RECORD.unpack(record)
-            if check == zlib.crc32(record[8:]) and (index in own or _is_locked(self._descriptor, _record(index))):
-                if (now - beat) % 2**32 > _STALE and index not in own:
-                    wants = 0
-                text = name.rstrip(b"\0").decode(errors="replace")
-                parties.append(Party(pid, text, limit, holds, wants, own.get(index), keeps))
-        return parties
+            if check != zlib.crc32(record[8:]):
+                continue
+            if (now - beat) % 2**32 > _STALE and index not in own:
+                wants = 0
+            party = Party(pid, name.rstrip(b"\0").decode(errors="replace"), limit, holds, wants, own.get(index), keeps)
+            if index not in own and not (holds or wants or keeps):
+                quiet.append((party, index))
+            elif index in own or _is_locked(self._descriptor, _record(index)):
+                parties.append(party)
+        state.crowd = len(parties) + len(quiet)
+        # Of those that hold nothing, none matters but by a lower limit. To ask whether each is alive would take long.
+        lowest = min((party.limit for party in parties), default=CAPACITY + 1)
+        return parties + [
+            party for party, index in quiet if party.limit < lowest and _is_locked(self._descriptor, _record(index))
+        ]
 
     def resize(self, state: State, limit: int) -> None:
         os.pwrite(self.fd, os.urandom(4) + struct.pack("=I", limit), _RESIZED)
@@ -250,7 +259,8 @@ class LimitFile(Table):
     def bump(self, word: int) -> None:
         # At random, since two processes that add one at once would add one in all.
         os.pwrite(self.fd, os.urandom(4), word)
-        self._futex.wake(word)
+        # The others look at the next poll: too many would find that one has taken it.
+        self._futex.wake(word, 8 if word == FREED else ALL)
 
     def sleep(self, word: int, seen: int, seconds: float) -> None:
         # gevent's and eventlet's threads must yield to each other.

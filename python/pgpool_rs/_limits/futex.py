@@ -11,7 +11,7 @@ from typing import Final
 
 _NUMBER: Final = {"x86_64": 202, "aarch64": 98}.get(platform.machine())
 _KNOWN: Final = sys.platform == "linux" and sys.maxsize > 2**32 and _NUMBER is not None
-_WAIT, _WAKE, _ALL = 0, 1, 2**31 - 1
+_WAIT, _WAKE, ALL = 0, 1, 2**31 - 1
 _WOKEN: Final = frozenset({errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT})
 
 
@@ -43,9 +43,9 @@ class Futex:
         done = self._call(offset, _WAIT, seen, ctypes.byref(pause))
         return done == 0 or (done is not None and ctypes.get_errno() in _WOKEN)
 
-    def wake(self, offset: int) -> None:
-        """Wake all processes that sleep on the word."""
-        self._call(offset, _WAKE, _ALL, None)
+    def wake(self, offset: int, most: int) -> None:
+        """Wake so many of the processes that sleep on the word."""
+        self._call(offset, _WAKE, most, None)
 
     def _call(self, offset: int, operation: int, value: int, pause: object) -> int | None:
         if self._address is None:

@@ -76,6 +76,7 @@ class _Limit:
         watch(self._table, self._table.state())
         if not member.wanting:
             member.wanting = True
+            self._table.rouse()
             self._table.bump(WANTED)
 
     def _holders(self) -> str:

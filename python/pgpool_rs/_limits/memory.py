@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from itertools import count
 from typing import final
 
@@ -66,10 +65,7 @@ class Memory(Table):
 
     def bump(self, word: int) -> None:
         self._words[word] = next(self._numbers)
-        parker = self.state().parker
-        if parker is not None and parker.locked():
-            with suppress(RuntimeError):  # another thread has just woken it
-                parker.release()
+        self.rouse()
 
     def sleep(self, word: int, seen: int, seconds: float) -> None:
         parker = self.state().parker

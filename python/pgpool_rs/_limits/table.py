@@ -27,6 +27,7 @@ FREE: Final = b"\0"
 _ALL_FREE: Final = bytes(CAPACITY)
 WANTED: Final = 16  # the word that changes when a pool begins to want a place, and when the limit changes
 FREED: Final = 20  # the word that changes when a place is free again
+OWN: Final = -1  # no word: the watcher hears only its own process
 NAMED: Final = 32  # the word that changes when a process names a limit
 
 
@@ -50,7 +51,8 @@ class Member:
         self.wants = 0
         self.keeps = 0  # at least, its minconn
         self.wanting = False  # its watcher knows that it wants
-        self.cap: int | None = None  # how many places it may have, while another pool starves
+        self.cap: int | None = None  # while other pools starve, how many places it may have
+        self.leaves = 0  # unless more than these are free
         self.pressed: int | None = None
         self.wanted_at = -math.inf
         self.quiet_since = -math.inf  # when it last wanted, or closed idle connections for others
@@ -79,6 +81,8 @@ class State:
     reaped: float = -math.inf
     busy: float = -math.inf
     looked: float = -math.inf
+    crowd: int = 0  # pools of all processes, those that hold nothing and may be dead among them
+    resting: float = -math.inf  # until then the watcher serves its own pools and looks at no other
     said: set[str] = field(default_factory=set)
     hints: bytearray = field(default_factory=lambda: bytearray(CAPACITY))  # used by `SharedLimit` alone
 
@@ -125,9 +129,10 @@ class Table(ABC):
         state = self.state()
         if member.record is None:
             self.join(state, member)
-        if member.cap is not None and len(member.places) >= member.cap:
-            return False
         hints = self.hints()
+        is_above = member.cap is not None and len(member.places) >= member.cap
+        if is_above and hints.count(FREE, 0, state.limit) <= member.leaves:
+            return False
         # A place above a limit that was lowered counts until its holder has moved or closed it.
         return hints.endswith(_ALL_FREE[state.limit :]) and self.claim(state, member, hints) is not None
 
@@ -193,6 +198,13 @@ class Table(ABC):
         self.unlock(place)
         state.claimed.pop(place, None)
 
+    def rouse(self) -> None:
+        """Wake this process's watcher if it sleeps on OWN."""
+        parker = self.state().parker
+        if parker is not None and parker.locked():
+            with suppress(RuntimeError):  # another thread has just woken it
+                parker.release()
+
     @abstractmethod
     def hints(self) -> bytes:
         """Read which places are taken."""
@@ -247,7 +259,7 @@ class Table(ABC):
 
     @abstractmethod
     def bump(self, word: int) -> None:
-        """Change a word, and wake all watchers that sleep on it."""
+        """Change a word, and wake watchers that sleep on it: all, but only some where a place is free."""
 
     @abstractmethod
     def sleep(self, word: int, seen: int, seconds: float) -> None:

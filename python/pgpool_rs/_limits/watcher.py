@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pgpool_rs import _log
 from pgpool_rs._limits.say import say
 from pgpool_rs._limits.shares import divide
-from pgpool_rs._limits.table import CAPACITY, FREE, FREED, WANTED, Member, State, Table
+from pgpool_rs._limits.table import CAPACITY, FREE, FREED, OWN, WANTED, Member, State, Table
 from pgpool_rs._threads import start
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 POLL: Final = 0.02  # between two looks while own pools want, for each ten pools
 ATTENTIVE: Final = 0.1  # the same while others want
 IDLE: Final = 0.5
+# Between two looks at all pools, times the square of their number: each of as many processes looks at as many pools.
+CROWDED: Final = 2e-5
 GRACE: Final = 0.3  # after a process was killed, the server needs this to end its sessions
 FAILED: Final = 1.0
 ABANDONED: Final = 5.0  # a place that a thread has claimed, and not taken in this time, because of an interrupt
@@ -51,7 +53,10 @@ def _run(table: Table, state: State) -> None:
             try:
                 words = table.words()
                 word, pause = look(table, state)
-                table.sleep(word, words[word], pause)
+                if word == OWN:
+                    state.parker.acquire(timeout=pause)
+                else:
+                    table.sleep(word, words[word], pause)
                 failed = False
             except Exception as error:  # noqa: BLE001  (the file's, or a pool's that closes connections)
                 if not failed:
@@ -68,6 +73,24 @@ def _run(table: Table, state: State) -> None:
 def look(table: Table, state: State) -> tuple[int, float]:
     """Do all that is due. Return the word to sleep on, and the seconds."""
     now = time.monotonic()
+    rests = now < state.resting
+    if rests:
+        for number, member in tuple(state.members.items()):
+            if member.wanting:
+                _ask(table, state, number, member, now)
+    elif not _look_at_all(table, state, now):
+        return WANTED, IDLE
+    _grant(table, state)
+    if any(member.wanting for member in tuple(state.members.values())):
+        return FREED, POLL * max(1, state.crowd / 10)
+    rest = state.resting - now
+    if rests or rest > POLL:
+        return OWN, rest
+    return WANTED, ATTENTIVE if now - state.busy < IDLE else IDLE
+
+
+def _look_at_all(table: Table, state: State, now: float) -> bool:
+    """Keep to what all pools have and want. Return whether there are any."""
     table.repair(state)
     for number, member in tuple(state.members.items()):
         _ask(table, state, number, member, now)
@@ -78,8 +101,9 @@ def look(table: Table, state: State) -> tuple[int, float]:
     named = table.named()
     parties = table.parties(state)
     if not parties:
-        return WANTED, IDLE
+        return False
     state.naming = named, min(party.limit for party in parties)
+    state.resting = now + CROWDED * state.crowd**2
     divide(parties, state.limit, now)
     if now - state.reaped >= ATTENTIVE:
         _reap(table, state, now)
@@ -90,12 +114,9 @@ def look(table: Table, state: State) -> tuple[int, float]:
             _make_room(state, party, party.mine, parties, full=full, now=now)
             _move_down(table, state, party.mine)
     _warn(state, parties)
-    _grant(table, state)
-    if any(member.wanting for member in tuple(state.members.values())):
-        return FREED, POLL * max(1, len(parties) / 10)
     if state.dead or any(party.wants for party in parties) or sum(party.holds for party in parties) > state.limit:
         state.busy = now
-    return WANTED, ATTENTIVE if now - state.busy < IDLE else IDLE
+    return True
 
 
 def _ask(table: Table, state: State, number: int, member: Member, now: float) -> None:
@@ -124,7 +145,9 @@ def _make_room(state: State, party: Party, member: Member, parties: list[Party],
     if pool is None:
         return
     over = sum(other.holds for other in parties) > state.limit
-    starved = over or any(other.starves() for other in parties if other is not party)
+    missing = [min(it.wants, it.share - it.holds) for it in parties if it is not party and it.starves()]
+    starved = over or bool(missing)
+    member.leaves = CAPACITY if over else sum(missing)
     member.cap = party.share if starved else None
     pressed = party.share if starved and party.holds > party.share and (full or member.pressed is not None) else None
     if pressed != member.pressed:
