@@ -222,7 +222,11 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
 
 @final
 class Sampler(threading.Thread):
-    """Counts the server's sessions all the time, but for its own."""
+    """Counts the server's sessions all the time, but for its own.
+
+    A read of pg_stat_activity is no snapshot: it may have a session that ended, and one that began after that. So where
+    there are too many, those count that a second read has too: they were open together.
+    """
 
     def __init__(self, dsn: str) -> None:
         super().__init__(daemon=True)
@@ -243,11 +247,10 @@ class Sampler(threading.Thread):
         """Count until stop()."""
         with self._connection.cursor() as cursor:
             while not self._ended.wait(SAMPLE):
-                cursor.execute(
-                    "select application_name from pg_stat_activity"
-                    " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-                )
-                owners = Counter(name for (name,) in cursor)
+                seen = _sessions(cursor)
+                if len(seen) > LIMIT:
+                    seen &= _sessions(cursor)
+                owners = Counter(name for _, _, name in seen)
                 self.samples.append((time.monotonic(), sum(owners.values())))
                 if sum(owners.values()) > LIMIT:
                     self.over.append((time.monotonic(), owners))
@@ -257,6 +260,14 @@ class Sampler(threading.Thread):
         self._ended.set()
         self.join()
         self._connection.close()
+
+
+def _sessions(cursor: Any) -> set[tuple[int, Any, str]]:
+    cursor.execute(
+        "select pid, backend_start, application_name from pg_stat_activity"
+        " where backend_type = 'client backend' and pid <> pg_backend_pid()"
+    )
+    return set(cursor.fetchall())
 
 
 @final
