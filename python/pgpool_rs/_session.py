@@ -11,7 +11,7 @@ from typing import Any, Final
 import psycopg2
 
 # How long the server may take, in seconds.
-_LONGEST: Final = 0.3
+_LONGEST: Final = 1.0
 # The connection is closed, or has no socket.
 _NONE: Final = AttributeError, TypeError, ValueError, OSError, psycopg2.Error
 

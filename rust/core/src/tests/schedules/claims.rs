@@ -42,11 +42,11 @@ fn no_three_calls_at_once_lose_a_slot_or_a_waiter_in_a_schedule_explored() {
     prove_all("triples", &triples, &Start::ALL, profile());
 }
 
-/// Explores a scenario of its own: in all its schedules, unless there are very many and little time.
+/// Explores a scenario of its own: in all its schedules, unless there are very many.
 pub(super) fn claim(claim: &str, scenario: impl Fn() + Clone + Send + Sync + 'static) {
     let profile = match profile() {
         Profile::QUICK => Profile { schedules: 10_000, ..Profile::QUICK },
-        _ => Profile::EXHAUSTIVE,
+        nightly => Profile { schedules: 1_000_000, ..nightly },
     };
     let explored = profile.explore(claim, scenario);
     println!("{claim}: {}", explored.told(profile));
