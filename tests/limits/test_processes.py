@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgpool_rs._limits import HostLimit
+from pgpool_rs._limits.table import CAPACITY
 from pgpool_rs._limits.watcher import look
 from tests.lib.limited import LimitedPool, workers
 from tests.lib.programs import FORKS, Child, in_a_child
@@ -337,3 +338,22 @@ def test_two_hundred_processes_share_twenty_places(tmp_path: Path) -> None:
         assert not any(limit._table.hints()[20:])
     wait_until(lambda: pool.lend(1) == 1 and pool.lent == 20)
     assert pool.lend(1) == 0
+
+
+def test_a_thread_that_comes_before_the_limit_is_known_takes_no_place_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = HostLimit("shop", 2, folder=tmp_path)
+    pool = LimitedPool(limit)
+    pool.lend(2)
+    table = limit._table
+    state, lock = table.state(), table.lock
+    known, state.naming = state.naming, (b"", CAPACITY)
+
+    def lock_meanwhile(place: int) -> bool:
+        state.naming = known  # by the thread that came first
+        return lock(place)
+
+    monkeypatch.setattr(table, "lock", lock_meanwhile)
+    assert not limit._take(pool)
+    assert held(tmp_path) == 2

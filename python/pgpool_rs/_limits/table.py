@@ -138,7 +138,8 @@ class Table(ABC):
 
     def claim(self, state: State, member: Member, hints: bytes) -> int | None:
         """Take the first place that is free, and return it."""
-        place = hints.find(FREE, 0, state.limit)
+        limit = state.limit
+        place = hints.find(FREE, 0, limit)
         while place >= 0:
             mine = object()
             try:
@@ -146,8 +147,10 @@ class Table(ABC):
                     if self.lock(place):
                         member.places.append(place)
                         self.write(member)
-                        # A process that names a lower limit after this sees the place.
-                        if not self.heed(state) or (place < state.limit and hints.endswith(_ALL_FREE[state.limit :])):
+                        # A process that names a lower limit after this sees the place. One that did so before, or
+                        # the thread that came first to this pool, may have made the limit known meanwhile.
+                        self.heed(state)
+                        if state.limit == limit or (place < state.limit and hints.endswith(_ALL_FREE[state.limit :])):
                             return place
                         self.drop(state, member, place)
                         return None
@@ -158,7 +161,7 @@ class Table(ABC):
                 if state.claimed.get(place) is mine:
                     self.free(state, place)
                 raise
-            place = hints.find(FREE, place + 1, state.limit)
+            place = hints.find(FREE, place + 1, limit)
         return None
 
     def drop(self, state: State, member: Member, place: int) -> None:
