@@ -49,9 +49,8 @@ def parent():
     options = {"application_name": name, "timeout": 60, "connection_factory": Alone}
     pool = ThreadedConnectionPool(4, 4, dsn, limit=limit, **options)
     lent, closed, gone = (pool.getconn() for _ in range(3))
-    # Its descriptor has another use now.
+    # Its descriptor has another use from now on.
     descriptor = gone.fileno()
-    gone.close()
     os.dup2(os.memfd_create("other"), descriptor)
     if FORKS[how]() == 0:
         assert "other" in os.readlink(f"/proc/self/fd/{descriptor}")
@@ -68,7 +67,7 @@ if pid == 0:
     with ending_the_child():
         parent()
 assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
-assert backends(dsn, name) == 3
+wait_until(lambda: backends(dsn, name) == 3, "the end of the session whose descriptor was taken")
 os.kill(pid, signal.SIGKILL)
 assert wait_for_end(pid) == -signal.SIGKILL
 wait_until(lambda: backends(dsn, name) == 0, "the end of the killed parent's sessions")
