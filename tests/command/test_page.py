@@ -50,8 +50,9 @@ def test_each_command_has_an_output() -> None:
 def test_what_the_doctor_assumes_is_what_the_page_says() -> None:
     parser = argparse.ArgumentParser()
     doctor.add_arguments(parser)
-    rows = re.findall(r"^\| `(--[\w-]+)` \| (\d+) \|", PAGE, re.MULTILINE)
-    assert [(name, f"{parser.get_default(name[2:].replace('-', '_')):g}") for name, _ in rows] == rows
+    rows = re.findall(r"^\| `(--[\w-]+)` \| (\d+|none) \|", PAGE, re.MULTILINE)
+    defaults = [(name, parser.get_default(name[2:].replace("-", "_"))) for name, _ in rows]
+    assert [(name, "none" if default is None else f"{default:g}") for name, default in defaults] == rows
     assert [name for name, _ in rows] == [
         name for name in parser._option_string_actions if name not in {"-h", "--help"}
     ]
