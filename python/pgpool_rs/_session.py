@@ -15,15 +15,15 @@ _LONGEST: Final = 1.0
 # The connection is closed, or has no socket.
 _NONE: Final = AttributeError, TypeError, ValueError, OSError, psycopg2.Error
 
-_sockets: Final[dict[int, tuple[int, int]]] = {}
-"""By descriptor: the inode, by which it is known again, and the process that opened it."""
+_sockets: Final[dict[int, tuple[os.stat_result, int]]] = {}
+"""By descriptor: the state, by which it is known again, and the process that opened it."""
 
 
 def leave_in_parent(connection: Any) -> None:
     """Take the connection from each child of a fork, where a copy of its socket would keep the session open."""
     with suppress(*_NONE):
         descriptor = connection.fileno()
-        _sockets[descriptor] = os.fstat(descriptor).st_ino, os.getpid()
+        _sockets[descriptor] = os.fstat(descriptor), os.getpid()
 
 
 def leave() -> None:
@@ -31,11 +31,12 @@ def leave() -> None:
     if not _sockets:
         return
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor, (inode, process) in list(_sockets.items()):
+    for descriptor, (seen, process) in list(_sockets.items()):
         if process != os.getpid():
             _sockets.pop(descriptor, None)  # unless another thread has done so
             with suppress(OSError):
-                if os.fstat(descriptor).st_ino == inode != 0:  # It is 0 for every socket where the system gives none.
+                # The inode is 0 for every socket where the system gives none.
+                if seen.st_ino and os.path.samestat(os.fstat(descriptor), seen):
                     os.dup2(nowhere, descriptor, inheritable=False)
     os.close(nowhere)
 

@@ -1,4 +1,4 @@
-"""The sessions of a limited pool end with its process, whoever has copies of their sockets."""
+"""The sessions of a limited pool end with its process, although its children have copies of their sockets."""
 
 from __future__ import annotations
 
