@@ -8,266 +8,40 @@ process that has a pool of that size. Prints the figures, and exits with 1 if a 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import random
 import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.context import SpawnProcess
-from multiprocessing.sharedctypes import RawArray
-from pathlib import Path
 from typing import Any, Final, final
 
-import psycopg2
-
 from dev.servers.postgres import ThrowawayPostgres
-from pgpool_rs import HostLimit, PoolTimeout, ThreadedConnectionPool
+from dev.trials.limit.processes import (
+    LIMIT,
+    MAX_CONNECTIONS,
+    MAXCONN,
+    PROCESSES,
+    THREADS,
+    Processes,
+    Sampler,
+    refused,
+    wait,
+)
+from pgpool_rs import HostLimit, ThreadedConnectionPool
 from pgpool_rs._limits.watcher import GRACE
 
-PROCESSES: Final = 8
 CALM: Final = 3
-"""How many of them are never disturbed."""
-LIMIT: Final = 20
-MAXCONN: Final = 10
-THREADS: Final = 12
-"""In each process."""
-MAX_CONNECTIONS: Final = 30
-WORK: Final = 0.02  # Seconds that a request takes in the server.
+"""How many of the processes are never disturbed."""
 TIMEOUT: Final = 0.15
 OVER: Final = 0.1  # Seconds by which a caller may wait longer than that.
 BACK: Final = 1.0  # Seconds from a death until all connections are open again.
 EVEN: Final = 1.5  # The rate of one undisturbed process by that of another.
-SAMPLE: Final = 0.004
-PATIENCE: Final = 30.0
-
-_spawn = multiprocessing.get_context("spawn")
-
-
-@final
-class Board:
-    """What the processes share: memory for numbers, without a lock, and a file for lines."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        processes = 2 * PROCESSES  # A deploy has new ones beside the old ones.
-        self.served = RawArray("q", processes * THREADS)
-        """One for each thread. The children of forks have theirs in memory of their own."""
-        self.timeouts = RawArray("q", processes * THREADS)
-        self.longest = RawArray("d", processes * THREADS)
-        """Seconds that a caller waited."""
-        self.slept = RawArray("d", processes)
-        """Seconds by which the machine woke a mere sleeper too late."""
-
-    def of(self, numbers: Any, process: int) -> list[Any]:
-        """Return the numbers of one process."""
-        return list(numbers[process * THREADS : (process + 1) * THREADS])
-
-    def tell(self, *words: object) -> None:
-        """Write a line; a killed process writes it whole or not at all."""
-        descriptor = os.open(f"{self.folder}/told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(descriptor, " ".join(str(word).replace("\n", " ") for word in words).encode() + b"\n")
-        os.close(descriptor)
-
-    def told(self, word: str) -> list[str]:
-        """Return the rest of each line that begins with this word."""
-        with suppress(FileNotFoundError):
-            lines = Path(self.folder, "told").read_text().splitlines()
-            return [line.partition(" ")[2] for line in lines if line.startswith(word + " ")]
-        return []
-
-
-def work(dsn: str, board: Board, process: int, options: dict[str, Any], threads: int, *, limited: bool) -> None:
-    """Be one process: borrow all the time, until SIGTERM. SIGUSR1 forks."""
-    ended = threading.Event()
-    forks = threading.Semaphore(0)
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    signal.signal(signal.SIGUSR1, lambda *_: forks.release())
-    limit = HostLimit("trial", LIMIT, folder=board.folder) if limited else None
-    options = {**options, "dsn": dsn, "application_name": str(os.getpid()), "limit": limit}
-    pool: Any = ThreadedConnectionPool(0, **options)
-    running = _load(pool, board, process, threads, ended)
-    board.tell("ready", os.getpid())
-    while not ended.wait(0.02):
-        if forks.acquire(blocking=False) and os.fork() == 0:
-            board.served = RawArray("q", len(board.served))
-            board.longest = RawArray("d", len(board.longest))
-            pool._kwargs["application_name"] = str(os.getpid())
-            running = _load(pool, board, process, threads, ended)
-            if not ended.wait(random.uniform(0.3, 1.5)) and random.random() < 0.5:
-                ended.set()
-                for thread in running:
-                    thread.join()
-                pool.closeall()
-            board.tell("died", time.monotonic(), os.getpid())
-            os.kill(os.getpid(), signal.SIGKILL)
-    for thread in running:
-        thread.join()
-    pool.closeall()
-
-
-def _load(pool: Any, board: Board, process: int, threads: int, ended: threading.Event) -> list[threading.Thread]:
-    served, timeouts, longest, slept = board.served, board.timeouts, board.longest, board.slept
-
-    def request(slot: int) -> None:
-        began = time.monotonic()
-        try:
-            connection = pool.getconn()
-        finally:
-            longest[slot] = max(longest[slot], time.monotonic() - began)
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("select pg_sleep(%s)", (WORK,))
-        pool.putconn(connection)
-        served[slot] += 1
-
-    def borrow(slot: int) -> None:
-        while not ended.is_set():
-            try:
-                request(slot)
-            except PoolTimeout:
-                timeouts[slot] += 1
-            except Exception as error:  # noqa: BLE001  whatever it is, it is told
-                board.tell("error", type(error).__name__, getattr(error, "pgcode", None), error)
-                time.sleep(0.5)
-
-    def sleep() -> None:
-        while not ended.is_set():
-            began = time.monotonic()
-            time.sleep(0.02)
-            slept[process] = max(slept[process], time.monotonic() - began - 0.02)
-
-    slots = range(process * THREADS, process * THREADS + threads)
-    running = [threading.Thread(target=borrow, args=(slot,), daemon=True) for slot in slots]
-    running.append(threading.Thread(target=sleep, daemon=True))
-    for thread in running:
-        thread.start()
-    return running
-
-
-@final
-class Processes:
-    """The processes under one limit, or one without a limit."""
-
-    def __init__(
-        self, dsn: str, *, count: int = PROCESSES, threads: int = THREADS, limited: bool = True, **options: Any
-    ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="limit_")
-        self.board = Board(self._folder.name)
-        self._arguments = dsn, self.board, options, threads, limited
-        self.all = [self._start(process) for process in range(count)]
-        _wait(lambda: len(self.board.told("ready")) == count, "the processes to be ready")
-
-    def __enter__(self) -> Processes:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end(self.all)
-        self._folder.cleanup()
-
-    @staticmethod
-    def _end(processes: Sequence[SpawnProcess]) -> None:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join(PATIENCE)
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-    def _start(self, number: int) -> SpawnProcess:
-        dsn, board, options, threads, limited = self._arguments
-        process = _spawn.Process(target=work, args=(dsn, board, number, options, threads), kwargs={"limited": limited})
-        process.start()
-        return process
-
-    def replace(self, number: int) -> float:
-        """Kill a process, put a new one in its place, and return when."""
-        self.all[number].kill()
-        died = time.monotonic()
-        self.all[number].join()
-        self.all[number] = self._start(number)
-        return died
-
-    def deploy(self, seconds: float) -> None:
-        """Start as many new processes, and end the old ones when the new ones have been ready for so long."""
-        old = list(self.all)
-        self.all += [self._start(len(old) + number) for number in range(len(old))]
-        _wait(lambda: len(self.board.told("ready")) == len(self.all), "the new processes to be ready")
-        time.sleep(seconds)
-        self._end(old)
-        self.all = self.all[len(old) :]
-
-    def rate(self, seconds: float) -> float:
-        """Measure how many requests all of them serve in a second."""
-        before, began = sum(self.board.served), time.monotonic()
-        time.sleep(seconds)
-        return float(sum(self.board.served) - before) / (time.monotonic() - began)
-
-
-def _wait(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE:g} s for {what}")
-        time.sleep(0.01)
-
-
-@final
-class Sampler(threading.Thread):
-    """Counts the server's sessions all the time, but for its own.
-
-    A read of pg_stat_activity is no snapshot: it may have a session that ended, and one that began after that. So where
-    there are too many, those count that a second read has too: they were open together.
-    """
-
-    def __init__(self, dsn: str) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[tuple[float, int]] = []
-        self.over: list[tuple[float, Counter[str]]] = []
-        self._connection = psycopg2.connect(dsn)
-        self._connection.autocommit = True
-        self._ended = threading.Event()
-
-    def __enter__(self) -> Sampler:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def run(self) -> None:
-        """Count until stop()."""
-        with self._connection.cursor() as cursor:
-            while not self._ended.wait(SAMPLE):
-                seen = _sessions(cursor)
-                if len(seen) > LIMIT:
-                    seen &= _sessions(cursor)
-                owners = Counter(name for _, _, name in seen)
-                self.samples.append((time.monotonic(), sum(owners.values())))
-                if sum(owners.values()) > LIMIT:
-                    self.over.append((time.monotonic(), owners))
-
-    def stop(self) -> None:
-        """End it."""
-        self._ended.set()
-        self.join()
-        self._connection.close()
-
-
-def _sessions(cursor: Any) -> set[tuple[int, Any, str]]:
-    cursor.execute(
-        "select pid, backend_start, application_name from pg_stat_activity"
-        " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-    )
-    return set(cursor.fetchall())
 
 
 @final
@@ -334,7 +108,7 @@ def disturb(seconds: float, seed: int | None = None) -> Figures:
         limited = Processes(server.dsn, maxconn=MAXCONN, timeout=TIMEOUT)
         with limited as processes, Sampler(server.dsn) as sampler:
             board = processes.board
-            _wait(lambda: any(count == LIMIT for _, count in sampler.samples), "the limit to be reached")
+            wait(lambda: any(count == LIMIT for _, count in sampler.samples), "the limit to be reached")
             before = [sum(board.of(board.served, process)) for process in range(CALM)]
             for process in range(CALM):
                 board.slept[process] = 0.0
@@ -347,7 +121,7 @@ def disturb(seconds: float, seed: int | None = None) -> Figures:
                 if what == "killed":
                     dead[str(pid)] = processes.replace(number)
                 elif what == "forked":
-                    _wait(lambda pid=pid: str(pid) in board.told("ready"), "a new process")  # type: ignore[misc]
+                    wait(lambda pid=pid: str(pid) in board.told("ready"), "a new process")  # type: ignore[misc]
                     os.kill(pid, signal.SIGUSR1)
                 else:
                     os.kill(pid, signal.SIGSTOP)
@@ -378,11 +152,6 @@ def disturb(seconds: float, seed: int | None = None) -> Figures:
             )
         figures.errors += ["too many clients"] * refused(server)
     return figures
-
-
-def refused(server: ThrowawayPostgres) -> int:
-    """Count the connects that the server refused since it had too many sessions."""
-    return (server.folder / "log").read_text(errors="replace").count("too many clients")
 
 
 def in_time(moment: float, owners: Counter[str], dead: dict[str, float]) -> int:

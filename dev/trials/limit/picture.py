@@ -1,4 +1,4 @@
-"""Measure and draw the picture of docs/limits.md: `.venv/bin/python -m dev.trials.limit_picture`.
+"""Measure and draw the picture of docs/limits.md: `.venv/bin/python -m dev.trials.limit.picture`.
 
 Processes under load, and a deploy that starts as many beside them, on a real server: without a limit, and with one.
 """
@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from benches import page, pictures
 from dev.servers.postgres import ThrowawayPostgres
-from dev.trials.limit import LIMIT, MAX_CONNECTIONS, MAXCONN, PROCESSES, Processes, Sampler, refused
+from dev.trials.limit.processes import LIMIT, MAX_CONNECTIONS, MAXCONN, PROCESSES, Processes, Sampler, refused
 
 BEFORE: Final = 4.0  # Seconds that are shown before the deploy, and after it.
 BESIDE: Final = 2.0  # Seconds that the old processes go on when the new ones are ready.
 STEP: Final = 0.1  # Seconds of which only the highest sample is drawn.
-DOCS: Final = Path(__file__).parents[2] / "docs"
+DOCS: Final = Path(__file__).parents[3] / "docs"
 
 
 @dataclass(frozen=True)

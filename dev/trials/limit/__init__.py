@@ -1,0 +1,1 @@
+"""The processes of one limit: `python -m dev.trials.limit`."""
