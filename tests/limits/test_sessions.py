@@ -90,6 +90,22 @@ assert wait_for_end(pid) == 0
     assert not run_forking_program(program)
 
 
+def test_a_file_that_has_the_inode_number_of_a_lost_socket_on_another_device_is_left_alone() -> None:
+    program = """
+from pgpool_rs import _session
+read_end, write_end = os.pipe()
+number, inode, device, *others = os.fstat(write_end)
+_session._sockets[write_end] = os.stat_result((number, inode, device + 1, *others)), os.getpid()
+if os.fork() == 0:
+    with ending_the_child():
+        os.write(write_end, b"x")
+os.close(write_end)
+assert os.read(read_end, 1) == b"x"
+os.wait()
+"""
+    assert not run_forking_program(program)
+
+
 @pytest.mark.parametrize("how", FORKS)
 @pytest.mark.parametrize("address", ["dsn", "tls_dsn"])
 def test_the_child_of_a_killed_process_keeps_none_of_its_sessions(
