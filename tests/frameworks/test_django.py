@@ -209,9 +209,10 @@ def test_a_session_that_was_killed_is_not_lent_with_health_checks(site: Any, pos
     assert one.execute("SELECT pg_backend_pid()") != pid
 
 
-def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres) -> None:
+@pytest.mark.parametrize("min_size", [0, 2])
+def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres, min_size: int) -> None:
     connect = Connects()
-    pool = {"min_size": 0, "max_size": 8, "timeout": PATIENCE, "connect": connect}
+    pool = {"min_size": min_size, "max_size": 8, "timeout": PATIENCE, "connect": connect}
     one = Site(own_server, pool, CONN_HEALTH_CHECKS=True)
     errors: list[BaseException | None] = []
 
@@ -223,15 +224,14 @@ def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPost
         finally:
             one.connection.close()
 
-    request()
-    own_server.stop()
+    own_server.stop()  # Requests open the pool of two.
     requests = [Task(request) for _ in range(40)]
     wait_until(lambda: len(connect.failed) > 2)
     own_server.start()
     for task in requests:
         task.result()
-    assert {*errors} == {*connect.failed}
-    assert len(errors) < 20
+    assert errors and {*errors} <= {*connect.failed}
+    assert len(connect.failed) < 20
     one.connection.close_pool()
 
 

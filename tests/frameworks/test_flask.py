@@ -207,18 +207,20 @@ def test_a_full_pool_answers_503_and_when_to_come_again(site: Site) -> None:
     assert site.client.get("/").status_code == 200
 
 
-def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres) -> None:
+@pytest.mark.parametrize("minconn", [0, 2])
+def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres, minconn: int) -> None:
     connect = Connects()
-    site = Site(own_server.dsn, "down", minconn=0, maxconn=8, timeout=PATIENCE, check_after=0, connect=connect)
+    site = Site(own_server.dsn, "down", minconn=minconn, maxconn=8, timeout=PATIENCE, check_after=0, connect=connect)
     site.app.add_url_rule("/", view_func=lambda: str(execute(site.db.connection)))
-    with opened(site.pool), ThreadPoolExecutor(20) as visitors:
-        own_server.stop()
+    own_server.stop()  # Requests open the pool of two.
+    with ThreadPoolExecutor(20) as visitors:
         visits = [visitors.submit(site.app.test_client().get, "/") for _ in range(40)]
         wait_until(lambda: len(connect.failed) > 2)
         own_server.start()
         statuses = Counter(visit.result().status_code for visit in visits)
-    assert statuses == {500: len(connect.failed), 200: 40 - len(connect.failed)}
-    assert len(connect.failed) < 20
+    with opened(site.pool):
+        assert statuses == {500: statuses[500], 200: 40 - statuses[500]}
+        assert 0 < statuses[500] <= len(connect.failed) < 20
 
 
 def test_the_applications_own_page_for_503_is_shown(site: Site) -> None:

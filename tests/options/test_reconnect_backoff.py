@@ -17,7 +17,7 @@ from pgpool_rs._notes import copied
 from pgpool_rs.testing import PATIENCE, FakeServer
 from tests.lib.pools import DOWN, assert_sound, give_back, lend
 from tests.lib.programs import PROLOGUE, run_forking_program
-from tests.lib.waits import Task, counts, wait_for_waiters, wait_until
+from tests.lib.waits import Task, counts, held, wait_for_waiters, wait_until
 
 # Long enough for no test to wait for it: tests put the clock forward.
 PAUSE = 60.0
@@ -54,6 +54,37 @@ def test_a_caller_that_does_not_wait_is_told_the_last_error_and_does_not_connect
     assert len({id(error) for error in (first, *told)}) == 4, "each is raised in one call only"
     advance_clock(PAUSE)
     pool.putconn(pool.getconn())
+    assert_sound(pool, server)
+
+
+def test_an_opening_that_fails_holds_connects_back_as_any_connect_does(server: FakeServer, our_class: Any) -> None:
+    pool = backing_off(our_class, 2, 3, open=False)
+    server.fail("connect", DOWN)
+    with pytest.raises(psycopg2.OperationalError, match="down"):
+        pool.open()
+    for _ in range(3):
+        pool.open()  # It is open, as it is in each later outage.
+        with pytest.raises(psycopg2.OperationalError, match="down"):
+            pool.getconn()
+    assert (connects(server), pool.closed) == (1, False)
+    advance_clock(PAUSE)
+    pool.maintain()
+    assert server.open == 2
+    assert_sound(pool, server)
+
+
+def test_those_that_wait_while_an_opening_fails_wait_for_their_turn(server: FakeServer) -> None:
+    pool = backing_off(ThreadedConnectionPool, 1, 1, open=False, timeout=PATIENCE)
+    server.fail("connect", DOWN)
+    with held(server.hold("connect"), pool.open) as opener:
+        waiter = Task(pool.getconn)
+        wait_for_waiters(pool, 1)
+    with pytest.raises(psycopg2.OperationalError, match="down"):
+        opener.result()
+    assert connects(server) == 1
+    advance_clock(PAUSE)
+    pool.maintain()
+    pool.putconn(waiter.result())
     assert_sound(pool, server)
 
 

@@ -66,7 +66,7 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
     })
 }
 
-/// Opens a pool that is not yet open. If a connect fails, it stays unopened.
+/// Opens a pool that is not yet open. If a connect fails, it stays unopened, unless that holds the next connects back.
 pub(crate) fn open(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let py = pool.py();
     let ledger = pool.get().ledger();
@@ -76,18 +76,24 @@ pub(crate) fn open(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
             return Ok(());
         }
         fill(pool).map_err(|error| {
-            ledger.set_policy(before_open(pool.get().options().policy));
-            weightier(py, error, discard_all(pool, ledger.unopen(caller)).err())
+            let goes_on = pool.get().options().policy.reconnect_backoff.is_some() && ledger.last_failure().is_some();
+            let undone = if goes_on {
+                begin_work(pool)
+            } else {
+                ledger.set_policy(before_open(pool.get().options().policy));
+                discard_all(pool, ledger.unopen(caller))
+            };
+            weightier(py, error, undone.err())
         })
     })
 }
 
 /// The policy while the first connections are opened: no thread starts, and no other thread connects.
 fn before_open(policy: Policy) -> Policy {
-    Policy { has_housekeeper: false, grow: None, reconnect_backoff: None, ..policy }
+    Policy { has_housekeeper: false, grow: None, ..policy }
 }
 
-/// Opens minconn connections, and lets threads work for the pool from now on.
+/// Opens minconn connections, then lets threads work for the pool.
 fn fill(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
     let py = pool.py();
     let (ledger, options) = (pool.get().ledger(), pool.get().options());
@@ -104,6 +110,12 @@ fn fill(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
         let may_go_on = open >= minconn || open < counts.maxconn && limit::limit_of(pool).is_some();
         if may_go_on && is_pool_exhausted(py, &error) { Ok(()) } else { Err(error) }
     })?;
+    begin_work(pool)
+}
+
+/// Lets threads work for the pool from now on.
+fn begin_work(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let (ledger, options) = (pool.get().ledger(), pool.get().options());
     ledger.set_workers(Waker::Workers(AbstractPool::weak(pool)?));
     ledger.set_policy(options.policy);
     ledger.set_housekeeper(Waker::Housekeeper(AbstractPool::weak(pool)?));

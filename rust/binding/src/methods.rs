@@ -153,7 +153,7 @@ impl AbstractPool {
     /// is open.
     ///
     /// :raises PoolClosed: the pool was closed.
-    /// :raises psycopg2.Error: a connect failed. The pool is as before the call.
+    /// :raises psycopg2.Error: a connect failed. With `reconnect_backoff` the pool is open all the same; without, it is as before.
     fn open(slf: &Bound<'_, Self>) -> PyResult<()> {
         open(slf)
     }
