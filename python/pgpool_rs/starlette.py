@@ -88,8 +88,8 @@ class Database:
         """Open the pool, and close it at the end of the application."""
         if self.pool.closed:
             self.pool = self._make()
-        await to_thread.run_sync(self.pool.open)
         try:
+            await to_thread.run_sync(self.pool.open)
             yield
         finally:
             await _in_a_thread(self.pool.close, _CLOSING)

@@ -124,6 +124,24 @@ def test_the_lifespan_opens_and_closes_the_pool(dsn: str) -> None:
     run(body)
 
 
+def test_a_start_that_fails_leaves_no_open_pool(dsn: str) -> None:
+    def connect(*args: Any, **options: Any) -> Any:
+        if not db.pool.closed and counts(db.pool)["idle"]:
+            raise psycopg2.OperationalError("down")
+        return psycopg2.connect(*args, **options)
+
+    db = Database(2, 4, dsn, application_name="no start", connect=connect)
+
+    async def body() -> None:
+        with pytest.raises(psycopg2.OperationalError, match="down"):
+            async with db.lifespan(None):
+                raise AssertionError("it has started")
+        assert db.pool.closed
+        await until(lambda: backends(dsn, "no start") == 0)
+
+    run(body)
+
+
 def test_what_a_pool_does_not_know_is_refused_before_the_start() -> None:
     with pytest.raises(TypeError, match="max_conn"):
         Database(1, 2, max_conn=3)

@@ -73,6 +73,16 @@ def test_an_opening_that_fails_holds_connects_back_as_any_connect_does(server: F
     assert_sound(pool, server)
 
 
+def test_a_block_that_cannot_open_the_pool_leaves_it_unopened(server: FakeServer, our_class: Any) -> None:
+    pool = backing_off(our_class, 2, 3, open=False)
+    server.fail("connect", None, DOWN)
+    with pytest.raises(psycopg2.OperationalError, match="down"):
+        pool.__enter__()
+    assert (server.open, pool.closed) == (0, True)
+    with pool:
+        assert server.open == 2
+
+
 def test_those_that_wait_while_an_opening_fails_wait_for_their_turn(server: FakeServer) -> None:
     pool = backing_off(ThreadedConnectionPool, 1, 1, open=False, timeout=PATIENCE)
     server.fail("connect", DOWN)

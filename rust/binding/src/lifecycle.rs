@@ -66,8 +66,9 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
     })
 }
 
-/// Opens a pool that is not yet open. If a connect fails, it stays unopened, unless that holds the next connects back.
-pub(crate) fn open(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+/// Opens a pool that is not yet open. If a connect fails, it stays unopened; if that holds the next connects back, it is open where
+/// the caller wants that.
+pub(crate) fn open(pool: &Bound<'_, AbstractPool>, may_be_in_outage: bool) -> PyResult<()> {
     let py = pool.py();
     let ledger = pool.get().ledger();
     let caller = caller(py)?;
@@ -76,11 +77,12 @@ pub(crate) fn open(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
             return Ok(());
         }
         fill(pool).map_err(|error| {
-            let goes_on = pool.get().options().policy.reconnect_backoff.is_some() && ledger.last_failure().is_some();
-            let undone = if goes_on {
+            let policy = pool.get().options().policy;
+            let holds_back = policy.reconnect_backoff.is_some() && ledger.last_failure().is_some();
+            let undone = if may_be_in_outage && holds_back {
                 begin_work(pool)
             } else {
-                ledger.set_policy(before_open(pool.get().options().policy));
+                ledger.set_policy(before_open(policy));
                 discard_all(pool, ledger.unopen(caller))
             };
             weightier(py, error, undone.err())

@@ -155,7 +155,7 @@ impl AbstractPool {
     /// :raises PoolClosed: the pool was closed.
     /// :raises psycopg2.Error: a connect failed. With `reconnect_backoff` the pool is open all the same; without, it is as before.
     fn open(slf: &Bound<'_, Self>) -> PyResult<()> {
-        open(slf)
+        open(slf, true)
     }
 
     /// Close the pool: idle connections now, lent ones as they come back. Waiting callers get `PoolClosed`. The return of a connection
@@ -262,7 +262,8 @@ impl AbstractPool {
 
     /// Give the pool, which the end of the block closes. Opens it if it is not yet open.
     fn __enter__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, Self>> {
-        open(slf)?;
+        // Nobody closes the pool of a block that is not entered.
+        open(slf, false)?;
         Ok(slf.clone())
     }
 
