@@ -56,6 +56,17 @@ def _(scene: Scene) -> Round:
     return lambda: borrow(scene)
 
 
+@round_of("rollback", "what the option connect leaves", lambda scene: scene.on("rollback"))
+def _(scene: Scene) -> None:
+    def connect() -> Any:
+        connection = scene.server.connect()
+        connection.cursor().execute("SELECT 1")
+        return connection
+
+    scene.open(connect=connect)
+    borrow(scene)
+
+
 def call_connect(scene: Scene) -> None:
     connection = scene.pool._connect("key")
     scene.mine.append(connection)

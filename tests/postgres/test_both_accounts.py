@@ -7,7 +7,7 @@ knows nothing of what is said in SQL. Whatever comes back with the two at odds m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg2
@@ -18,6 +18,7 @@ from psycopg2.extensions import STATUS_BEGIN, STATUS_PREPARED, STATUS_READY
 
 from dev.servers.postgres import ThrowawayPostgres
 from pgpool_rs import check_query
+from pgpool_rs.testing import PATIENCE
 from tests.lib.doubles import Proxy
 from tests.lib.log import listening
 from tests.lib.pools import closes
@@ -223,6 +224,33 @@ def test_what_either_account_calls_unclean_is_made_clean_or_closed(
             assert line.startswith("connection closed: it could not be made clean: in a transaction: libpq says ")
             assert "two-phase" in line
         assert_next_borrower_is_unharmed(pool, table)
+
+
+@pytest.mark.parametrize("opened_by", ["the constructor", "a caller"])
+@pytest.mark.parametrize("left", LEFT)
+def test_what_connect_leaves_is_rolled_back_or_the_connect_fails(
+    our_class: Any, table: Table, left: str, opened_by: str
+) -> None:
+    leave, _, kept = LEFT[left]
+
+    def connect(*args: Any, **kwargs: Any) -> Any:
+        connection = psycopg2.connect(*args, **kwargs)
+        leave(connection)
+        return connection
+
+    with ExitStack() as stack:
+
+        def borrow() -> Any:
+            pool = our_class(int(opened_by == "the constructor"), 1, table.dsn, connect=connect, max_idle=PATIENCE)
+            pool.putconn(stack.enter_context(opened(pool)).getconn())
+            return pool
+
+        if kept:
+            assert_next_borrower_is_unharmed(borrow(), table)
+        else:
+            with pytest.raises(psycopg2.ProgrammingError, match=r"connection discarded: connect left it in a trans"):
+                borrow()
+        assert table.prepared == (left in LEAVES_PREPARED)
 
 
 @pytest.mark.parametrize("left", LEFT)

@@ -64,14 +64,31 @@ pub(crate) fn leave_clean(
     name: &str,
 ) -> PyResult<()> {
     function.bind(pool.py()).call1((connection,))?;
-    let left = match pool.get().look_at(connection)? {
-        Look::Clean => return Ok(()),
+    match pool.get().look_at(connection)? {
+        Look::Clean => Ok(()),
+        look => Err(left(name, look)),
+    }
+}
+
+/// Rolls back the transaction in which `connect=` has left a new connection.
+pub(crate) fn begin_clean(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_, PyAny>) -> PyResult<()> {
+    let Look::InTransaction(seen) = pool.get().look_at(connection)? else { return Ok(()) };
+    // A mock has no account.
+    match if seen.are_clean() { Look::Clean } else { connection::make_clean(connection, seen)? } {
+        look @ Look::InTransaction(_) => Err(left("connect", look)),
+        _ => Ok(()),
+    }
+}
+
+fn left(name: &str, look: Look) -> PyErr {
+    let left = match look {
+        Look::Clean => "clean".to_owned(),
         Look::InTransaction(accounts) => accounts.to_string(),
         Look::Broken | Look::Closed(Closed::Broken) => "broken".to_owned(),
         Look::Closed(Closed::Properly) => "closed".to_owned(),
     };
     let text = format!("connection discarded: {name} left it {left}");
-    Err(new_error(|imports| &imports.ProgrammingError, &text))
+    new_error(|imports| &imports.ProgrammingError, &text)
 }
 
 /// Calls the pool's check on a connection and looks at the connection afterwards. Rolls back a transaction that the check leaves.

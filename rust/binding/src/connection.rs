@@ -77,7 +77,7 @@ pub(crate) struct Accounts {
 
 impl Accounts {
     /// Says whether neither account speaks of a transaction.
-    fn are_clean(self) -> bool {
+    pub(crate) fn are_clean(self) -> bool {
         let psycopg2_is_in_one = matches!(self.psycopg2, Some(BEGIN | PREPARED));
         self.libpq.is_none_or(|status| status == IDLE) && !psycopg2_is_in_one && !self.two_phase
     }

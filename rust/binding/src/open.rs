@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 
 use crate::call::{answered_by_ours, call_or_undo};
 use crate::caller::caller;
-use crate::check::leave_clean;
+use crate::check::{begin_clean, leave_clean};
 use crate::connection;
 use crate::error::{Error, is_database_error, weightier};
 use crate::give_back::give_back;
@@ -88,7 +88,9 @@ fn establish<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let options = pool.get().options();
     let connection = connection::connect(pool, options.connect.as_ref())?;
-    let configured = limit::leave_in_parent(pool, &connection).and_then(|()| match &options.configure {
+    let begun = limit::leave_in_parent(pool, &connection)
+        .and_then(|()| if options.connect.is_some() { begin_clean(pool, &connection) } else { Ok(()) });
+    let configured = begun.and_then(|()| match &options.configure {
         Some(configure) => leave_clean(pool, &connection, configure, "configure"),
         None => Ok(()),
     });
