@@ -107,53 +107,138 @@ TestForgetful.settings = settings(TestForgetful.settings, database=None, derando
     assert "BrokenInvariant: nothing_lost: " in ran.stderr, ran.stderr
 
 
+LIMIT = 3
+PASSWORD = "hunter2"
+
+
+class Shop:
+    def make_pool(self, server: FakeServer) -> Any:
+        return SimpleConnectionPool(1, LIMIT)
+
+
 def module_level(server: FakeServer) -> Any:
     return SimpleConnectionPool(1, 1)
 
 
-def local_ones() -> list[Callable[[FakeServer], Any]]:
-    sizes = [1, 1]
-    maker = functools.partial(SimpleConnectionPool, *sizes)
+def local_ones() -> dict[str, Callable[..., Any]]:
+    """Give factories that no import finds, and that the program can write all the same."""
+    sizes, limit = [1, 1], 3
+    maker = functools.partial(SimpleConnectionPool, *sizes, name="made")
 
-    def make(server: FakeServer) -> Any:
+    def passed_on(make: Callable[..., Any]) -> Callable[..., Any]:
+        return functools.wraps(make)(lambda server: make(server))  # noqa: PLW0108  a function of its own
+
+    def plain(server: FakeServer) -> Any:
         time.sleep(0)
         return helper(*sizes)
 
+    def with_defaults(server: FakeServer, n: int = limit, *, m: int = LIMIT, make: Any = lambda n: maker()) -> Any:
+        return make(n + m)
+
+    def with_inner_parts(server: FakeServer) -> Any:
+        def inner() -> Any:
+            made = [SimpleConnectionPool(*sizes) for _ in range(limit - LIMIT + 1)]
+            return made[0]
+
+        return inner()
+
+    @passed_on
+    def decorated(server: FakeServer) -> Any:
+        return maker()
+
     helper: Any = lambda *given: SimpleConnectionPool(*given, name="helped")  # noqa: E731
-    return [make, lambda server: maker()]
+    _, second = lambda server: maker(), lambda server: helper(*sizes)  # fmt: skip
+    return {
+        "plain": plain,
+        "with defaults": with_defaults,
+        "with inner parts": with_inner_parts,
+        "decorated": decorated,
+        "second on its line": second,
+        "partial": functools.partial(with_defaults, n=2, make=lambda n: maker()),
+    }
+
+
+@pytest.mark.parametrize("kind", local_ones())
+def test_the_program_of_a_local_factory_runs_as_it_stands(kind: str) -> None:
+    if kind == "second on its line" and sys.version_info < (3, 11):
+        pytest.skip("this Python does not tell which lambda of a line it is")
+    program = written(PoolMachine, local_ones()[kind], {"maxconn": 1}, ["machine.teardown()"])
+    assert "..." not in program
+    exec(program, {})
 
 
 def test_the_program_finds_its_factory_or_says_what_is_missing() -> None:
     head = ["from pgpool_rs.testing import PoolMachine"]
     call = "machine = PoolMachine.replay({}, maxconn=1)"
-    made, by_partial = local_ones()
     for factory, lines in (
         (module_level, [*head, f"from {__name__} import module_level", "", call.format("module_level")]),
         (
-            made,
+            local_ones()["plain"],
             [
                 "from __future__ import annotations",
                 "from pgpool_rs import SimpleConnectionPool",
                 *head,
                 "import time",
                 "",
-                'helper = lambda *given: SimpleConnectionPool(*given, name="helped")',
+                "helper = lambda *given: SimpleConnectionPool(*given, name='helped')",
                 "sizes = [1, 1]",
-                "def make(server: FakeServer) -> Any:",
+                "def plain(server: FakeServer) -> Any:",
                 "    time.sleep(0)",
                 "    return helper(*sizes)",
-                "",
-                call.format("make"),
+                call.format("plain"),
             ],
         ),
         (
-            by_partial,
-            [
-                *head,
-                "",
-                f"maker = ...  # to be filled in: what was {functools.partial(SimpleConnectionPool, 1, 1)!r}",
-                call.format("lambda server: maker()"),
-            ],
+            Shop().make_pool,
+            [*head, "", "make_pool = ...  # to be filled in: Shop object", call.format("make_pool.make_pool")],
         ),
     ):
         assert written(PoolMachine, factory, {"maxconn": 1}, []).splitlines() == lines
+
+
+def counting() -> Callable[..., Any]:
+    made = 0
+
+    def make(server: FakeServer) -> Any:
+        nonlocal made
+        made += 1
+
+    return make
+
+
+def same_names() -> Callable[..., Any]:
+    def of(size: int) -> Callable[..., Any]:
+        return lambda: size
+
+    one, two = of(1), of(2)
+    return lambda server: SimpleConnectionPool(one(), two())
+
+
+@pytest.mark.parametrize("factory", [counting(), same_names()], ids=["nonlocal", "two variables of one name"])
+def test_the_program_shows_what_it_cannot_write(factory: Callable[..., Any]) -> None:
+    assert " = ...  # to be filled in: " in written(PoolMachine, factory, {"maxconn": 1}, [])
+
+
+def with_passwords() -> list[Callable[..., Any]]:
+    dsn, word = f"dbname=x password={PASSWORD}", "".join(PASSWORD)
+    make: Any = SimpleConnectionPool
+    given = {"password": word}
+    return [
+        functools.partial(make, 0, 2, dsn),
+        functools.partial(make, 0, 2, password=word),
+        functools.partial(make, 0, 2, connect=functools.partial(make, f"postgresql://me:{word}@db/x")),
+        lambda server: make(0, 2, dsn),
+        lambda server: make(0, 2, password=word),
+        lambda server: make(0, 2, f"dbname=x password={word}"),
+        lambda server, password=word: make(0, 2, password=password),
+        lambda server: make(0, 2, **given),
+        lambda server: make(0, 2, "dbname=x password='hunter2'"),
+        lambda server: make(0, 2, password=PASSWORD),
+    ]
+
+
+@pytest.mark.parametrize("factory", with_passwords())
+def test_the_program_shows_no_password(factory: Callable[..., Any]) -> None:
+    program = written(PoolMachine, factory, {"maxconn": 1}, ["machine.teardown()"])
+    assert PASSWORD not in program
+    compile(program, "program", "exec")

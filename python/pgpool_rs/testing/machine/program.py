@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import inspect
 import operator
-import textwrap
+import re
+import symtable
+import sys
 from pathlib import Path
-from types import ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+from pgpool_rs._secrets import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,51 +27,95 @@ def written(machine: type[Any], factory: Callable[..., Any], promises: dict[str,
     made = f"{names.of(machine, 'PoolMachine')}.replay"
     given = [names.of(factory, "make_pool"), *(f"{name}={_shown(value)}" for name, value in promises.items())]
     call = f"machine = {made}({', '.join(given)})"
-    imports = sorted(names.imports, key=lambda line: ("__future__" not in line, line))
-    return "\n".join([*imports, "", *names.definitions, call, *steps])
+    return "\n".join([_masked("\n".join([*names.imports(), "", *names.definitions.values(), call])), *steps])
 
 
 class _Names:
-    """Collects the imports and the definitions that a program needs."""
+    """Collects the definitions that a program needs, imports among them."""
 
     def __init__(self) -> None:
-        self.imports: set[str] = set()
-        self.definitions: list[str] = []
-        self._known: set[str] = set()
+        self.definitions: dict[str, str] = {}
+        self._open: list[Any] = []
+
+    def imports(self) -> list[str]:
+        """Take the imports out of the definitions."""
+        names = [name for name, text in self.definitions.items() if text.startswith(("import ", "from "))]
+        return sorted(map(self.definitions.pop, names), key=lambda line: ("__future__" not in line, line))
 
     def of(self, thing: Any, name: str) -> str:
         """Give an expression for a thing, which is called by this name if it must be defined."""
         home = _home(thing)
         if home is not None:
-            self.imports.add(f"from {home} import {thing.__qualname__.partition('.')[0]}")
+            first = thing.__qualname__.partition(".")[0]
+            self._add(first, f"from {home} import {first}")
             return str(thing.__qualname__)
-        if inspect.isfunction(thing):
-            source = _source(thing)
-            if source is not None:
-                variables = inspect.getclosurevars(thing)
-                for used, value in {**variables.globals, **variables.nonlocals}.items():
-                    self._define(used, value)
-                if thing.__name__ == "<lambda>":
-                    return source
-                # What its annotations name need not be imported.
-                self.imports.add("from __future__ import annotations")
-                self.definitions.append(source)
-                return thing.__name__
-        self.definitions.append(f"{name} = ...  # to be filled in: what was {thing!r}")
+        if _is_literal(thing):
+            return repr(thing)
+        if isinstance(thing, functools.partial):
+            self._add("functools", "import functools")
+            given = [self.of(thing.func, name)]
+            given += [self.of(value, f"{name}_{place}") for place, value in enumerate(thing.args, 1)]
+            given += [f"{key}={self.of(value, key)}" for key, value in thing.keywords.items()]
+            return f"functools.partial({', '.join(given)})"
+        if inspect.ismethod(thing):
+            return f"{self.of(thing.__self__, name)}.{thing.__name__}"
+        source = self._of_function(thing, name) if isinstance(thing, FunctionType) else None
+        if source is not None:
+            return source
+        kind = thing if isinstance(thing, type | FunctionType) else type(thing)
+        self._add(name, f"{name} = ...  # to be filled in: {kind.__qualname__}" + " object" * (kind is not thing))
         return name
 
-    def _define(self, name: str, value: Any) -> None:
-        if name in self._known:
-            return
-        self._known.add(name)
+    def _of_function(self, function: FunctionType, name: str) -> str | None:
+        node = _node(function)
+        names = node and _free_names(ast.unparse(node))
+        if names is None:
+            return None
+        name = getattr(node, "name", name)
+        if function not in self._open:
+            self._open.append(function)
+            self._define_all(names, function)
+            self._set_defaults(node.args, function)
+            self._open.pop()
+            if isinstance(node, ast.Lambda):
+                return ast.unparse(node)
+            # What its annotations name need not be imported.
+            self._add("annotations", "from __future__ import annotations")
+            self._add(name, ast.unparse(node))
+        return name
+
+    def _define_all(self, names: list[str], function: FunctionType) -> None:
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        enclosed = {name: cell.cell_contents for name, cell in cells if cell != CellType()}
+        for name in names:
+            if name in enclosed:
+                self._define(name, enclosed[name], None)
+            elif name in function.__globals__:
+                self._define(name, function.__globals__[name], _module(function))
+
+    def _set_defaults(self, given: ast.arguments, function: FunctionType) -> None:
+        """Write the values of the defaults."""
+        values = dict(function.__kwdefaults__ or {})
+        places = [place.arg for place in (*given.posonlyargs, *given.args)]
+        values |= zip(reversed(places), reversed(function.__defaults__ or ()), strict=False)
+        defaults = {name: ast.parse(self.of(value, name), mode="eval").body for name, value in values.items()}
+        given.defaults = [defaults[name] for name in places if name in defaults]
+        given.kw_defaults = [defaults.get(place.arg) for place in given.kwonlyargs]
+
+    def _define(self, name: str, value: Any, module: str | None) -> None:
+        """Define a variable, which can be imported from this module. A text may be a secret: it is rather imported."""
         if isinstance(value, ModuleType):
-            self.imports.add(f"import {value.__name__}" + (f" as {name}" if value.__name__ != name else ""))
-        elif _is_literal(value):
-            self.definitions.append(f"{name} = {value!r}")
+            self._add(name, f"import {value.__name__}" + (f" as {name}" if value.__name__ != name else ""))
+        elif module and _home(value) is None and not (_is_literal(value) and {"'", '"'}.isdisjoint(repr(value))):
+            self._add(name, f"from {module} import {name}")
         else:
             said = self.of(value, name)
             if said != name:
-                self.definitions.append(f"{name} = {said}")
+                self._add(name, f"{name} = {said}")
+
+    def _add(self, name: str, text: str) -> None:
+        if self.definitions.setdefault(name, text) != text:
+            self.definitions[name] = f"{name} = ...  # to be filled in: it stands for several things"
 
 
 def _home(thing: Any) -> str | None:
@@ -83,23 +132,70 @@ def _home(thing: Any) -> str | None:
     return None
 
 
-def _source(function: Any) -> str | None:
-    """Find the source of a function that is local, or a lambda; None if there is none, or more than one may be it."""
+def _module(function: FunctionType) -> str | None:
+    """Name the module from which a function's global variables can be imported, if they can be."""
+    name = function.__module__
+    if vars(sys.modules.get(name, object)) is not function.__globals__:
+        return None
+    return Path(function.__code__.co_filename).stem if name == "__main__" else name
+
+
+def _node(function: FunctionType) -> Any:
+    """Find a function in its source, without decorators and defaults; None if it is not there, or cannot be told."""
+    code, found = function.__code__, []
     try:
-        if function.__name__ != "<lambda>":
-            return textwrap.dedent(inspect.getsource(function))
-        text = "".join(inspect.findsource(function)[0])
-        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
+        tree: Any = ast.parse("".join(inspect.findsource(code)[0]))
     except (OSError, SyntaxError):
         return None
-    found = [node for node in nodes if node.lineno == function.__code__.co_firstlineno]
-    return ast.get_source_segment(text, found[0]) if len(found) == 1 else None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.Lambda):
+            decorators = getattr(node, "decorator_list", [])
+            line = min(part.lineno for part in (node, *decorators))
+            if (getattr(node, "name", "<lambda>"), line) == (code.co_name, code.co_firstlineno):
+                decorators.clear()
+                found.append(node)
+    if len(found) > 1:
+        places = set(getattr(code, "co_positions", tuple)())  # Python 3.10 has none
+        ends = operator.attrgetter("lineno", "end_lineno", "col_offset", "end_col_offset")
+        found = [node for node in found if ends(node.body) in places]
+    if len(found) != 1:
+        return None
+    given = found[0].args
+    given.defaults, given.kw_defaults = [], [None] * len(given.kwonlyargs)
+    return found[0]
+
+
+def _free_names(source: str) -> list[str] | None:
+    """Name the variables that a function and those inside it take from outside; None if it cannot stand by itself."""
+    try:
+        tables = [symtable.symtable(f"from __future__ import annotations\n{source}", "<function>", "exec")]
+    except SyntaxError:  # a nonlocal statement
+        return None
+    for table in tables:
+        tables += table.get_children()
+    symbols = [symbol for table in tables for symbol in table.get_symbols()]
+    return list(dict.fromkeys(one.get_name() for one in symbols if one.is_global() and one.is_referenced()))
+
+
+def _masked(program: str) -> str:
+    """Mask the passwords in a program's texts, by what stands before a text, or before a variable's uses."""
+    lines, shown = program.encode().split(b"\n"), dict[str, str]()
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+            name = re.split(r"[,([{]", lines[node.lineno - 1][: node.col_offset].decode())[-1].strip()
+            if name.endswith(" ="):
+                name = " ".join([name, *re.findall(rf"(\w+)\W+{re.escape(name[:-2])}\b", program)])
+            text = ast.get_source_segment(program, node) or ""
+            shown[text] = mask(shown.get(text, text), (), {name: node.value})
+    for text, masked in shown.items():
+        program = program.replace(text, masked)
+    return program
 
 
 def _is_literal(value: Any) -> bool:
     try:
         return bool(ast.literal_eval(repr(value)) == value)
-    except (ValueError, SyntaxError):
+    except (TypeError, ValueError, SyntaxError):
         return False
 
 
