@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 SOURCES = Path(__file__).parents[2] / "rust" / "binding" / "src"
 
 
@@ -25,9 +27,10 @@ def modules() -> dict[str, str]:
 
 
 def arrows_upwards(floors: dict[str, int], modules: dict[str, str]) -> set[str]:
-    """Name the imports of a module from its own floor, or from one below."""
+    """Name the imports of a module from its own floor, or from one below, and those that name no module."""
     found = set()
     for module, code in modules.items():
+        found |= {f"{module} -> {start}" for start in re.findall(r"\bcrate::[{*]|\bsuper::", code)}
         for path in re.findall(r"\bcrate::(\w+(?:::\w+)*)", code):
             parts = path.split("::")
             other = next(name for name in ("::".join(parts[:2]), parts[0]) if name in floors)
@@ -45,6 +48,14 @@ def test_no_module_imports_from_its_own_floor_or_one_below() -> None:
     assert not arrows_upwards(floors(), modules())
 
 
-def test_an_arrow_upwards_is_seen() -> None:
-    changed = modules() | {"text": "use crate::pool::AbstractPool;"}
-    assert arrows_upwards(floors(), changed) == {"text -> pool"}
+@pytest.mark.parametrize(
+    ("code", "seen"),
+    [
+        ("use crate::pool::AbstractPool;", "pool"),
+        ("use crate::{pool::AbstractPool, methods};", "crate::{"),
+        ("use crate::*;", "crate::*"),
+        ("use super::pool::AbstractPool;", "super::"),
+    ],
+)
+def test_an_arrow_upwards_is_seen(code: str, seen: str) -> None:
+    assert arrows_upwards(floors(), modules() | {"text": code}) == {f"text -> {seen}"}
