@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,9 @@ import pytest
 
 from pgpool_rs import AbstractConnectionPool
 from pgpool_rs._options import Options
+from pgpool_rs._settings import _TIMES
+from tests.callbacks.table import SITES
+from tests.harness.test_machine import KINDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +55,7 @@ def part(begin: str, end: str) -> str:
 
 POOL, OPTIONS, PAGE = "python/pgpool_rs/pool.py", "python/pgpool_rs/_options.py", "docs/options.md"
 BINDING, LEDGER, AGEING = "rust/binding/src/options.rs", "rust/core/src/ledger", "rust/core/src/tests/ageing"
-VALUES = "tests/options/test_values.py"
+SETTINGS, VALUES = "python/pgpool_rs/_settings.py", "tests/options/test_values.py"
 CHECKED = part("def checked", r"\Z")
 
 # Where each thing stands. Any of these may name a new one, and it must stand in all of both.
@@ -123,6 +128,9 @@ def wrong_defaults() -> list[str]:
             found.append(f"{name}: {PAGE} has the default {rows[name]} for {shown}")
         if name in keywords and keywords[name].default not in (parameter.default, ...):
             found.append(f"{name}: {POOL} has the default {keywords[name].default!r} for {default!r}")
+        with contextlib.suppress(TypeError, ValueError):
+            if getattr(Options.checked(**{name: None}), name) == math.inf and name not in _TIMES:
+                found.append(f"{name}: {SETTINGS} lacks it in _TIMES, and shows infinity for None")
     return found
 
 
@@ -142,3 +150,15 @@ def test_all_places_without_a_name_are_told_at_once(thing: str, monkeypatch: pyt
     changed = text[: match.start()] + line + text[match.start() :]
     monkeypatch.setattr(f"{__name__}.text_of", lambda file: changed if file == first.file else original(file))
     assert forgotten() == [place.lacks("trial") for place in others]
+
+
+def test_the_page_of_what_is_proved_counts_the_callbacks_and_the_kinds_of_pool() -> None:
+    callbacks, theirs = len({site.callback for site in SITES.values()}), 2
+    page = " ".join(text_of("docs/maintainers/proof.md").split())
+    for said in (
+        f"{len(SITES)} ways to {callbacks} callbacks",
+        f"{len(SITES)} rows for {callbacks} callbacks",
+        f"{len(KINDS)} kinds of pool,",
+        f"{len(KINDS) - theirs} kinds of pgpool_rs's pools",
+    ):
+        assert said in page

@@ -1,7 +1,7 @@
 //! The core in every schedule: threads that take the pool's mutex in one order, then in each other order that there is.
 //!
 //! The pool's mutex is that of a model checker here (see `sync`), and the threads are run by it, one at a time. Each
-//! thread is a caller of the pool and does one of nine acts: see `acts`. Two of them at once, and three, in every
+//! thread is a caller of the pool and does one of ten acts: see `acts`. Two of them at once, and three, in every
 //! combination, from three states of the pool, in every schedule; or, where these are too many, in every schedule
 //! that interrupts a thread no more than so many times while it could have gone on. In each schedule, after each step and
 //! in the end:
