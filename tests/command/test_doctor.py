@@ -9,6 +9,7 @@ import psycopg2
 import pytest
 
 from dev.servers.postgres import ThrowawayPostgres
+from dev.servers.standby import ask
 from pgpool_rs._command import main
 from pgpool_rs._command.doctor import Plan, findings
 from pgpool_rs._command.facts import Facts
@@ -28,22 +29,15 @@ def server() -> Iterator[ThrowawayPostgres]:
         yield server
 
 
-def execute(server: ThrowawayPostgres, *statements: str) -> None:
-    with closing(psycopg2.connect(server.dsn)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for statement in statements:
-                cursor.execute(statement)
-
-
 @contextmanager
 def role(server: ThrowawayPostgres, *settings: str) -> Iterator[str]:
     """Make a role, and give the string that connects as it."""
-    execute(server, "CREATE ROLE shop LOGIN", *settings)
+    for statement in ("CREATE ROLE shop LOGIN", *settings):
+        ask(server, statement)
     try:
         yield f"{server.dsn} user=shop password={SECRET} {WELL}"
     finally:
-        execute(server, "DROP ROLE shop")
+        ask(server, "DROP ROLE shop")
 
 
 def found(capsys: pytest.CaptureFixture[str], dsn: str, *words: str) -> dict[str, Any]:
@@ -153,7 +147,7 @@ def test_limits_of_the_role_and_of_the_database_are_compared(
         with role(server, "ALTER ROLE shop CONNECTION LIMIT 15", "ALTER DATABASE postgres CONNECTION LIMIT 9") as dsn:
             among = found(capsys, dsn)
     finally:
-        execute(server, "ALTER DATABASE postgres CONNECTION LIMIT -1")
+        ask(server, "ALTER DATABASE postgres CONNECTION LIMIT -1")
     assert (of("warning", among), of("error", among)) == (["role"], ["database"])
     assert among["role"]["read"].startswith("CONNECTION LIMIT 15; ")
     assert among["database"]["read"].startswith("CONNECTION LIMIT 9; ")
@@ -162,9 +156,9 @@ def test_limits_of_the_role_and_of_the_database_are_compared(
 def test_a_superuser_is_told_to_leave_reserved_slots_alone(
     server: ThrowawayPostgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    execute(server, "ALTER ROLE postgres CONNECTION LIMIT 1")
+    ask(server, "ALTER ROLE postgres CONNECTION LIMIT 1")
     among = found(capsys, f"{server.dsn} {WELL}")
-    execute(server, "ALTER ROLE postgres CONNECTION LIMIT -1")
+    ask(server, "ALTER ROLE postgres CONNECTION LIMIT -1")
     assert of("warning", among) == ["superuser"]
     assert among["server"]["read"].startswith(f"{MAX_CONNECTIONS} sessions ")
     assert among["role"]["read"] == "CONNECTION LIMIT 1, which a superuser need not keep"

@@ -12,10 +12,9 @@ from psycopg2 import OperationalError
 
 from dev.load import Load
 from dev.servers.pgbouncer import Mode, PgBouncer
+from dev.servers.postgres import PATIENCE
 from dev.trials.errors import BROKEN_OFF, CLOSED, LOST, REFUSED
 from dev.trials.fault import Effort, Fault, Strike
-
-PATIENCE = 30.0
 
 
 class Bounced(Fault):

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any, Final, final
 
 import psycopg2
 
-from dev.servers.postgres import ThrowawayPostgres
+from dev.load import Load
+from dev.servers.postgres import PATIENCE, ThrowawayPostgres
 from pgpool_rs import HostLimit, PoolTimeout, ThreadedConnectionPool
 
 PROCESSES: Final = 8
@@ -30,7 +32,6 @@ THREADS: Final = 12
 MAX_CONNECTIONS: Final = 30
 WORK: Final = 0.02  # Seconds that a request takes in the server.
 SAMPLE: Final = 0.004
-PATIENCE: Final = 30.0
 
 _spawn = multiprocessing.get_context("spawn")
 
@@ -77,27 +78,24 @@ def work(dsn: str, board: Board, process: int, options: dict[str, Any], threads:
     limit = HostLimit("trial", LIMIT, folder=board.folder) if limited else None
     options = {**options, "dsn": dsn, "application_name": str(os.getpid()), "limit": limit}
     pool: Any = ThreadedConnectionPool(0, **options)
-    running = _load(pool, board, process, threads, ended)
+    running = _load(pool, board, process, threads)
     board.tell("ready", os.getpid())
     while not ended.wait(0.02):
         if forks.acquire(blocking=False) and os.fork() == 0:
             board.served = RawArray("q", len(board.served))
             board.longest = RawArray("d", len(board.longest))
             pool._kwargs["application_name"] = str(os.getpid())
-            running = _load(pool, board, process, threads, ended)
+            running = _load(pool, board, process, threads)
             if not ended.wait(random.uniform(0.3, 1.5)) and random.random() < 0.5:
-                ended.set()
-                for thread in running:
-                    thread.join()
+                running.stop()
                 pool.closeall()
             board.tell("died", time.monotonic(), os.getpid())
             os.kill(os.getpid(), signal.SIGKILL)
-    for thread in running:
-        thread.join()
+    running.stop()
     pool.closeall()
 
 
-def _load(pool: Any, board: Board, process: int, threads: int, ended: threading.Event) -> list[threading.Thread]:
+def _load(pool: Any, board: Board, process: int, threads: int) -> Load:
     served, timeouts, longest, slept = board.served, board.timeouts, board.longest, board.slept
 
     def request(slot: int) -> None:
@@ -112,27 +110,24 @@ def _load(pool: Any, board: Board, process: int, threads: int, ended: threading.
         pool.putconn(connection)
         served[slot] += 1
 
-    def borrow(slot: int) -> None:
-        while not ended.is_set():
-            try:
-                request(slot)
-            except PoolTimeout:
-                timeouts[slot] += 1
-            except Exception as error:  # noqa: BLE001  whatever it is, it is told
-                board.tell("error", type(error).__name__, getattr(error, "pgcode", None), error)
-                time.sleep(0.5)
+    def borrow(slot: int) -> float | None:
+        try:
+            request(slot)
+        except PoolTimeout:
+            timeouts[slot] += 1
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told
+            board.tell("error", type(error).__name__, getattr(error, "pgcode", None), error)
+            return 0.5
+        return None
 
     def sleep() -> None:
-        while not ended.is_set():
-            began = time.monotonic()
-            time.sleep(0.02)
-            slept[process] = max(slept[process], time.monotonic() - began - 0.02)
+        began = time.monotonic()
+        time.sleep(0.02)
+        slept[process] = max(slept[process], time.monotonic() - began - 0.02)
 
     slots = range(process * THREADS, process * THREADS + threads)
-    running = [threading.Thread(target=borrow, args=(slot,), daemon=True) for slot in slots]
-    running.append(threading.Thread(target=sleep, daemon=True))
-    for thread in running:
-        thread.start()
+    running = Load([*(partial(borrow, slot) for slot in slots), sleep])
+    running.start()
     return running
 
 
