@@ -46,11 +46,12 @@
 //! # Where to read on
 //!
 //! `slot` (states and legal moves), `table` (finding slots), `key` and `question` (what a loan is filed under, and how a
-//! caller asks for it), `queue` (the waiters), `time`, `refusal`, `close_reason`, `stats`, `histogram`, `ledger` (the
-//! policy), `shared` (the mutex, and the guards).
+//! caller asks for it), `caller` (its number), `queue` (the waiters), `time`, `refusal`, `close_reason`, `stats`,
+//! `histogram`, `ledger` (the policy), `shared` (the mutex, and the guards).
 
 #![forbid(unsafe_code)]
 
+mod caller;
 mod close_reason;
 mod histogram;
 mod key;
@@ -68,11 +69,12 @@ mod table;
 mod tests;
 mod time;
 
+pub use caller::Caller;
 pub use close_reason::CloseReason;
 pub use histogram::{Histogram, Times};
 pub use key::{LoanKey, UserKey};
 pub use ledger::{Busy, Check, Policy};
-pub use question::{Ask, Caller, Candidate, Candidates, Unanswered, Want};
+pub use question::{Ask, Candidate, Candidates, Unanswered, Want};
 pub use queue::{Rank, Wake};
 pub use refusal::Refusal;
 pub use shared::{

@@ -2,16 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::caller::Caller;
 use crate::key::{Key, KeyTag, UserKey};
-use crate::queue::Wish;
 use crate::refusal::Refusal;
 use crate::slot::SlotId;
-
-/// A caller: a number that no two running callers share. It lets the ledger refuse a caller that would wait for itself.
-pub type Caller = u64;
-
-/// No caller has this number.
-pub(crate) const NO_CALLER: Caller = 0;
 
 /// A question for a user's key, with what the caller has learnt so far by comparing.
 ///
@@ -105,6 +99,13 @@ impl<H> Want<H> {
             Want::Key(ask) => Key::User(ask.key.clone()),
         }
     }
+}
+
+/// What a waiter wants, and which caller it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish {
+    pub(crate) tag: KeyTag,
+    pub(crate) caller: Caller,
 }
 
 /// Why the ledger does not answer. Nothing has changed in it.

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque, btree_map};
 
+use crate::caller::Caller;
 use crate::key::KeyTag;
-use crate::question::Caller;
+use crate::question::Wish;
 use crate::slot::SlotId;
 
 /// Wakes a waiter or the housekeeper, or calls a worker.
@@ -39,13 +40,6 @@ pub(crate) enum WaitFor {
     Key,
     /// Another caller has been promised a slot for the waiter's key. The waiter has no place in the queue.
     Promise,
-}
-
-/// What a waiter wants, and which caller it is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wish {
-    pub(crate) tag: KeyTag,
-    pub(crate) caller: Caller,
 }
 
 /// What a waiter was told last of when to ask again, if it is not woken before.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
 use crate::key::Key;
-use crate::question::Caller;
 use crate::time::{Moment, Span};
 
 /// What a slot is used for. `lib.rs` has the diagram of the usual moves; [`State::may_become`] has all of them.

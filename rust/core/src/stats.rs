@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
 use crate::key::LoanKey;
-use crate::question::Caller;
 use crate::time::{Moment, Span};
 
 /// Slots by state, waiters, and limits, all read at one moment.

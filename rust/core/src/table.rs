@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use crate::caller::{Caller, NO_CALLER};
 use crate::key::Key;
-use crate::question::{Caller, NO_CALLER};
 use crate::slot::{Health, Slot, SlotId, State};
 use crate::time::Moment;
 

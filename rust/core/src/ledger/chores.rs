@@ -1,8 +1,8 @@
 //! Housekeeping: work that no caller waits for. The ledger says what comes next; the housekeeper does it.
 
 use super::{Ledger, Policy, Return};
+use crate::caller::{Caller, NO_CALLER};
 use crate::close_reason::CloseReason;
-use crate::question::{Caller, NO_CALLER};
 use crate::slot::{SlotId, State};
 use crate::stats::LoanReport;
 use crate::time::{Moment, Span};

@@ -1,8 +1,8 @@
 //! A pool that is closed, or not yet open. After [`Ledger::close_gently`] it lends nothing, and closes what comes back.
 
 use super::{Ledger, Return};
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
-use crate::question::Caller;
 use crate::refusal::Refusal;
 
 /// How a pool that is marked as closed came to be so, which decides what becomes of its loans.

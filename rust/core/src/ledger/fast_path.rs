@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Ledger;
+use crate::caller::Caller;
 use crate::key::{Key, UserKey};
-use crate::question::Caller;
 use crate::queue::Rank;
 use crate::slot::{SlotId, State};
 use crate::time::{Moment, Span};

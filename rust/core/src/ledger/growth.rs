@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Ledger, Return};
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
-use crate::question::Caller;
 use crate::queue::WaiterId;
 use crate::slot::SlotId;
 use crate::stats::{ConnectError, ConnectFailure};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{CheckOutDecision, Ledger, Return};
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
-use crate::question::Caller;
 use crate::refusal::Refusal;
 use crate::slot::{SlotId, State};
 use crate::time::{Moment, Span};

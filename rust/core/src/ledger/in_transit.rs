@@ -3,7 +3,7 @@
 //! slots are in transit than there are waiters ahead: it waits for one, as it would have waited for psycopg2.pool's lock.
 
 use super::Ledger;
-use crate::question::Caller;
+use crate::caller::Caller;
 use crate::slot::{Slot, State};
 
 impl<H, W> Ledger<H, W> {

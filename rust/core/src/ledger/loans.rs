@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Ledger;
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
 use crate::key::{Key, LoanKey};
-use crate::question::{Caller, Unanswered, Want};
+use crate::question::{Unanswered, Want};
 use crate::refusal::Refusal;
 use crate::slot::{Slot, SlotId, State};
 use crate::stats::LoanReport;

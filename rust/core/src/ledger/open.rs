@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::{Ledger, Return};
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
 use crate::key::Key;
-use crate::question::{Caller, Unanswered, Want};
+use crate::question::{Unanswered, Want};
 use crate::refusal::Refusal;
 use crate::slot::{Health, SlotId, State};
 use crate::stats::{ConnectError, ConnectFailure};

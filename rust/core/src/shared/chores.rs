@@ -1,8 +1,8 @@
 //! Housekeeping.
 
 use super::{Refill, Returning, SharedLedger};
+use crate::caller::Caller;
 use crate::ledger::{ChoreDecision, Ledger};
-use crate::question::Caller;
 use crate::queue::Wake;
 use crate::stats::LoanReport;
 use crate::time::Moment;

@@ -1,8 +1,8 @@
 //! A pool that is closed, or not yet open.
 
 use super::{Returning, SharedLedger};
+use crate::caller::Caller;
 use crate::ledger::Ledger;
-use crate::question::Caller;
 use crate::queue::Wake;
 use crate::refusal::Refusal;
 

@@ -1,8 +1,9 @@
 //! Granted room: what a pool that shares a limit with others asks of its grantor.
 
 use super::{CheckOut, Reserve, Returning, SharedLedger, Waiter};
+use crate::caller::Caller;
 use crate::ledger::{Dues, Ledger};
-use crate::question::{Caller, Unanswered, Want};
+use crate::question::{Unanswered, Want};
 use crate::queue::{Rank, Wake};
 use crate::time::Moment;
 

@@ -1,7 +1,7 @@
 //! Growth by workers.
 
 use super::{Growth, SharedLedger};
-use crate::question::Caller;
+use crate::caller::Caller;
 use crate::queue::Wake;
 
 impl<H, W: Wake> SharedLedger<H, W> {

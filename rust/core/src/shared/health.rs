@@ -1,7 +1,7 @@
 //! Connections that are not trusted.
 
 use super::{Checking, Returning, SharedLedger};
-use crate::question::Caller;
+use crate::caller::Caller;
 use crate::queue::Wake;
 use crate::slot::SlotId;
 use crate::time::Moment;

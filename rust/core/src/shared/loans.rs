@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::SharedLedger;
+use crate::caller::Caller;
 use crate::key::LoanKey;
 use crate::ledger::Ledger;
-use crate::question::{Caller, Unanswered, Want};
+use crate::question::{Unanswered, Want};
 use crate::queue::Wake;
 use crate::refusal::Refusal;
 use crate::slot::SlotId;

@@ -21,9 +21,9 @@ mod views;
 use std::sync::{Arc, OnceLock};
 
 use self::mutex::Mutex;
+use crate::caller::Caller;
 use crate::key::UserKey;
 use crate::ledger::{After, Ledger};
-use crate::question::Caller;
 use crate::queue::{Rank, Wake};
 use crate::slot::SlotId;
 use crate::time::{Moment, Span};

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::{Reservation, Seek, SharedLedger};
+use crate::caller::Caller;
 use crate::ledger::ReserveDecision;
-use crate::question::{Caller, Unanswered, Want};
+use crate::question::{Unanswered, Want};
 use crate::queue::Wake;
 use crate::refusal::Refusal;
 use crate::slot::SlotId;
