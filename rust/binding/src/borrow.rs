@@ -77,7 +77,7 @@ fn lend<'py>(
     rank: Rank,
 ) -> Result<NewLoan<'py>, Error> {
     leaks::log_forgotten(pool)?;
-    let (lent, given_up) = match lend_idle(pool, key, rank)? {
+    let (lent, given_up) = match lend_without_python(pool, key, rank)? {
         Some(lent) => (lent, Ok(())),
         None => lend_slowly(pool, key, timeout, rank)?,
     };
@@ -93,7 +93,7 @@ fn lend<'py>(
 }
 
 /// Lends an idle connection, if that needs no Python code.
-fn lend_idle<'py>(
+fn lend_without_python<'py>(
     pool: &Bound<'py, AbstractPool>,
     key: Option<&Bound<'py, PyAny>>,
     rank: Rank,

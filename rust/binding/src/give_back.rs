@@ -32,7 +32,7 @@ pub(crate) fn give_back(
     Ok(call(pool.py(), || {
         let keeps = !close && pool.get().options().reset.is_none();
         let clean = connection.filter(|connection| keeps && pool.get().is_clean(connection));
-        if clean.is_some_and(|connection| take_back_clean(pool, connection, key)) {
+        if clean.is_some_and(|connection| give_back_without_python(pool, connection, key)) {
             return Ok(());
         }
         match begin(pool, connection, key, close)? {
@@ -44,7 +44,7 @@ pub(crate) fn give_back(
 }
 
 /// Takes back a clean connection, if that needs no Python code. `false`: it is still lent.
-pub(crate) fn take_back_clean(
+pub(crate) fn give_back_without_python(
     pool: &Bound<'_, AbstractPool>,
     connection: &Bound<'_, PyAny>,
     key: Option<&Bound<'_, PyAny>>,

@@ -117,7 +117,7 @@ unsafe extern "C" fn getconn<const METHOD: usize>(
     let lent = if call.has_no_arguments() {
         ledger.lend_idle(thread_ident(), now()).map(|(_, lent)| lent)
     } else {
-        call.lend_idle_under(ledger)
+        call.answer_getconn(ledger)
     };
     // The handle of an idle connection is the object itself.
     lent.map_or_else(|| call.call_getconn(), |connection| connection.held().clone_ref(call.py).into_ptr())
@@ -136,7 +136,7 @@ unsafe extern "C" fn putconn<const METHOD: usize>(
     let Some(ledger) = pool.get().ledger_unless(const { putconn_flags(METHOD) }) else { return call.call_putconn() };
     let taken = match call.only_argument() {
         Some(connection) => pool.get().is_clean(&connection) && ledger.take_back_clean(address(&connection), now()),
-        None => call.take_back_clean(ledger),
+        None => call.answer_putconn(ledger),
     };
     if taken { call.py.None().into_ptr() } else { call.call_putconn() }
 }

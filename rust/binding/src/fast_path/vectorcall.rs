@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use pgpool_core::SharedLedger;
+use pgpool_core::{Rank, SharedLedger};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyFloat, PyInt, PyString, PyTuple};
 
 use crate::arguments::{Flag, Priority, TimeoutArg, Truth};
-use crate::give_back::take_back_clean;
+use crate::give_back::give_back_without_python;
 use crate::handle::{Handle, address};
 use crate::keys::plain_key;
 use crate::loan::Loan;
@@ -112,19 +112,21 @@ impl<'py> Call<'py> {
 
     /// As `getconn()`, under a plain key perhaps, and with a timeout, which an idle connection does not need.
     #[inline(never)]
-    pub(super) fn lend_idle_under(&self, ledger: &SharedLedger<Handle, Waker>) -> Option<Arc<Handle>> {
+    pub(super) fn answer_getconn(&self, ledger: &SharedLedger<Handle, Waker>) -> Option<Arc<Handle>> {
         let [key, timeout] = self.fit(["key", "timeout"])?;
         // Only `getconn` takes a timeout, and only by name.
         if timeout.is_some_and(|timeout| self.method != GETCONN || self.count > 1 || !is_plain_timeout(&timeout)) {
             return None;
         }
         let Some(key) = given(key) else { return Some(ledger.lend_idle(thread_ident(), now())?.1) };
-        Self::attached(self.py, |_| Some(ledger.lend_idle_under(Some(plain_key(&key)?), thread_ident(), now())?.1))
+        Self::attached(self.py, |_| {
+            Some(ledger.lend_idle_as(Rank::Normal, Some(plain_key(&key)?), thread_ident(), now())?.1)
+        })
     }
 
     /// As `putconn(conn)`, with a plain key perhaps.
     #[inline(never)]
-    pub(super) fn take_back_clean(&self, ledger: &SharedLedger<Handle, Waker>) -> bool {
+    pub(super) fn answer_putconn(&self, ledger: &SharedLedger<Handle, Waker>) -> bool {
         let Some([connection, key, close]) = self.fit(["conn", "key", "close"]) else { return false };
         let keeps = close.is_none_or(|close| close.is(PyBool::new(self.py, false)));
         let pool = self.pool();
@@ -132,7 +134,7 @@ impl<'py> Call<'py> {
         clean.is_some_and(|connection| {
             let unkeyed = key.is_none_or(|key| key.is_none());
             unkeyed && ledger.take_back_clean(address(&connection), now())
-                || Self::attached(self.py, |_| take_back_clean(&pool, &connection, given(key).as_deref()))
+                || Self::attached(self.py, |_| give_back_without_python(&pool, &connection, given(key).as_deref()))
         })
     }
 

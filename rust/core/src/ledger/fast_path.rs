@@ -29,12 +29,12 @@ impl<H, W> Ledger<H, W> {
         Some((SlotId { index, generation: slot.generation }, slot.connection.as_ref()?))
     }
 
-    /// As [`Ledger::lend_idle`], under a user's key perhaps, and with options that watch loans.
-    pub(crate) fn lend_idle_under(
+    /// As [`Ledger::lend_idle`], for a caller of this rank, under a user's key perhaps, and with options that need each loan.
+    pub(crate) fn lend_idle_as(
         &mut self,
+        rank: Rank,
         key: Option<UserKey<H>>,
         borrower: Caller,
-        rank: Rank,
     ) -> Option<(SlotId, Arc<H>)> {
         let is_filed = |key: &UserKey<H>| self.table.filed_under(key.hash).next().is_some();
         let is_free = key.as_ref().is_none_or(|key| self.queue.waiting() == 0 && !is_filed(key)) && self.admits(rank);

@@ -42,17 +42,17 @@ impl<H, W> Ledger<H, W> {
             self.ensure_open()?;
             return Err(if lent_here.is_some() { Refusal::WrongKey } else { Refusal::Unkeyed }.into());
         };
-        Ok(self.take_back(index, close)?)
+        Ok(self.begin_return_at(index, close)?)
     }
 
     /// Takes one loan from its borrower; refuses if it has ended.
     pub(crate) fn begin_return_of(&mut self, slot: SlotId, close: bool) -> Result<Return<H>, Refusal> {
         self.ensure_returnable()?;
         let index = self.still_lent(slot).ok_or(Refusal::LoanEnded)?;
-        self.take_back(index, close)
+        self.begin_return_at(index, close)
     }
 
-    fn take_back(&mut self, index: u32, close: bool) -> Result<Return<H>, Refusal> {
+    fn begin_return_at(&mut self, index: u32, close: bool) -> Result<Return<H>, Refusal> {
         let slot = self.table.get(index);
         let Some(connection) = slot.connection.clone() else {
             return Err(Refusal::Unkeyed);

@@ -114,12 +114,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.ledger.lock().lend_idle(borrower, now).map(|(loan, connection)| (loan, Arc::clone(connection)))
     }
 
-    /// As [`SharedLedger::lend_idle`], under a user's key perhaps, and with options that watch loans.
-    pub fn lend_idle_under(&self, key: Option<UserKey<H>>, borrower: Caller, now: Moment) -> Option<(SlotId, Arc<H>)> {
-        self.lend_idle_as(Rank::Normal, key, borrower, now)
-    }
-
-    /// As [`SharedLedger::lend_idle_under`], for a caller of this rank.
+    /// As [`SharedLedger::lend_idle`], for a caller of this rank, under a user's key perhaps, and with options that need each loan.
     pub fn lend_idle_as(
         &self,
         rank: Rank,
@@ -127,7 +122,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         borrower: Caller,
         now: Moment,
     ) -> Option<(SlotId, Arc<H>)> {
-        self.edit_at(now, |ledger| ledger.lend_idle_under(key, borrower, rank))
+        self.edit_at(now, |ledger| ledger.lend_idle_as(rank, key, borrower))
     }
 
     /// Takes back a lent connection that is open and in no transaction, by its address.

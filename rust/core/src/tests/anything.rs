@@ -29,7 +29,7 @@ macro_rules! calls {
 }
 
 calls! {
-    Pass Lend LendUnder CheckOut Reserve Fulfil Fail EndReservation TakeBackClean TakeBackLoan BeginReturn ReturnByKey Keep CloseFor
+    Pass Lend LendAs CheckOut Reserve Fulfil Fail EndReservation TakeBackClean TakeBackLoan BeginReturn ReturnByKey Keep CloseFor
     Defer EndReturn Pronounce Next DropCheck IdleCheck EndWait Chore EndRefill Drain InvalidateLoan Reclaim
     EndSeek DropSeek Grant Press EndClosing
     BeginGrowth FulfilGrowth EndGrowth DropGrowth InsertLoan RemoveLoan ReplaceIdle Limits Close CloseGently Unopen OpenPool AwaitReturns Open Reset
@@ -99,7 +99,7 @@ impl<'w> Hands<'w> {
         match call {
             Call::Pass => world.pass(f64::from(number)),
             Call::Lend => drop(ledger.lend_idle(caller, now)),
-            Call::LendUnder => drop(ledger.lend_idle_under(flag.then(|| world.key(number)), caller, now)),
+            Call::LendAs => drop(ledger.lend_idle_as(Rank::Normal, flag.then(|| world.key(number)), caller, now)),
             Call::CheckOut => {
                 let waiter = if flag { take(&mut self.waiters, nth) } else { None };
                 let waker = || Some(world.waker());

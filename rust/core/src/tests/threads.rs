@@ -6,7 +6,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::{CheckOut, Chore, CloseReason, Moment, Policy, Reserve, Returning, SharedLedger, Span, Stats, Wake, Want};
+use crate::{
+    CheckOut, Chore, CloseReason, Moment, Policy, Rank, Reserve, Returning, SharedLedger, Span, Stats, Wake, Want,
+};
 
 /// A waker that a thread sleeps on.
 #[derive(Clone, Default)]
@@ -69,7 +71,7 @@ impl Town {
         if let Some((_, connection)) = self.ledger.lend_idle(caller, self.now()) {
             return *connection;
         }
-        if let Some((_, connection)) = self.ledger.lend_idle_under(None, caller, self.now()) {
+        if let Some((_, connection)) = self.ledger.lend_idle_as(Rank::Normal, None, caller, self.now()) {
             return *connection;
         }
         let (want, parker) = (Want::Any(self.ledger.next_number(), caller), Parker::default());

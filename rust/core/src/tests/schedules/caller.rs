@@ -144,7 +144,7 @@ impl<'w> Caller<'w> {
             Want::Key(ask) => {
                 let UserKey { hash, address, handle } = ask.key();
                 let key = UserKey { hash: *hash, address: *address, handle: Arc::clone(handle) };
-                ledger.lend_idle_under(Some(key), caller, NOW)?.1
+                ledger.lend_idle_as(Rank::Normal, Some(key), caller, NOW)?.1
             }
             _ => ledger.lend_idle(caller, NOW)?.1,
         };
