@@ -116,7 +116,7 @@ class Controller:
         if stats["pool_size"] != figures["lent"]:
             problems.append(f"the pool has {stats['pool_size']} connections, and lent {figures['lent']}")
         wanted = {APPLICATION: figures["lent"], ANOTHER: 0}
-        seen, sessions = self._settled(target, faults, wanted)
+        seen, sessions = self._quiesced(target, faults, wanted)
         if sessions != wanted:
             problems.append(f"the server has the sessions {sessions}, and not {wanted}")
         checkpoint = Checkpoint(
@@ -134,7 +134,7 @@ class Controller:
         target.ask("go")
         print(_line(checkpoint), flush=True)
 
-    def _settled(
+    def _quiesced(
         self, target: _Process, faults: Faults, wanted: dict[str, int]
     ) -> tuple[Figures, dict[str, int | None]]:
         """Wait until threads, descriptors and sessions are as wanted, for RECOVERY at most, and read them.

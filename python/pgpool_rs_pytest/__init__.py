@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from pgpool_rs import ThreadedConnectionPool
     from pgpool_rs.testing import FakeServer
-    from pgpool_rs.testing._leaks import Watch
+    from pgpool_rs.testing._leaks import LeakCheck
 
 _OPTION = "pgpool_no_leaks"
 _MARKER = "pgpool"
 
-_watch: pytest.StashKey[Watch] = pytest.StashKey()
+_leak_check: pytest.StashKey[LeakCheck] = pytest.StashKey()
 _left: pytest.StashKey[str] = pytest.StashKey()
 
 
@@ -86,8 +86,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    """Begin to watch before the first fixture is made."""
-    if _is_watched(item):
+    """Begin the leak check before the first fixture is made."""
+    if _is_checked(item):
         _begin(item)
     yield
 
@@ -95,11 +95,11 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[None]:
     """Let a fixture that outlives the test borrow something for longer."""
-    watch = request.session.stash.get(_watch, None)
-    if watch is None or fixturedef.scope == "function":
+    leak_check = request.session.stash.get(_leak_check, None)
+    if leak_check is None or fixturedef.scope == "function":
         yield
     else:
-        with watch.excepting():
+        with leak_check.excepting():
             yield
 
 
@@ -126,14 +126,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     outcome = yield
     report, most = outcome.get_result(), item.config.getvalue("maxfail")
     fails = report.failed and report.when != "teardown" and not hasattr(report, "wasxfail")
-    if _is_watched(item) and fails and most and item.session.testsfailed + 1 >= most:
+    if _is_checked(item) and fails and most and item.session.testsfailed + 1 >= most:
         item.session.shouldfail = f"stopping after {most} failures"
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test that is watched, and report on it when its teardown is done."""
-    if not _is_watched(item) or _is_run_by_others(item):
+    """Run a test that is checked for leaks, and report on it when its teardown is done."""
+    if not _is_checked(item) or _is_run_by_others(item):
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runner.runtestprotocol(item, log=False, nextitem=nextitem)
@@ -148,7 +148,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 # --- steps -----------------------------------------------------------------------------------------------------------
 
 
-def _is_watched(item: pytest.Item) -> bool:
+def _is_checked(item: pytest.Item) -> bool:
     return bool(item.config.getini(_OPTION)) or "pgpool_no_leaks" in getattr(item, "fixturenames", ())
 
 
@@ -160,18 +160,18 @@ def _is_run_by_others(item: pytest.Item) -> bool:
 
 
 def _begin(item: pytest.Item) -> None:
-    if _watch not in item.stash:
-        from pgpool_rs.testing._leaks import Watch
+    if _leak_check not in item.stash:
+        from pgpool_rs.testing._leaks import LeakCheck
 
-        item.stash[_watch] = item.session.stash[_watch] = Watch()
+        item.stash[_leak_check] = item.session.stash[_leak_check] = LeakCheck()
 
 
 def _end(item: pytest.Item) -> str:
-    if _watch not in item.stash:
+    if _leak_check not in item.stash:
         return ""
-    watch = item.stash[_watch]
-    del item.stash[_watch], item.session.stash[_watch]
-    return watch.end()
+    leak_check = item.stash[_leak_check]
+    del item.stash[_leak_check], item.session.stash[_leak_check]
+    return leak_check.end()
 
 
 def _blame_the_test(reports: list[pytest.TestReport], text: str) -> None:

@@ -106,7 +106,7 @@ PLACES: dict[str, tuple[str, tuple[str, ...] | str]] = {
     "leaks.is_whole": ("hasattr is_subclass", "what a class has, not what it does"),
     "leaks.loan_info": ("call1", OURS),
     "leaks.record": ("call0 getattr", CPYTHONS),
-    "leaks.watch": ("upgrade", CPYTHONS),
+    "leaks.weak_handle": ("upgrade", CPYTHONS),
     "limit.attach": ("call_method1", ("limit._attach",)),
     "limit.close": ("call1*2", OURS),
     "limit.leave_in_parent": ("call1", OURS),

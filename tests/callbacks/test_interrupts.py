@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "keeps all": {"max_idle": None},
     "checks": {"check": lambda _: None, "check_after": 0},
     "resets": {"reset": lambda _: None},
-    "watches": {"leak_after": 1e6},
+    "reports leaks": {"leak_after": 1e6},
     "reclaims": {"reclaim": True},
     "lives": {"max_lifetime": 1e6},
 }

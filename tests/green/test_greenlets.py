@@ -298,7 +298,7 @@ with pool.connection() as one, pool.connection() as other:
 # What a pool must do in a call, so that there is something to interrupt.
 SETTINGS = {
     "with all that can be asked for": (
-        "check=pgpool_rs.check_query, check_after=0, max_idle=None, configure=settle, reset=settle"
+        "check=pgpool_rs.check_query, check_after=0, max_idle=None, configure=prepare, reset=prepare"
     ),
     "in the background": "max_idle=0.001, max_lifetime=0.05, background=True, leak_after=0.001, reclaim=True",
     "with no option": "",
@@ -310,7 +310,7 @@ def test_a_greenlet_interrupted_at_any_moment_of_a_call_loses_no_slot(green: str
     """It is killed, then ended by a Timeout, the first time it waits for anything, the second, and so on to the end."""
     run_program(
         f"""{green}
-def settle(connection):
+def prepare(connection):
     execute(connection, "select 1")
     connection.rollback()
 

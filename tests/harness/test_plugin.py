@@ -470,7 +470,7 @@ def test_without_psycopg2_only_what_uses_the_plugin_fails_and_says_what_to_insta
             def test_uses_a_pool(pgpool_pool):
                 pass
 
-            def test_uses_the_watch(pgpool_no_leaks):
+            def test_uses_the_leak_check(pgpool_no_leaks):
                 pass
 
             def test_imports_the_harness():
@@ -497,7 +497,7 @@ def test_pytest_finds_the_plugin_by_itself() -> None:
     assert found["pgpool_rs"] == "pgpool_rs_pytest"
 
 
-def test_no_pool_is_kept_alive_before_and_after_a_test_that_is_watched(tmp_path: Path) -> None:
+def test_no_pool_is_kept_alive_before_and_after_a_test_that_is_checked_for_leaks(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         test_alive="""
@@ -514,7 +514,7 @@ def test_no_pool_is_kept_alive_before_and_after_a_test_that_is_watched(tmp_path:
             def test_before():
                 assert not make()
 
-            def test_watched(pgpool_no_leaks):
+            def test_checked(pgpool_no_leaks):
                 assert make()
 
             def test_after():
@@ -522,7 +522,7 @@ def test_no_pool_is_kept_alive_before_and_after_a_test_that_is_watched(tmp_path:
                 assert [pool() for pool in made] == [None] * 3
             """,
     )
-    assert run.of("PASSED") == {"before", "watched", "after"}, run.output
+    assert run.of("PASSED") == {"before", "checked", "after"}, run.output
 
 
 def test_the_plugin_says_what_it_offers(tmp_path: Path) -> None:

@@ -40,9 +40,9 @@ class StubPool:
         self.does()
         return self.answer
 
-    def poked(self, keeper: Housekeeper) -> StubPool:
-        """Poke the keeper and wait for the first call."""
-        keeper.poke(self)
+    def poked(self, housekeeper: Housekeeper) -> StubPool:
+        """Poke the housekeeper and wait for the first call."""
+        housekeeper.poke(self)
         self.wait_for_calls(1)
         return self
 

@@ -119,7 +119,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "checks": {"check": lambda _: None, "check_after": 0},
     "resets": {"reset": "discard"},
-    "watches": {"leak_after": 1e6},
+    "reports leaks": {"leak_after": 1e6},
     "reclaims": {"reclaim": True},
     "keeps all": {"max_idle": None},
     "background": {"background": True},

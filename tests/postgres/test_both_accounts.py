@@ -195,7 +195,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "in the background": {"background": True},
     "with a reset": {"reset": "discard"},
     "with a check": {"check": check_query, "check_after": 0},
-    "watched": {"reclaim": True},
+    "reclaims": {"reclaim": True},
 }
 
 

@@ -34,7 +34,7 @@ _MAGIC, _VERSION = b"pgpoollm", 1
 _RESIZED: Final = 24
 _PLACES: Final = 4096
 _RECORDS: Final = _PLACES + CAPACITY
-_RECORD: Final = struct.Struct("=IIIHHII40s")  # pid, checksum of what follows, limit, holds, keeps, wants, beat, name
+_RECORD: Final = struct.Struct("=IIIHHII40s")  # pid, checksum of what follows, limit, holds, minconn, wants, beat, name
 _COUNT: Final = 1024
 _SIZE: Final = _RECORDS + _COUNT * _RECORD.size
 _FLOCK: Final = struct.Struct("hhqqi")
@@ -150,7 +150,7 @@ class LimitFile(Table):
     def write(self, member: Member) -> None:
         if member.record is not None:
             name = member.name.encode(errors="replace")[:40]
-            values = member.limit.named, len(member.places), member.keeps, member.wants, _beat(), name
+            values = member.limit.named, len(member.places), member.minconn, member.wants, _beat(), name
             check = zlib.crc32(struct.pack("=IHHII40s", *values))
             os.pwrite(self.fd, _RECORD.pack(os.getpid(), check, *values), _record(member.record))
 
@@ -163,17 +163,19 @@ class LimitFile(Table):
             if not pid:
                 continue
             record = data[index * _RECORD.size : (index + 1) * _RECORD.size]
-            _, check, limit, holds, keeps, wants, beat, name = _RECORD.unpack(record)
+            _, check, limit, holds, minconn, wants, beat, name = _RECORD.unpack(record)
             if check != zlib.crc32(record[8:]):
                 continue
             if (now - beat) % 2**32 > _STALE and index not in own:
                 wants = 0
-            party = Party(pid, name.rstrip(b"\0").decode(errors="replace"), limit, holds, wants, own.get(index), keeps)
-            if index not in own and not (holds or wants or keeps):
+            party = Party(
+                pid, name.rstrip(b"\0").decode(errors="replace"), limit, holds, wants, own.get(index), minconn
+            )
+            if index not in own and not (holds or wants or minconn):
                 quiet.append((party, index))
             elif index in own or _is_locked(self._descriptor, _record(index)):
                 parties.append(party)
-        state.crowd = len(parties) + len(quiet)
+        state.pool_count = len(parties) + len(quiet)
         # Of those that hold nothing, none matters but by a lower limit. To ask whether each is alive would take long.
         lowest = min((party.limit for party in parties), default=CAPACITY + 1)
         return parties + [

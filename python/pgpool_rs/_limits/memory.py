@@ -44,7 +44,9 @@ class Memory(Table):
 
     def parties(self, state: State) -> list[Party]:
         return [
-            Party(os.getpid(), member.name, member.limit.named, len(member.places), member.wants, member, member.keeps)
+            Party(
+                os.getpid(), member.name, member.limit.named, len(member.places), member.wants, member, member.minconn
+            )
             for member in tuple(state.members.values())
         ]
 

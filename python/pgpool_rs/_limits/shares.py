@@ -21,7 +21,7 @@ class Party:
     holds: int
     wants: int
     mine: object = None  # what this process knows of a pool of its own
-    keeps: int = 0  # its minconn
+    minconn: int = 0
     share: int = 0
 
     def starves(self) -> bool:

@@ -49,10 +49,10 @@ class Member:
         self.joined: dict[str, int] = {}  # the record, by one step, since several threads may come first
         self.credit = 0  # places that a call gave back before it failed
         self.wants = 0
-        self.keeps = 0  # at least, its minconn
+        self.minconn = 0
         self.wanting = False  # its watcher knows that it wants
-        self.cap: int | None = None  # while other pools starve, how many places it may have
-        self.leaves = 0  # unless more than these are free
+        self.cap: int | None = None  # how many places it may hold while other pools starve
+        self.leaves = 0  # how many free places it leaves to them once it holds `cap`
         self.pressed: int | None = None
         self.wanted_at = -math.inf
         self.quiet_since = -math.inf  # when it last wanted, or closed idle connections for others
@@ -81,7 +81,7 @@ class State:
     reaped: float = -math.inf
     busy: float = -math.inf
     looked: float = -math.inf
-    crowd: int = 0  # pools of all processes, those that hold nothing and may be dead among them
+    pool_count: int = 0  # pools of all processes, those that hold nothing and may be dead among them
     resting: float = -math.inf  # until then the watcher serves its own pools and looks at no other
     said: set[str] = field(default_factory=set)
     hints: bytearray = field(default_factory=lambda: bytearray(CAPACITY))  # used by `SharedLimit` alone

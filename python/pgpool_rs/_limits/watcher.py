@@ -22,7 +22,7 @@ POLL: Final = 0.02  # between two looks while own pools want, for each ten pools
 ATTENTIVE: Final = 0.1  # the same while others want
 IDLE: Final = 0.5
 # Between two looks at all pools, times the square of their number: each of as many processes looks at as many pools.
-CROWDED: Final = 2e-5
+REST: Final = 2e-5
 GRACE: Final = 0.3  # after a process was killed, the server needs this to end its sessions
 FAILED: Final = 1.0
 ABANDONED: Final = 5.0  # a place that a thread has claimed, and not taken in this time, because of an interrupt
@@ -82,7 +82,7 @@ def look(table: Table, state: State) -> tuple[int, float]:
         return WANTED, IDLE
     _grant(table, state)
     if any(member.wanting for member in tuple(state.members.values())):
-        return FREED, POLL * max(1, state.crowd / 10)
+        return FREED, POLL * max(1, state.pool_count / 10)
     rest = state.resting - now
     if rests or rest > POLL:
         return OWN, rest
@@ -103,7 +103,7 @@ def _look_at_all(table: Table, state: State, now: float) -> bool:
     if not parties:
         return False
     state.naming = named, min(party.limit for party in parties)
-    state.resting = now + CROWDED * state.crowd**2
+    state.resting = now + REST * state.pool_count**2
     divide(parties, state.limit, now)
     if now - state.reaped >= ATTENTIVE:
         _reap(table, state, now)
@@ -128,7 +128,7 @@ def _ask(table: Table, state: State, number: int, member: Member, now: float) ->
         return
     member.wanting = False  # first, so that no waiter that comes now is missed
     member.wants = pool._pgpool_wanted()
-    member.keeps = min(getattr(pool, "minconn", 0), CAPACITY)
+    member.minconn = min(getattr(pool, "minconn", 0), CAPACITY)
     if member.record is None and member.wants:
         table.join(state, member)
     table.write(member)
@@ -163,11 +163,11 @@ def _make_room(state: State, party: Party, member: Member, parties: list[Party],
 
 def _warn(state: State, parties: list[Party]) -> None:
     """Warn once that pools keep others from connecting for ever."""
-    kept = [party.keeps for party in parties if party.keeps]
-    if sum(kept) > state.limit and "minconn" not in state.said:
+    minconns = [party.minconn for party in parties if party.minconn]
+    if sum(minconns) > state.limit and "minconn" not in state.said:
         state.said.add("minconn")
         text = "%d pools keep %d connections together (minconn), above the limit of %d: some will not get theirs"
-        say(logging.WARNING, text, "limit_below_minconn", len(kept), sum(kept), state.limit)
+        say(logging.WARNING, text, "limit_below_minconn", len(minconns), sum(minconns), state.limit)
 
 
 def _move_down(table: Table, state: State, member: Member) -> None:

@@ -1,6 +1,6 @@
 """Which connections a test has left lent, whichever pools they come from.
 
-While a watch lasts, it keeps all pools alive, so that one that the test forgets, loans and all, is asked too.
+While a leak check lasts, it keeps all pools alive, so that one that the test forgets, loans and all, is asked too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Lent(NamedTuple):
 
 
 @final
-class Watch:
+class LeakCheck:
     """What is lent now, and what is lent later on that was not then."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Watch:
         self._known = self.lent()
 
     def lent(self) -> dict[Place, Lent]:
-        """List what is lent now and was not when the watch began."""
+        """List what is lent now and was not when the leak check began."""
         found = {}
         for pool in list(self.pools.values()):
             before = _core.clock()

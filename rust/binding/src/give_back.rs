@@ -30,8 +30,8 @@ pub(crate) fn give_back(
     close: bool,
 ) -> Result<(), Error> {
     Ok(call(pool.py(), || {
-        let keeps = !close && pool.get().options().reset.is_none();
-        let clean = connection.filter(|connection| keeps && pool.get().is_clean(connection));
+        let may_keep = !close && pool.get().options().reset.is_none();
+        let clean = connection.filter(|connection| may_keep && pool.get().is_clean(connection));
         if clean.is_some_and(|connection| give_back_without_python(pool, connection, key)) {
             return Ok(());
         }

@@ -22,7 +22,7 @@ use crate::wait::poke_quietly;
 /// How many frames of a borrower's stack are recorded, from the innermost out.
 const FRAMES: usize = 10;
 
-/// Records the stack of a new loan, and watches its connection, if the options ask for it.
+/// Records the stack of a new loan, and holds its connection weakly, if the options ask for it.
 pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &Bound<'_, PyAny>) -> PyResult<()> {
     let options = pool.get().options();
     if options.record {
@@ -31,7 +31,7 @@ pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &B
     }
     if options.reclaim
         && let Some(handle) = pool.get().ledger().unkeyed(loan)
-        && let Some(weak) = watch(pool, &handle, connection, loan)?
+        && let Some(weak) = weak_handle(pool, &handle, connection, loan)?
     {
         pool.get().ledger().replace_handle(loan, weak);
     }
@@ -40,7 +40,7 @@ pub(crate) fn begin(pool: &Bound<'_, AbstractPool>, loan: SlotId, connection: &B
 
 /// Gives the weak handle for a loan of a connection. It is made for the first loan of the connection and used again for the others,
 /// unless it is dead: the garbage collector kills the references to all that it takes apart, before a `__del__` there may lend again.
-fn watch(
+fn weak_handle(
     pool: &Bound<'_, AbstractPool>,
     handle: &Handle,
     connection: &Bound<'_, PyAny>,

@@ -29,9 +29,9 @@ pub(crate) fn simulate(py: Python<'_>, connections: usize, arrivals: Vec<f64>, h
 }
 
 /// Wakes a waiting request, by its number.
-struct Bell(usize, Rc<RefCell<Vec<usize>>>);
+struct SimulatedWaker(usize, Rc<RefCell<Vec<usize>>>);
 
-impl Wake for Bell {
+impl Wake for SimulatedWaker {
     fn wake(&self) -> bool {
         self.1.borrow_mut().push(self.0);
         true
@@ -39,7 +39,7 @@ impl Wake for Bell {
 }
 
 /// A connection is its number.
-type Ledger = SharedLedger<usize, Bell>;
+type Ledger = SharedLedger<usize, SimulatedWaker>;
 
 fn serve_all(connections: usize, arrivals: &[f64], holds: &[f64]) -> Option<Vec<f64>> {
     let ledger = Ledger::new(0);
@@ -53,7 +53,7 @@ fn serve_all(connections: usize, arrivals: &[f64], holds: &[f64]) -> Option<Vec<
         holds,
         lent: BinaryHeap::new(),
         waiting: BTreeMap::new(),
-        rung: Rc::default(),
+        woken: Rc::default(),
         waits: vec![f64::NAN; arrivals.len()],
     };
     for (request, &arrival) in arrivals.iter().enumerate() {
@@ -69,7 +69,7 @@ fn serve_all(connections: usize, arrivals: &[f64], holds: &[f64]) -> Option<Vec<
 struct Waiting<'l> {
     want: Want<usize>,
     since: Moment,
-    place: Waiter<'l, usize, Bell>,
+    place: Waiter<'l, usize, SimulatedWaker>,
 }
 
 /// The requests that are being served, by their numbers.
@@ -79,7 +79,7 @@ struct Service<'l> {
     /// When each lent connection comes back, the next one first.
     lent: BinaryHeap<Reverse<(Moment, usize)>>,
     waiting: BTreeMap<usize, Waiting<'l>>,
-    rung: Rc<RefCell<Vec<usize>>>,
+    woken: Rc<RefCell<Vec<usize>>>,
     waits: Vec<f64>,
 }
 
@@ -93,7 +93,7 @@ impl Service<'_> {
             return Some(());
         }
         let want = Want::Any(self.ledger.next_number(), caller);
-        match self.ledger.check_out(&want, None, Some(Bell(request, Rc::clone(&self.rung))), now).ok()? {
+        match self.ledger.check_out(&want, None, Some(SimulatedWaker(request, Rc::clone(&self.woken))), now).ok()? {
             CheckOut::Lent(connection) => self.lend(request, *connection, now, now),
             CheckOut::Busy(_, Some(place)) => drop(self.waiting.insert(request, Waiting { want, since: now, place })),
             _ => return None,
@@ -116,7 +116,7 @@ impl Service<'_> {
                 let mut returning = self.ledger.begin_return(Some(connection), None, false, now).ok()?;
                 returning.keep(now).then_some(())?;
             }
-            for request in self.rung.take() {
+            for request in self.woken.take() {
                 let Waiting { want, since, place } = self.waiting.remove(&request)?;
                 let Ok(CheckOut::Lent(connection)) = self.ledger.check_out(&want, Some(&place), None, now) else {
                     return None;

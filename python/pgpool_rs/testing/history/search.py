@@ -50,12 +50,12 @@ class Search:
         """How many steps were tried, which is what a search takes its time for."""
         self.patience = float("inf")
 
-    def run(self, watch: Callable[[State, Flight], None] | None = None) -> Failure | None:
-        """Find the first call that nothing explains, and show `watch` every state on the way.
+    def run(self, show: Callable[[State, Flight], None] | None = None) -> Failure | None:
+        """Find the first call that nothing explains, and call `show` with each state on the way.
 
         :raises OutOfPatienceError: there is a limit of patience, and it was reached.
         """
-        self._watch = watch
+        self._show = show
         for place, (_, is_end, call) in enumerate(self.events):
             self._try(len(self.states))
             if is_end:
@@ -64,7 +64,7 @@ class Search:
             else:
                 self.flight.enter(call)
                 for state in self.states:
-                    self._settle(state)
+                    self._run_eager(state)
         return None
 
     def _try(self, steps: int) -> None:
@@ -113,12 +113,12 @@ class Search:
     def _take(self, call: Call, state: State) -> None:
         call.do(state)
         state.done.add(call.number)
-        self._settle(state)
+        self._run_eager(state)
 
-    def _settle(self, state: State) -> None:
+    def _run_eager(self, state: State) -> None:
         """Let every call that can go at once take its step."""
-        if self._watch is not None:
-            self._watch(state, self.flight)
+        if self._show is not None:
+            self._show(state, self.flight)
         again = True
         while again:
             again = False
@@ -127,8 +127,8 @@ class Search:
                     call.do(state)
                     state.done.add(call.number)
                     again = True
-                    if self._watch is not None:
-                        self._watch(state, self.flight)
+                    if self._show is not None:
+                        self._show(state, self.flight)
 
     def _can_at_once(self, call: Call, state: State) -> bool:
         return call.can(state, self.flight) and not self._is_tight(call, state)

@@ -103,12 +103,12 @@ def _fullest(failure: Failure, search: Search) -> tuple[set[int], str]:
     """Find the moment of a call in which most room was taken, and by what."""
     number = failure.call.number
 
-    def watch(state: State, flight: Flight) -> None:
+    def show(state: State, flight: Flight) -> None:
         asking = flight.calls.get(number)
         if asking is not None:
             state.fullest = max(state.fullest, flight.takers(asking, state), key=len)
 
-    again = search.run(watch)
+    again = search.run(show)
     call, state = failure.call, failure.state
     if state.closed:
         return {number}, "the pool had been closed, which is another answer"

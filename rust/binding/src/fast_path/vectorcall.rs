@@ -128,9 +128,9 @@ impl<'py> Call<'py> {
     #[inline(never)]
     pub(super) fn answer_putconn(&self, ledger: &SharedLedger<Handle, Waker>) -> bool {
         let Some([connection, key, close]) = self.fit(["conn", "key", "close"]) else { return false };
-        let keeps = close.is_none_or(|close| close.is(PyBool::new(self.py, false)));
+        let may_keep = close.is_none_or(|close| close.is(PyBool::new(self.py, false)));
         let pool = self.pool();
-        let clean = given(connection).filter(|connection| keeps && pool.get().is_clean(connection));
+        let clean = given(connection).filter(|connection| may_keep && pool.get().is_clean(connection));
         clean.is_some_and(|connection| {
             let unkeyed = key.is_none_or(|key| key.is_none());
             unkeyed && ledger.take_back_clean(address(&connection), now())

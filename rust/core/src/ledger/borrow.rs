@@ -151,9 +151,9 @@ impl<H, W> Ledger<H, W> {
         let undecided = followed && self.is_undecided(want.caller());
         let place = waiter.filter(|&waiter| self.queue.has_place(waiter));
         let newcomer = usize::from(rank == Rank::Priority && place.is_none());
-        let coming = self.in_transit_for(want.caller()) + self.room_for_workers(newcomer);
+        let soon_free = self.in_transit_for(want.caller()) + self.room_for_workers(newcomer);
         // Where nothing comes, the place does not matter, and is not looked for.
-        let comes = coming > 0 && coming > self.queue.ahead_of(place, rank) + self.lacking_for(rank);
+        let comes = soon_free > 0 && soon_free > self.queue.ahead_of(place, rank) + self.lacking_for(rank);
         if self.is_backing_off() && self.lacks_only_time() && self.admits(rank) {
             let next_try = if self.queue.keeps_time(place, rank) { self.next_try() } else { Moment::NEVER };
             return Busy::BackingOff { next_try, comes: comes && self.policy.grow.is_some() };

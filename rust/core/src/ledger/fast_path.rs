@@ -78,8 +78,8 @@ impl<H, W> Ledger<H, W> {
     #[inline(always)]
     fn end_plain_loan(&mut self, index: u32, now: Moment) -> bool {
         let slot = self.table.get(index);
-        let unwatched = matches!(slot.key, Key::Automatic(_)) && self.has_plain_returns;
-        if !(unwatched && self.comes_to_rest(index, now)) {
+        let plain = matches!(slot.key, Key::Automatic(_)) && self.has_plain_returns;
+        if !(plain && self.comes_to_rest(index, now)) {
             return false;
         }
         self.times.uses.observe(now.since(slot.since));

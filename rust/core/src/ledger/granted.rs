@@ -50,7 +50,7 @@ impl<H, W> Ledger<H, W> {
     /// Says whether the pool shares a limit with others. It must be empty.
     pub(crate) fn set_limited(&mut self, limited: bool) {
         self.grants = if limited { Grants::NONE } else { Grants::UNLIMITED };
-        self.renew_keeps();
+        self.renew_cap();
     }
 
     #[inline]
@@ -65,13 +65,13 @@ impl<H, W> Ledger<H, W> {
 
     /// Says whether there is room, or may be once connects are not held back.
     pub(super) fn lacks_only_time(&self) -> bool {
-        self.has_room() || self.lacks_grant() && self.table.occupied() < self.keeps && self.connects_allowed() == 0
+        self.has_room() || self.lacks_grant() && self.table.occupied() < self.cap && self.connects_allowed() == 0
     }
 
     /// Counts the vacant slots for which nothing is granted or sought.
     fn ungranted(&self) -> usize {
         let granted = self.grants.granted.max(self.table.occupied());
-        self.keeps.saturating_sub(granted.saturating_add(self.grants.seeking))
+        self.cap.saturating_sub(granted.saturating_add(self.grants.seeking))
     }
 
     /// Says whether a caller may seek room for a connect, which may begin now.
@@ -117,19 +117,19 @@ impl<H, W> Ledger<H, W> {
     /// connections above that, to be closed.
     pub(crate) fn press(&mut self, most: Option<usize>) -> Vec<Return<H>> {
         self.grants.pressed = most;
-        self.renew_keeps();
-        if self.closed { Vec::new() } else { self.take_idle_above(self.keeps, CloseReason::Surplus) }
+        self.renew_cap();
+        if self.closed { Vec::new() } else { self.take_idle_above(self.cap, CloseReason::Surplus) }
     }
 
     /// Forgets that others wait.
     pub(super) fn end_press(&mut self) {
         self.grants.pressed = None;
-        self.renew_keeps();
+        self.renew_cap();
     }
 
     /// Finds out how many connections the pool may keep.
-    pub(super) fn renew_keeps(&mut self) {
-        self.keeps = self.grants.pressed.map_or(self.maxconn, |most| most.max(self.minconn).min(self.maxconn));
+    pub(super) fn renew_cap(&mut self) {
+        self.cap = self.grants.pressed.map_or(self.maxconn, |most| most.max(self.minconn).min(self.maxconn));
     }
 
     /// Notes that connections without a slot are being closed with the pool.
@@ -155,8 +155,8 @@ impl<H, W> Ledger<H, W> {
 
     /// Ends an edit: says how many grants are not used, and whether the waiters begin to want some.
     #[inline]
-    pub(crate) fn settle(&mut self) -> Option<Dues> {
-        if self.is_limited() { self.settle_grants() } else { None }
+    pub(crate) fn end_edit(&mut self) -> Option<Dues> {
+        if self.is_limited() { self.balance_grants() } else { None }
     }
 
     /// Leaves to the next edit what the end of this one would tell the grantor, which cannot be called at any moment.
@@ -165,7 +165,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     #[cold]
-    fn settle_grants(&mut self) -> Option<Dues> {
+    fn balance_grants(&mut self) -> Option<Dues> {
         if std::mem::take(&mut self.grants.postponed) {
             return None;
         }

@@ -63,7 +63,7 @@ impl<H, W> Ledger<H, W> {
     /// Counts the connections that workers may open for the waiters beyond those that they open now, and for so many more callers with
     /// priority.
     pub(crate) fn room_for_workers(&self, with_priority: usize) -> usize {
-        let room = self.keeps.min(self.grants.granted).saturating_sub(self.table.occupied());
+        let room = self.cap.min(self.grants.granted).saturating_sub(self.table.occupied());
         let room = room.min(self.admits_to_room(with_priority, self.connects()));
         if self.policy.grow.is_some() { room.min(self.connects_allowed()) } else { 0 }
     }

@@ -17,7 +17,7 @@ impl<H, W> Ledger<H, W> {
     /// Counts the slots in transit, for a caller that would wait for them. A caller that works on one of them must not wait:
     /// not for itself, nor for another caller that waits for it.
     pub(super) fn in_transit_for(&self, caller: Caller) -> usize {
-        if self.in_transit == 0 || self.table.occupied() > self.keeps {
+        if self.in_transit == 0 || self.table.occupied() > self.cap {
             return 0;
         }
         let busy = [State::Opening, State::Checking, State::Returning].into_iter();

@@ -65,14 +65,14 @@ impl<H, W> Ledger<H, W> {
 
     pub(crate) fn set_minconn(&mut self, minconn: usize) {
         self.minconn = minconn;
-        self.renew_keeps();
+        self.renew_cap();
         self.after.chores |= self.policy.has_housekeeper && !self.closed;
     }
 
     /// Sets the limit, and gives the idle connections above it, to be closed, the oldest first.
     pub(crate) fn set_maxconn(&mut self, maxconn: usize) -> Vec<Return<H>> {
         self.maxconn = maxconn;
-        self.renew_keeps();
+        self.renew_cap();
         let reason = if self.closed { CloseReason::WithPool } else { CloseReason::Surplus };
         let discarded = self.take_idle_above(maxconn, reason);
         if self.closed {

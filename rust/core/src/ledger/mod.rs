@@ -95,7 +95,7 @@ pub(crate) struct Ledger<H, W> {
     minconn: usize,
     maxconn: usize,
     /// How many connections the pool keeps at most: maxconn, or fewer while others wait for grants.
-    keeps: usize,
+    cap: usize,
     grants: granted::Grants,
     closed: bool,
     closed_how: closing::Closed,
@@ -153,7 +153,7 @@ impl<H, W> Ledger<H, W> {
             queue: Queue::new(),
             minconn: 0,
             maxconn: 0,
-            keeps: 0,
+            cap: 0,
             grants: granted::Grants::UNLIMITED,
             closed: false,
             closed_how: closing::Closed::default(),
@@ -188,7 +188,7 @@ impl<H, W> Ledger<H, W> {
     }
 
     fn has_room(&self) -> bool {
-        self.table.occupied() < self.keeps.min(self.grants.granted)
+        self.table.occupied() < self.cap.min(self.grants.granted)
     }
 
     /// Says whether the pool has a use for a connection that comes back: for a waiter, or as one of minconn idle ones.
@@ -201,7 +201,7 @@ impl<H, W> Ledger<H, W> {
     #[inline]
     fn retains_another(&self) -> bool {
         let kept = self.idle.len() < self.minconn || self.policy.max_idle > Span::ZERO;
-        kept && self.table.occupied() <= self.keeps
+        kept && self.table.occupied() <= self.cap
     }
 
     /// Files a slot under what a caller wants, and notes the caller as its opener if the slot is empty.

@@ -26,7 +26,7 @@ impl<H, W> Ledger<H, W> {
     pub(super) fn may_hand_over(&self) -> bool {
         let reserve = self.policy.reserve;
         let admitted = reserve == 0 || self.queue.waiting_with_priority() > 0 || self.taken() + reserve <= self.maxconn;
-        admitted && self.queue.waiting_for_room() > 0 && self.table.occupied() <= self.keeps
+        admitted && self.queue.waiting_for_room() > 0 && self.table.occupied() <= self.cap
     }
 
     /// Counts the slots that must be free again before one that is freed is a caller's.

@@ -73,7 +73,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
     pub(crate) fn edit<R>(&self, edit: impl FnOnce(&mut Ledger<H, W>) -> R) -> R {
         let mut ledger = self.ledger.lock();
         let result = edit(&mut ledger);
-        let dues = ledger.settle();
+        let dues = ledger.end_edit();
         if dues.is_some() || !ledger.after.is_empty() {
             let after = std::mem::take(&mut ledger.after);
             drop(ledger);

@@ -553,10 +553,10 @@ fn visits(world: &World, housekeeper: &TestWaker, mut use_pool: impl FnMut(&Worl
 fn a_housekeeper_that_finds_nothing_to_do_comes_no_more_than_once_a_second_however_short_the_times_are() {
     let short = seconds(0.005);
     let idle = Policy { max_idle: short, ..Policy::default() };
-    let watched = Policy { leak_after: short, ..Policy::default() };
+    let reported = Policy { leak_after: short, ..Policy::default() };
     let mortal = Policy { max_lifetime: short, ..idle };
     let all = Policy { leak_after: short, ..mortal };
-    for policy in [idle, watched, mortal, all] {
+    for policy in [idle, reported, mortal, all] {
         let lent = World::with(1, 3, with_housekeeper(policy));
         let housekeeper = lent.housekeeper();
         lent.open([1, 2, 3]);

@@ -226,10 +226,10 @@ impl Model {
         let own = self.returning.iter().any(|returning| returning.in_transit == Some(caller));
         let waits = self.occupied() <= self.maxconn && !own;
         let newcomer = rank == Rank::Priority && place.is_none();
-        let coming = if waits { self.in_transit() } else { 0 } + self.room_for_workers(usize::from(newcomer));
+        let soon_free = if waits { self.in_transit() } else { 0 } + self.room_for_workers(usize::from(newcomer));
         let limited = self.policy.reserve > 0 && rank == Rank::Normal;
         let lacking = if limited { (self.busy() + self.policy.reserve).saturating_sub(self.maxconn) } else { 0 };
-        let in_transit = coming > ahead + lacking;
+        let in_transit = soon_free > ahead + lacking;
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
         let busy = match () {
             () if self.is_promised_to_another(key, caller) => Busy::KeyOpening,

@@ -2,7 +2,7 @@
 
 use super::duel::{Comparing, Duel, Waiting, take};
 use super::model::{Got, HOUSEKEEPER, Job, Purpose, Token};
-use super::steps::{Checked, Finish, verdict};
+use super::steps::{Checked, Finish, reason_after};
 use crate::tests::props::{TestWaker, Thing, compare, connect_error, refusal, resolve_key, seconds};
 use crate::{CheckOut, Chore, CloseReason, ConnectError, Moment, Rank, Refusal, Reserve, Unanswered, Want};
 
@@ -15,10 +15,10 @@ impl<'w> Duel<'w> {
         let fast =
             !self.model.closed && self.model.admits(rank) && idle.is_some_and(|idle| idle.is_fresh(self.model.now));
         let policy = self.model.policy;
-        let unwatched = rank == Rank::Normal && policy.leak_after.is_forever() && policy.reserve == 0;
+        let plain = rank == Rank::Normal && policy.leak_after.is_forever() && policy.reserve == 0;
         let (ledger, now) = (&self.world.ledger, self.world.now());
         let (lent, fast) = match (key, token % 2) {
-            (None, 0) if rank == Rank::Normal => (ledger.lend_idle(caller, now), fast && unwatched),
+            (None, 0) if rank == Rank::Normal => (ledger.lend_idle(caller, now), fast && plain),
             (None, _) => (ledger.lend_idle_as(rank, None, caller, now), fast),
             (Some(number), _) => {
                 let free = self.model.queue.is_empty() && !self.model.is_filed_by_hash_of(number);
@@ -89,7 +89,7 @@ impl<'w> Duel<'w> {
             resolve_key(&mut want, |want| world.ledger.check_out_as(rank, want, place, offered(), world.now()));
         let got = self.note(token, (rank, number, key, caller), &waker, answer);
         assert_eq!(expected, got);
-        self.model.settle();
+        self.model.deliver_calls();
         got
     }
 
@@ -299,8 +299,8 @@ impl<'w> Duel<'w> {
             }
             Checked::Next if loan => {
                 let another = self.token();
-                let expected = self.model.next(token, verdict(check), another);
-                let answer = checking.next(verdict(check), now);
+                let expected = self.model.next(token, reason_after(check), another);
+                let answer = checking.next(reason_after(check), now);
                 let waker = self.world.waker();
                 assert_eq!(expected, self.note(another, (Rank::Normal, 0, None, 0), &waker, answer));
             }
@@ -309,8 +309,8 @@ impl<'w> Duel<'w> {
                 self.model.discard_checked(token, CloseReason::Unclean);
             }
             Checked::Pass | Checked::Next | Checked::Discard => {
-                checking.discard(verdict(check));
-                self.model.discard_checked(token, verdict(check));
+                checking.discard(reason_after(check));
+                self.model.discard_checked(token, reason_after(check));
             }
         }
     }

@@ -153,7 +153,7 @@ impl<'w> Duel<'w> {
             }
             _ => self.manage(step),
         }
-        self.model.settle();
+        self.model.deliver_calls();
     }
 
     fn manage(&mut self, step: &Step) {

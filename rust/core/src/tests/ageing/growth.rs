@@ -33,10 +33,10 @@ impl Model {
         }
     }
 
-    /// The calls of the last edit reach nobody, if calls are lost.
-    pub(super) fn settle(&mut self) {
-        while self.settled < self.calls {
-            self.settled += 1;
+    /// Delivers the calls of the last edit. None of them reaches a worker, if calls are lost.
+    pub(super) fn deliver_calls(&mut self) {
+        while self.delivered < self.calls {
+            self.delivered += 1;
             if self.calls_are_lost {
                 self.worker_missed();
             }

@@ -173,8 +173,8 @@ pub(super) struct Model {
     pub(super) called: usize,
     pub(super) called_at: Moment,
     pub(super) calls: usize,
-    /// How many calls there were when it was last looked whether they arrived.
-    pub(super) settled: usize,
+    /// How many of them have been delivered, or lost.
+    pub(super) delivered: usize,
     pub(super) calls_are_lost: bool,
     pub(super) growing: Vec<Growing>,
     /// The waiters whose connect has failed.

@@ -24,12 +24,12 @@ impl Model {
         connection.fresh_until = unseen.min(connection.end);
     }
 
-    /// Takes back a loan of any kind, or one that no option watches and that has no key.
+    /// Takes back a loan of any kind, or one that no option needs and that has no key.
     pub(super) fn take_back_clean(&mut self, name: u32, any: bool) -> bool {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = &self.lent[at];
-        let unwatched = self.policy.leak_after == Span::FOREVER && !self.policy.fifo;
-        let plain = if any { !loan.reported } else { loan.key.is_none() && unwatched };
+        let unneeded = self.policy.leak_after == Span::FOREVER && !self.policy.fifo;
+        let plain = if any { !loan.reported } else { loan.key.is_none() && unneeded };
         let plain = plain && loan.opener.is_none();
         let lasting = self.now < loan.connection.end;
         let useful = !self.closed && self.queue.is_empty() && self.has_use();
@@ -132,7 +132,7 @@ impl Model {
             self.uses.push(self.now.since(loan.since));
             self.key_gone(loan.key);
             // No worker starts now.
-            while self.settled < self.calls {
+            while self.delivered < self.calls {
                 self.calls -= 1;
                 self.worker_missed();
             }

@@ -166,7 +166,7 @@ pub(super) fn policies() -> impl Strategy<Value = Policy> {
 }
 
 /// What a check says of a connection that is not kept.
-pub(super) fn verdict(check: crate::Check) -> CloseReason {
+pub(super) fn reason_after(check: crate::Check) -> CloseReason {
     match check {
         crate::Check::Expired(reason) => reason,
         crate::Check::Required => CloseReason::Lost,
