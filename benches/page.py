@@ -108,7 +108,7 @@ def write(
 
 
 def not_first(losses: Sequence[Loss]) -> str:
-    """Name who is first, wherever that is another pool."""
+    """Name the pool that is first, wherever pgpool_rs is not."""
     first: dict[tuple[str, str], Loss] = {}
     for loss in losses:
         best = first.setdefault((loss.table, loss.column), loss)

@@ -54,4 +54,4 @@ class Limit(Protocol):
         """Seek places for the waiters of a pool from now on, as long as `pool._pgpool_wanted()` tells of some."""
 
     def _holders(self) -> str:
-        """Say who holds how many places."""
+        """Name the pools that hold places, and how many each holds."""

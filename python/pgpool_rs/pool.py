@@ -136,7 +136,7 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
         :param connect: called in place of `psycopg2.connect`, with the same arguments. Returns a `PooledConnection`.
         :param open_workers: how many threads open the first `minconn` connections, and, with `grow="workers"`, how many
             connect at once later.
-        :param grow: who opens a connection when none is idle and there is room. "caller": the caller that needs it.
+        :param grow: what opens a connection when none is idle and there is room. "caller": the caller that needs it.
             "workers": threads of the pool; each caller gets what comes first, a connection that comes back or a new
             one.
         :param reconnect_backoff: (shortest, longest) pause after a connect that failed, doubled by each further one.

@@ -26,7 +26,7 @@ class Late(BaseException):
 
 
 _send_to_thread = ctypes.PyDLL(None).PyThreadState_SetAsyncExc
-# It takes two arguments and ignores the third, a weak reference that is added by whoever calls its callback.
+# It takes two arguments and ignores the third, a weak reference that the caller of its callback adds.
 _send_to_thread.argtypes = [ctypes.c_ulong, ctypes.py_object, ctypes.py_object]
 
 

@@ -42,7 +42,7 @@ class State(Enum):
     FULL = "all connections are lent"
     CLOSED = "the pool is closed"
     GENTLY = "the pool is closed by close(), or not yet open"
-    DOWN = "whoever connects gets the scene's own error"
+    DOWN = "each connect raises the scene's own error"
 
 
 FREE, LENT, FULL, CLOSED, GENTLY, DOWN = State

@@ -26,7 +26,7 @@ from tests.callbacks.sites import (
 # --- close ---
 
 
-FIRST = "the first error is the one to be heard"
+FIRST = "the call reports the first error"
 
 
 def going_wrong(call: str) -> Act:

@@ -187,7 +187,7 @@ def _(scene: Scene) -> Round:
     return round_
 
 
-@site("close", "after a configure that failed", PASSED, why="the first error is the one to be heard", state=DOWN)
+@site("close", "after a configure that failed", PASSED, why="the call reports the first error", state=DOWN)
 def _(scene: Scene) -> Round:
     scene.on("close")
     scene.open(configure=scene.go_wrong)

@@ -42,7 +42,7 @@ row("closed", "putconn of one that is not needed", on("closed"), borrow, LOGGED)
 row("info.transaction_status", "putconn", on("info", 1), borrow_and_use, LOGGED)
 
 
-@site("closed", "after a rollback that failed", PASSED, why="the first error is the one to be heard")
+@site("closed", "after a rollback that failed", PASSED, why="the call reports the first error")
 def _(scene: Scene) -> Round:
     scene.open(1)
 

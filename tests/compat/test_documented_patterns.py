@@ -111,7 +111,7 @@ def test_a_managed_pool(run: Run, query: Query) -> None:
 
 
 def test_a_monitored_pool(run: Run) -> None:
-    """Ten threads and six connections: those who come too late get a PoolError, as the program lets them."""
+    """Ten threads and six connections: threads that come too late get a PoolError, as the program lets them."""
     lines, errors = run("monitored.py")
     stats, health = lines
     numbers = {name: int(number) for name, number in re.findall(r"'(\w+)': (\d+)", stats)}

@@ -136,7 +136,7 @@ def test_getconn_may_be_run_in_another_thread_by_asyncio(server: FakeServer) -> 
         await asyncio.to_thread(pool.putconn, connection)
 
     async def crowd() -> None:
-        # Fewer than asyncio has threads: the returns run in the same ones as those who wait.
+        # Fewer than asyncio has threads: the returns run in the same ones as the waits.
         await asyncio.gather(*[use() for _ in range(4)])
 
     asyncio.run(crowd())

@@ -1,4 +1,4 @@
-"""Putting a connection back: what is kept, what is closed, and who is refused."""
+"""Putting a connection back: what is kept, what is closed, and what is refused."""
 
 from __future__ import annotations
 

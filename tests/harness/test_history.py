@@ -95,7 +95,7 @@ RIGHT: dict[str, list[Operation]] = {
     "refused while one is being returned": [get(0, 1, 1), get(2, 3, 2), put(4, 9, 2), get(5, 6, REFUSED)],
     "refused while a connect fails": [get(0, 1, 1), get(2, 9, FAILED), get(3, 4, REFUSED)],
     "refused while a connect has not ended": [get(0, 1, 1), get(2, None), get(3, 4, REFUSED)],
-    "refused, by what was kept for one who came too late": [
+    "refused, by what was kept for a caller that came too late": [
         get(0, 1, 1),
         get(2, 3, 2),
         get(4, 20, TIMED_OUT),
@@ -168,8 +168,8 @@ RIGHT: dict[str, list[Operation]] = {
         put(3, 4, 1, FAILED),
         put(10, 11, 1, REFUSED),
     ],
-    "returned on behalf of one who has not ended": [get(0, 1, 1), put(2, 3, 1), get(4, None), put(5, 6, 1)],
-    "shared with one who found more room": [get(0, 20, 1, "a"), resize(1, 2, 0), get(3, 4, 1, "a")],
+    "returned on behalf of a call that has not ended": [get(0, 1, 1), put(2, 3, 1), get(4, None), put(5, 6, 1)],
+    "shared with a call that found more room": [get(0, 20, 1, "a"), resize(1, 2, 0), get(3, 4, 1, "a")],
     "a hook that lends nothing": [Operation(1, "getconn", 0, 1, LENT), get(2, 3, 1)],
     "a key without a hash": [get(0, 1, FAILED, []), get(2, 3, 1)],
 }
@@ -198,13 +198,13 @@ WRONG: dict[str, tuple[list[Operation], str]] = {
     "a return refused": ([get(0, 1, 1), put(2, 3, 1, REFUSED)], "was lent, and could have been taken back"),
     "a return by key refused": ([get(0, 1, 1, "a"), put(2, 3, None, REFUSED, key="a")], "key 'a' was lent, and"),
     "lent though closed": ([close(0, 1), get(2, 3, 1)], "the pool had been closed, and yet connection 1 was lent"),
-    "lent after somebody found it closed": ([close(0, 9), get(1, 2, CLOSED), get(3, 4, 1)], "had been closed, and yet"),
+    "lent after a call found it closed": ([close(0, 9), get(1, 2, CLOSED), get(3, 4, 1)], "had been closed, and yet"),
     "taken back though closed": ([get(0, 1, 1), close(2, 3), put(4, 5, 1)], "takes nothing back"),
-    "lent after somebody found it closed by one who has not ended": (
+    "lent after a call found it closed by one that has not ended": (
         [close(0, None), get(1, 2, CLOSED), get(3, 4, 1)],
         "the pool had been closed, and yet",
     ),
-    "closed and not closed by one who failed": (
+    "closed and not closed by a call that failed": (
         [close(0, 1, FAILED), get(2, 3, CLOSED), get(4, 5, 1)],
         "the pool had been closed, and yet",
     ),
@@ -458,7 +458,7 @@ def test_what_pgpool_rs_does_under_threads_is_explained(
     server: FakeServer, minconn: int, keys: tuple[str, ...], timeout: float | None, grow: Any
 ) -> None:
     pool = ThreadedConnectionPool(minconn, 3, name="quiet", grow=grow)
-    # A shared key is returned once for all, and who comes second has nothing to return: nobody waits for ever.
+    # A shared key is returned once for all, and the second caller has nothing to return: no caller waits for ever.
     history = recorded(pool, server, keys=keys, hold=0.0003, getconn={"timeout": timeout}, capacity=3)
     assert len(history) >= 2000
     check_history(history, Limits(3))

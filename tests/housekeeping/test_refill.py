@@ -1,4 +1,4 @@
-"""Connections that are missing are opened again: by hand, by the thread, and by those who wait for them."""
+"""Connections that are missing are opened again: by hand, by the thread, and by callers that wait for them."""
 
 from __future__ import annotations
 

@@ -491,7 +491,7 @@ class CommitsWhatABlockHasClosed(SoundPool):
 
 @caught_by("blocks_end_their_own_loan", "borrow(borrower=1, key='a')", "enter_a_block(borrower=2, key='a')")
 class SharesAKeyWithABlock(SoundPool):
-    """Lets a block share the loan of a key with those who have it."""
+    """Lets a block share the loan of a key with its borrower."""
 
     def refuse_if_lent(self, key: Any) -> None:
         pass

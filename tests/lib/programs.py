@@ -193,7 +193,7 @@ def ending_the_child() -> Iterator[None]:
 class Child:
     """A forked process that runs a function and nothing else."""
 
-    # How long a child may take. Its own children may take less, so that whoever hangs is found out by its parent.
+    # How long a child may take. Its own children may take less, so that a parent notices a child that hangs.
     _patience = 90.0
 
     def __init__(self, function: Callable[..., object], *args: Any, how: str = "os.fork") -> None:

@@ -19,7 +19,7 @@ from pgpool_rs.testing import IDLE
 
 
 class Seat:
-    """One who waits: it is given a connection, the room to open one, or nothing when the pool is closed."""
+    """A waiter: it is given a connection, the room to open one, or nothing when the pool is closed."""
 
     def __init__(self) -> None:
         self.served = False
@@ -85,7 +85,7 @@ class SoundPool:
         return self.fill(key, connection)
 
     def find(self, key: Any) -> Any:
-        """Return what is lent under a key, waiting for one who is opening it."""
+        """Return what is lent under a key, waiting for a caller that is opening it."""
         self.changed.wait_for(lambda: key not in self.keyed or self.keyed[key] is not None or self.closed)
         return self.keyed.get(key)
 

@@ -47,7 +47,7 @@ pool.putconn(pool.getconn())
 
 
 def say_what_lives(listener: socket.socket) -> None:
-    """Answer each caller. One who says `rest` lets the busy threads end: libpq bears no connect at a process's end."""
+    """Answer each caller. `rest` lets the busy threads end: libpq bears no connect at a process's end."""
     while True:
         caller, _ = listener.accept()
         with caller:

@@ -1,4 +1,4 @@
-"""A check that takes its time holds up nobody but those who want what is checked."""
+"""A check that takes its time holds up no callers but those that want what is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`close()`: idle connections are closed now and lent ones as they come back, and whoever waits is told."""
+"""`close()`: idle connections are closed now and lent ones as they come back, and waiters are told."""
 
 from __future__ import annotations
 

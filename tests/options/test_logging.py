@@ -363,7 +363,7 @@ def act_where_each_line_raises(scene: Scene, pool: Any, server: FakeServer, log:
 
 
 def return_all(pool: Any) -> None:
-    """Return what is lent, and what those who wait are lent then."""
+    """Return what is lent, and what the waiters are lent then."""
     while counts(pool)["lent"] or counts(pool)["waiting"]:
         for loan in pool.loans():
             with suppress(PoolError):

@@ -1,4 +1,4 @@
-"""As many callers wait as may; one more is told at once, and disturbs nobody."""
+"""`max_waiting` callers wait; one more is told at once, and disturbs none of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TEXT = r"(?m)^connection pool exhausted: 2 callers wait for a connection of pool
 
 
 def crowded(**options: Any) -> tuple[Any, Any, list[Task[Any]]]:
-    """Make a pool whose connection is lent, and for which as many wait as may: two."""
+    """Make a pool whose connection is lent, and for which `max_waiting` callers wait: two."""
     pool: Any = ThreadedConnectionPool(1, 1, max_waiting=2, **options)
     return pool, pool.getconn(), [waiting_task(pool), waiting_task(pool)]
 
 
 def serve(pool: Any, connection: Any, waiters: list[Task[Any]]) -> None:
-    """Serve all who wait, in their order."""
+    """Serve all waiters, in their order."""
     for waiter in waiters:
         pool.putconn(connection)
         connection = waiter.result()

@@ -205,7 +205,7 @@ def test_a_waiter_opens_none_before_the_old_one_is_closed_though_the_log_takes_i
 
 def test_cycles_that_are_collected_while_others_borrow_lose_no_slot(mortal: FakeServer) -> None:
     pool: Any = ThreadedConnectionPool(0, 6, reclaim=True, timeout=90)
-    collecting = threading.Lock()  # who comes while somebody is at it, collects nothing
+    collecting = threading.Lock()  # a thread that comes while another collects does not
 
     def work() -> None:
         for _ in range(10):

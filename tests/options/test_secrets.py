@@ -135,7 +135,7 @@ def everything_said(pool: Any, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def refusal(pool: Any, **options: Any) -> None:
-    """Assert that nothing is told to one who waits in vain."""
+    """Assert that nothing is told to a caller that waits in vain."""
     pool.maxconn = 0
     with pytest.raises(PoolTimeout) as raised:
         pool.getconn(timeout=0.001, **options)

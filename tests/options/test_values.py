@@ -141,7 +141,7 @@ def test_there_is_no_never_for_check_after() -> None:
 
 
 class Nine:
-    """Is 9 to whoever needs an integer."""
+    """Is 9 where an integer is needed."""
 
     def __index__(self) -> int:
         return 9

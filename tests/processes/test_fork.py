@@ -321,7 +321,7 @@ def test_a_fork_comes_upon_no_first_call_that_is_half_done() -> None:
     run_forking_program(f"""{PROLOGUE}
 import ctypes
 if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)  # PR_SET_TIMERSLACK: one who waits for the GIL asks for it at once
+    ctypes.CDLL(None).prctl(29, 1, 0, 0, 0)  # PR_SET_TIMERSLACK: a thread that waits for the GIL asks for it at once
 sys.setswitchinterval(1e-6)
 
 def call_all(pool):

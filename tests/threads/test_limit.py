@@ -116,7 +116,7 @@ def test_a_return_interrupted_anywhere_gives_its_slot_back(
         assert raised is error  # noqa: PT017
     server.calm()
     assert connection not in list(pool._used.values())
-    # Whoever gets the slot must not be one too many for the server.
+    # The caller that gets the slot must not be one too many for the server.
     assert not server.sees(connection) or connection in pool._pool
     assert_whole(pool)
     assert server.open <= 2

@@ -1,4 +1,4 @@
-"""Whoever waits is served in order, and nobody overtakes."""
+"""Waiters are served in order, and no caller overtakes."""
 
 from __future__ import annotations
 

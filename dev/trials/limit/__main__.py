@@ -69,7 +69,7 @@ class Figures:
     """Seconds by which the machine woke a mere sleeper of these too late."""
     errors: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
-    """Who had the sessions where there were too many, and for how long each had been dead."""
+    """Which processes had the sessions where there were too many, and for how long each had been dead."""
 
     def broken(self) -> Iterator[str]:
         """Name the promises that were not kept."""

@@ -1,4 +1,4 @@
-"""Processes under one limit and under load, and who counts their sessions: for the trial and for the picture."""
+"""Processes under one limit and under load, and a count of their sessions: for the trial and for the picture."""
 
 from __future__ import annotations
 

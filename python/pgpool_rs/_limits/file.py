@@ -128,7 +128,7 @@ class LimitFile(Table):
                 if _lock(self.fd, _record(index)):
                     if member.joined.setdefault("record", index) == index:
                         break
-                    # Another thread was first. A second record would count what the first one says once more.
+                    # Another thread has joined for this pool. With a second record, others would count the pool twice.
                     fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, _record(index))
                     del state.records[index]
                     return
@@ -176,7 +176,7 @@ class LimitFile(Table):
             elif index in own or _is_locked(self._descriptor, _record(index)):
                 parties.append(party)
         state.pool_count = len(parties) + len(quiet)
-        # Of those that hold nothing, none matters but by a lower limit. To ask whether each is alive would take long.
+        # A pool that holds nothing matters only if it names a lower limit. To ask whether each is alive takes long.
         lowest = min((party.limit for party in parties), default=CAPACITY + 1)
         return parties + [
             party for party, index in quiet if party.limit < lowest and _is_locked(self._descriptor, _record(index))
@@ -241,7 +241,7 @@ class LimitFile(Table):
     def _look_for_name(self, state: State) -> None:
         try:
             found = self.path.lstat()
-        except PermissionError:  # the process has become another user since, who cannot look
+        except PermissionError:  # the process has become another user since, which may not look
             return
         except OSError:
             found = None

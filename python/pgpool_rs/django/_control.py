@@ -1,6 +1,6 @@
 """The pools of this process, and how it answers `manage.py pgpool`: on a socket in Linux's abstract namespace.
 
-Whoever asks must know the project's SECRET_KEY.
+A command that asks must know the project's SECRET_KEY.
 """
 
 from __future__ import annotations

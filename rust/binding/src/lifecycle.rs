@@ -106,7 +106,7 @@ fn fill(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
         (0..minconn).try_for_each(|_| pool.call_method0(name!(py, connect_hook)).map(drop))
     };
     filled.or_else(|error| {
-        // Those who borrow meanwhile may have opened the others, or other pools have what the limit allows.
+        // Other callers may have opened the rest meanwhile, or other pools have what the limit allows.
         let counts = ledger.counts();
         let open = counts.open() + counts.opening;
         let may_go_on = open >= minconn || open < counts.maxconn && limit::limit_of(pool).is_some();

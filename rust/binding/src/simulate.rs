@@ -13,7 +13,7 @@ use pyo3::prelude::*;
 
 /// Serve requests by a pool of so many open connections, and return how long each waited, in seconds.
 ///
-/// Each request arrives at its moment, none before the one in front of it, and holds its connection for its time.
+/// Each request arrives at its moment, in the order given, and holds its connection for its time.
 #[pyfunction]
 #[expect(clippy::needless_pass_by_value, reason = "PyO3 converts lists into vectors")]
 pub(crate) fn simulate(py: Python<'_>, connections: usize, arrivals: Vec<f64>, holds: Vec<f64>) -> PyResult<Vec<f64>> {
@@ -106,7 +106,7 @@ impl Service<'_> {
         self.lent.push(Reverse((now.after(Span::from_secs_f64(self.holds[request])), connection)));
     }
 
-    /// Does as putconn with each connection that comes back until then. Whom the ledger wakes claims what it was promised.
+    /// Does as putconn with each connection that comes back until then. Each request that the ledger wakes claims what it was promised.
     fn take_back_until(&mut self, end: Moment) -> Option<()> {
         while let Some(&Reverse((now, connection))) = self.lent.peek()
             && now <= end

@@ -10,7 +10,7 @@ class Visit(tuple[str, int]):  # noqa: SLOT001  (what a pair has no room for sta
     """An entry of the log. It equals the pair of the call's name and the connection's number, and knows more."""
 
     thread: int
-    """Who called, as `threading.get_ident()` says."""
+    """The thread that called, as `threading.get_ident()` says."""
     when: float
     """When, as `server.clock()` says."""
 

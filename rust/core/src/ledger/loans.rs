@@ -22,7 +22,7 @@ impl<H, W> Ledger<H, W> {
         self.table.in_state(State::Lent).filter_map(report).collect()
     }
 
-    /// Tells how long the oldest loan has lasted, and who borrowed it.
+    /// Tells how long the oldest loan has lasted, and which caller borrowed it.
     pub(crate) fn oldest_loan(&self) -> Option<(Span, Caller)> {
         let lent = self.table.in_state(State::Lent).map(|index| self.table.get(index));
         let oldest = lent.min_by_key(|slot| slot.generation)?;

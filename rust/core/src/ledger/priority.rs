@@ -1,5 +1,6 @@
-//! The reserve: so many slots are left to callers with priority. A caller without priority gets a slot only if, with it, as many more
-//! stay idle or vacant. So the reserve counts what is free, not who has what, as `PostgreSQL`'s `superuser_reserved_connections` does.
+//! The reserve: slots that only callers with priority may take. A caller without priority gets a slot only if `reserve` others stay
+//! idle or vacant. So the reserve counts free slots, whichever callers have the rest, as `PostgreSQL`'s
+//! `superuser_reserved_connections` does.
 
 use super::Ledger;
 use crate::queue::Rank;

@@ -21,7 +21,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         loans.into_iter().map(|(_, report, connection)| (report, connection)).collect()
     }
 
-    /// Tells how long the oldest loan has lasted, and who borrowed it.
+    /// Tells how long the oldest loan has lasted, and which caller borrowed it.
     pub fn oldest_loan(&self, now: Moment) -> Option<(Span, Caller)> {
         self.edit_at(now, |ledger| ledger.oldest_loan())
     }

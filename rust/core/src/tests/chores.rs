@@ -154,7 +154,11 @@ fn of_two_callers_that_are_told_of_a_slot_in_transit_only_the_first_that_joins_t
     let waker = world.waker();
     let answers = wants.each_ref().map(|want| world.ledger.check_out(want, None, Some(waker.clone()), world.now()));
     let shown = answers.each_ref().map(show);
-    assert_eq!(shown, ["InTransit, waiting: true", "Full, waiting: true"], "who waits for nothing else must go now");
+    assert_eq!(
+        shown,
+        ["InTransit, waiting: true", "Full, waiting: true"],
+        "a caller with nothing else to wait for must go now"
+    );
 }
 
 // --- what has been idle for too long, and what is too old ----------------------------------------------------------

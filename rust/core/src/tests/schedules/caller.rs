@@ -182,7 +182,7 @@ impl<'w> Caller<'w> {
         }
     }
 
-    /// Notes the pool's answer. A caller that has sought came before those who wait now.
+    /// Notes the pool's answer. A caller that has sought came before the waiters.
     fn answered(
         &mut self,
         answer: Result<CheckOut<'w, Thing, Parker>, Unanswered<Thing>>,

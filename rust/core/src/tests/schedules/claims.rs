@@ -134,8 +134,8 @@ fn waiters_are_served_in_their_order_whichever_caller_gives_back() {
 
 #[test]
 fn a_promise_to_a_waiter_that_leaves_goes_to_the_next() {
-    for (patience, how) in [(Patience::Timeout, "whose time is up"), (Patience::Interrupt, "who is interrupted")] {
-        claim(&format!("a promise to one {how} goes to the next"), move || {
+    for (patience, how) in [(Patience::Timeout, "whose time is up"), (Patience::Interrupt, "that is interrupted")] {
+        claim(&format!("a promise to a waiter {how} goes to the next"), move || {
             let world = full(1);
             world.model.state().careless = true;
             let (mut caller, name) = lender(&world, 1);
@@ -152,7 +152,7 @@ fn a_promise_to_a_waiter_that_leaves_goes_to_the_next() {
 
 #[test]
 fn a_newcomer_never_overtakes_a_waiter() {
-    claim("a newcomer never overtakes one who waits", || {
+    claim("a newcomer never overtakes a waiter", || {
         let world = full(1);
         let (mut caller, name) = lender(&world, 1);
         let (waits, mut comes) = (waiter(&world, 2), Caller::new(&world, 3));
@@ -228,7 +228,7 @@ fn a_failed_connect_lets_the_first_waiter_try() {
 
 #[test]
 fn a_waiter_for_a_key_has_its_place_in_the_queue_when_the_connect_fails() {
-    claim("who waits for a key has its place in the queue when the connect fails", || {
+    claim("a waiter for a key has its place in the queue when the connect fails", || {
         let world = full(1);
         let mut fails = Caller::by_key(&world, 1);
         let room = world.reserve(1, fails.want());
@@ -301,7 +301,7 @@ fn a_lowered_limit_is_never_passed_again() {
 
 #[test]
 fn a_raised_limit_serves_the_waiters() {
-    claim("a raised limit serves those who wait", || {
+    claim("a raised limit serves the waiters", || {
         let world = full(1);
         let (mut caller, name) = lender(&world, 1);
         let waiters = [2, 3].map(|thread| waiter(&world, thread));

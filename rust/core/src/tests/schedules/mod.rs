@@ -9,7 +9,7 @@
 //! - no two threads hold one connection, unless both asked for the same key, which is then opened once;
 //! - slots are never made more than the limit, as it is then, and the server never sees more connections than it was;
 //! - no thread waits while a slot is free (with workers, while a connection is idle), waiters are served in their order, and all threads come to an end;
-//! - what a limited pool was granted it has filled, and the rest is its grantor's, who grants late or never;
+//! - a limited pool has filled what it was granted; its grantor, which grants late or never, has the rest;
 //! - what was opened is idle or was closed, once, and is so counted; a closed pool has nothing open, an open one lends
 //!   as many as its limit says;
 //! - no handle is dropped and no waker called while the mutex is held.

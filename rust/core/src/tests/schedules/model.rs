@@ -132,7 +132,7 @@ impl State {
 
     /// Notes that a thread got a connection or room that it had not waited for: no other waits for it.
     pub(super) fn served_at_once(&self, thread: usize) {
-        assert!(self.queue.is_empty(), "thread {thread} overtook {:?}, who wait", self.queue);
+        assert!(self.queue.is_empty(), "thread {thread} overtook {:?}, which wait", self.queue);
     }
 
     /// Notes that a thread has room to open a connection.
