@@ -191,3 +191,14 @@ def test_each_number_in_the_words_for_a_picture_stands_in_the_picture(alt: str, 
     drawn = (ROOT / "docs" / f"{Path(file).name}-{theme}.svg").read_text()
     numbers = r"\d[\d.,]*\b"
     assert set(re.findall(numbers, alt)) <= set(re.findall(numbers, " ".join(re.findall("<text[^>]*>([^<]*)", drawn))))
+
+
+@pytest.mark.parametrize(
+    ("folder", "files"),
+    [("rust/core/src", "*.rs"), ("python/pgpool_rs", "_[a-z]*.py"), ("python/pgpool_rs/_limits", "[a-z]*.py")],
+)
+def test_the_architecture_says_what_each_module_holds(folder: str, files: str) -> None:
+    table = re.search(rf"^\| in `{folder}/?` .*\n(\|.*\n)+", PAGES["ARCHITECTURE.md"], re.MULTILINE)
+    assert table
+    modules = {file.stem for file in (ROOT / folder).glob(files)} - {"lib"}
+    assert not modules - {*re.findall(r"`(\w+)`", table[0])}
