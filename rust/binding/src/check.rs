@@ -66,7 +66,7 @@ pub(crate) fn leave_clean(
     function.bind(pool.py()).call1((connection,))?;
     match pool.get().look_at(connection)? {
         Look::Clean => Ok(()),
-        look => Err(left(name, look)),
+        look => Err(left(name, &look)),
     }
 }
 
@@ -75,12 +75,12 @@ pub(crate) fn begin_clean(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_,
     let Look::InTransaction(seen) = pool.get().look_at(connection)? else { return Ok(()) };
     // A mock has no account.
     match if seen.are_clean() { Look::Clean } else { connection::make_clean(connection, seen)? } {
-        look @ Look::InTransaction(_) => Err(left("connect", look)),
+        look @ Look::InTransaction(_) => Err(left("connect", &look)),
         _ => Ok(()),
     }
 }
 
-fn left(name: &str, look: Look) -> PyErr {
+fn left(name: &str, look: &Look) -> PyErr {
     let left = match look {
         Look::Clean => "clean".to_owned(),
         Look::InTransaction(accounts) => accounts.to_string(),
