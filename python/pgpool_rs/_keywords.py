@@ -113,6 +113,8 @@ def check(args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Iterable[st
         if name not in _PSYCOPG2S and not _libpq_knows(name):
             raise TypeError(_unknown(name, options))
     dsn = args[0] if args else kwargs.get("dsn")
+    if isinstance(dsn, bytes):  # psycopg2 takes them, too
+        dsn = bytes.decode(dsn, "utf-8", "surrogateescape")
     if isinstance(dsn, str):
         _check_dsn(dsn)
 

@@ -224,6 +224,44 @@ def test_a_connection_string_that_cannot_be_read_is_not_repeated(our_class: Any,
     assert SECRET not in f"{raised.value!r} {raised.value.__context__!r}"
 
 
+class Packed(bytes):
+    """Bytes of a program's own."""
+
+    __slots__ = ()
+
+    def decode(self, *_: object) -> str:
+        return "host=h"
+
+
+@pytest.mark.parametrize("kind", [bytes, Packed])
+@pytest.mark.parametrize("by_name", [False, True])
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (URL.replace("://", "+psycopg2://").encode(), r"this is an SQLAlchemy URL: drop \+psycopg2"),
+        (f"host=h password={SECRET} x".encode(), 'missing "=" after'),
+        (SECRET.encode(), "it is neither"),
+        (f"host=h password=\xe4{SECRET}".encode("latin-1"), "it cannot be encoded as UTF-8"),
+    ],
+)
+def test_a_connection_string_in_bytes_is_checked_as_one_in_a_str(
+    our_class: Any, kind: type[bytes], by_name: bool, wrong: bytes, text: str
+) -> None:
+    given = kind(wrong)
+    with pytest.raises(psycopg2.ProgrammingError, match=f"^invalid dsn: {text}") as raised:
+        our_class(0, 1, dsn=given) if by_name else our_class(0, 1, given)
+    assert SECRET not in f"{raised.value!r} {raised.value.__context__!r}"
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, list])
+def test_a_connection_string_that_psycopg2_does_not_take_is_not_repeated(
+    our_class: Any, kind: Callable[[bytes], object]
+) -> None:
+    with pytest.raises(TypeError) as raised:
+        our_class(1, 1, kind(URL.encode()))
+    assert SECRET not in f"{raised.value!r} {raised.value.__context__!r}"
+
+
 # --- what a refusal says beyond psycopg2.pool's words ----------------------------------------------------------------
 
 
