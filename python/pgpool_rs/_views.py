@@ -8,6 +8,7 @@ bookkeeping goes on working, also while other threads use the pool.
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, MutableSequence, ValuesView
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pgpool_rs import _core
@@ -67,6 +68,33 @@ class Idle(MutableSequence[Any]):
 
     def __delitem__(self, index: int | slice) -> None:
         self._edit(lambda connections: connections.__delitem__(index))
+
+    # The mixins would ask the ledger anew for each element.
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_core.idle(self._pool))
+
+    def __reversed__(self) -> Iterator[Any]:
+        return iter(_core.idle(self._pool)[::-1])
+
+    def __contains__(self, value: object) -> bool:
+        return value in _core.idle(self._pool)
+
+    def index(self, value: Any, *limits: int) -> int:
+        """Return the first index of a connection."""
+        return _core.idle(self._pool).index(value, *limits)
+
+    def count(self, value: Any) -> int:
+        """Count how often a connection is in the list."""
+        return _core.idle(self._pool).count(value)
+
+    def append(self, value: Any) -> None:
+        """Add a connection, which the pool lends next."""
+        self._edit(lambda connections: connections.append(value))
+
+    def extend(self, values: Iterable[Any]) -> None:
+        """Add connections, of which the pool lends the last one next."""
+        values = list(values)
+        self._edit(lambda connections: connections.extend(values))
 
     def insert(self, index: int, value: Any) -> None:
         """Insert a connection before `index`."""
@@ -128,6 +156,35 @@ class _Loans(MutableMapping[Any, Any]):
         """List the pairs. An automatic key and a user's key that equals it may both be there."""
         raise NotImplementedError
 
+    def _take(self, key: Any) -> Any:
+        """Remove a loan and return its value."""
+        raise NotImplementedError
+
+    def __delitem__(self, key: Any) -> None:
+        self._take(key)
+
+    # The mixins would look a key up, and then delete it: another thread may return the connection in between.
+    def pop(self, key: Any, *default: Any) -> Any:
+        """Remove a loan and return its value, or the default if there is none."""
+        try:
+            return self._take(key)
+        except KeyError:
+            if not default:
+                raise
+            return default[0]
+
+    def popitem(self) -> tuple[Any, Any]:
+        """Remove the last loan and return its pair."""
+        for key in reversed([*self]):
+            with suppress(KeyError):
+                return key, self._take(key)
+        raise KeyError("no connection is lent")
+
+    def clear(self) -> None:
+        """Remove the loans."""
+        for key in self:
+            self.pop(key, None)
+
     def __iter__(self) -> Iterator[Any]:
         return iter([key for key, _ in self._pairs()])
 
@@ -166,6 +223,9 @@ class _Values(ValuesView[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter([value for _, value in self._mapping._pairs()])
 
+    def __contains__(self, value: object) -> bool:
+        return value in [*self]
+
 
 class Used(_Loans):
     """`_used`: the lent connections by key."""
@@ -176,11 +236,15 @@ class Used(_Loans):
     def _pairs(self) -> list[tuple[Any, Any]]:
         return [*self._rest.items(), *_core.lent(self._pool)]
 
-    def __getitem__(self, key: Any) -> Any:
-        connection = _core.loan(self._pool, key)
-        # A program may look up the number of an automatic key that a view has shown.
+    def _ask(self, ask: Callable[[_core.AbstractConnectionPool, Any], Any], key: Any) -> Any:
+        """Ask the ledger for a loan. A program may give the number of an automatic key that a view has shown."""
+        connection = ask(self._pool, key)
         if connection is None and isinstance(key, int) and 0 <= key < _NUMBERS:
-            connection = _core.loan(self._pool, AutomaticKey(key))
+            connection = ask(self._pool, AutomaticKey(key))
+        return connection
+
+    def __getitem__(self, key: Any) -> Any:
+        connection = self._ask(_core.loan, key)
         return self._rest[key] if connection is None else connection
 
     def __setitem__(self, key: Any, connection: Any) -> None:
@@ -188,14 +252,14 @@ class Used(_Loans):
         self._other._rest.pop(id(connection), None)
         _core.enter_loan(self._pool, key, connection)
 
-    def __delitem__(self, key: Any) -> None:
+    def _take(self, key: Any) -> Any:
         if key in self._rest:
-            del self._rest[key]
-            return
-        connection = _core.strike_loan(self._pool, key)
+            return self._rest.pop(key)
+        connection = self._ask(_core.strike_loan, key)
         if connection is None:
             raise KeyError(key)
         self._other._rest[id(connection)] = key
+        return connection
 
 
 class Rused(_Loans):
@@ -216,15 +280,15 @@ class Rused(_Loans):
         if _core.key_of(self._pool, ident) is None:
             self._rest[ident] = key
 
-    def __delitem__(self, ident: int) -> None:
+    def _take(self, ident: int) -> Any:
         if ident in self._rest:
-            del self._rest[ident]
-            return
+            return self._rest.pop(ident)
         key = self[ident]
         connection = _core.strike_loan(self._pool, key)
         if connection is None:  # Another thread has just returned it.
             raise KeyError(ident)
         self._other._rest[key] = connection
+        return key
 
 
 class Views:

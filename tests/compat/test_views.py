@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,3 +89,123 @@ def test_a_loan_that_another_thread_returns_while_it_is_deleted_is_in_neither_vi
         del pool._rused[id(connection)]
     assert (dict(pool._used), dict(pool._rused)) == ({}, {})
     assert pool.getconn() is connection
+
+
+def sought(idle: Any, missing: object) -> None:
+    with suppress(ValueError):
+        idle.index(missing)
+
+
+READS: dict[str, Callable[[Any, Any], object]] = {
+    "in the idle list": lambda pool, missing: missing in pool._pool,
+    "over the idle list": lambda pool, missing: [*iter(pool._pool)],
+    "back over the idle list": lambda pool, missing: [*reversed(pool._pool)],
+    "how often in the idle list": lambda pool, missing: pool._pool.count(missing),
+    "where in the idle list": lambda pool, missing: sought(pool._pool, missing),
+    "in the values": lambda pool, missing: missing in pool._used.values(),
+    "in the keys": lambda pool, missing: missing in pool._used.keys(),  # noqa: SIM118
+    "in the items": lambda pool, missing: ("a key", missing) in pool._used.items(),
+    "in the values of the other": lambda pool, missing: missing in pool._rused.values(),
+}
+EDITS: dict[str, Callable[[Any, Any], object]] = {
+    "append to the idle list": lambda pool, more: pool._pool.append(more),
+    "extend the idle list": lambda pool, more: pool._pool.extend([object() for _ in pool._pool]),
+    "clear the keys": lambda pool, more: pool._used.clear(),
+    "clear the connections": lambda pool, more: pool._rused.clear(),
+}
+
+
+def asked(pool: Any, monkeypatch: pytest.MonkeyPatch, use: Callable[[Any, Any], object]) -> int:
+    """Count how often one use of a view copies a list of the ledger."""
+    calls = 0
+
+    def counted(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return ask(*arguments)
+
+        return count
+
+    with monkeypatch.context() as patch:
+        for name in ("idle", "lent"):
+            patch.setattr(_core, name, counted(getattr(_core, name)))
+        use(pool, object())
+    return calls
+
+
+@pytest.mark.parametrize("use", READS | EDITS)
+def test_a_use_of_a_view_copies_as_often_for_many_connections_as_for_few(
+    our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    few, many = our_class(2, 8), our_class(20, 80)
+    for pool, loans in ((few, 2), (many, 20)):
+        for _ in range(loans):
+            pool._connect(object())
+    call = (READS | EDITS)[use]
+    assert asked(many, monkeypatch, call) == asked(few, monkeypatch, call)
+
+
+@pytest.mark.parametrize("use", READS)
+def test_a_view_may_be_read_while_other_threads_borrow_and_return(
+    our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    pool = our_class(4, 4)
+    lent = [pool.getconn(key) for key in ("a key", "another")]
+
+    def overtaken(ask: Callable[[Any], Any], pool: Any) -> Any:
+        answer = ask(pool)
+        if lent:
+            pool.putconn(lent.pop())
+            pool.putconn(lent.pop())
+            for _ in range(4):
+                pool.getconn(object())
+        return answer
+
+    for name in ("idle", "lent", "count_lent"):
+        monkeypatch.setattr(_core, name, partial(overtaken, getattr(_core, name)))
+    READS[use](pool, object())
+    monkeypatch.undo()
+    assert use in {"in the keys", "in the items"} or not lent
+
+
+@pytest.mark.parametrize("view", ["_used", "_rused"])
+@pytest.mark.parametrize("call", ["pop", "popitem", "clear"])
+def test_a_loan_that_is_returned_while_a_program_takes_it_out_is_not_there(
+    our_class: Any, server: FakeServer, monkeypatch: pytest.MonkeyPatch, view: str, call: str
+) -> None:
+    pool = our_class(0, 2)
+    first, last = pool.getconn("first"), pool.getconn("last")
+    strike_loan = _core.strike_loan
+
+    def strike(pool: Any, key: Any) -> Any:
+        if key == "last" and "last" in pool._used:
+            pool.putconn(last)
+        return strike_loan(pool, key)
+
+    monkeypatch.setattr(_core, "strike_loan", strike)
+    loans = getattr(pool, view)
+    key, value = ("first", first) if view == "_used" else (id(first), "first")
+    if call == "pop":
+        assert loans.pop("last" if view == "_used" else id(last), None) is None
+        assert loans.pop(key) == value
+        with pytest.raises(KeyError):
+            loans.pop(key)
+    elif call == "popitem":
+        assert loans.popitem() == (key, value)
+        with pytest.raises(KeyError):
+            loans.popitem()
+    else:
+        loans.clear()
+    assert not loans
+
+
+def test_an_automatic_key_may_be_given_as_its_number(pool_class: Any, server: FakeServer) -> None:
+    pool = pool_class(0, 2)
+    first, second = pool.getconn(), pool.getconn()
+    keys = [int(key) for key in pool._used]
+    assert pool._used.pop(keys[0]) is first
+    assert pool._rused.pop(id(first)) == keys[0]
+    del pool._used[keys[1]]
+    del pool._rused[id(second)]
+    assert (dict(pool._used), dict(pool._rused)) == ({}, {})
