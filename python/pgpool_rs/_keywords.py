@@ -36,6 +36,12 @@ _ELSEWHERE = {
     "pool_pre_ping": "check",
     "pre_ping": "check",
     "pool_reset_on_return": "reset",
+    "pool_use_lifo": "order",
+    "use_lifo": "order",
+    "pool_logging_name": "name",
+    "logging_name": "name",
+    "pool_reset_session": "reset",
+    "check_connection": "check",
     "reset_on_return": "reset",
     "creator": "connect",
     "pool_name": "name",
@@ -44,6 +50,7 @@ _ELSEWHERE = {
     "maxconnections": "maxconn",
     "setsession": "configure",
     "ping": "check",
+    "blocking": "timeout",
     "minsize": "minconn",
     "maxsize": "maxconn",
     "size": "minconn (and maxconn)",
@@ -56,15 +63,24 @@ _ELSEWHERE = {
     "stale_timeout": "max_idle",
     "max_inactive_connection_lifetime": "max_idle",
     "max_recycle_sec": "max_lifetime",
+    "max_age": "max_lifetime",
     "init": "configure",
     "on_connect": "configure",
 }
 
-# What only psycopg_pool has, and what to do instead. The nearest name would be a wrong one.
+_BY_AGE = "max_lifetime replaces a connection by its age"
+
+# What only other pools have, and what to do instead. The nearest name would be a wrong one.
 _NOWHERE = {
     "reconnect_timeout": "the pool tries for ever, with the pauses of reconnect_backoff",
     "reconnect_failed": "give a listener that has connect_failed",
     "kwargs": "give the parameters of the connection by name, beside the options",
+    "max_uses": _BY_AGE,
+    "maxusage": _BY_AGE,
+    "max_queries": _BY_AGE,
+    "maxshared": "two borrowers never share a connection",
+    "failures": "check says which connections are dead",
+    "setup": "configure sets a new connection up, and reset a returned one",
 }
 
 # libpq's keywords, for suggestions only: libpq itself decides which keywords it takes.
@@ -132,7 +148,9 @@ def _unknown(name: str, options: Iterable[str]) -> str:
         return _called(name)
     if name in _NOWHERE:
         return f"{name} does not exist here: {_NOWHERE[name]}"
-    names = ["minconn", "maxconn", *options, *_PSYCOPG2S, *_LIBPQS, *_ELSEWHERE]
+    # Other pools' names are so many that one of them is always a little like it.
+    others = difflib.get_close_matches(name, _ELSEWHERE, n=1, cutoff=0.8)
+    names = ["minconn", "maxconn", *options, *_PSYCOPG2S, *_LIBPQS, *others]
     near = difflib.get_close_matches(name, names, n=1)
     suggestion = f"; did you mean {_ELSEWHERE.get(near[0], near[0])}?" if near else ""
     return f"{name!r} is no option of the pool nor of psycopg2.connect{suggestion}"
