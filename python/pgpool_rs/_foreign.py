@@ -25,7 +25,7 @@ CAUSED: Final = (
     re.error,
 )
 
-_PLAIN: Final = frozenset({bool, bytes, float, int, str, type, type(None)})
+PLAIN: Final = frozenset({bool, bytes, float, int, str, type, type(None)})
 
 
 def asked(ask: Callable[[Any], T], given: Any) -> T:
@@ -33,7 +33,7 @@ def asked(ask: Callable[[Any], T], given: Any) -> T:
 
     :raises TypeError: the object's own code raised an Exception.
     """
-    if type(given) in _PLAIN:
+    if type(given) in PLAIN:
         return ask(given)
     try:
         return ask(given)

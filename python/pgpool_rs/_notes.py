@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from psycopg2 import OperationalError, extensions
 
 from pgpool_rs import _core
-from pgpool_rs._foreign import CAUSED, asked
+from pgpool_rs._foreign import CAUSED, PLAIN, asked
 from pgpool_rs._loans import thread_name
 from pgpool_rs.errors import PoolClosed, PoolExhausted, PoolTimeout, TooManyRequests
 
@@ -109,15 +109,18 @@ def _misplaced(returned: Returned) -> str:
     if returned.lent:
         return "has lent this connection under another key"
     # Ask the object itself nothing: a proxy may raise anything.
-    hint, kind = "", type(given)
-    if issubclass(kind, extensions.cursor):
+    hint, kind, what = "", type(given), _core.kind(given)
+    whose = "it was returned before, is another pool's, or was made without a pool"
+    if issubclass(kind, extensions.cursor) or "cursor" in what.lower():
         hint = ": return the connection, which is cursor.connection"
     elif issubclass(kind, _core.Loan):
         hint = ": it is its `with` block that returns the connection"
     elif issubclass(kind, extensions.connection):
         closed = " that is closed" if extensions.connection.closed.__get__(given) else ""
-        hint = f"{closed}: it was returned before, is another pool's, or was made without a pool"
-    return f"has not lent what it got, {_core.kind(given)}{hint}"
+        hint = f"{closed}: {whose}"
+    elif kind not in PLAIN:
+        hint = f": if it is a connection, {whose}"
+    return f"has not lent what it got, {what}{hint}"
 
 
 def copied(error: Any, note: str | None = None) -> Any:

@@ -381,11 +381,30 @@ def test_a_pool_that_is_closed_says_so_to_all(server: FakeServer) -> None:
             assert note(raised) == "pool 'shop' is closed"
 
 
+class Rude:
+    """Raises whatever it is asked."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError
+
+
+class WrappedCursor(Rude):
+    """The cursor of a tracing library."""
+
+
 GIVEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "nothing": (lambda pool: None, "got None: is there a connection to return?"),
     "an idle one": (lambda pool: pool._pool[0], "has this connection already: it was returned before"),
     "a loan": (lambda pool: pool.connection(), "a Loan: it is its `with` block that returns the connection"),
     "a string": (lambda pool: URL, "has not lent what it got, a str"),
+    "a connection of a kind that we do not know": (
+        lambda pool: FakeServer().connect(),
+        "FakeConnection: if it is a connection, it was returned before, is another pool's, or was made without a pool",
+    ),
+    "a cursor of a kind that we do not know": (
+        lambda pool: WrappedCursor(),
+        "a WrappedCursor: return the connection, which is cursor.connection",
+    ),
 }
 
 
@@ -432,13 +451,6 @@ def test_a_wrong_key_is_not_shown(our_class: Any, server: FakeServer) -> None:
             pool.putconn(*arguments)
         assert SECRET not in f"{raised.value} {getattr(raised.value, '__notes__', '')}"
     pool.putconn(connection, "a")
-
-
-class Rude:
-    """Raises whatever it is asked."""
-
-    def __getattribute__(self, name: str) -> Any:
-        raise RuntimeError
 
 
 def test_a_note_that_cannot_be_made_is_left_out(
