@@ -521,6 +521,18 @@ def test_a_loan_that_is_taken_for_its_connection_says_what_to_write(our_class: A
         _ = loan.xyzzy
 
 
+@pytest.mark.parametrize("edit", [lambda loan, name: setattr(loan, name, True), delattr])
+def test_an_edit_of_a_loan_that_is_taken_for_its_connection_says_what_to_write(
+    our_class: Any, server: FakeServer, edit: Callable[[Any, str], None]
+) -> None:
+    loan = our_class(0, 1).connection()
+    for name in ("autocommit", "readonly", "cursor", "isolation_level"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'; use `with pool.connection.. as conn:`"):
+            edit(loan, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'xyzzy'$"):
+        edit(loan, "xyzzy")
+
+
 @pytest.mark.parametrize("timeout", [0.5, 600, None])
 def test_a_pool_without_room_refuses_at_once(server: FakeServer, timeout: float | None) -> None:
     pool: Any = ThreadedConnectionPool(0, 0, timeout=timeout)

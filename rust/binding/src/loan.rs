@@ -247,6 +247,12 @@ fn end_transaction(connection: &Bound<'_, PyAny>, failed: bool) -> PyResult<()> 
     if failed { connection::rollback(connection) } else { connection::commit(connection) }
 }
 
+fn no_attribute(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<PyErr> {
+    let connections = imports()?.connection.bind(py).hasattr(name)?;
+    let hint = if connections { "; use `with pool.connection() as conn:`" } else { "" };
+    Ok(PyAttributeError::new_err(format!("'Loan' object has no attribute '{name}'{hint}")))
+}
+
 #[pymethods]
 impl Loan {
     /// Borrow the connection.
@@ -287,10 +293,16 @@ impl Loan {
 
     /// Says how to use a loan, where a program takes it for its connection.
     fn __getattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<Py<PyAny>> {
-        let py = slf.py();
-        let connection = imports()?.connection.bind(py);
-        let hint = if connection.hasattr(name)? { "; use `with pool.connection() as conn:`" } else { "" };
-        Err(PyAttributeError::new_err(format!("'Loan' object has no attribute '{name}'{hint}")))
+        Err(no_attribute(slf.py(), name)?)
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "Python passes it")]
+    fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, _value: Bound<'_, PyAny>) -> PyResult<()> {
+        Err(no_attribute(slf.py(), name)?)
+    }
+
+    fn __delattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>) -> PyResult<()> {
+        Err(no_attribute(slf.py(), name)?)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
