@@ -29,7 +29,7 @@ help: ## list these jobs
 
 build: .venv/built ## make .venv and build the extension into it
 
-demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool: half a minute
+demo: build ## serve real requests from a real PostgreSQL, with pgpool_rs and with psycopg2.pool: half a minute, once it is set up
 	@$(RUN) -m dev.demo
 
 server: build ## run a PostgreSQL to try things on, until Ctrl-C
@@ -129,14 +129,15 @@ clean: ## remove all that was made, .venv included
 
 # The stamps live in .venv, so that they go when it goes.
 
-NEEDS_CARGO = @command -v cargo >/dev/null \
-  || { echo 'cargo is needed to build, with Rust 1.95 or later: see https://rustup.rs' >&2; exit 1; }
+RUST := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+NEEDS_CARGO = @found=$$(cargo --version 2>/dev/null) && printf 'cargo %s\n%s\n' $(RUST) "$$found" | sort -CV || \
+  { echo "cargo is needed to build, with Rust $(RUST) or later, not $${found:-none}: see https://rustup.rs" >&2; exit 1; }
 
 .venv/installed: requirements-dev.txt
 	$(NEEDS_CARGO)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo 'Python 3.10 or later is needed; name one: make PYTHON=python3.x' >&2; exit 1; }
-	@echo 'setting up .venv and target: about 1 GB, and a minute or two'
+	@echo 'setting up .venv and target: about 1 GB, and some minutes'
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --requirement requirements-dev.txt
 	@touch $@

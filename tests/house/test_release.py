@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from importlib.metadata import metadata, version
 from pathlib import Path
 
@@ -42,6 +45,29 @@ def test_every_claimed_python_is_in_the_matrix_of_ci_and_the_least_is_the_one_re
     assert f">={claimed[0]}" == metadata("pgpool-rs")["Requires-Python"]
     tried = re.findall(r'"(3\.\d+t?)"', read(".github/workflows/ci.yml", r"^ +python: (.*)$"))
     assert set(claimed) <= set(tried)
+
+
+def test_a_python_that_is_not_claimed_is_not_released_and_does_not_fail_ci() -> None:
+    for pattern in (r'PYTHONS="(.*)"', r"python-version: \|\n((?: +3\.\d+\n)+)"):
+        released = read(".github/workflows/release.yml", pattern).replace("python", "").split()
+        assert {*released} == {*interpreters.claimed()}
+    spared = read(".github/workflows/ci.yml", r"continue-on-error: .*startsWith\(matrix\.python, '(.*?)'\)")
+    tried = re.findall(r'"(3\.\d+t?)"', read(".github/workflows/ci.yml", r"^ +python: (.*)$"))
+    assert [python for python in tried if not python.startswith(spared)] == interpreters.claimed()
+
+
+def test_an_old_cargo_is_refused_before_anything_is_set_up(tmp_path: Path) -> None:
+    for file in ("Makefile", "Cargo.toml", "requirements-dev.txt"):
+        shutil.copy(ROOT / file, tmp_path)
+    asked = read("Cargo.toml", r'^rust-version = "(.*)"')
+    refused = f"with Rust {asked} or later, not cargo"
+    for found, text in (("1.85.0", refused), ("1.9.0", refused), (f"{asked}.1", "no Python"), ("2.0.0", "no Python")):
+        (tmp_path / "cargo").write_text(f"#!/bin/sh\necho 'cargo {found} (f2d3ce0bd 2026-03-21)'\n")
+        (tmp_path / "cargo").chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        make = ["make", "PYTHON=echo no Python; exit 3;", "build"]
+        ran = subprocess.run(make, cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True, check=False)
+        assert text in ran.stdout + ran.stderr, found
 
 
 def test_every_workflow_takes_the_rust_that_cargo_asks_for() -> None:
