@@ -129,10 +129,12 @@ def anchors(page: str) -> set[str]:
 
 
 def test_each_address_of_the_site_leads_to_a_heading() -> None:
-    sources = [README, SOURCES]
+    package = (ROOT / "pyproject.toml").read_text()
+    assert f'\nDocumentation = "{SITE}"\n' in package
+    sources = [README, SOURCES, package]
     found = [found for source in sources for found in re.findall(re.escape(SITE) + r"([\w./-]*)(?:#([\w-]+))?", source)]
     assert len(found) > 10
-    # mkdocs.yml is the one place of the address.
+    # All have the address of mkdocs.yml.
     assert sum(source.count(SITE) for source in sources) == sum(source.count("readthedocs.io/") for source in sources)
     moved = re.findall(r'"(\w+\.md)": "(.*\.md)"', (ROOT / "dev" / "site.py").read_text())
     from_root = {f"docs/{place}": page for page, place in moved}
