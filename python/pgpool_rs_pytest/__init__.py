@@ -85,11 +85,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(hookwrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_setup(item: pytest.Item) -> Any:
     """Begin the leak check before the first fixture is made."""
-    if _is_checked(item):
-        _begin(item)
-    yield
+    error = None
+    try:
+        if _is_checked(item):
+            _begin(item)
+    except ImportError as failed:
+        error = failed
+    outcome = yield
+    # Other plugins' teardowns count on their own set-ups, which have run by now.
+    if error is not None:
+        outcome.force_exception(error)
 
 
 @pytest.hookimpl(hookwrapper=True)
