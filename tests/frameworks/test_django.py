@@ -14,6 +14,7 @@ import django
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError
 from django.db import OperationalError, ProgrammingError
 from django.db.utils import ConnectionHandler
 from psycopg2 import extensions
@@ -395,3 +396,11 @@ def test_the_package_alone_imports_no_django() -> None:
 
 def test_a_sample_of_djangos_own_tests_passes() -> None:
     assert suite.main(["--sample"]) == 0
+
+
+def test_where_there_is_no_linux_the_command_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pgpool_rs.django.management.commands.pgpool import Command
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(CommandError, match="needs Linux"):
+        Command().handle(drain=False)

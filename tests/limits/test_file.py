@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,14 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path: Path, monk
     with pytest.raises(OSError, match="cannot make the limit's file: No space left on device"):
         HostLimit("shop", 5, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_where_there_is_no_linux_a_limit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(OSError, match="a HostLimit needs Linux"):
+        HostLimit("shop", 5, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert SharedLimit(5).limit == 5
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")

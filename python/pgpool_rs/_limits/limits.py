@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, final
 
@@ -98,12 +100,14 @@ class HostLimit(_Limit):
     :param limit: the most connections of all processes together, 1 to 4096.
     :param folder: where the processes meet. By default a folder of the user's own in the runtime directory. One that is
         given must exist, on this host; its mode says which users may share the limit.
-    :raises OSError: the folder or the file cannot be used, and why.
+    :raises OSError: the folder or the file cannot be used, and why; or this is not Linux.
     """
 
     def __init__(self, name: str, limit: int, *, folder: str | os.PathLike[str] | None = None) -> None:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"a limit's name is of letters, digits, '.', '-' and '_', not {name!r}")
+        if sys.platform != "linux":
+            raise OSError(errno.ENOTSUP, "a HostLimit needs Linux")
         path: Path = checked(folder) / f"{name}.limit"
         file = LimitFile.at(path)
         super().__init__(file, _checked(limit), file.resized())

@@ -6,6 +6,7 @@ A command that asks must know the project's SECRET_KEY.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import suppress
 from multiprocessing import AuthenticationError
@@ -26,11 +27,11 @@ _listening = 0
 
 
 def listen() -> None:
-    """Begin to answer, once in each process, if "pgpool_rs.django" is an installed app."""
+    """Begin to answer, once in each process, if "pgpool_rs.django" is an installed app and this is Linux."""
     global _listening  # noqa: PLW0603
     if apps.apps_ready and _listening != os.getpid():
         _listening = os.getpid()
-        if apps.is_installed("pgpool_rs.django"):
+        if sys.platform == "linux" and apps.is_installed("pgpool_rs.django"):
             threading.Thread(target=_answer, name="pgpool_rs.django", daemon=True).start()
 
 

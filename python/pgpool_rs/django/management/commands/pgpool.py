@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client
 from pathlib import Path
@@ -32,8 +33,10 @@ class Command(BaseCommand):
     def handle(self, *_: Any, drain: bool, **__: Any) -> None:
         """Print a line for each pool.
 
-        :raises CommandError: with --drain, no process has answered, or not every one.
+        :raises CommandError: with --drain, no process has answered, or not every one; or this is not Linux.
         """
+        if sys.platform != "linux":
+            raise CommandError("this command needs Linux")
         self.stdout.write(_LINE.format("pid", "alias", *_SHOWN))
         signal.signal(signal.SIGALRM, _give_up)
         answered = silent = 0
