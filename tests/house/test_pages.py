@@ -21,6 +21,11 @@ README = re.sub(r"<!--.*?-->", "", PAGES["README.md"], flags=re.DOTALL)
 SOURCES = "\n".join(file.read_text() for kind in ("python/**/*.py", "rust/*/src/**/*.rs") for file in ROOT.glob(kind))
 (SITE,) = re.findall(r"^site_url: (.*)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
 
+RECIPES = {
+    "recipes.md",
+    *re.findall(r'page="([\w.-]+)"', (ROOT / "tests" / "frameworks" / "test_recipes.py").read_text()),
+}
+
 # Tests in pages that show what a failure looks like.
 FAILING = {
     "docs/testing.md": "test_threads_get_what_one_after_the_other_would",
@@ -73,22 +78,29 @@ def program(page: str) -> str:
     return code + (REQUEST if "def application" in code else "")
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if program(page)])
+def files(page: str) -> list[Block]:
+    """Give the blocks with a title, each a file of its own, unless the tests of the recipes run them."""
+    return [] if Path(page).name in RECIPES else [block for block in blocks(page) if block.title]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if program(page) or files(page)])
 def test_the_code_of_a_page_runs(page: str, dsn: str, tmp_path: Path) -> None:
     code = program(page)
     assert not re.search(r"\b[A-Z]+_[A-Z]+\b(?<!_URL)", code), "a blank to fill"
     (tmp_path / "test_page.py").write_text(code + CODA)
-    # A block with a title is a file of its own.
-    for folder, block in enumerate(block for block in blocks(page) if block.title):
+    for folder, block in enumerate(files(page)):
         (tmp_path / str(folder)).mkdir()
         (tmp_path / str(folder) / block.title).write_text(block.text)
-        (tmp_path / str(folder) / f"test_{folder}.py").write_text(CODA)
+        (tmp_path / str(folder) / f"test_{folder}.py").write_text(f"import {Path(block.title).stem}\n{CODA}")
     # From CPython 3.12 on, a fork beside the housekeeping thread warns.
     strict = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
     ran = subprocess.run(
         [sys.executable, *strict, "-m", "pytest", "-qsrf", "--tb=short", "-p", "no:cacheprovider"],
         cwd=tmp_path,
-        env={"DATABASE_URL": "postgresql://{user}@{host}:{port}/{dbname}?gssencmode=disable".format(**parse_dsn(dsn))},
+        env={
+            "DATABASE_URL": "postgresql://{user}@{host}:{port}/{dbname}?gssencmode=disable".format(**parse_dsn(dsn)),
+            "XDG_RUNTIME_DIR": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=200,
@@ -108,8 +120,9 @@ def test_each_block_says_its_language_and_each_command_exists(page: str) -> None
     _, _, optional = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")
     extras = re.findall(r"^(\w+) = ", optional.partition("\n[")[0], re.MULTILINE)
     for block in blocks(page):
-        # "py" is part of a file that runs by itself, as the benchmark does.
-        assert block.language in {"python", "py", "sh", "ini", "text"}, block
+        # "py" is part of a file that runs by itself.
+        known = {"python", "sh", "ini", "text"} | ({"py"} if page == "docs/benchmarks.md" else set())
+        assert block.language in known, block
     for target in re.findall(r"(?:^|`)make ([a-z]+)", PAGES[page], re.MULTILINE):
         assert target in targets
     assert not re.search(r"(pip install|Install) \W*pgpool", PAGES[page]), "it is not on PyPI"
