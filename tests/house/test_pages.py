@@ -191,8 +191,17 @@ def test_each_error_that_has_a_heading_is_one_that_is_raised() -> None:
     sources = re.sub(r"[\\\"]*\n\s*f?\"?", "", SOURCES)  # texts that go over several lines
     texts = [heading.strip("`") for heading in headings("docs/troubleshooting.md") if heading.startswith("`")]
     assert len(texts) > 20
-    parts = {part.strip(" :;+'") for text in {*texts} - FROM_ELSEWHERE for part in re.split("…|: ", text)}
+    parts = {part.strip(" :;+'") for text in {*texts} - FROM_ELSEWHERE for part in re.split("…|: |`, `", text)}
     assert not [part for part in parts if part not in sources and part not in SOURCES]
+
+
+@pytest.mark.parametrize(
+    "module", ["", ".testing", ".flask", ".starlette", ".sqlalchemy", ".prometheus", ".opentelemetry"]
+)
+def test_each_public_name_stands_on_the_page_of_the_api(module: str) -> None:
+    names = importlib.import_module(f"pgpool_rs{module}").__all__
+    shown = rf"(?m)^::: pgpool_rs{module}\.{{0}}$|`(pgpool_rs{module}\.)?{{0}}`"
+    assert not [name for name in names if not re.search(shown.format(name), PAGES["docs/api.md"])]
 
 
 PICTURES = [
