@@ -1,4 +1,7 @@
-"""What `make docs` adds to mkdocs: the pages of the root folder, and links between those and the pages of docs."""
+"""What `make docs` adds to mkdocs: the pages of the root folder, links between those and the pages of docs, and a class.
+
+Text with columns has the class: its lines are not wrapped.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let each link lead to the place that its target has in the site."""
+    """Let each link lead to the place that its target has in the site, and mark text with columns."""
     place = page.file.src_uri
     source = next((name for name, own in FROM_ROOT.items() if own == place), f"docs/{place}")
 
@@ -35,4 +38,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = FROM_ROOT.get(target, target.removeprefix("docs/"))
         return f"]({posixpath.relpath(target, posixpath.dirname(place) or '.')}"
 
+    markdown = re.sub(
+        r"^```text\n(?=(?:(?!```).*\n)*?.*\S {3,}\S)", "``` { .text .columns }\n", markdown, flags=re.MULTILINE
+    )
     return re.sub(r"\]\((?!\w+:)([\w./-]+\.(?:md|png|svg))", moved, markdown)

@@ -55,8 +55,9 @@ _OVERRIDABLE = frozenset({"_getkey", "_getconn", "_putconn", "getconn", "putconn
 class _Attribute(Generic[_T]):
     """An attribute of a pool, which a subclass may override."""
 
-    def __init__(self, read: Callable[[Any], _T]) -> None:
+    def __init__(self, read: Callable[[Any], _T], doc: str) -> None:
         self._read = read
+        self.__doc__ = doc
 
     @overload
     def __get__(self, pool: None, owner: type) -> Self: ...
@@ -78,8 +79,11 @@ class AbstractConnectionPool(_core.AbstractConnectionPool, _psycopg2_pool.Abstra
     may read and write `_pool`, `_used` and `_rused`.
     """
 
-    name = _Attribute(_Pool._pgpool_name)
-    options = _Attribute(lambda pool: PoolOptions.of(pool, pool.__dict__["_pgpool_options"]))
+    name = _Attribute(_Pool._pgpool_name, "The name of the pool, in its log and its figures.")
+    options = _Attribute(
+        lambda pool: PoolOptions.of(pool, pool.__dict__["_pgpool_options"]),
+        "A `PoolOptions`: the sizes, the options and the arguments of `connect` at this moment.",
+    )
 
     @_keywords.names_missing_sizes
     def __init__(
@@ -295,8 +299,9 @@ class ThreadedConnectionPool(
         with pool.connection() as conn, conn.cursor() as cursor:
             cursor.execute("SELECT 1")
 
-    The end of the block commits, or rolls back if the block raised. The other methods are for operators: `resize`,
-    `drain`, `check`, `wait`, `maintain`, `loans`, `get_stats` and `closeall`. The pool logs on `pgpool_rs.<name>`.
+    The end of the block commits, or rolls back if the block raised. The other methods are for operators: `open`,
+    `close`, `closeall`, `resize`, `drain`, `check`, `wait`, `maintain`, `loans`, `get_stats`, `pop_stats` and
+    `get_histograms`. The pool logs on `pgpool_rs.<name>`.
     The guide is at <https://pgpool-rs.readthedocs.io/en/latest/>.
     """
 

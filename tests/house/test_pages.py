@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 from psycopg2.extensions import parse_dsn
 
+from pgpool_rs import ThreadedConnectionPool
 from pgpool_rs.testing import BrokenInvariant
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,8 @@ RECIPES = {
     "recipes.md",
     *re.findall(r'page="([\w.-]+)"', (ROOT / "tests" / "frameworks" / "test_recipes.py").read_text()),
 }
+
+REFUSALS = {"PoolClosed", "PoolExhausted", "PoolTimeout", "TooManyRequests"}
 
 # Tests in pages that show what a failure looks like.
 FAILING = {
@@ -202,6 +205,16 @@ def test_each_public_name_stands_on_the_page_of_the_api(module: str) -> None:
     names = importlib.import_module(f"pgpool_rs{module}").__all__
     shown = rf"(?m)^::: pgpool_rs{module}\.{{0}}$|`(pgpool_rs{module}\.)?{{0}}`"
     assert not [name for name in names if not re.search(shown.format(name), PAGES["docs/api.md"])]
+
+
+def test_help_names_each_method_and_says_what_each_attribute_is() -> None:
+    pool = ThreadedConnectionPool
+    public = {name: getattr(pool, name) for name in dir(pool) if not name.startswith("_")}
+    methods = {name for name, value in public.items() if callable(value)}
+    assert not [name for name in methods if not re.search(rf"`{name}(\(\))?`", pool.__doc__ or "")]
+    undescribed = [name for name, value in public.items() if value.__doc__ in {None, "", type(value).__doc__}]
+    assert not undescribed
+    assert {*re.findall(r":raises (Pool\w+|TooManyRequests):", pool.getconn.__doc__ or "")} == REFUSALS
 
 
 PICTURES = [

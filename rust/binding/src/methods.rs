@@ -388,6 +388,7 @@ impl ThreadedPool {
     /// :raises PoolClosed: the pool is closed, or was closed meanwhile.
     /// :raises PoolExhausted: every connection is lent, and `timeout` is 0.
     /// :raises PoolTimeout: no connection came free in time.
+    /// :raises TooManyRequests: `max_waiting` callers wait already.
     /// :raises psycopg2.Error: a connection could not be opened.
     #[pyo3(
         signature = (key=None, *, timeout=TimeoutArg::Missing, priority=Priority::MISSING),
