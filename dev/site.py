@@ -1,7 +1,4 @@
-"""What `make docs` adds to mkdocs: the pages of the root folder, links between those and the pages of docs, and a class.
-
-Text with columns has the class: its lines are not wrapped.
-"""
+"""What `make docs` adds to mkdocs: the pages of the root folder, links to and from them, and a class for columns."""
 
 from __future__ import annotations
 
@@ -19,6 +16,8 @@ FROM_ROOT = {
     "CONTRIBUTING.md": "maintainers/contributing.md",
 }
 """The pages of the root folder, with their places in the site."""
+COLUMNS = re.compile(r"^```text\n(?=(?:(?!```).*\n)*?.*\S {3,}\S)", re.MULTILINE)
+"""The beginning of a block of text that has columns."""
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -29,7 +28,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let each link lead to the place that its target has in the site, and mark text with columns."""
+    """Let each link lead to the place that its target has in the site, and have no text with columns wrapped."""
     place = page.file.src_uri
     source = next((name for name, own in FROM_ROOT.items() if own == place), f"docs/{place}")
 
@@ -38,7 +37,5 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         target = FROM_ROOT.get(target, target.removeprefix("docs/"))
         return f"]({posixpath.relpath(target, posixpath.dirname(place) or '.')}"
 
-    markdown = re.sub(
-        r"^```text\n(?=(?:(?!```).*\n)*?.*\S {3,}\S)", "``` { .text .columns }\n", markdown, flags=re.MULTILINE
-    )
+    markdown = COLUMNS.sub("``` { .text .columns }\n", markdown)
     return re.sub(r"\]\((?!\w+:)([\w./-]+\.(?:md|png|svg))", moved, markdown)
