@@ -480,7 +480,7 @@ def test_without_psycopg2_only_what_uses_the_plugin_fails_and_says_what_to_insta
     assert run.of("PASSED") == {"uses_nothing"}, run.output
     assert run.output.count("pgpool_rs needs psycopg2: install psycopg2-binary") >= 3, run.output
     assert "KeyError" not in run.output
-    assert run.of("ERROR") == {"uses_a_pool", "uses_the_watch"}, run.output
+    assert run.of("ERROR") == {"uses_a_pool", "uses_the_leak_check"}, run.output
 
 
 def test_the_plugin_costs_a_session_that_uses_nothing_less_than_a_fiftieth_of_pytests_own_import() -> None:
