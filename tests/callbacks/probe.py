@@ -154,8 +154,8 @@ class SiteConnection(FakeConnection):
         super().close()
 
     def __getattr__(self, name: str) -> Any:
-        """Find what only some scenes' connections have: async_, fileno, poll."""
-        if name in ("async_", "fileno", "poll"):
+        """Find what only some scenes' connections have: async_, fileno, poll, readonly."""
+        if name in ("async_", "fileno", "poll", "readonly"):
             return self.server.part(name, self)
         raise AttributeError(name)
 

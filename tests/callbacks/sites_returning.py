@@ -270,7 +270,7 @@ row("async_", "putconn with a reset", flagged(reset=lambda _: None), borrow, LOG
 
 
 class Failure(psycopg2.OperationalError):
-    """An error of a block, that runs Python when one of these is read: pgcode, diag, or diag.severity_nonlocalized."""
+    """An error of a block, that runs Python when one of these is read: pgcode, diag, or one of diag's severities."""
 
     scene: Scene
     told = "pgcode"
@@ -292,7 +292,11 @@ class Failure(psycopg2.OperationalError):
 
     @property
     def severity_nonlocalized(self) -> Any:
-        return self._tell("severity_nonlocalized", "FATAL")
+        return self._tell("severity_nonlocalized", None if self.told == "severity" else "FATAL")
+
+    @property
+    def severity(self) -> Any:
+        return self._tell("severity", "FATAL")
 
 
 def failing(**attributes: str) -> Act:
@@ -308,17 +312,24 @@ def failing(**attributes: str) -> Act:
 
 
 row("pgcode", "a block that fails", opens(1), failing(), PASSED, why=OWN)
-for told in ("diag", "severity_nonlocalized"):
+for told in ("diag", "severity_nonlocalized", "severity"):
     row(told, "a block that fails", opens(1), failing(told=told), PASSED, why=OWN)
 
 
-@site("parameter_status", "a block that fails", PASSED, why=OWN, state=LENT)
-def _(scene: Scene) -> Round:
-    scene.open(1)
+def reporting(name: str) -> Act:
+    """Give a scene whose connections run Python when a failed write has the pool ask for this."""
 
-    def parameter_status(connection: Any) -> str:
-        scene.probe(connection)
-        return "on"
+    def begin(scene: Scene) -> None:
+        @last
+        def tell(connection: Any) -> str:
+            scene.probe(connection)
+            return "on"
 
-    scene.server.parts["parameter_status"] = parameter_status
-    return lambda: failing(told="", code="25006")(scene)
+        scene.open(1)
+        scene.server.parts[name] = tell
+
+    return begin
+
+
+for name in ("parameter_status", "readonly"):
+    row(name, "a block that fails", reporting(name), failing(told="", code="25006"), PASSED, why=OWN, state=LENT)

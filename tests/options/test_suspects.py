@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
+import psycopg2.errors
 import pytest
 
 from pgpool_rs._core import advance_clock
@@ -124,9 +126,9 @@ def test_a_connection_that_its_borrower_closed_makes_no_other_suspect(
 # --- errors of a block -----------------------------------------------------------------------------------------------
 
 
-def server_error(code: Any, severity: str | None = "FATAL") -> psycopg2.Error:
+def server_error(code: Any, severity: str | None = "FATAL", localized: str | None = "TÖDLICH") -> psycopg2.Error:
     """Make an error as the server reports it, with this SQLSTATE."""
-    told = {"pgcode": code, "diag": SimpleNamespace(severity="TÖDLICH", severity_nonlocalized=severity)}
+    told = {"pgcode": code, "diag": SimpleNamespace(severity=localized, severity_nonlocalized=severity)}
     error: psycopg2.Error = type("ServerError", (psycopg2.OperationalError,), told)("from the server")
     return error
 
@@ -157,16 +159,35 @@ def test_an_error_that_ends_the_session_replaces_its_connection_and_makes_the_ot
 
 
 @pytest.mark.parametrize(
-    ("severity", "replaces"), [("FATAL", True), ("PANIC", True), (None, True), ("ERROR", False), ("WARNING", False)]
+    ("severity", "localized", "replaces"),
+    [
+        ("FATAL", "TÖDLICH", True),
+        ("PANIC", "PANIK", True),
+        (None, "FATAL", True),
+        (None, "PANIC", True),
+        ("ERROR", "FATAL", False),
+        ("WARNING", "WARNUNG", False),
+        (None, "ERROR", False),
+        (None, None, False),
+    ],
 )
-def test_an_error_ends_the_session_only_by_its_severity_if_it_has_one(
-    server: FakeServer, our_class: Any, severity: str | None, replaces: bool
+def test_an_error_ends_the_session_only_by_its_severity(
+    server: FakeServer, our_class: Any, severity: str | None, localized: str | None, replaces: bool
 ) -> None:
-    """One without is of a server or a PgBouncer that tells it in its own language only."""
+    """A server before 9.6, and an old PgBouncer, tell it in their own language only."""
     pool = our_class(1, 1)
-    connection = fail_in_a_block(pool, server_error("57P01", severity=severity))
+    connection = fail_in_a_block(pool, server_error("57P01", severity, localized))
     assert server.sees(connection) is not replaces
     assert_sound(pool, server)
+
+
+def test_an_error_that_another_process_has_pickled_ends_nothing(server: FakeServer, our_class: Any) -> None:
+    error: Any = psycopg2.errors.AdminShutdown("from a worker")
+    error.__setstate__({"pgcode": "57P01"})
+    pool = our_class(1, 1)
+    connection = fail_in_a_block(pool, pickle.loads(pickle.dumps(error)))
+    assert server.sees(connection)
+    assert closes(pool) == {}
 
 
 @pytest.mark.parametrize("key", [None, "key"])
@@ -209,6 +230,23 @@ def test_a_read_only_error_replaces_connections_only_where_the_server_reports_th
     fail_in_a_block(pool, server_error("25006", severity="ERROR"))
     borrow(pool)
     assert bool(closes(pool)) is replaces
+    assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("standby", ["on", "off"])
+@pytest.mark.parametrize("readonly", [True, False, None, object()])
+def test_a_connection_that_its_borrower_made_read_only_proves_nothing_of_the_server(
+    server: FakeServer, our_class: Any, monkeypatch: pytest.MonkeyPatch, readonly: object, standby: str
+) -> None:
+    """With autocommit, psycopg2 sets default_transaction_read_only for it, which the server then reports."""
+    report_of(monkeypatch, in_hot_standby=standby, default_transaction_read_only="on")
+    pool = our_class(3, 3, check=None)
+    connection = pool.getconn()
+    connection.readonly = readonly
+    pool.putconn(connection)
+    assert fail_in_a_block(pool, server_error("25006", "ERROR")) is connection
+    borrow(pool)
+    assert bool(closes(pool)) is (standby == "on" or readonly is not True)
     assert_sound(pool, server)
 
 

@@ -3,7 +3,7 @@
 use pgpool_core::{Check, CheckOut, Checking, CloseReason, SlotId};
 use pyo3::exceptions::{PyAttributeError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyInt;
+use pyo3::types::{PyBool, PyInt};
 
 use crate::connection::{self, Closed, Look};
 use crate::error::{Error, is_database_error, new_error, weightier};
@@ -193,30 +193,46 @@ pub(crate) fn learn(
     Ok(())
 }
 
-/// Says whether the server ends the session with this error. An error without `severity_nonlocalized` is judged by its code alone:
-/// no server has sent it, or one before version 9.6.
+/// Says whether the server ends the session with this error. A server before version 9.6 tells the severity in its own language
+/// only. An error without any, for instance one that another process has pickled, ends nothing.
 fn ends_the_session(error: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = error.py();
-    let severity = error.getattr(name!(py, diag))?.getattr(name!(py, severity))?.extract::<Option<String>>()?;
-    Ok(severity.is_none_or(|severity| ["FATAL", "PANIC"].contains(&severity.as_str())))
+    let diag = error.getattr(name!(py, diag))?;
+    for name in [name!(py, severity_nonlocalized), name!(py, severity)] {
+        if let Some(severity) = diag.getattr(name)?.extract::<Option<String>>()? {
+            return Ok(["FATAL", "PANIC"].contains(&severity.as_str()));
+        }
+    }
+    Ok(false)
 }
 
 /// Says whether the server has reported that it takes no writes. A server before version 14 reports neither parameter, and may be
 /// such a server.
 fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let py = connection.py();
-    let mut reports = false;
-    for name in ["in_hot_standby", "default_transaction_read_only"] {
-        let info = connection.getattr(name!(py, info));
-        let reported = info.and_then(|info| info.call_method1(name!(py, parameter_status), (name,)));
-        match reported.and_then(|reported| reported.extract::<Option<String>>()) {
-            Ok(Some(value)) if value == "on" => return Ok(true),
-            Ok(value) => reports |= value.is_some(),
-            // Not a psycopg2 connection, or a closed one.
-            Err(error) if error.is_instance_of::<PyAttributeError>(py) || error.is_instance_of::<PyTypeError>(py) => {}
-            Err(error) if is_database_error(py, &error) => {}
-            Err(error) => return Err(error),
-        }
+    let standby = reported(connection, "in_hot_standby")?;
+    if standby.as_deref() == Some("on") {
+        return Ok(true);
     }
-    Ok(!reports)
+    // With autocommit, psycopg2 makes its `readonly` the default of the session.
+    let readonly = connection.getattr_opt(name!(connection.py(), readonly))?;
+    if readonly.is_some_and(|readonly| readonly.is(PyBool::new(connection.py(), true))) {
+        return Ok(false);
+    }
+    let read_only = reported(connection, "default_transaction_read_only")?;
+    Ok(read_only.map_or(standby.is_none(), |value| value == "on"))
+}
+
+/// Gives the value of a parameter that the server reports.
+fn reported(connection: &Bound<'_, PyAny>, parameter: &str) -> PyResult<Option<String>> {
+    let py = connection.py();
+    let info = connection.getattr(name!(py, info));
+    let reported = info.and_then(|info| info.call_method1(name!(py, parameter_status), (parameter,)));
+    match reported.and_then(|reported| reported.extract()) {
+        // Not a psycopg2 connection, or a closed one.
+        Err(error) if error.is_instance_of::<PyAttributeError>(py) || error.is_instance_of::<PyTypeError>(py) => {
+            Ok(None)
+        }
+        Err(error) if is_database_error(py, &error) => Ok(None),
+        reported => reported,
+    }
 }
