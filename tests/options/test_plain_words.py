@@ -392,6 +392,43 @@ class WrappedCursor(Rude):
     """The cursor of a tracing library."""
 
 
+def test_a_connect_that_a_closed_pool_has_no_place_for_says_whose(server: FakeServer, our_class: Any) -> None:
+    pool = our_class(0, 1, name="shop")
+    with held(server.hold("connect"), pool._connect) as opening:
+        pool.closeall()
+    opening.wait()
+    assert isinstance(opening.error, PoolClosed)
+    assert opening.error.pool_name == "shop"
+
+
+def test_a_block_that_is_refused_says_of_which_pool(our_class: Any, server: FakeServer) -> None:
+    class Sharing(our_class):  # type: ignore[misc]
+        def getconn(self, key: object = None, **options: Any) -> Any:
+            return self._used["k"] if key == "shared" else super().getconn(key, **options)
+
+    pool = Sharing(0, 2, name="shop")
+    pool.getconn("k")
+    for key in ("k", "shared"):
+        with pytest.raises(PoolError, match="a block needs its own") as raised, pool.connection(key):
+            pass
+        assert known(raised) == ("shop", 1, 0, 0)
+        if sys.version_info >= (3, 11):
+            assert note(raised) == "pool 'shop' refused"
+
+
+def test_what_closeall_has_closed_is_lent_no_more(our_class: Any, server: FakeServer) -> None:
+    pool = our_class(1, 3)
+    connection = pool.getconn()
+    pool.getconn("k")
+    pool.closeall()
+    assert " closed idle=0 lent=0 " in repr(pool)
+    assert (pool.get_stats()["pool_lent"], pool.loans()) == (0, [])
+    with pytest.raises(PoolClosed) as raised:
+        pool.putconn(connection)
+    assert raised.value.lent == 0
+    assert connection in pool._used.values(), "as psycopg2.pool lists it"
+
+
 GIVEN: dict[str, tuple[Callable[[Any], object], str]] = {
     "nothing": (lambda pool: None, "got None: is there a connection to return?"),
     "an idle one": (lambda pool: pool._pool[0], "has this connection already: it was returned before"),

@@ -105,11 +105,11 @@ impl Loan {
         // `__clear__` needs it.
         AbstractPool::weak(&pool)?;
         let (borrower, before) = (caller(py)?, system::process());
-        let since = look(&pool, key.as_ref())?;
+        let since = with_notes(&pool, look(&pool, key.as_ref()))?;
         let args = PyTuple::new(py, key)?;
         let kwargs = getconn_kwargs(py, timeout, rank)?;
         let connection = pool.call_method(name!(py, getconn), args, kwargs.as_ref())?;
-        let slot = pool.get().ledger().own_loan(address(&connection), borrower, since)?;
+        let slot = with_notes(&pool, pool.get().ledger().own_loan(address(&connection), borrower, since))?;
         // If a fork came during `getconn`, the connection is the parent's, and the child's ledger does not know it.
         let process = if slot.is_some() { system::process() } else { before };
         Ok(Lent::new(&pool, connection, slot, process))

@@ -76,7 +76,7 @@ fn connect_and_file<'py>(
     let handle = Handle::of(&connection);
     if let Err(refusal) = ledger.fulfil(slot, address(&connection), &handle, now()) {
         close_for(pool, &connection, CloseReason::Unplaced)?;
-        return Err(refusal.into());
+        return with_notes(pool, Err(refusal));
     }
     Ok(connection)
 }

@@ -37,16 +37,16 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Counts the connections that a borrower has or is about to get.
+    /// Counts the open connections that a borrower has or is about to get.
     #[must_use]
     pub fn in_use(&self) -> usize {
-        self.lent + self.promised + self.checking
+        if self.unclosed == 0 { 0 } else { self.lent + self.promised + self.checking }
     }
 
     /// Counts the connections that are open.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.idle + self.in_use() + self.returning
+        self.idle + self.lent + self.promised + self.checking + self.returning
     }
 }
 

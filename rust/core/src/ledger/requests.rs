@@ -49,7 +49,7 @@ impl<H, W> Ledger<H, W> {
     pub(crate) fn stats(&self) -> Stats {
         let mut usage = self.times.uses.sum();
         self.each_usage(|more| usage.add(more));
-        let oldest_loan = self.oldest_loan().filter(|_| self.has_open_loans()).map_or(Span::ZERO, |(age, _)| age);
+        let oldest_loan = self.oldest_loan().map_or(Span::ZERO, |(age, _)| age);
         Stats { usage: usage.less(self.usage_told), oldest_loan, ..self.stats }
     }
 
