@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import sys
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout, ThreadedConnectionPool
 from pgpool_rs.testing import FakeServer
 from tests.lib.limits import PretendedLimit, assert_exact
+from tests.lib.log import handled_by
 from tests.lib.pools import DOWN, give_back, lend
 from tests.lib.waits import Task, wait_for_waiters, wait_until
 
@@ -49,6 +51,23 @@ def test_a_refusal_says_that_it_was_the_limit_and_who_holds_it(server: FakeServe
     with first.connection(), pytest.raises(PoolExhausted):
         first.getconn("key")
     assert_exact(limit, server)
+
+
+@noted
+@pytest.mark.parametrize("timeout", [0, 5, None])
+def test_a_log_handler_is_told_so_whatever_its_timeout(server: FakeServer, timeout: float | None) -> None:
+    limit = PretendedLimit(1)
+    first, second = (ThreadedConnectionPool(0, 3, limit=limit, timeout=timeout) for _ in range(2))
+    said: list[str] = []
+
+    def write_to_the_database(_: logging.LogRecord) -> None:
+        with pytest.raises(PoolExhausted) as refused:
+            second.getconn()
+        said.append(notes(refused.value))
+
+    with handled_by(write_to_the_database):
+        first.getconn()
+    assert f"the limit is held by {first.name} 1" in said[0]
 
 
 @noted

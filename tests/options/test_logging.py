@@ -7,13 +7,14 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
 import pytest
 
 from pgpool_rs import PoolError, PoolExhausted, ThreadedConnectionPool, _housekeeper
-from pgpool_rs._core import advance_clock
+from pgpool_rs._core import advance_clock, speak
 from pgpool_rs.testing import INTRANS, FakeServer, Gate
 from tests.lib.callbacks import Callback, Killed, raiser
 from tests.lib.log import Lines, handled_by, listening
@@ -284,10 +285,10 @@ SCENES = {
         (WARNING, "connection returned late: it was lent for 61"),
         leak_after=60,
     ),
-    "timeout": Scene(wait_too_long, (INFO, "connection pool exhausted: waited "), size=(0, 0)),
+    "timeout": Scene(wait_too_long, (INFO, "request timed out: connection pool exhausted: waited "), size=(0, 0)),
     "crowd": Scene(
         crowd,
-        (INFO, "connection pool exhausted: 1 caller waits for a connection of pool '" + NAME + "', and no more may"),
+        (INFO, f"request refused: connection pool exhausted: 1 caller waits for a connection of pool '{NAME}', and "),
         size=(1, 1),
         max_waiting=1,
     ),
@@ -549,6 +550,85 @@ def test_another_thread_is_served_as_ever_while_a_handler_runs(server: FakeServe
     assert texts.count("connection closed: its borrower asked for that") == 2
 
 
+def test_a_connect_that_succeeds_in_a_handler_leaves_the_end_of_an_outage_to_be_told(server: FakeServer) -> None:
+    pool: Any = ThreadedConnectionPool(0, 2)
+    texts: list[str] = []
+
+    def write_to_the_database(record: logging.LogRecord) -> None:
+        texts.append(record.getMessage())
+        server.calm()
+        pool.putconn(pool.getconn(), close=True)
+
+    server.on("connect", raiser(DOWN))
+    with handled_by(write_to_the_database):
+        with pytest.raises(psycopg2.OperationalError):
+            pool.getconn()
+        pool.getconn()
+    assert [text.partition(",")[0] for text in texts[:2]] == [
+        "connect failed: OperationalError",
+        "connect succeeds again",
+    ]
+
+
+@pytest.mark.parametrize("by", ["handler", "listener"])
+def test_a_connect_that_fails_in_a_handler_leaves_its_outage_to_be_told(server: FakeServer, by: str) -> None:
+    pool: Any = ThreadedConnectionPool(0, 1, name=NAME)
+
+    def fail(*_: object) -> None:
+        with suppress(psycopg2.OperationalError):
+            pool.getconn()
+
+    other: Any = ThreadedConnectionPool(0, 2, listener=SimpleNamespace(connected=fail) if by == "listener" else None)
+    server.fail("connect", None, DOWN, DOWN)
+    with listening(NAME) as log:
+        if by == "handler":
+            with handled_by(fail, f"pgpool_rs.{other.name}"):
+                other.getconn()
+        else:
+            other.getconn()
+        assert log.texts == []
+        fail()
+        assert log.texts == ["connect failed: OperationalError"]
+
+
+def test_a_handler_that_maintains_the_pool_leaves_a_leak_to_be_told(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The thread would tell it.
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", lambda _: None)
+    pool: Any = ThreadedConnectionPool(1, 2, leak_after=60)
+    texts: list[str] = []
+
+    def maintain(record: logging.LogRecord) -> None:
+        texts.append(record.getMessage().partition(":")[0])
+        pool.maintain()
+
+    pool.getconn()
+    advance_clock(61)
+    with handled_by(maintain):
+        pool.getconn()
+        assert texts == ["connection opened"]
+        pool.maintain()
+    assert texts[1:] == ["connection not returned"]
+
+
+def test_a_line_that_a_handler_writes_leaves_the_handler_within_its_own(server: FakeServer) -> None:
+    """As the watcher of a limit does."""
+    pool: Any = ThreadedConnectionPool(0, 1, timeout=0.01)
+    found: list[BaseException] = []
+
+    def write(record: Any) -> None:
+        if record.event == "opened":
+            speak(lambda: None)
+            with pytest.raises(PoolExhausted) as caught:
+                pool.getconn()
+            found.append(caught.value)
+
+    with handled_by(write):
+        pool.putconn(pool.getconn())
+    assert [type(error) for error in found] == [PoolExhausted]
+
+
 # --- templates -------------------------------------------------------------------------------------------------------
 
 
@@ -567,6 +647,7 @@ def test_each_line_has_a_constant_template_and_fields_for_programs(
     first, second = ([(record.msg, record.event, record.reason) for record in records] for records in runs)  # type: ignore[attr-defined]
     assert first == second
     for record in runs[0]:
+        assert re.sub(r"%[.\d]*\w", "", record.msg).strip(), "it says nothing by itself"
         assert record.pool == NAME  # type: ignore[attr-defined]
         assert str(record.event).isidentifier()  # type: ignore[attr-defined]
         assert record.name == f"pgpool_rs.{NAME}"

@@ -9,12 +9,13 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2.extensions
 import pytest
 
-from pgpool_rs import PoolError, ThreadedConnectionPool
+from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs.testing import INTRANS, BareFakeConnection, FakeServer, MortalFakeConnection
 from tests.lib.log import handled_by, listening
@@ -450,6 +451,31 @@ def test_the_next_call_logs_it(mortal: FakeServer, our_class: Any, act: str) -> 
         (line,) = log.texts
         assert line.startswith("connection reclaimed")
     del kept
+
+
+@pytest.mark.parametrize("act", ["getconn", "maintain"])
+def test_a_handlers_own_call_leaves_it_to_the_next(
+    mortal: FakeServer, our_class: Any, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The thread would tell it.
+    monkeypatch.setattr(_housekeeper.housekeeper, "poke", lambda _: None)
+    texts: list[str] = []
+    heard: list[str] = []
+    kept: list[Any] = []
+
+    def call(record: logging.LogRecord) -> None:
+        texts.append(record.getMessage().partition(",")[0])
+        kept.append(getattr(pool, act)())
+
+    listener = SimpleNamespace(closed=lambda _, reason: heard.append(reason))
+    pool = our_class(2, 2, reclaim=True, max_idle=None, listener=listener)
+    other = pool.getconn()
+    pool.getconn()
+    with handled_by(call):
+        pool.putconn(other, close=True)
+        assert (texts, heard) == (["connection closed: its borrower asked for that"], ["requested"])
+        pool.maintain()
+    assert (texts[1], heard[1]) == ("connection reclaimed", "reclaimed")
 
 
 def test_the_thread_logs_it_at_once(mortal: FakeServer, our_class: Any) -> None:

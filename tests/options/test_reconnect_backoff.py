@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import traceback
@@ -15,6 +16,7 @@ from pgpool_rs import PoolClosed, PoolTimeout, ThreadedConnectionPool, TooManyRe
 from pgpool_rs._core import advance_clock
 from pgpool_rs._notes import copied
 from pgpool_rs.testing import PATIENCE, FakeServer
+from tests.lib.log import handled_by
 from tests.lib.pools import DOWN, assert_sound, give_back, lend
 from tests.lib.programs import PROLOGUE, run_forking_program
 from tests.lib.waits import Task, counts, held, wait_for_waiters, wait_until
@@ -55,6 +57,21 @@ def test_a_caller_that_does_not_wait_is_told_the_last_error_and_does_not_connect
     advance_clock(PAUSE)
     pool.putconn(pool.getconn())
     assert_sound(pool, server)
+
+
+@pytest.mark.parametrize("timeout", [0, 5, None])
+def test_a_handler_is_told_the_last_error_whatever_its_timeout(server: FakeServer, timeout: float | None) -> None:
+    pool = backing_off(ThreadedConnectionPool, 0, 3, timeout=timeout)
+    told: list[BaseException] = []
+
+    def write_to_the_database(_: logging.LogRecord) -> None:
+        with pytest.raises(psycopg2.OperationalError, match="down") as caught:
+            pool.getconn()
+        told.append(caught.value)
+
+    with handled_by(write_to_the_database):
+        fail(pool, server)
+    assert (len(told), connects(server)) == (1, 1)
 
 
 def test_an_opening_that_fails_holds_connects_back_as_any_connect_does(server: FakeServer, our_class: Any) -> None:

@@ -217,15 +217,18 @@ fn seek_from<'py, 'p>(
         };
         place.take(joined)?;
         let end = timeout.deadline(asked);
+        let is_logging = is_logging(caller);
         let deadline = match (busy, timeout) {
             (Busy::Crowded, _) => return Err(crowded(pool)),
-            _ if is_logging(caller) => return Err(Refusal::Exhausted.into()),
-            (Busy::BackingOff { comes: false, .. }, Timeout::ZERO) => match told_again(pool)? {
-                Some(error) => return Err(error.into()),
-                None => continue 'asking,
-            },
+            (Busy::BackingOff { comes: false, .. }, _) if timeout == Timeout::ZERO || is_logging => {
+                match told_again(pool)? {
+                    Some(error) => return Err(error.into()),
+                    None => continue 'asking,
+                }
+            }
+            (Busy::Limited, _) if timeout == Timeout::ZERO || is_logging => return Err(Refusal::Limited.into()),
+            _ if is_logging => return Err(Refusal::Exhausted.into()),
             (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
-            (Busy::Limited, Timeout::ZERO) => return Err(Refusal::Limited.into()),
             // The caller does not wait for room, but for a connection that another caller is opening without a time limit.
             (Busy::KeyOpening, Timeout::ZERO) => None,
             // The same, as long as the room is in transit.

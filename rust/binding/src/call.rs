@@ -204,8 +204,8 @@ fn do_late(py: Python<'_>, caller: Caller, late: Vec<Late>) -> PyResult<()> {
 
 /// Runs `write`, which writes to the log or tells a listener.
 pub(crate) fn while_logging<T>(caller: Caller, write: impl FnOnce() -> T) -> T {
-    with_calls(caller, |calls| calls.is_logging = true);
+    let within = with_calls(caller, |calls| std::mem::replace(&mut calls.is_logging, true));
     let written = write();
-    with_calls(caller, |calls| calls.is_logging = false);
+    with_calls(caller, |calls| calls.is_logging = within);
     written
 }

@@ -7,7 +7,8 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyFrame, PyFrameMethods, PyTuple, PyWeakrefMethods, PyWeakrefReference};
 
-use crate::call::edit;
+use crate::call::{edit, is_logging};
+use crate::caller::caller;
 use crate::error::every;
 use crate::handle::Handle;
 use crate::keys::loan_key;
@@ -116,7 +117,8 @@ pub(crate) fn loans<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<
 
 /// Logs the loans that their borrowers forgot.
 pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
-    if !pool.get().options().reclaim {
+    // The ledger gives them once, and a handler's own calls log nothing.
+    if !pool.get().options().reclaim || is_logging(caller(pool.py())?) {
         return Ok(());
     }
     let forgotten = pool.get().ledger().take_forgotten();

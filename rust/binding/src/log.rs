@@ -61,8 +61,8 @@ events! {
     LATE = Warning, "late_return", "connection returned late: it was lent for %.1f s";
     RECLAIMED = Warning, "reclaimed", "connection reclaimed, its borrower forgot it: %s";
     LISTENER_FAILED = Warning, "listener_failed", "the listener failed: %s";
-    TIMED_OUT = Info, "timed_out", "%s";
-    CROWDED = Info, "crowded", "%s";
+    TIMED_OUT = Info, "timed_out", "request timed out: %s";
+    CROWDED = Info, "crowded", "request refused: %s";
     POOL_CLOSED = Info, "pool_closed", "pool closed, with %d connections";
 }
 
@@ -152,8 +152,12 @@ pub(crate) fn log_connect(
     ledger: &SharedLedger<Handle, Waker>,
     error: Option<(&PyErr, &str)>,
 ) -> PyResult<()> {
-    let Some(news) = ledger.connect_news(error.is_some(), now()) else { return Ok(()) };
     let py = pool.py();
+    // The ledger gives its news once, and a handler's own calls log nothing.
+    if is_logging(caller(py)?) {
+        return Ok(());
+    }
+    let Some(news) = ledger.connect_news(error.is_some(), now()) else { return Ok(()) };
     let (reason, text) = error.map_or_else(Default::default, |(error, text)| (class_name(py, error), text));
     match news {
         ConnectNews::Failed { times: 1, .. } => log_with_reason(pool, CONNECT_FAILED, Some(&reason), || (text,)),

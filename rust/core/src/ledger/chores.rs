@@ -65,8 +65,8 @@ pub(crate) struct RestState {
 
 impl<H, W> Ledger<H, W> {
     /// Tells the caller what to do next.
-    pub(crate) fn chore(&mut self, caller: Caller) -> ChoreDecision<H> {
-        if let Some(chore) = self.next_chore(caller) {
+    pub(crate) fn chore(&mut self, caller: Caller, reports: bool) -> ChoreDecision<H> {
+        if let Some(chore) = self.next_chore(caller, reports) {
             (self.rest.lull, self.rest.lull_until) = (Span::ZERO, Moment::START);
             return chore;
         }
@@ -88,7 +88,7 @@ impl<H, W> Ledger<H, W> {
         ChoreDecision::Rest(self.rest.until)
     }
 
-    fn next_chore(&mut self, caller: Caller) -> Option<ChoreDecision<H>> {
+    fn next_chore(&mut self, caller: Caller, reports: bool) -> Option<ChoreDecision<H>> {
         if let Some(returning) = self.next_deferred_return(caller) {
             return Some(ChoreDecision::Return(returning));
         }
@@ -98,7 +98,7 @@ impl<H, W> Ledger<H, W> {
         if let Some(outdated) = self.take_outdated(caller) {
             return Some(ChoreDecision::Return(outdated));
         }
-        if let Some(report) = self.report_overdue() {
+        if let Some(report) = reports.then(|| self.report_overdue()).flatten() {
             return Some(ChoreDecision::Report(report));
         }
         if self.lacks_some()
