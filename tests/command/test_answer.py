@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from pgpool_rs import __version__
-from pgpool_rs._command import main, size
+from pgpool_rs._command import _COMMANDS, main, size
 from pgpool_rs._command.answer import Answer, Table
 
 SECRET = "open-sesame"
@@ -83,6 +86,54 @@ def test_the_exit_status_tells_a_wrong_usage(
     captured = capsys.readouterr()
     assert said in " ".join((captured.out + captured.err).split(" "))
     assert SECRET not in captured.err
+
+
+# What each command needs beside the option, so that it neither fails before nor goes on.
+BESIDE = {
+    "size": ["--rate", "9", "--hold", "0.1", "--wait", "1", "--requests", "100"],
+    "top": ["--once"],
+    "exporter": ["--port", "99999"],
+}
+
+
+def places() -> Iterator[list[str]]:
+    """Give each place of a command line that takes a word, beside the connection string's own."""
+    yield []
+    for name, (module, _) in _COMMANDS.items():
+        parser = argparse.ArgumentParser()
+        module.add_arguments(parser)
+        for action in parser._actions:
+            yield from ([name, *BESIDE.get(name, []), option] for option in action.option_strings)
+
+
+@pytest.mark.parametrize("place", list(places()), ids=" ".join)
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"postgres://u:{SECRET}@h/db",
+        f"postgres://u:{SECRET}/word@h/db",
+        f"postgresql+psycopg2://u:{SECRET}@h/db",
+        f"u:{SECRET}@h/db",
+        f"host=h password={SECRET}",
+        f"password='{SECRET}",
+    ],
+)
+def test_no_secret_is_shown_wherever_a_connection_string_slips_in(
+    place: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    joined = [*place[:-1], f"{place[-1]}{'=' * place[-1].startswith('--')}{text}"] if place else [text]
+    for words in ([*place, text, "--json"], joined):
+        with suppress(SystemExit):
+            main(words)
+    captured = capsys.readouterr()
+    assert SECRET not in captured.out + captured.err
+
+
+def test_an_option_and_a_word_that_is_no_secret_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", f"--maxconn=postgres://shop:{SECRET}@h/db"])
+    said = "argument --maxconn: must be a whole number, 1 or more, not 'postgres://shop:***@h/db'"
+    assert said in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(

@@ -8,11 +8,11 @@ import json
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pgpool_rs import __version__
 from pgpool_rs._command import check, doctor, exporter, size, top
-from pgpool_rs._command.answer import Failed
+from pgpool_rs._command.answer import Failed, hide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,14 @@ def _wrong(words: Sequence[str], command: argparse.ArgumentParser) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status: 1 if it has found something or failed."""
-    parser = argparse.ArgumentParser(
+    words = sys.argv[1:] if argv is None else argv
+
+    class Parser(argparse.ArgumentParser):
+        # argparse prints the words that it cannot use. They may be a connection string, with a password, or a part of one.
+        def error(self, message: str) -> NoReturn:
+            super().error(hide(message, words))
+
+    parser = Parser(
         prog="python -m pgpool_rs",
         description="Look at a server and at the pools of this host, and choose the size of a pool.",
         epilog="exit status: 0, 1 if something was found or failed, 2 for wrong arguments",
@@ -49,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=module.run, parser=command)
-    # argparse prints the words that it cannot use. They may be a connection string, with a password, or a part of one.
-    words = sys.argv[1:] if argv is None else argv
     if re.search("=|://", next((word for word in words if not word.startswith("-")), "")):
         parser.error(f"a command comes before the connection string: {', '.join(_COMMANDS)}")
     args, rest = parser.parse_known_args(words)
@@ -61,10 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         answer = args.run(args)
     except Failed as failed:
+        text = hide(str(failed), words)
         if args.json:
-            print(json.dumps({"error": str(failed)}))
+            print(json.dumps({"error": text}))
         else:
-            print(f"pgpool_rs: {failed}", file=sys.stderr)
+            print(f"pgpool_rs: {text}", file=sys.stderr)
         return failed.status
     except KeyboardInterrupt:
         return 130

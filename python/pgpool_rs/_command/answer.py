@@ -6,13 +6,16 @@ import argparse
 import importlib
 import itertools
 import math
+import re
 import sys
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pgpool_rs._secrets import mask
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 USAGE = 2
 _WIDTH = 110
@@ -25,6 +28,15 @@ class Failed(Exception):
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
         self.status = status
+
+
+def hide(text: str, words: Iterable[str]) -> str:
+    """Mask the secrets of these words of a command line: each may be a connection string, in any place, or a part."""
+    for word in words:
+        value = re.sub(r"^--[\w-]*=?", "", word)
+        if re.search("[=@]|://", value):
+            text = mask(text, (value,), {})
+    return text
 
 
 @dataclass(frozen=True)

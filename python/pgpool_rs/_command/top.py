@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pgpool_rs._command.answer import Answer
+from pgpool_rs._command.answer import Answer, hide
 from pgpool_rs._command.host import add_folder, folder_of
 from pgpool_rs._publishing import INTERVAL, VARIABLE, read
 
@@ -201,7 +201,7 @@ def screen(among: Sequence[Row], view: View, since: str, height: int, width: int
         stack = [stack[0], *stack[1 - _STACK :]]
     last = f"{_KEYS}  by {view.sort}" if view.typed is None else f"filter: {view.typed}_"
     if view.filter and view.typed is None:
-        last += f", with {view.filter}"
+        last += f", with {hide(view.filter, [view.filter])}"
     lines = [f"{view.summary(kept)}; p50, p99 {since}", *table(kept, max(width, WIDTH))]
     room = max(height - len(stack) - 1, 2)
     lines = lines[:room] + [""] * (room - len(lines)) + stack
