@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import argparse
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -119,8 +121,9 @@ def places() -> Iterator[list[str]]:
     ],
 )
 def test_no_secret_is_shown_wherever_a_connection_string_slips_in(
-    place: list[str], text: str, capsys: pytest.CaptureFixture[str]
+    place: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # --plot makes a file.
     joined = [*place[:-1], f"{place[-1]}{'=' * place[-1].startswith('--')}{text}"] if place else [text]
     for words in ([*place, text, "--json"], joined):
         with suppress(SystemExit):
@@ -134,6 +137,15 @@ def test_an_option_and_a_word_that_is_no_secret_are_shown(capsys: pytest.Capture
         main(["doctor", f"--maxconn=postgres://shop:{SECRET}@h/db"])
     said = "argument --maxconn: must be a whole number, 1 or more, not 'postgres://shop:***@h/db'"
     assert said in capsys.readouterr().err
+
+
+def test_what_the_output_cannot_show_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    monkeypatch.setattr(size, "run", lambda _: Answer({}, ["слишком много", Table(("a",), [("é",)])]))
+    assert main(["size", "--rate", "1", "--hold", "1", "--wait", "1"]) == 0
+    shown.seek(0)
+    assert shown.read() == "??????? ?????\n\na\n?\n"
 
 
 def test_ctrl_c_ends_a_command_without_a_traceback(

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from pgpool_rs import _core
 from pgpool_rs._command import main
 from pgpool_rs._command.size import Load, distribution, smallest
+from tests.lib.programs import ROOT
 
 REQUESTS = 100_000
 
@@ -150,3 +153,16 @@ def test_where_matplotlib_is_missing_the_plot_is_refused(
     words = ["--rate", "200", "--hold", "0.02", "--wait", "0.01", "--requests", "1000", "--plot", "waits.svg"]
     assert main(["size", *words]) == 2
     assert capsys.readouterr().err == "pgpool_rs: --plot needs matplotlib: pip install matplotlib\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_the_bars_are_drawn_with_what_the_output_can_show(encoding: str) -> None:
+    words = ["size", "--rate", "200", "--hold", "0.02", "--wait", "0.01", "--requests", "1000"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pgpool_rs", *words],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert ("█" if encoding == "utf-8" else "#") * 60 in run.stdout.decode(encoding)

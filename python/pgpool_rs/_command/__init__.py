@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import json
 import logging
 import re
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
 
     class Parser(argparse.ArgumentParser):
-        # argparse prints the words that it cannot use. They may be a connection string, with a password, or a part of one.
+        # argparse prints the words that it cannot use. They may be a connection string, with a password, or a part.
         def error(self, message: str) -> NoReturn:
             super().error(hide(message, words))
 
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.parser.error(_wrong(rest, args.parser))
     # What the pool would log stands in the answer.
     logging.getLogger("pgpool_rs").addHandler(logging.NullHandler())
+    # What a server says may have characters that the output's encoding lacks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     try:
         answer = args.run(args)
     except Failed as failed:

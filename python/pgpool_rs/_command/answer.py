@@ -39,6 +39,12 @@ def hide(text: str, words: Iterable[str]) -> str:
     return text
 
 
+def can_show(text: str) -> bool:
+    """Return whether the encoding of the output has these characters."""
+    encoding = sys.stdout.encoding or "ascii"
+    return text.encode(encoding, "replace").decode(encoding) == text
+
+
 @dataclass(frozen=True)
 class Table:
     """Holds rows of texts. A column whose name begins with `>` stands to the right. The last one may be long."""

@@ -7,7 +7,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pgpool_rs._command.answer import USAGE, Answer, Failed, Table, number, percentile, positive, whole
+from pgpool_rs._command.answer import USAGE, Answer, Failed, Table, can_show, number, percentile, positive, whole
 from pgpool_rs._core import simulate
 
 if TYPE_CHECKING:
@@ -173,9 +173,10 @@ def _parts(args: argparse.Namespace, rate: float, data: dict[str, Any], rows: li
 def _bars(title: str, rows: list[Waits]) -> str:
     """Draw the waits as text."""
     longest = max(row.target for row in rows) or 1.0
+    bar = "█" if can_show("█") else "#"
     width = len(str(rows[-1].connections))
     bars = [
-        f"{row.connections:{width}} {'█' * round(_BAR * row.target / longest):1}{1000 * row.target:5.1f} ms"
+        f"{row.connections:{width}} {bar * round(_BAR * row.target / longest):1}{1000 * row.target:5.1f} ms"
         for row in rows
     ]
     return "\n".join([title, *bars])
