@@ -6,8 +6,10 @@ import gc
 import re
 import subprocess
 import sys
+import sysconfig
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import django
@@ -21,19 +23,23 @@ from psycopg2 import extensions
 
 from dev.servers.postgres import ThrowawayPostgres
 from dev.suites import django as suite
-from pgpool_rs import PoolTimeout
+from pgpool_rs import PoolClosed, PoolExhausted, PoolTimeout
 from pgpool_rs.django import _control
 from pgpool_rs.testing import PATIENCE
 from tests.lib.postgres import Connects, backends, terminate
 from tests.lib.programs import ROOT, in_a_child, run_program
-from tests.lib.waits import Task, wait_until
+from tests.lib.waits import Task, wait_for_waiters, wait_until
 
 NAME = "django"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _settings() -> None:
-    settings.configure(USE_TZ=True, SECRET_KEY="of no use to anybody", DATABASES={})
+    # The libraries that PostGIS needs, from the wheels of others.
+    wheels = {"GDAL_LIBRARY_PATH": "pyogrio.libs/libgdal-*", "GEOS_LIBRARY_PATH": "shapely.libs/libgeos_c-*"}
+    site = Path(sysconfig.get_path("platlib"))
+    found = {name: str(path) for name, pattern in wheels.items() for path in site.glob(pattern)}
+    settings.configure(USE_TZ=True, SECRET_KEY="of no use to anybody", DATABASES={}, **found)
     django.setup()
 
 
@@ -116,6 +122,8 @@ def test_settings_for_psycopg_pool_and_options_of_ours_are_taken_together(site: 
         ({"min_size": "few"}, {}, "min_size must be a whole number, not a str"),
         ({"timeout": "5"}, {}, "timeout must be a number of seconds or None, not '5'"),
         ({"num_workers": 0}, {}, "num_workers must be 1 or more, not 0"),
+        ({"min_size": 0}, {}, "max_size must be 1 or more, not 0; it is min_size by default"),
+        ({"min_size": 0, "max_size": 0}, {}, "max_size must be 1 or more, not 0"),
         (True, {"max_size": 3, "timeout": 5}, 'write "OPTIONS": {"pool": {"max_size": ..., "timeout": ...}}'),
         (None, {"minconn": 3}, 'write "OPTIONS": {"pool": {"min_size": ...}}'),
         (True, {"conect_timeout": 3}, "did you mean connect_timeout?"),
@@ -200,6 +208,25 @@ def test_waiting_in_vain_is_djangos_operational_error(site: Any) -> None:
         assert isinstance(raised.value.__cause__, PoolTimeout)
 
     Task(request).result()
+
+
+def test_a_full_pool_without_a_timeout_and_a_closed_one_are_operational_errors_too(site: Any) -> None:
+    one = site({**ONE, "timeout": 0})
+    one.connection.ensure_connection()
+    other = one.connection.copy()
+    with pytest.raises(OperationalError, match="connection pool exhausted") as raised:
+        other.ensure_connection()
+    assert isinstance(raised.value.__cause__.__cause__, PoolExhausted)
+    one.connection.close_pool()
+    one.connection.close()
+    one = site({**ONE, "timeout": PATIENCE})
+    one.connection.ensure_connection()
+    waiter = Task(one.connection.copy().ensure_connection)
+    wait_for_waiters(one.connection.pool, 1)
+    one.connection.close_pool()
+    with pytest.raises(OperationalError, match="closed") as raised:
+        waiter.result()
+    assert isinstance(raised.value.__cause__.__cause__, PoolClosed)
 
 
 def test_a_session_that_was_killed_is_not_lent_with_health_checks(site: Any, postgres: ThrowawayPostgres) -> None:
@@ -340,6 +367,9 @@ def test_the_backend_for_postgis_borrows_too(site: Any) -> None:
     one = site(ONE, ENGINE="pgpool_rs.django.postgis")
     assert isinstance(one.connection, DatabaseWrapper)
     assert one.execute("SELECT 1") == 1
+    pid = one.execute("SELECT pg_backend_pid()")
+    one.connection.close()
+    assert one.execute("SELECT pg_backend_pid()") == pid
     assert one.connection.pool.get_stats()["pool_size"] == 1
 
 

@@ -49,8 +49,11 @@ def make(options: dict[str, Any], params: Mapping[str, Any]) -> ThreadedConnecti
     if options["maxconn"] is None:
         options["maxconn"] = options["minconn"]
     try:
-        return ThreadedConnectionPool(**params, **options)
+        pool = ThreadedConnectionPool(**params, **options)
     except (TypeError, ValueError) as error:
         text = re.sub("|".join(_THEIRS), lambda name: _THEIRS[name[0]], str(error))
         default = f"; min_size is {DEFAULTS['minconn']} by default" if "min_size=" in text else ""
         raise ImproperlyConfigured(f"{text}{default}") from error
+    if pool.maxconn == 0:
+        raise ImproperlyConfigured("max_size must be 1 or more, not 0; it is min_size by default")
+    return pool

@@ -12,9 +12,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
 from django.db.backends.postgresql import base, creation
 from django.db.backends.postgresql.psycopg_any import IsolationLevel
+from psycopg2 import OperationalError
 from psycopg2.extras import register_default_jsonb
 
 from pgpool_rs.django import _control, _settings
+from pgpool_rs.errors import PoolError
 from pgpool_rs.health import discard_all
 
 if TYPE_CHECKING:
@@ -99,8 +101,12 @@ class Pooled:
             return super().get_new_connection(conn_params)  # type: ignore[misc]
         _control.listen()
         _thread.__dict__.setdefault("open", _Open()).add(self)
-        pool.open()
-        connection = pool.getconn()
+        try:
+            pool.open()
+            connection = pool.getconn()
+        except PoolError as error:
+            # psycopg_pool's errors are OperationalErrors, for which Django's users look. PoolTimeout is one as it is.
+            raise error if isinstance(error, OperationalError) else OperationalError(str(error)) from error
         self._lender = pool
         return connection
 
