@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from psycopg2 import InterfaceError
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 from sqlalchemy import exc
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from pgpool_rs._options import Options
@@ -19,7 +19,6 @@ from pgpool_rs.errors import PoolExhausted
 from pgpool_rs.pool import ThreadedConnectionPool
 
 if TYPE_CHECKING:
-    from sqlalchemy.pool import ConnectionPoolEntry
     from typing_extensions import Self
 
 __all__ = ["PgPool"]
@@ -87,8 +86,7 @@ class PgPool(QueuePool):
 
         :raises TypeError: it has no such option, or an argument of create_engine or an event does what the option does.
         """
-        unknown = options.keys() - _OPTIONS
-        if unknown:
+        if unknown := options.keys() - _OPTIONS:
             raise TypeError(f"PgPool takes {', '.join(sorted(_OPTIONS))}, and not {', '.join(sorted(unknown))}")
         return type(cls.__name__, (cls,), {"_options": {**cls._options, **options}})
 
@@ -110,11 +108,13 @@ class PgPool(QueuePool):
         options |= {"max_idle": 0 if pool_size else None, "reconnect_backoff": (0.1, 2), **self._options}
         self._minconn = options.pop("minconn", pool_size)
         maxconn = pool_size + self._max_overflow if self._max_overflow >= 0 else 2**31 - 1
-        self.pgpool = ThreadedConnectionPool(0, maxconn, connect=self._open, timeout=timeout, **options)
+        opened = weakref.WeakMethod(self._open)  # So that the count of references frees a pool after dispose().
+        self.pgpool = ThreadedConnectionPool(0, maxconn, connect=lambda: opened()(), timeout=timeout, **options)  # type: ignore[misc]  # noqa: PLW0108
 
     def _open(self) -> Any:  # commit() and rollback() of a record are not called
-        record = _Record(self)
-        _records.add(record)
+        if getattr(self._dialect, "is_async", False):  # Later releases of SQLAlchemy refuse it before.
+            raise exc.ArgumentError(f"Pool class {type(self).__name__} cannot be used with asyncio engine")
+        _records.add(record := _Record(self))
         # Not before: housekeeping would open connections, which QueuePool does for a caller alone.
         if self.pgpool.minconn != self._minconn:
             self.pgpool.resize(self._minconn, self.pgpool.maxconn)

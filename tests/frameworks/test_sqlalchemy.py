@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 from sqlalchemy import Engine, create_engine, event, exc, text
+from sqlalchemy.dialects.postgresql.psycopg import PGDialectAsync_psycopg
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -313,6 +314,21 @@ def test_a_dropped_engine_leaves_no_session(engines: Engines) -> None:
     engines.wait_for_sessions(0)
 
 
+def test_dispose_frees_the_old_pool_without_the_collector(engines: Engines) -> None:
+    engine = engines.make()
+    lent = engine.connect()
+    engine.connect().close()
+    pool = weakref.ref(engine.pool.pgpool)
+    gc.disable()
+    try:
+        engine.dispose()
+        lent.close()
+        del lent
+        assert pool() is None
+    finally:
+        gc.enable()
+
+
 def test_options_of_the_pool_go_with_the_class(engines: Engines) -> None:
     poolclass = PgPool.with_options(max_idle=60, leak_after=60, name="shop").with_options(minconn=0)
     engine = engines.make(poolclass, pool_size=1, max_overflow=2)
@@ -353,6 +369,9 @@ def test_an_asyncio_engine_is_refused() -> None:
     for poolclass in (PgPool, PgPool.with_options(max_idle=60)):
         with pytest.raises(exc.ArgumentError, match="Pool class PgPool cannot be used with asyncio engine"):
             create_async_engine("postgresql+psycopg_async://", poolclass=poolclass)
+        # SQLAlchemy's first releases of 2.0 leave it to the pool.
+        with pytest.raises(exc.ArgumentError, match="Pool class PgPool cannot be used with asyncio engine"):
+            poolclass(psycopg2.connect, dialect=PGDialectAsync_psycopg()).connect()  # type: ignore[no-untyped-call]
 
 
 PROGRAM = """
