@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from typing import Any, Final
 
+from pgpool_rs._core import AbstractConnectionPool as _Pool
+
 _pools: Final[weakref.WeakValueDictionary[int, Any]] = weakref.WeakValueDictionary()
 # Dicts that keep pools alive: each new pool is put into all of them. The code that adds a dict removes it again.
 holders: Final[list[dict[int, Any]]] = []
@@ -25,3 +27,9 @@ def pools() -> list[Any]:
     Closed pools are among them as long as the program holds them.
     """
     return [pool for reference in _pools.valuerefs() if (pool := reference()) is not None]
+
+
+def figures(pool: Any) -> dict[str, int]:
+    """Return a pool's statistics, to be added up with others: a pool that is not open may have no connection."""
+    is_closed = _Pool.closed.__get__(pool)  # type: ignore[attr-defined]  # A subclass may use our names for anything.
+    return _Pool.get_stats(pool) | ({"pool_min": 0, "pool_max": 0} if is_closed else {})

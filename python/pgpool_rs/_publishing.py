@@ -25,7 +25,7 @@ from pgpool_rs import _log
 from pgpool_rs._core import AbstractConnectionPool as _Pool
 from pgpool_rs._core import if_free, speak
 from pgpool_rs._histogram import Histogram
-from pgpool_rs._pools import pools
+from pgpool_rs._pools import figures, pools
 from pgpool_rs._threads import MOST_STARTS
 from pgpool_rs._threads import start as start_thread
 
@@ -197,7 +197,7 @@ def _of(pool: Any) -> dict[str, Any]:
         stack = [f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
     return {
         "name": _Pool._pgpool_name(pool),
-        "stats": _Pool.get_stats(pool),
+        "stats": figures(pool),
         "histograms": {what: [times.buckets, times.sum] for what, times in histograms.items()},
         "stack": stack,
     }

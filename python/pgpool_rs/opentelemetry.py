@@ -13,7 +13,7 @@ from opentelemetry.metrics import Observation
 
 from pgpool_rs._core import __version__
 from pgpool_rs._listener import Listener
-from pgpool_rs._pools import pools
+from pgpool_rs._pools import figures, pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +42,8 @@ def _count(_pool: Any, stats: dict[str, int]) -> Iterator[tuple[int, dict[str, s
 
 
 def _idle_max(pool: Any, stats: dict[str, int]) -> Iterator[tuple[int, dict[str, str]]]:
-    yield stats["pool_min" if pool.options["max_idle"] == 0 else "pool_max"], {}
+    keeps = pool.__dict__["_pgpool_options"].max_idle > 0  # A program may use `options` for anything.
+    yield stats["pool_max" if keeps else "pool_min"], {}
 
 
 def _stat(name: str) -> Callable[[Any, dict[str, int]], Iterator[tuple[int, dict[str, str]]]]:
@@ -97,7 +98,7 @@ class PoolTelemetry(Listener):
             # The SDK keeps one observation for each set of attributes: pools of one name are added up.
             found: dict[tuple[tuple[str, str], ...], int] = {}
             for pool in pools():
-                for number, state in gauge.read(pool, pool.get_stats()):
+                for number, state in gauge.read(pool, figures(pool)):
                     attributes = ((_NAME, str(pool.name)), *state.items())
                     found[attributes] = found.get(attributes, 0) + number
             return [Observation(number, dict(attributes)) for attributes, number in found.items()]

@@ -115,6 +115,19 @@ def test_pools_of_one_name_are_added_up(server: FakeServer, backend: Backend) ->
     del pools
 
 
+def test_a_closed_pool_may_have_no_connection(server: FakeServer, backend: Backend) -> None:
+    pools: list[Any] = [ThreadedConnectionPool(1, 3, name="ends", max_idle=9) for _ in range(2)]
+    assert [backend.value(name, "ends") for name in ("max", "idle.min", "idle.max")] == [6, 2, 6]
+    pools[0].close()
+    assert [backend.value(name, "ends") for name in ("max", "idle.min", "idle.max")] == [3, 1, 3]
+
+
+def test_a_pool_whose_options_a_program_has_overwritten_is_shown(server: FakeServer, backend: Backend) -> None:
+    pool: Any = ThreadedConnectionPool(1, 3, name="own")
+    pool.options = pool.get_stats = "the program's"
+    assert [backend.value(name, "own") for name in ("max", "idle.min", "idle.max")] == [3, 1, 1]
+
+
 def test_a_wait_is_a_span_below_the_callers_own_and_an_idle_connection_is_none(
     server: FakeServer, backend: Backend
 ) -> None:

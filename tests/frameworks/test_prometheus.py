@@ -66,6 +66,23 @@ def test_pools_of_one_name_are_added_up(server: FakeServer, registry: CollectorR
     assert figure("wait_seconds_count") == figure("wait_seconds_bucket", le="+Inf") == 3
 
 
+def test_a_pool_that_is_closed_or_not_yet_open_may_have_no_connection(
+    server: FakeServer, registry: CollectorRegistry
+) -> None:
+    pools: list[Any] = [ThreadedConnectionPool(1, 3, name="ends") for _ in range(2)]
+
+    def figures() -> list[float | None]:
+        return [registry.get_sample_value(f"pgpool_connections_{of}", {"pool": "ends"}) for of in ("min", "max")]
+
+    assert figures() == [2, 6]
+    pools[0].close()
+    assert figures() == [1, 3]
+    pools += [ThreadedConnectionPool(1, 3, name="ends", open=False)]
+    assert figures() == [1, 3]
+    pools[2].open()
+    assert figures() == [2, 6]
+
+
 def test_a_pool_that_is_gone_is_not_shown(server: FakeServer, registry: CollectorRegistry) -> None:
     def names() -> set[str]:
         return {sample.labels["pool"] for metric in PoolCollector().collect() for sample in metric.samples}
