@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,13 @@ def test_workers_of_a_preloading_gunicorn_are_shown_and_drained(project: Project
 
         assert set(seen) <= shown()
         before = set(project.sessions())
-        assert set(seen) <= shown("--drain")
+        with ExitStack() as silent:
+            for pid in seen:
+                client = silent.enter_context(socket.socket(socket.AF_UNIX))
+                client.settimeout(60)
+                client.connect(f"\0pgpool_rs.django.{project.server.port}.{pid}")
+            assert set(seen) <= shown("--drain")
+            wait_until(lambda: client.recv(999) == b"", "the end of a client that says nothing")
         wait_until(lambda: not {*seen.values()} & {*project.sessions()}, "the end of what was idle")
         assert {*seen.values()} <= before
         project.get(place)

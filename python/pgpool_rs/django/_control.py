@@ -6,12 +6,14 @@ A command that asks must know the project's SECRET_KEY.
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import sys
 import threading
 from contextlib import suppress
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Listener
-from typing import TYPE_CHECKING
+from multiprocessing.connection import Listener, answer_challenge, deliver_challenge
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.conf import settings
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 pools: dict[tuple[str, str], ThreadedConnectionPool] = {}
 """By alias and database."""
 ADDRESS = "\0pgpool_rs.django."
+_PATIENCE = 5
 _listening = 0
 
 
@@ -36,10 +39,22 @@ def listen() -> None:
 
 
 def _answer() -> None:
-    with Listener(f"{ADDRESS}{os.getpid()}", authkey=force_bytes(settings.SECRET_KEY)) as listener:
+    # Without the key: with it, accept() would wait for what a client says.
+    with Listener(f"{ADDRESS}{os.getpid()}") as listener:
         while True:
-            with suppress(OSError, EOFError, AuthenticationError), listener.accept() as client:
-                if client.recv() == "drain":
-                    for pool in list(pools.values()):
-                        pool.drain()
-                client.send({alias: pool.get_stats() for (alias, _), pool in list(pools.items())})
+            with suppress(OSError, RuntimeError):  # RuntimeError: no thread can start
+                threading.Thread(target=_serve, args=(listener.accept(),), daemon=True).start()
+
+
+def _serve(client: Any) -> None:
+    key = force_bytes(settings.SECRET_KEY)
+    with suppress(OSError, EOFError, AuthenticationError), client:
+        # The end of a client that says nothing, and of its thread.
+        with socket.socket(fileno=os.dup(client.fileno())) as its:
+            its.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _PATIENCE, 0))
+        deliver_challenge(client, key)
+        answer_challenge(client, key)
+        if client.recv() == "drain":
+            for pool in list(pools.values()):
+                pool.drain()
+        client.send({alias: pool.get_stats() for (alias, _), pool in list(pools.items())})
