@@ -76,12 +76,14 @@ class Database:
         if not isinstance(given, dict):
             raise TypeError(f'app.config["{self._key}"] must be a dict before init_app, and is {kind(given)}')
         settings = {**DEFAULTS, **given}
-        retry_after = settings.pop("retry_after")
-        app.extensions[self._key] = ThreadedConnectionPool(**settings)
+        pause = settings.pop("retry_after")
+        app.extensions[self._key] = pool = ThreadedConnectionPool(**settings)
+        app.extensions.setdefault("pgpool_rs", {})[pool.name] = pause
         app.teardown_appcontext(self._teardown)
 
-        def refuse(_: PoolExhausted) -> Any:
+        def refuse(error: PoolExhausted) -> Any:
             """Answer 503, as the application's own handler of that status shows it."""
+            retry_after = app.extensions["pgpool_rs"].get(error.pool_name, pause)
             return current_app.handle_http_exception(ServiceUnavailable(retry_after=retry_after))
 
         app.register_error_handler(PoolExhausted, refuse)
@@ -98,10 +100,9 @@ class Database:
         return self._unopened().close(timeout)
 
     def _unopened(self) -> ThreadedConnectionPool:
-        pool: ThreadedConnectionPool | None = current_app.extensions.get(self._key)
-        if pool is None:
+        if self._key not in current_app.extensions:
             raise RuntimeError(f'call init_app(app): this application has no Database(key="{self._key}")')
-        return pool
+        return current_app.extensions[self._key]  # type: ignore[no-any-return]
 
     @property
     def connection(self) -> Any:
@@ -137,8 +138,7 @@ class Database:
         if name not in g:
             block = self.pool.connection()
             setattr(g, name, _Lent(block, block.__enter__()))
-        lent: _Lent = getattr(g, name)
-        return lent
+        return getattr(g, name)  # type: ignore[no-any-return]
 
     def _teardown(self, error: BaseException | None) -> None:
         """Return the connection. An error that a handler has answered is None here, so this never commits."""

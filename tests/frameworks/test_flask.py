@@ -207,6 +207,23 @@ def test_a_full_pool_answers_503_and_when_to_come_again(site: Site) -> None:
     assert site.client.get("/").status_code == 200
 
 
+def test_each_database_of_an_application_has_its_own_retry_after(site: Site) -> None:
+    replica = Database(key="REPLICA")
+    site.app.config["REPLICA"] = {"maxconn": 1, "timeout": 0, "dsn": site.dsn, "retry_after": 99}
+    replica.init_app(site.app)
+    site.app.add_url_rule("/", "main", lambda: str(execute(site.db.connection)))
+    site.app.add_url_rule("/replica", "replica", lambda: str(execute(replica.connection)))
+    with site.app.app_context():
+        assert execute(replica.connection)
+        lent = lend(site.pool, 2)
+        for path, pause in (("/", "7"), ("/replica", "99")):
+            refused = Task(site.app.test_client().get, path).result()
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, pause)
+        give_back(site.pool, lent)
+    with site.app.app_context():
+        replica.close()
+
+
 @pytest.mark.parametrize("minconn", [0, 2])
 def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPostgres, minconn: int) -> None:
     connect = Connects()
