@@ -5,6 +5,7 @@ Each raises TypeError for a wrong type and ValueError for a value out of range. 
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import sys
@@ -72,6 +73,7 @@ def callback(
     If the value may be `secret`, the message names only its type.
     """
     if given is None or callable(given):
+        _refuse_async(option, given)
         return given  # type: ignore[no-any-return]
     is_word = bool(words) and isinstance(given, str)
     if is_word and given in words:
@@ -87,6 +89,8 @@ def listener(option: str, given: Any) -> Any:
         return None
     found = [method for method in methods(given) if method is not None]
     if found and all(map(callable, found)) and not isinstance(given, type):
+        for event, method in zip(EVENTS, methods(given), strict=True):
+            _refuse_async(f"{option}.{event}", method)
         return given
     allowed = ", ".join(EVENTS)
     raise TypeError(f"{option} must be an object with some of the methods {allowed}, or None, not {kind(given)}")
@@ -115,6 +119,13 @@ def text(option: str, given: Any) -> str:
     if not given:
         raise ValueError(f"{option} must not be empty, not {shown(given)}")
     return given
+
+
+def _refuse_async(option: str, given: Any) -> None:
+    """Refuse a function whose call runs nothing: the pool only calls it."""
+    kinds = inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction
+    if any(is_kind(call) for is_kind in kinds for call in (given, getattr(type(given), "__call__", None))):  # noqa: B004
+        raise TypeError(f"{option} must be a plain function, not an async one or a generator: its call runs nothing")
 
 
 def _real(given: Any) -> float | None:

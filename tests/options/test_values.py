@@ -10,7 +10,9 @@ import itertools
 import math
 import re
 import sys
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -307,6 +309,42 @@ def test_an_unknown_option_is_a_type_error() -> None:
 )
 def test_these_options_need_housekeeping(given: dict[str, Any]) -> None:
     assert Options.checked(**given).has_housekeeper is True
+
+
+async def coroutine(*_: object) -> None:
+    """Would have to be awaited."""
+
+
+def generator(*_: object) -> Iterator[None]:
+    """Would have to be iterated."""
+    yield
+
+
+async def async_generator(*_: object) -> AsyncIterator[None]:
+    """Would have to be iterated in an event loop."""
+    yield
+
+
+class Awaitable:
+    """Has all of it in methods."""
+
+    __call__ = method = coroutine
+
+
+@pytest.mark.parametrize("option", [*CALLABLES, "listener.closed"])
+@pytest.mark.parametrize(
+    "value",
+    [coroutine, generator, async_generator, functools.partial(coroutine, 1), Awaitable(), Awaitable().method],
+    ids=["coroutine", "generator", "async generator", "partial", "object", "method"],
+)
+def test_a_function_whose_call_runs_nothing_is_refused(option: str, value: Any) -> None:
+    name, _, event = option.partition(".")
+    text = f"{option} must be a plain function, not an async one or a generator: its call runs nothing"
+    refused(TypeError, text, **{name: SimpleNamespace(**{event: value}) if event else value})
+
+
+def test_a_class_whose_instances_are_async_is_none() -> None:
+    assert made("connect", Awaitable) is Awaitable
 
 
 @pytest.mark.parametrize(
