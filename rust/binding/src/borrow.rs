@@ -10,7 +10,7 @@ use pgpool_core::{
 use pyo3::prelude::*;
 
 use crate::arguments::Timeout;
-use crate::call::{call_or_undo, do_what_waits, is_logging};
+use crate::call::{call_or_undo, do_what_waits, must_not_wait};
 use crate::caller::caller;
 use crate::check;
 use crate::error::{Error, both, weightier};
@@ -196,7 +196,7 @@ fn seek_from<'py, 'p>(
                 CheckOut::Lent(connection) => return Ok(connection.object(py)?),
                 CheckOut::Check(checking) => answer = check::lend(pool, checking)?,
                 CheckOut::Reserved(reservation) => {
-                    let waits = timeout != Timeout::ZERO && !expired && !is_logging(caller);
+                    let waits = timeout != Timeout::ZERO && !expired && !must_not_wait(caller);
                     match open(pool, want, reservation, waits)? {
                         Some(connection) => return Ok(connection),
                         None => continue 'asking,
@@ -217,17 +217,17 @@ fn seek_from<'py, 'p>(
         };
         place.take(joined)?;
         let end = timeout.deadline(asked);
-        let is_logging = is_logging(caller);
+        let must_not_wait = must_not_wait(caller);
         let deadline = match (busy, timeout) {
             (Busy::Crowded, _) => return Err(crowded(pool)),
-            (Busy::BackingOff { comes: false, .. }, _) if timeout == Timeout::ZERO || is_logging => {
+            (Busy::BackingOff { comes: false, .. }, _) if timeout == Timeout::ZERO || must_not_wait => {
                 match told_again(pool)? {
                     Some(error) => return Err(error.into()),
                     None => continue 'asking,
                 }
             }
-            (Busy::Limited, _) if timeout == Timeout::ZERO || is_logging => return Err(Refusal::Limited.into()),
-            _ if is_logging => return Err(Refusal::Exhausted.into()),
+            (Busy::Limited, _) if timeout == Timeout::ZERO || must_not_wait => return Err(Refusal::Limited.into()),
+            _ if must_not_wait => return Err(Refusal::Exhausted.into()),
             (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
             // The caller does not wait for room, but for a connection that another caller is opening without a time limit.
             (Busy::KeyOpening, Timeout::ZERO) => None,

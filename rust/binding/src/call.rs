@@ -46,6 +46,9 @@ struct Calls {
     /// Whether the caller is writing lines. Pool calls that a log handler or a listener makes meanwhile log nothing, tell nothing and
     /// wait for nothing.
     is_logging: bool,
+    /// Whether the caller asks the limit for a place. Others may wait for that, so what it calls meanwhile, in a finalizer for
+    /// instance, waits for nothing.
+    is_seeking: bool,
     /// What to do when the outermost call ends.
     late: Vec<Late>,
     /// The interrupt to raise when the innermost call ends.
@@ -62,12 +65,19 @@ thread_local! {
 fn with_calls<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     CALLS.with_borrow_mut(|all| {
         let place = all.iter().position(|calls| calls.caller == caller).unwrap_or_else(|| {
-            all.push(Calls { caller, depth: 0, is_logging: false, late: Vec::new(), interrupt: None });
+            all.push(Calls {
+                caller,
+                depth: 0,
+                is_logging: false,
+                is_seeking: false,
+                late: Vec::new(),
+                interrupt: None,
+            });
             all.len() - 1
         });
         let calls = &mut all[place];
         let changed = change(calls);
-        if calls.depth == 0 && !calls.is_logging {
+        if calls.depth == 0 && !calls.is_logging && !calls.is_seeking {
             all.swap_remove(place);
             if all.is_empty() {
                 // So that a thread leaves nothing behind.
@@ -173,6 +183,19 @@ pub(crate) fn answered_by_ours<T>(py: Python<'_>, answer: PyResult<T>) -> Option
 /// Says whether this caller is writing a log line of a pool. Then its pool calls log nothing and wait for nothing.
 pub(crate) fn is_logging(caller: Caller) -> bool {
     CALLS.with_borrow(|all| all.iter().any(|calls| calls.caller == caller && calls.is_logging))
+}
+
+/// Says whether the pool calls of this caller must wait for nothing.
+pub(crate) fn must_not_wait(caller: Caller) -> bool {
+    CALLS.with_borrow(|all| all.iter().any(|calls| calls.caller == caller && (calls.is_logging || calls.is_seeking)))
+}
+
+/// Runs `seek`, which asks the limit for a place.
+pub(crate) fn while_seeking<T>(caller: Caller, seek: impl FnOnce() -> T) -> T {
+    let before = with_calls(caller, |calls| std::mem::replace(&mut calls.is_seeking, true));
+    let sought = seek();
+    with_calls(caller, |calls| calls.is_seeking = before);
+    sought
 }
 
 /// Does this when the outermost call of this caller ends, or at once if it is within none.

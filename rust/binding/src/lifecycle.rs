@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyCFunction;
 
 use crate::arguments::Timeout;
-use crate::call::{call, edit, is_logging};
+use crate::call::{call, edit, must_not_wait};
 use crate::caller::{caller, is_thread_ident_native};
 use crate::error::{Error, both, every, is_database_error, is_pool_exhausted, weightier};
 use crate::fast_path::flags::{self, HOOKS, is_original};
@@ -141,7 +141,7 @@ pub(crate) fn close_gently(pool: &Bound<'_, AbstractPool>, timeout: Timeout) -> 
         let logged = both(py, log_forgotten(pool), log(pool, POOL_CLOSED, || (open,)));
         both(py, both(py, closed, leave_housekeeper(pool)), logged)
     })?;
-    let waits = timeout != Timeout::ZERO && !is_logging(caller);
+    let waits = timeout != Timeout::ZERO && !must_not_wait(caller);
     while waits && ledger.unclosed() > 0 {
         let parker = Parker::new(py)?;
         let closer = edit(py, || ledger.await_returns(parker.waker()))?;

@@ -4,7 +4,8 @@ use pgpool_core::Grantor;
 use pyo3::prelude::*;
 use pyo3::types::{PyWeakrefMethods, PyWeakrefReference};
 
-use crate::call::{answered_by_ours, defer_error};
+use crate::call::{answered_by_ours, defer_error, while_seeking};
+use crate::caller::caller;
 use crate::connection;
 use crate::error::both;
 use crate::pool::AbstractPool;
@@ -53,7 +54,10 @@ pub(crate) fn attach(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
 /// Takes a place of the limit, if one is free.
 pub(crate) fn take(pool: &Bound<'_, AbstractPool>) -> PyResult<bool> {
     match limit_of(pool) {
-        Some(limit) => limit.call_method1(name!(pool.py(), take), (pool,))?.is_truthy(),
+        Some(limit) => {
+            let ask = || limit.call_method1(name!(pool.py(), take), (pool,));
+            while_seeking(caller(pool.py())?, ask)?.is_truthy()
+        }
         // The pool was made anew meanwhile, without a limit.
         None => Ok(false),
     }

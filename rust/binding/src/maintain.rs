@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
 
-use crate::call::{call, edit, is_logging};
+use crate::call::{call, edit, must_not_wait};
 use crate::caller::caller;
 use crate::check;
 use crate::error::{Error, is_database_error, is_pool_exhausted};
@@ -94,7 +94,7 @@ pub(crate) fn maintain_now(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
 fn refill(pool: &Bound<'_, AbstractPool>, caller: Caller) -> PyResult<()> {
     let ledger = pool.get().ledger();
     maintain_now(pool)?;
-    while ledger.is_refilled_by_another(caller) && !is_logging(caller) {
+    while ledger.is_refilled_by_another(caller) && !must_not_wait(caller) {
         sleep(pool.py(), MOMENT)?;
         maintain(pool)?;
     }
@@ -133,7 +133,7 @@ pub(crate) fn wait(pool: &Bound<'_, AbstractPool>, deadline: Option<Instant>, as
     let py = pool.py();
     let ledger = pool.get().ledger();
     edit(py, || ledger.hurry_refill())?;
-    let deadline = if is_logging(caller(py)?) { Some(asked) } else { deadline };
+    let deadline = if must_not_wait(caller(py)?) { Some(asked) } else { deadline };
     loop {
         let due = maintain(pool)?;
         with_notes(pool, pool.get().ensure_open())?;

@@ -168,6 +168,19 @@ impl<W> Queue<W> {
         before.filter(|entry| entry.wait_for == WaitFor::Room).count()
     }
 
+    /// As `ahead_of`, for the first of these waiters that wants the same for another caller, if there is one: what that one gets serves
+    /// both. Gives the rank that decides, too.
+    pub(crate) fn ahead_of_wish(&self, waiter: Option<WaiterId>, rank: Rank, wish: Wish) -> (usize, Rank) {
+        let is_before = |id: WaiterId| waiter.map_or(id.rank <= rank, |waiter| id < waiter);
+        let wants_the_same = |entry: &&Entry<W>| {
+            entry.wait_for == WaitFor::Room && entry.wish.tag == wish.tag && entry.wish.caller != wish.caller
+        };
+        let wanted = self.wanted.contains_key(&wish.tag);
+        let before = self.entries.iter().take_while(|entry| wanted && is_before(entry.id));
+        let first = before.filter(wants_the_same).map(|entry| entry.id).next();
+        (self.ahead_of(first.or(waiter), rank), first.map_or(rank, |first| first.rank))
+    }
+
     /// Promises a slot to the first waiter for room, and gives its waker unless the waiter has been woken already.
     pub(crate) fn promise(&mut self, slot: SlotId) -> Option<W> {
         let at = self.entries.iter().position(|entry| entry.wait_for == WaitFor::Room)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Check, Ledger, Return};
+use super::{Check, Ledger, Return, Seeker};
 use crate::close_reason::CloseReason;
 use crate::question::{Unanswered, Want};
 use crate::queue::{Promise, Rank, Told, WaitFor, WaiterId};
@@ -23,7 +23,7 @@ pub(crate) enum CheckOutDecision<H> {
     /// The borrower asks again.
     AskAgain,
     /// The borrower asks the grantor, and then again.
-    Seek,
+    Seek(Seeker),
     /// The connect that the borrower waited for has failed, with this error.
     ConnectFailed(Arc<H>),
     /// No connection can be lent yet. There is a waiter if the borrower offered a waker.
@@ -37,10 +37,11 @@ pub enum Busy {
     Full,
     /// As [`Busy::Full`], but only since the limit is reached that the pool shares with others.
     Limited,
-    /// Another caller is opening the connection for this key, or has been promised room for it.
+    /// Another caller is opening the connection for this key, has been promised room for it, or seeks a grant for it.
     KeyOpening,
-    /// More slots will be free without a borrower, or be filled by workers, than there are waiters ahead. Or the caller has waited
-    /// for its key, which no caller opens any more, and it is undecided whether some slot will be lent.
+    /// More slots will be free without a borrower, or be filled by workers, than there are waiters ahead of this caller, or of the
+    /// first one ahead that wants the same. Or the caller has waited for its key, which no caller opens any more, and it is undecided
+    /// whether some slot will be lent.
     InTransit,
     /// There is room, but connects are held back: see `backoff`.
     BackingOff {
@@ -127,9 +128,9 @@ impl<H, W> Ledger<H, W> {
                 && !waits
                 && self.queue.ahead_of(None, rank) == 0
                 && self.may_seek()
+                && !self.is_sought_by_another(want.wish())
             {
-                self.begin_seek();
-                return Ok(CheckOutDecision::Seek);
+                return Ok(CheckOutDecision::Seek(self.begin_seek(Some(want.tag()), want.caller())));
             }
             let busy = self.busy(want, rank, waiter);
             let wait_for = if busy == Busy::KeyOpening { WaitFor::Promise } else { WaitFor::Room };
@@ -142,8 +143,8 @@ impl<H, W> Ledger<H, W> {
 
     /// Says what a caller that finds no free slot may wait for.
     fn busy(&self, want: &Want<H>, rank: Rank, waiter: Option<WaiterId>) -> Busy {
-        if self.queue.is_promised_to_another(want.wish()) {
-            // That waiter is about to open or to borrow what both want.
+        if self.queue.is_promised_to_another(want.wish()) || self.is_sought_by_another(want.wish()) {
+            // That caller is about to open or to borrow what both want.
             return Busy::KeyOpening;
         }
         // A caller that has waited for its key to be opened is refused only because of loans.
@@ -153,7 +154,10 @@ impl<H, W> Ledger<H, W> {
         let newcomer = usize::from(rank == Rank::Priority && place.is_none());
         let soon_free = self.in_transit_for(want.caller()) + self.room_for_workers(newcomer);
         // Where nothing comes, the place does not matter, and is not looked for.
-        let comes = soon_free > 0 && soon_free > self.queue.ahead_of(place, rank) + self.lacking_for(rank);
+        let comes = soon_free > 0 && {
+            let (ahead, rank) = self.queue.ahead_of_wish(place, rank, want.wish());
+            soon_free > ahead + self.lacking_for(rank)
+        };
         if self.is_backing_off() && self.lacks_only_time() && self.admits(rank) {
             let next_try = if self.queue.keeps_time(place, rank) { self.next_try() } else { Moment::NEVER };
             return Busy::BackingOff { next_try, comes: comes && self.policy.grow.is_some() };

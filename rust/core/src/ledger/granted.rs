@@ -3,14 +3,18 @@
 //!
 //! Granted room is never kept empty: at the end of each edit, what no slot uses is given back, but for what a worker comes to fill.
 
-use super::{Ledger, Return};
+use super::{CheckOutDecision, Ledger, ReserveDecision, Return};
+use crate::caller::Caller;
 use crate::close_reason::CloseReason;
+use crate::key::KeyTag;
+use crate::question::{Unanswered, Want};
+use crate::queue::{Rank, WaiterId, Wish};
 
 /// What a pool has been granted. One without a limit has been granted everything.
 pub(crate) struct Grants {
     pub(super) granted: usize,
-    /// How many callers seek a grant now.
-    seeking: usize,
+    /// The callers that seek a grant now.
+    pub(super) seekers: Vec<Seeker>,
     /// How many connections the pool keeps at most, besides `minconn`, since others wait.
     pressed: Option<usize>,
     /// Whether the grantor has been told that waiters want grants.
@@ -26,15 +30,20 @@ pub(crate) struct Grants {
 impl Grants {
     pub(super) const UNLIMITED: Self = Self {
         granted: usize::MAX,
-        seeking: 0,
+        seekers: Vec::new(),
         pressed: None,
         told: false,
         listed_are_closed: false,
         closing: 0,
         postponed: false,
     };
+}
 
-    const NONE: Self = Self { granted: 0, ..Self::UNLIMITED };
+/// A caller that seeks a grant, and what for: a key, or a connection that will be idle.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seeker {
+    pub(super) tag: Option<KeyTag>,
+    caller: Caller,
 }
 
 /// What an edit has left to tell the grantor.
@@ -49,7 +58,7 @@ pub(crate) struct Dues {
 impl<H, W> Ledger<H, W> {
     /// Says whether the pool shares a limit with others. It must be empty.
     pub(crate) fn set_limited(&mut self, limited: bool) {
-        self.grants = if limited { Grants::NONE } else { Grants::UNLIMITED };
+        self.grants = Grants { granted: if limited { 0 } else { usize::MAX }, ..Grants::UNLIMITED };
         self.renew_cap();
     }
 
@@ -71,7 +80,7 @@ impl<H, W> Ledger<H, W> {
     /// Counts the vacant slots for which nothing is granted or sought.
     fn ungranted(&self) -> usize {
         let granted = self.grants.granted.max(self.table.occupied());
-        self.cap.saturating_sub(granted.saturating_add(self.grants.seeking))
+        self.cap.saturating_sub(granted.saturating_add(self.grants.seekers.len()))
     }
 
     /// Says whether a caller may seek room for a connect, which may begin now.
@@ -80,15 +89,79 @@ impl<H, W> Ledger<H, W> {
     }
 
     /// Notes that a caller seeks a grant.
-    pub(super) fn begin_seek(&mut self) {
-        self.grants.seeking += 1;
+    pub(super) fn begin_seek(&mut self, tag: Option<KeyTag>, caller: Caller) -> Seeker {
+        let seeker = Seeker { tag, caller };
+        self.grants.seekers.push(seeker);
+        seeker
     }
 
-    /// Notes how that has ended.
-    pub(crate) fn end_seek(&mut self, granted: bool) {
-        self.grants.seeking = self.grants.seeking.saturating_sub(1);
+    /// Says whether this caller seeks a grant. It must not wait for other seekers, which may wait for it.
+    pub(super) fn is_seeking(&self, caller: Caller) -> bool {
+        self.grants.seekers.iter().any(|seeker| seeker.caller == caller)
+    }
+
+    /// Says whether another caller seeks a grant for the same.
+    pub(super) fn is_sought_by_another(&self, wish: Wish) -> bool {
+        self.grants.seekers.iter().any(|seeker| seeker.tag == Some(wish.tag)) && !self.is_seeking(wish.caller)
+    }
+
+    /// Answers a borrower that has sought a grant.
+    pub(crate) fn check_out_sought(
+        &mut self,
+        (seeker, granted): (Seeker, bool),
+        want: &Want<H>,
+        rank: Rank,
+        waiter: Option<WaiterId>,
+        waker: Option<W>,
+    ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
+        self.end_seek(seeker, granted);
+        if waiter.is_some_and(|waiter| self.queue.has_place(waiter)) {
+            // It got the place meanwhile.
+            self.serve();
+        }
+        let answer = self.check_out(want, rank, waiter, waker, false);
+        let gets = matches!(
+            answer,
+            Ok(CheckOutDecision::Lent(_) | CheckOutDecision::Check(..) | CheckOutDecision::Reserved(_))
+        );
+        self.free_followers(seeker, gets);
+        answer
+    }
+
+    /// Answers a caller that has sought a grant to open a connection.
+    pub(crate) fn reserve_sought(
+        &mut self,
+        (seeker, granted): (Seeker, bool),
+        want: Option<&Want<H>>,
+        caller: Caller,
+    ) -> Result<ReserveDecision, Unanswered<H>> {
+        self.end_seek(seeker, granted);
+        let answer = self.reserve(want, caller, false);
+        self.free_followers(seeker, answer.is_ok());
+        answer
+    }
+
+    /// Notes that a caller has not asked the grantor. Those that waited for it seek by themselves.
+    pub(crate) fn give_up_seek(&mut self, seeker: Seeker) {
+        self.end_seek(seeker, false);
+        self.wake_key_waiters(seeker.tag);
+    }
+
+    fn end_seek(&mut self, seeker: Seeker, granted: bool) {
+        if let Some(at) = self.grants.seekers.iter().position(|&other| other == seeker) {
+            self.grants.seekers.swap_remove(at);
+        }
         if self.is_limited() {
             self.grants.granted += usize::from(granted);
+        }
+    }
+
+    /// Gives the callers that waited for a seeker their places in the queue, unless it `gets` what they want.
+    fn free_followers(&mut self, seeker: Seeker, gets: bool) {
+        if let Some(tag) = seeker.tag.filter(|_| !gets) {
+            self.queue.promote_promise_waiters(tag);
+            self.wake_key_waiters(Some(tag));
+            self.serve();
         }
     }
 

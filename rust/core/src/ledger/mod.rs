@@ -28,7 +28,7 @@ pub use self::borrow::Busy;
 pub(crate) use self::borrow::CheckOutDecision;
 pub(crate) use self::chores::{ChoreDecision, DeferredReturn};
 pub(crate) use self::give_back::Return;
-pub(crate) use self::granted::Dues;
+pub(crate) use self::granted::{Dues, Seeker};
 pub(crate) use self::growth::GrowthEnd;
 pub use self::health::Check;
 pub(crate) use self::inherited::Inherited;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Ledger, Return};
+use super::{Ledger, Return, Seeker};
 use crate::caller::Caller;
 use crate::close_reason::CloseReason;
 use crate::key::Key;
@@ -19,7 +19,7 @@ pub(crate) enum ReserveDecision {
     /// The reservation is new.
     New(SlotId),
     /// The caller asks the grantor, and then again.
-    Seek,
+    Seek(Seeker),
 }
 
 impl<H, W> Ledger<H, W> {
@@ -51,8 +51,7 @@ impl<H, W> Ledger<H, W> {
         }
         if !self.has_room() {
             if seeks && self.lacks_grant() && self.may_seek() {
-                self.begin_seek();
-                return Ok(ReserveDecision::Seek);
+                return Ok(ReserveDecision::Seek(self.begin_seek(want.map(Want::tag), caller)));
             }
             return Err(if self.lacks_grant() { Refusal::Limited } else { Refusal::Exhausted }.into());
         }

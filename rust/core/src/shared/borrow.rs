@@ -77,7 +77,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
             CheckOutDecision::Reserved(slot) => CheckOut::Reserved(Reservation { ledger: self, slot }),
             CheckOutDecision::FinishReturn(begun) => CheckOut::FinishReturn(self.returning(begun)),
             CheckOutDecision::AskAgain => CheckOut::AskAgain,
-            CheckOutDecision::Seek => CheckOut::Seek(Seek { ledger: self, ended: false }),
+            CheckOutDecision::Seek(seeker) => CheckOut::Seek(Seek { ledger: self, seeker, ended: false }),
             CheckOutDecision::ConnectFailed(error) => CheckOut::ConnectFailed(error),
             CheckOutDecision::Busy(busy, id) => {
                 let joined = id.filter(|&id| known != Some(id));

@@ -2,7 +2,7 @@
 
 use super::{CheckOut, Reserve, Returning, SharedLedger, Waiter};
 use crate::caller::Caller;
-use crate::ledger::{Dues, Ledger};
+use crate::ledger::{Dues, Ledger, Seeker};
 use crate::question::{Unanswered, Want};
 use crate::queue::{Rank, Wake};
 use crate::time::Moment;
@@ -72,6 +72,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
 #[must_use = "dropping it counts as a refusal"]
 pub struct Seek<'l, H, W: Wake> {
     pub(super) ledger: &'l SharedLedger<H, W>,
+    pub(super) seeker: Seeker,
     pub(super) ended: bool,
 }
 
@@ -91,10 +92,8 @@ impl<'l, H, W: Wake> Seek<'l, H, W> {
     ) -> Result<CheckOut<'l, H, W>, Unanswered<H>> {
         self.ended = true;
         let known = waiter.map(|waiter| waiter.id);
-        let answer = self.ledger.edit_at(now, |ledger| {
-            ledger.end_seek(granted);
-            ledger.check_out(want, rank, known, waker, false)
-        })?;
+        let sought = (self.seeker, granted);
+        let answer = self.ledger.edit_at(now, |ledger| ledger.check_out_sought(sought, want, rank, known, waker))?;
         Ok(self.ledger.checked_out(answer, known))
     }
 
@@ -109,10 +108,8 @@ impl<'l, H, W: Wake> Seek<'l, H, W> {
         caller: Caller,
     ) -> Result<Reserve<'l, H, W>, Unanswered<H>> {
         self.ended = true;
-        let answer = self.ledger.edit(|ledger| {
-            ledger.end_seek(granted);
-            ledger.reserve(want, caller, false)
-        })?;
+        let sought = (self.seeker, granted);
+        let answer = self.ledger.edit(|ledger| ledger.reserve_sought(sought, want, caller))?;
         Ok(self.ledger.reserved(answer))
     }
 }
@@ -120,7 +117,7 @@ impl<'l, H, W: Wake> Seek<'l, H, W> {
 impl<H, W: Wake> Drop for Seek<'_, H, W> {
     fn drop(&mut self) {
         if !self.ended {
-            self.ledger.edit(|ledger| ledger.end_seek(false));
+            self.ledger.edit(|ledger| ledger.give_up_seek(self.seeker));
         }
     }
 }

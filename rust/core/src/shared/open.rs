@@ -35,7 +35,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         match decision {
             ReserveDecision::Pending(slot) => Reserve::Pending(slot),
             ReserveDecision::New(slot) => Reserve::New(Reservation { ledger: self, slot }),
-            ReserveDecision::Seek => Reserve::Seek(Seek { ledger: self, ended: false }),
+            ReserveDecision::Seek(seeker) => Reserve::Seek(Seek { ledger: self, seeker, ended: false }),
         }
     }
 

@@ -51,10 +51,13 @@ impl Model {
 
     /// Whether another caller has been promised room, or a connection, for a key with the same hash.
     fn is_promised_to_another(&self, key: Option<u32>, caller: u64) -> bool {
-        self.promised.iter().map(|(number, _)| self.wishes[number]).any(|(other, by)| {
-            let same_hash = key.zip(other).is_some_and(|(key, other)| other % 2 == key % 2);
-            same_hash && by != caller
-        })
+        self.promised.iter().any(|&(number, _)| self.have_same_hash(number, key, caller))
+    }
+
+    /// Whether this waiter is another caller that may want the same.
+    fn have_same_hash(&self, number: Token, key: Option<u32>, caller: u64) -> bool {
+        let (other, by) = self.wishes[&number];
+        key.zip(other).is_some_and(|(key, other)| other % 2 == key % 2) && by != caller
     }
 
     /// Whether others, and not this caller, are at work on what may be lent or come free.
@@ -222,12 +225,17 @@ impl Model {
         let place = self.queue.iter().position(|queued| Some(queued.number) == waiter && queued.for_room);
         let end = place.unwrap_or_else(|| self.queue.partition_point(|queued| queued.rank <= rank));
         let first = !self.queue[..end].iter().any(|queued| queued.for_room && queued.timed.is_some());
-        let ahead = self.ahead(end, rank);
+        // What another caller gets who wants the same, and is ahead, serves both.
+        let same = self.queue[..end].iter().position(|queued| {
+            queued.for_room && queued.rank <= rank && self.have_same_hash(queued.number, key, caller)
+        });
+        let (end, as_rank) = same.map_or((end, rank), |same| (same, self.queue[same].rank));
+        let ahead = self.ahead(end, as_rank);
         let own = self.returning.iter().any(|returning| returning.in_transit == Some(caller));
         let waits = self.occupied() <= self.maxconn && !own;
         let newcomer = rank == Rank::Priority && place.is_none();
         let soon_free = if waits { self.in_transit() } else { 0 } + self.room_for_workers(usize::from(newcomer));
-        let limited = self.policy.reserve > 0 && rank == Rank::Normal;
+        let limited = self.policy.reserve > 0 && as_rank == Rank::Normal;
         let lacking = if limited { (self.busy() + self.policy.reserve).saturating_sub(self.maxconn) } else { 0 };
         let in_transit = soon_free > ahead + lacking;
         let undecided = waiter.is_some_and(|waiter| self.has_followed(waiter)) && self.is_undecided(caller);
