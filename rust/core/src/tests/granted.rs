@@ -4,9 +4,11 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use super::props::{Queued, TestLedger, TestWaker, Thing, World, connect_error, counts, seconds, show};
+use super::props::{
+    Queued, TestLedger, TestWaker, Thing, World, by_key, connect_error, counts, must_reserve, seconds, show,
+};
 use crate::{
-    Busy, CheckOut, Chore, CloseReason, Grantor, Policy, Rank, Refusal, Reservation, Reserve, Seek, Unanswered,
+    Busy, CheckOut, Chore, CloseReason, Grantor, Policy, Rank, Refusal, Reservation, Reserve, Seek, Unanswered, Want,
 };
 
 /// A pretended grantor.
@@ -107,6 +109,15 @@ fn end<'w>(world: &World, seek: Seek<'w, Thing, TestWaker>, granted: bool) -> An
     seek.check_out_as(granted, Rank::Normal, &world.any(), None, None, world.now())
 }
 
+/// Seeks a place for a key, for a caller.
+fn seek_key(world: &World, key: u32, caller: u64) -> (Want<Thing>, Seek<'_, Thing, TestWaker>) {
+    let want = world.ask(key, caller);
+    match world.check_out(&want) {
+        Ok(CheckOut::Seek(seek)) => (want, seek),
+        other => panic!("nothing is sought: {}", show(&other)),
+    }
+}
+
 /// Seeks a place, gets it, and has room.
 fn reserve<'w>(world: &'w World, places: &Places) -> Reservation<'w, Thing, TestWaker> {
     let seek = must_seek(world);
@@ -174,6 +185,84 @@ fn no_more_is_sought_than_the_pool_may_open() {
     assert_eq!(show(&world.check_out(&world.any())), "Limited, waiting: false");
     drop(second);
     drop(must_seek(&world));
+}
+
+#[test]
+fn a_caller_whose_key_another_seeks_a_place_for_waits_for_that_one_and_gets_its_connection() {
+    let (world, places) = limited(0, 1, 5);
+    let (want, seek) = seek_key(&world, 2, 1);
+    assert_eq!(show(&world.check_out(&world.any())), "Limited, waiting: false", "it wants another connection");
+    let mut follower = world.follow(2, 2);
+    places.take(1);
+    let room = must_reserve(seek.check_out_as(true, Rank::Normal, &want, None, None, world.now()));
+    assert_eq!((follower.wakes(), show(&follower.wait_on())), (0, "KeyOpening, waiting: false".to_owned()));
+    world.fill(room, 1);
+    assert_eq!((follower.wakes(), follower.claim()), (1, 1));
+}
+
+#[test]
+fn a_caller_whose_key_another_sought_a_place_for_in_vain_is_told_so_and_has_its_place_in_the_queue() {
+    let (world, places) = limited(0, 2, 0);
+    let (want, seek) = seek_key(&world, 2, 1);
+    let mut follower = world.follow(2, 2);
+    assert_eq!(world.ledger.wanted(world.now()), 0, "it waits for the other");
+    let refused = seek.check_out_as(false, Rank::Normal, &want, None, None, world.now());
+    assert_eq!(show(&refused), "Limited, waiting: false");
+    assert_eq!((follower.wakes(), places.wants(), world.ledger.wanted(world.now())), (1, 1, 1));
+    assert_eq!(show(&world.check_out(&world.any())), "Limited, waiting: false", "no newcomer overtakes it");
+    places.add(1);
+    assert_eq!((places.serve(&world), show(&follower.ask_again())), (1, "reserved".to_owned()));
+}
+
+#[test]
+fn a_place_that_the_seeker_cannot_take_yet_goes_to_the_caller_that_waited_for_it() {
+    let (world, places) = limited(0, 3, 2);
+    let (other, seek_other) = seek_key(&world, 4, 3);
+    let (want, seek) = seek_key(&world, 3, 1);
+    let mut follower = world.follow(3, 2);
+    places.take(2);
+    // Keys of one parity have one hash: 5 is compared with what has come meanwhile.
+    world.insert_by_key(5, 50);
+    let asked = seek.check_out_as(true, Rank::Normal, &want, None, None, world.now());
+    assert!(matches!(asked, Err(Unanswered::Compare(_))), "{}", show(&asked));
+    drop(must_reserve(seek_other.check_out_as(true, Rank::Normal, &other, None, None, world.now())));
+    assert_eq!((follower.wakes(), show(&follower.ask_again())), (1, "reserved".to_owned()));
+}
+
+#[test]
+fn a_caller_that_waited_for_one_that_could_not_ask_the_grantor_seeks_by_itself() {
+    let (world, places) = limited(0, 1, 1);
+    let (_want, seek) = seek_key(&world, 2, 1);
+    let followers = [world.follow(2, 2), world.follow(2, 3)];
+    drop(seek);
+    assert_eq!(followers.each_ref().map(Queued::wakes), [1, 1]);
+    let [mut second, mut third] = followers;
+    let Ok(CheckOut::Seek(seek)) = second.wait_on() else { panic!("it seeks") };
+    assert_eq!(show(&third.wait_on()), "KeyOpening, waiting: false");
+    places.take(1);
+    let want = world.ask(2, 2);
+    world.fill(must_reserve(seek.check_out_as(true, Rank::Normal, &want, None, None, world.now())), 1);
+    assert_eq!((third.wakes(), third.claim()), (2, 1));
+    drop(second);
+}
+
+#[test]
+fn a_caller_that_seeks_waits_for_no_other_seeker() {
+    let (world, _places) = limited(0, 2, 2);
+    let (_first, _second) = (seek_key(&world, 2, 1), seek_key(&world, 3, 2));
+    assert_eq!(show(&by_key(&world, 3, 1)), "Limited, waiting: false");
+    assert_eq!(show(&by_key(&world, 2, 1)), "Limited, waiting: false", "nor for itself");
+    assert_eq!(show(&by_key(&world, 3, 3)), "KeyOpening, waiting: false");
+}
+
+#[test]
+fn a_place_that_the_housekeeping_seeks_is_in_transit_for_all_but_itself() {
+    let (world, _places) = limited(1, 1, 1);
+    let Ok(Reserve::Seek(seek)) = world.ledger.reserve(None, 7) else { panic!("it is sought") };
+    assert_eq!(show(&by_key(&world, 2, 7)), "Limited, waiting: false");
+    let mut waiter = world.queue(world.ask(2, 1), &[Busy::InTransit]);
+    assert!(seek.reserve(false, None, 7).is_err());
+    assert_eq!(show(&waiter.ask_again()), "Limited, waiting: false");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use super::props::{Queued, TestWaker, Thing, World, connect_error, counts, must_reserve, show};
+use super::props::{Queued, TestWaker, Thing, World, by_key, connect_error, counts, must_reserve, show};
 use crate::{Busy, CheckOut, CloseReason, ConnectFailure, Growth, Policy, Reserve, Span};
 
 /// A pool with room, in which this many workers connect for the waiters; and what calls them.
@@ -110,6 +110,31 @@ fn a_newcomer_does_not_overtake_a_waiter_for_a_worker() {
     assert!(world.is_full());
     assert_eq!(waiter.claim(), 1);
     drop(growth.end(None, world.now()));
+}
+
+#[test]
+fn a_caller_whose_key_a_waiter_ahead_wants_waits_for_what_that_one_gets() {
+    let (world, _calls) = growing(0, 1, 1);
+    let mut first = world.queue(world.ask(2, 1), &[Busy::InTransit]);
+    assert!(world.is_full(), "what comes is not for others");
+    let mut second = world.queue(world.ask(2, 2), &[Busy::InTransit]);
+    let growth = come(&world, 5);
+    connect(&world, 5, 1);
+    assert!(growth.end(None, world.now()).next.is_none());
+    assert_eq!((first.claim(), second.wakes(), second.claim()), (1, 1, 1));
+}
+
+#[test]
+fn a_caller_whose_key_a_waiter_ahead_wants_is_refused_if_that_one_waits_for_a_loan() {
+    let (world, _calls) = growing(0, 1, 1);
+    connect_first(&world, 1);
+    let _waits = world.join_for(2, 1);
+    assert_eq!(show(&by_key(&world, 2, 2)), "Full, waiting: false");
+    drop(world.ledger.set_maxconn(2));
+    assert_eq!(show(&by_key(&world, 2, 2)), "InTransit, waiting: false", "it waits for a worker now");
+    let _second = world.join_for(3, 3);
+    let shown = [3, 4].map(|caller| show(&by_key(&world, 3, caller)));
+    assert_eq!(shown, ["Full, waiting: false"; 2], "nothing comes for a second");
 }
 
 #[test]

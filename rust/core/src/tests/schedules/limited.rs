@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::acts::{Act, Start};
-use super::claims::{profile, prove_all};
+use super::caller::{Caller, Patience};
+use super::claims::{claim, profile, prove_all};
 use super::combinations::combinations;
 use super::explorer::note;
 use super::things::Parker;
@@ -143,4 +144,33 @@ fn no_press_during_a_return_and_another_call_loses_a_grant_or_a_waiter_in_a_sche
     triples.retain(|acts| [Act::Return, Act::Press].iter().all(|act| acts.contains(act)));
     assert_eq!(triples.len(), 10);
     prove_all("triples of a limited pool", &triples, &Start::LIMITED, profile());
+}
+
+#[test]
+fn no_caller_waits_for_ever_for_one_that_seeks_a_place_for_their_key_and_may_be_interrupted() {
+    claim("no caller waits for ever for one that seeks a place for their key", || {
+        let mut world = World::new(0, 1);
+        world.limit(1);
+        world.model.state().careless = true;
+        let patience = [Patience::Endless, Patience::Endless, Patience::Interrupt];
+        shuttle::thread::scope(|scope| {
+            let world = &world;
+            let places = world.places.as_ref().expect("it is limited");
+            scope.spawn(|| places.serve(world));
+            let callers = (1..).zip(patience).map(|(thread, patience)| {
+                let mut caller = Caller::by_key(world, thread);
+                scope.spawn(move || {
+                    let name = caller.borrow(patience);
+                    assert!(patience == Patience::Interrupt || name.is_some(), "it waits until it is served");
+                    if let Some(name) = name {
+                        caller.give_back(name, false);
+                    }
+                })
+            });
+            let callers: Vec<_> = callers.collect();
+            callers.into_iter().for_each(|caller| caller.join().expect("a test that panics has failed"));
+            places.end();
+        });
+        world.end();
+    });
 }
