@@ -256,6 +256,14 @@ impl<W> Queue<W> {
         to_wake.extend(interested.filter_map(|entry| entry.waker.take()));
     }
 
+    /// As `take_key_wakers`, of those alone that were told to wait for another caller.
+    pub(crate) fn take_follower_wakers(&mut self, tag: KeyTag, to_wake: &mut Vec<W>) {
+        if self.wanted.contains_key(&tag) {
+            let followers = self.entries.iter_mut().filter(|entry| entry.wish.tag == tag && entry.told == Told::Key);
+            to_wake.extend(followers.filter_map(|entry| entry.waker.take()));
+        }
+    }
+
     /// Gives the waiters for a key that is gone their places in the queue.
     pub(crate) fn promote_key_waiters(&mut self, tag: KeyTag) {
         self.promote_where(tag, |wait_for| wait_for != WaitFor::Room);

@@ -144,7 +144,9 @@ impl<H, W> Ledger<H, W> {
     /// Notes that a caller has not asked the grantor. Those that waited for it seek by themselves.
     pub(crate) fn give_up_seek(&mut self, seeker: Seeker) {
         self.end_seek(seeker, false);
-        self.wake_key_waiters(seeker.tag);
+        if let Some(tag) = seeker.tag {
+            self.queue.take_follower_wakers(tag, &mut self.after.to_wake);
+        }
     }
 
     fn end_seek(&mut self, seeker: Seeker, granted: bool) {
@@ -160,7 +162,7 @@ impl<H, W> Ledger<H, W> {
     fn free_followers(&mut self, seeker: Seeker, gets: bool) {
         if let Some(tag) = seeker.tag.filter(|_| !gets) {
             self.queue.promote_promise_waiters(tag);
-            self.wake_key_waiters(Some(tag));
+            self.queue.take_follower_wakers(tag, &mut self.after.to_wake);
             self.serve();
         }
     }
