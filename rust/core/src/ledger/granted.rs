@@ -7,8 +7,8 @@ use super::{CheckOutDecision, Ledger, ReserveDecision, Return};
 use crate::caller::Caller;
 use crate::close_reason::CloseReason;
 use crate::key::KeyTag;
-use crate::question::{Unanswered, Want};
-use crate::queue::{Rank, WaiterId, Wish};
+use crate::question::{Unanswered, Want, Wish};
+use crate::queue::{Rank, WaiterId};
 
 /// What a pool has been granted. One without a limit has been granted everything.
 pub(crate) struct Grants {
