@@ -331,6 +331,8 @@ proptest! {
         prop_assert_eq!(made, dropped, "a handle is still held");
         // The workers that were called come now, in vain.
         (0..3).for_each(|_| drop(world.ledger.begin_growth(7)));
+        // What was given out by a close has been closed.
+        world.ledger.end_closing();
         prop_assert_eq!(places.map(|places| places.free()), limit, "a grant is lost");
         world.ledger.set_limited(false);
         drop(world.ledger.press(None));
