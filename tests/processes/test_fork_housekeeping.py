@@ -17,7 +17,7 @@ def lend_all(pool, status=0):
 
 def wait_until_kept(pool, idle):
     # The housekeeping has been there: the surplus is closed, what was dirty is clean.
-    wait_until(lambda: counts(pool)["idle"] == idle and counts(pool)["returning"] == 0, "the housekeeping")
+    wait_until(lambda: pool.get_stats()["pool_size"] == idle and counts(pool)["idle"] == idle, "the housekeeping")
 """
 # A fork in C must not come upon a thread that is just waking up: such a fork is CPython's to lose. With this option
 # alone the housekeeping sleeps until something comes back.

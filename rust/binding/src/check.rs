@@ -214,8 +214,8 @@ fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(true);
     }
     // With autocommit, psycopg2 makes its `readonly` the default of the session.
-    let readonly = connection.getattr_opt(name!(connection.py(), readonly))?;
-    if readonly.is_some_and(|readonly| readonly.is(PyBool::new(connection.py(), true))) {
+    let borrowers = connection.getattr_opt(name!(connection.py(), readonly))?;
+    if borrowers.is_some_and(|is_set| is_set.is(PyBool::new(connection.py(), true))) {
         return Ok(false);
     }
     let read_only = reported(connection, "default_transaction_read_only")?;

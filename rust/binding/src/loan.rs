@@ -296,7 +296,6 @@ impl Loan {
         Err(no_attribute(slf.py(), name)?)
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "Python passes it")]
     fn __setattr__(slf: &Bound<'_, Self>, name: &Bound<'_, PyString>, _value: Bound<'_, PyAny>) -> PyResult<()> {
         Err(no_attribute(slf.py(), name)?)
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pgpool_core::{Caller, Chore, Moment};
 use pyo3::prelude::*;
 
-use crate::call::{call, edit, must_not_wait};
+use crate::call::{call, edit, is_logging, must_not_wait};
 use crate::caller::caller;
 use crate::check;
 use crate::error::{Error, is_database_error, is_pool_exhausted};
