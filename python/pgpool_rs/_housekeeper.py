@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pgpool_rs import _log
 from pgpool_rs._core import if_free, speak
-from pgpool_rs._threads import MOST_STARTS, start
+from pgpool_rs._threads import CANNOT_START, MOST_STARTS, start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,7 +158,7 @@ class Housekeeper:
         # Look again after each try: a thread that died meanwhile found the lock taken and left the restart to us.
         # The start fails if there are too many threads, no memory or no stack, or at the end of the process. The next
         # poke tries again, and so it does after a thread that dies each time.
-        with suppress(RuntimeError, MemoryError, OSError):
+        with suppress(*CANNOT_START):
             begin = partial(self._begin, house)
             for _ in range(MOST_STARTS):
                 done = house.alive() or not house.is_needed() or not self._on_duty(house)

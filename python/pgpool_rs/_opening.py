@@ -3,37 +3,67 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from pgpool_rs import _core
-from pgpool_rs._threads import start
+from pgpool_rs._threads import CANNOT_START, start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _Pool = _core.AbstractConnectionPool
 
 
 def in_parallel(pool: Any, number: int, workers: int) -> None:
-    """Open this many connections in `workers` threads. Wait for all; raise the first error if there was one."""
-    workers = min(workers, max(number, 1))
-    with ThreadPoolExecutor(workers, thread_name_prefix=_thread_name(pool)) as executor:
-        opening = [executor.submit(pool._connect) for _ in range(number)]
+    """Open this many connections in `workers` threads, and in this one as well if not all of them can be started.
+
+    Wait for all; raise the first error if there was one.
+    """
+    workers = min(workers, number)
+    # Each thread takes what is left from the end, and one False at last.
+    left = [False] * (workers + 1) + [True] * number
+    failed: list[BaseException] = []
+
+    def work() -> None:
         try:
-            for connection in opening:
-                connection.result()
-        except BaseException:
-            executor.shutdown(wait=True, cancel_futures=True)
-            raise
+            while not failed and left.pop():
+                pool._connect()
+        except BaseException as error:  # noqa: BLE001  (this thread raises it)
+            failed.append(error)
+
+    threads = [_thread(pool, work) for _ in range(workers)]
+    try:
+        if not all(map(_begins, threads)):
+            work()
+        _wait_for(threads)
+    except BaseException as error:
+        failed.append(error)
+        _wait_for(threads)
+        raise
+    if failed:
+        raise failed[0]
 
 
 def start_worker(pool: Any) -> bool:
     """Start a thread that opens connections as long as callers wait for them. Return whether it has begun."""
+    return _begins(_thread(pool, partial(_Pool._pgpool_work, pool)))
+
+
+def _begins(thread: threading.Thread) -> bool:
     try:
-        # A daemon, since a connect that hangs must not keep the process from ending.
-        start(threading.Thread(target=_Pool._pgpool_work, args=(pool,), name=_thread_name(pool), daemon=True))
-    except (RuntimeError, MemoryError, OSError):  # too many threads, no memory or stack, or the end of the process
+        start(thread)
+    except CANNOT_START:
         return False
     return True
 
 
-def _thread_name(pool: Any) -> str:
-    return f"pgpool_rs {_Pool._pgpool_name(pool)} opening"
+def _wait_for(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        if thread.is_alive():
+            thread.join()
+
+
+def _thread(pool: Any, work: Callable[[], None]) -> threading.Thread:
+    # A daemon, since a connect that hangs must not keep the process from ending.
+    return threading.Thread(target=work, name=f"pgpool_rs {_Pool._pgpool_name(pool)} opening", daemon=True)

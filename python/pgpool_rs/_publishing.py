@@ -26,7 +26,7 @@ from pgpool_rs._core import AbstractConnectionPool as _Pool
 from pgpool_rs._core import if_free, speak
 from pgpool_rs._histogram import Histogram
 from pgpool_rs._pools import figures, pools
-from pgpool_rs._threads import MOST_STARTS
+from pgpool_rs._threads import CANNOT_START, MOST_STARTS
 from pgpool_rs._threads import start as start_thread
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class _Publisher:
     def start(self) -> None:
         """Start the thread, if there are pools and none runs."""
         # It fails if there are too many threads, or at the end of the process. The next pool tries again.
-        with suppress(RuntimeError, MemoryError, OSError):
+        with suppress(*CANNOT_START):
             for _ in range(MOST_STARTS):
                 done = self.thread is not None or not self.files or not pools()
                 if done or not if_free(self._starting, self._begin):

@@ -14,6 +14,7 @@ from psycopg2 import extensions
 from psycopg2._psycopg import ReplicationConnection
 
 from pgpool_rs import _validate
+from pgpool_rs._threads import CANNOT_START, is_ending, start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +38,8 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
     not hold for a connection without `fileno()`, nor under gevent and eventlet if psycopg2 has no wait callback: then
     nothing in the process runs while psycopg2 waits.
 
+    While the interpreter ends, psycopg2 runs no query. Then the function returns at once.
+
     :param conn: a connection that is in no transaction.
     :param timeout: seconds that the server may take; None for no limit.
     :raises psycopg2.OperationalError: the server took longer, and the connection is unusable now; or it is broken.
@@ -48,6 +51,8 @@ def check_query(conn: Any, timeout: float | None = 5.0) -> None:
     :raises ValueError: `timeout` is 0 or less.
     """
     limit = _validate.seconds("timeout", timeout, none="for no limit", zero=False)
+    if is_ending():
+        return
     _refuse_in_transaction(conn, "check_query")
     watchdog = _Watchdog(conn)
     failure: Exception | None = None
@@ -77,6 +82,8 @@ def discard_all(conn: Any) -> None:
     :raises psycopg2.ProgrammingError: the connection is in a transaction. The function does not touch it.
     """
     _refuse_in_transaction(conn, "DISCARD ALL")
+    if is_ending():
+        raise psycopg2.OperationalError("DISCARD ALL cannot be sent while the interpreter is ending")
     with _autocommit(conn) as was_on, conn.cursor() as cursor:
         cursor.execute("DISCARD ALL")
         if isinstance(conn, extensions.connection):
@@ -144,8 +151,8 @@ class _Watchdog:
         timer.daemon = True
         try:
             # If no thread can be started, as at the interpreter's end, check without a limit.
-            with contextlib.suppress(RuntimeError):
-                timer.start()
+            with contextlib.suppress(*CANNOT_START):
+                start(timer)
             yield
         finally:
             timer.cancel()

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from pgpool_rs._pools import pools
 from pgpool_rs._publishing import read
 from pgpool_rs._samples import Sample, samples
+from pgpool_rs._threads import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ class _Writer:
     def start(self, release: Callable[[], None] = lambda: None) -> None:
         """Start the thread."""
         release()
-        threading.Thread(target=self._run, name="pgpool_rs.prometheus", daemon=True).start()
+        start(threading.Thread(target=self._run, name="pgpool_rs.prometheus", daemon=True))
 
     def _run(self) -> None:
         while True:

@@ -66,6 +66,24 @@ def test_later_connections_are_opened_by_who_needs_them(server: FakeServer, our_
     assert_sound(pool, server)
 
 
+@pytest.mark.parametrize("begun", [0, 1])
+def test_where_not_all_threads_can_be_started_the_caller_opens_some(
+    server: FakeServer, our_class: Any, begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, left = threading.Thread.start, [True] * begun
+
+    def start_some(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    pool = our_class(4, 4, open_workers=3)
+    assert (counts(pool)["idle"], len(server.arguments)) == (4, 4)
+    assert_sound(pool, server)
+
+
 def test_where_one_fails_the_others_are_waited_for(server: FakeServer, our_class: Any) -> None:
     server.fail("connect", psycopg2.OperationalError("down"))
     with server.hold("connect") as gate:

@@ -126,3 +126,45 @@ class App:
 sys.modules["app"] = App()
 """)
     assert output == "connection pool is closed\n"
+
+
+# What some of them do in a thread or by a query cannot be done any more.
+OPTIONS = [
+    "check=check_query, check_after=0",
+    "reset='discard'",
+    "grow='workers', timeout=1",
+    "open=False, open_workers=2",
+    "max_idle=60, limit=SharedLimit(9)",
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_an_object_that_uses_pools_when_the_interpreter_ends_is_served(dsn: str, options: str) -> None:
+    output = run_program(
+        f"""
+import os
+import sys
+
+from pgpool_rs import SharedLimit, ThreadedConnectionPool, check_query
+
+def make(SharedLimit=SharedLimit, check_query=check_query):
+    return ThreadedConnectionPool(1, 2, {dsn!r}, {options})
+
+class App:
+    def __init__(self):
+        self.pool = make()
+
+    def __del__(self, make=make, write=os.write):
+        for pool in (self.pool, make()):
+            pool.open()
+            lent = [pool.getconn(), pool.getconn()]
+            for connection in lent:
+                pool.putconn(connection)
+            pool.closeall()
+        write(1, b"served")
+
+sys.modules["app"] = App()
+""",
+        timeout=60,
+    )
+    assert output == "served"

@@ -12,7 +12,7 @@ from pgpool_rs import _log
 from pgpool_rs._limits.say import say
 from pgpool_rs._limits.shares import divide
 from pgpool_rs._limits.table import CAPACITY, FREE, FREED, OWN, WANTED, Member, State, Table
-from pgpool_rs._threads import start
+from pgpool_rs._threads import CANNOT_START, start
 
 if TYPE_CHECKING:
     from pgpool_rs._limits.shares import Party
@@ -40,7 +40,7 @@ def watch(table: Table, state: State) -> None:
         except BaseException as error:
             if state.threads.get("watcher") is thread and not thread.is_alive():
                 state.threads.pop("watcher")
-            if not isinstance(error, RuntimeError):  # no thread can be started now
+            if not isinstance(error, CANNOT_START):
                 raise
 
 
