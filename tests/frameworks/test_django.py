@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import django
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
@@ -434,3 +436,33 @@ def test_where_there_is_no_linux_the_command_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(CommandError, match="needs Linux"):
         Command().handle(drain=False)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError(), KeyboardInterrupt()])
+def test_a_thread_for_the_command_that_cannot_start_ends_no_request_and_is_tried_again(
+    site: Any, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, tried = threading.Thread.start, 0
+
+    def fail_once(thread: threading.Thread) -> None:
+        nonlocal tried
+        if thread.name != "pgpool_rs.django":
+            start(thread)
+            return
+        tried += 1
+        if tried == 1:
+            raise error
+
+    monkeypatch.setattr(_control, "_listening", 0)
+    monkeypatch.setattr(apps, "is_installed", lambda _: True)
+    monkeypatch.setattr(threading.Thread, "start", fail_once)
+    first = site(True)
+    if isinstance(error, Exception):
+        assert first.execute("SELECT 1") == 1
+    else:
+        with pytest.raises(type(error)):
+            first.execute("SELECT 1")
+    for tries in (2, 2):
+        first.connection.close()
+        assert first.execute("SELECT 1") == 1
+        assert tried == tries

@@ -19,6 +19,10 @@ from django.apps import apps
 from django.conf import settings
 from django.utils.encoding import force_bytes
 
+from pgpool_rs._core import if_free
+from pgpool_rs._fork import renewed_by_fork
+from pgpool_rs._threads import CANNOT_START, start
+
 if TYPE_CHECKING:
     from pgpool_rs import ThreadedConnectionPool
 
@@ -26,16 +30,23 @@ pools: dict[tuple[str, str], ThreadedConnectionPool] = {}
 """By alias and database."""
 ADDRESS = "\0pgpool_rs.django."
 _PATIENCE = 5
-_listening = 0
+_listening = 0  # the process that answers
+_starting = renewed_by_fork(threading.Lock())
 
 
 def listen() -> None:
     """Begin to answer, once in each process, if "pgpool_rs.django" is an installed app and this is Linux."""
+    if apps.apps_ready and _listening != os.getpid() and sys.platform == "linux":
+        # A request needs no answering thread. The next request tries again.
+        with suppress(*CANNOT_START):
+            if_free(_starting, _begin)
+
+
+def _begin() -> None:
     global _listening  # noqa: PLW0603
-    if apps.apps_ready and _listening != os.getpid():
-        _listening = os.getpid()
-        if sys.platform == "linux" and apps.is_installed("pgpool_rs.django"):
-            threading.Thread(target=_answer, name="pgpool_rs.django", daemon=True).start()
+    if _listening != os.getpid() and apps.is_installed("pgpool_rs.django"):
+        start(threading.Thread(target=_answer, name="pgpool_rs.django", daemon=True))
+    _listening = os.getpid()
 
 
 def _answer() -> None:
