@@ -66,7 +66,7 @@ def annotate(  # noqa: PLR0917  (Rust passes them by position, as it makes no tu
 
 def annotate_limited(error: Any, limit: Any) -> None:
     """Say that the shared limit refused, and which pools hold it: in the text where exceptions take no notes."""
-    with suppress(Exception):
+    with suppress(OSError):  # reading the file
         held = f"the limit is held by {limit._holders() or 'nobody'}"
         if _NOTES:
             error.add_note(held)

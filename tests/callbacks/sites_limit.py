@@ -77,7 +77,6 @@ row(
     limited("_holders", maxconn=ROOM + 1),
     give_back_and_wait,
     PASSED,
-    PASSED,
     waits=True,
     state=FULL,
     why="it only adds a note to an error",

@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 
 import pgpool_rs
-from pgpool_rs import PoolError, ThreadedConnectionPool, _housekeeper
+from pgpool_rs import PoolError, SharedLimit, ThreadedConnectionPool, _housekeeper
 from pgpool_rs._core import advance_clock
 from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
@@ -24,7 +24,8 @@ from tests.lib.log import listening
 from tests.lib.pools import assert_sound
 from tests.lib.waits import counts
 
-OURS = str(Path(pgpool_rs.__file__).parent)
+FOLDER = Path(pgpool_rs.__file__).parent
+OURS = {str(FOLDER), str(FOLDER / "_limits")}
 # Short, as a run is made for each instruction. It is found in what libpq says.
 SECRET = "p w"
 DOWN = psycopg2.OperationalError(f'connection to server at "db", port 5432 failed: {SECRET}')
@@ -44,7 +45,7 @@ class Striker:
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Striker | None:
         code = frame.f_code
-        if code.co_filename.rpartition("/")[0] != OURS:
+        if code.co_filename.rpartition("/")[0] not in OURS:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and not self.where and (code, frame.f_lasti) not in self.known:
@@ -127,6 +128,21 @@ def grow(pool: Any, _: FakeServer) -> Act:
     return pool.getconn  # type: ignore[no-any-return]
 
 
+def connect_under_a_limit(pool: Any, _: FakeServer) -> Act:
+    return pool.getconn  # type: ignore[no-any-return]
+
+
+def give_a_place_back(pool: Any, _: FakeServer) -> Act:
+    connection = pool.getconn()
+    return lambda: pool.putconn(connection, close=True)
+
+
+def be_refused_by_a_limit(pool: Any, _: FakeServer) -> Act:
+    pool.getconn("key")
+    pool.maxconn = 2
+    return pool.getconn  # type: ignore[no-any-return]
+
+
 # Each scene, and the functions of ours that it runs.
 RUNS: dict[Callable[[Any, FakeServer], Act], str] = {
     connect: "is_heard write mask _of_dsn",
@@ -138,8 +154,12 @@ RUNS: dict[Callable[[Any, FakeServer], Act], str] = {
     report_leak: "describe _shown mask",
     fail_to_return_a_block: "is_heard mask write",
     poke: "poke _start _begin start",
-    grow: "start_worker _thread_name start",
+    grow: "start_worker _thread start",
+    connect_under_a_limit: "_take take",
+    give_a_place_back: "_give give",
+    be_refused_by_a_limit: "_take annotate_limited _holders",
 }
+LIMITED = {connect_under_a_limit, give_a_place_back, be_refused_by_a_limit}
 
 
 @pytest.mark.parametrize("scene", RUNS)
@@ -152,6 +172,8 @@ def test_a_time_limit_at_any_instruction_of_ours_is_raised_in_the_call_that_it_s
             housekeeper = Housekeeper()
             monkeypatch.setattr(_housekeeper.housekeeper, "poke", id)
             more: dict[Any, dict[str, Any]] = {poke: {"max_idle": 60}, grow: {"grow": "workers"}}
+            if scene in LIMITED:
+                more[scene] = {"limit": SharedLimit(1)}
             options = more.get(scene, {"leak_after": 100})
             pool: Any = ThreadedConnectionPool(0, 1, "host=h", password=SECRET, name="struck", **options)
             act, raised = scene(pool, server), False

@@ -6,7 +6,7 @@ use pgpool_core::Refusal;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::error::{Error, is_shortage, weightier};
+use crate::error::{Error, both, is_shortage, weightier};
 use crate::handle::address;
 use crate::limit::limit_of;
 use crate::pool::{AbstractPool, ThreadedPool};
@@ -38,11 +38,11 @@ pub(crate) fn annotated(
     };
     let limited = matches!(error, Error::Refused(Refusal::Limited) | Error::Limited(_));
     let limit = limited.then(|| limit_of(pool)).flatten();
-    let refusal = PyErr::from(error);
-    match annotate(pool, &refusal, waited, returned, limit) {
-        Err(error) if !is_shortage(pool.py(), &error) => weightier(pool.py(), refusal, Some(error)).into(),
-        _ => refusal.into(),
-    }
+    let (py, refusal) = (pool.py(), PyErr::from(error));
+    let noted = annotate(pool, &refusal, waited, returned)
+        .or_else(|error| if is_shortage(py, &error) { Ok(()) } else { Err(error) });
+    let held = limit.map_or(Ok(()), |limit| annotate_limited(&refusal, &limit));
+    weightier(py, refusal, both(py, noted, held).err()).into()
 }
 
 fn annotate(
@@ -50,7 +50,6 @@ fn annotate(
     refusal: &PyErr,
     waited: Duration,
     returned: Option<Returned<'_, '_>>,
-    limit: Option<Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let py = pool.py();
     let ledger = pool.get().ledger();
@@ -81,7 +80,10 @@ fn annotate(
         returned.and_then(|(given, _)| given),
         int(py, flags)?,
     );
-    imports()?.annotate.bind(py).call1(fields)?;
-    let Some(limit) = limit else { return Ok(()) };
+    imports()?.annotate.bind(py).call1(fields).map(drop)
+}
+
+fn annotate_limited(refusal: &PyErr, limit: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = limit.py();
     imports()?.annotate_limited.bind(py).call1((refusal.value(py), limit)).map(drop)
 }
