@@ -137,7 +137,7 @@ class _Publisher:
             except OSError as error:
                 failure = error
         if failure is not None and not self._failed:
-            _warn("cannot publish the statistics: %s", failure)
+            warn("cannot publish the statistics: %s", failure)
         self._failed = failure is not None
 
 
@@ -161,7 +161,7 @@ def pool_added(find_folder: Callable[[str | None], Path]) -> None:
     try:
         start(find_folder(None if given == "1" else given))
     except OSError as error:  # The pool works without.
-        _warn(f"{VARIABLE}: %s", error)
+        warn(f"{VARIABLE}: %s", error)
 
 
 def _here() -> _Publisher:
@@ -182,7 +182,8 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
-def _warn(text: str, error: OSError) -> None:
+def warn(text: str, error: OSError) -> None:
+    """Log that something cannot be published."""
     child, said = "publishing", str(error)
     if _log.is_heard(child, logging.WARNING):
         speak(partial(_log.write, logging.WARNING, text, (said,), None, "publishing_failed", said, child))

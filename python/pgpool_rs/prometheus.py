@@ -13,7 +13,7 @@ from prometheus_client.core import REGISTRY, Metric
 from prometheus_client.registry import Collector
 
 from pgpool_rs._pools import pools
-from pgpool_rs._publishing import read
+from pgpool_rs._publishing import read, warn
 from pgpool_rs._samples import Sample, samples
 from pgpool_rs._threads import start
 
@@ -76,8 +76,15 @@ class _Writer:
         start(threading.Thread(target=self._run, name="pgpool_rs.prometheus", daemon=True))
 
     def _run(self) -> None:
+        failed = False
         while True:
-            self.write()
+            try:
+                self.write()
+                failed = False
+            except OSError as error:  # as where the disk is full
+                if not failed:
+                    warn("cannot write the metrics: %s", error)
+                failed = True
             time.sleep(self._interval)
 
     def write(self) -> None:

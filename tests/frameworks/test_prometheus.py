@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from pgpool_rs.prometheus import PoolCollector, instrument
 from pgpool_rs.testing import FakeServer
 from tests.lib.metrics_site import serving
 from tests.lib.pools import give_back, lend
+from tests.lib.programs import run_program
 from tests.lib.waits import wait_until
 
 
@@ -117,3 +119,35 @@ def test_the_workers_of_a_gunicorn_are_added_up_whichever_is_asked(dsn: str) -> 
         wait_until(lambda: site.get("/query") not in answers, "a new worker")
         wait_until(lambda: requests() > asked, "a count with what the old worker has counted")
         wait_until(lambda: site.figure("pgpool_connections_max") == 3 * 4, "the old worker's figures of now are gone")
+
+
+def test_a_process_that_cannot_write_its_metrics_says_so_once_and_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    run_program(f"""
+import os
+
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = {str(folder)!r}
+
+import psycopg2
+
+from pgpool_rs import ThreadedConnectionPool, prometheus
+from pgpool_rs.testing import FakeServer
+from tests.lib.log import listening
+from tests.lib.waits import wait_until
+
+psycopg2.connect = FakeServer().connect
+pool = ThreadedConnectionPool(1, 1)
+tries, write = [], prometheus._Writer.write
+
+def count(writer):
+    tries.append(1)
+    write(writer)
+
+prometheus._Writer.write = count
+with listening("publishing", 30) as log:
+    prometheus.instrument(interval=0.001)
+    wait_until(lambda: len(tries) > 3)
+    os.mkdir({str(folder)!r})
+    wait_until(lambda: os.listdir({str(folder)!r}))
+assert [text.startswith("cannot write the metrics: ") for text in log.texts] == [True], log.texts
+""")
