@@ -62,7 +62,7 @@ def test_a_caller_whose_key_was_being_opened_is_refused_because_of_loans_alone(s
                 follower.result()
 
 
-class SlowLimit(SharedLimit):
+class SlowLimit(SharedLimit):  # type: ignore[misc]
     """A limit that is asked one by one, when the test lets it answer."""
 
     def __init__(self, limit: int) -> None:
@@ -124,7 +124,7 @@ def test_a_call_from_within_the_limits_moment_waits_for_nothing(server: FakeServ
     pools: list[ThreadedConnectionPool] = []
     both_ask = threading.Barrier(2)
 
-    class Nested(SharedLimit):
+    class Nested(SharedLimit):  # type: ignore[misc]
         nested: BaseException | None = None
 
         def _take(self, pool: Any) -> bool:

@@ -117,11 +117,12 @@ pub(crate) fn loans<'py>(pool: &Bound<'py, AbstractPool>) -> PyResult<Vec<Bound<
 
 /// Logs the loans that their borrowers forgot.
 pub(crate) fn log_forgotten(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
+    let this = pool.get();
     // The ledger gives them once, and a handler's own calls log nothing.
-    if !pool.get().options().reclaim || is_logging(caller(pool.py())?) {
+    if !this.options().reclaim || !this.ledger().has_forgotten() || is_logging(caller(pool.py())?) {
         return Ok(());
     }
-    let forgotten = pool.get().ledger().take_forgotten();
+    let forgotten = this.ledger().take_forgotten();
     every(
         pool.py(),
         forgotten.into_iter().map(|known| {

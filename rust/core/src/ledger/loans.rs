@@ -76,6 +76,10 @@ impl<H, W> Ledger<H, W> {
         self.policy.has_housekeeper
     }
 
+    pub(crate) fn has_forgotten(&self) -> bool {
+        !self.forgotten.is_empty()
+    }
+
     /// Takes what is known of the loans that were forgotten.
     pub(crate) fn take_forgotten(&mut self) -> Vec<String> {
         std::mem::take(&mut self.forgotten)

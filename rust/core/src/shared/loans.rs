@@ -83,6 +83,11 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.edit_at(now, |ledger| ledger.reclaim(slot, known))
     }
 
+    /// Says whether loans were forgotten that nobody has taken.
+    pub fn has_forgotten(&self) -> bool {
+        self.ledger.lock().has_forgotten()
+    }
+
     /// Takes what is known of the loans that were forgotten.
     pub fn take_forgotten(&self) -> Vec<String> {
         self.edit(Ledger::take_forgotten)
