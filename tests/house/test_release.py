@@ -32,6 +32,12 @@ def test_changelog_and_citation_have_the_version_and_its_date() -> None:
     assert read("CITATION.cff", r'^date-released: "(.*)"$') == dated
 
 
+def test_the_first_release_has_nothing_fixed_that_nobody_had() -> None:
+    first = (ROOT / "CHANGELOG.md").read_text().partition("\n## [0.1.0] - ")
+    assert first[1]
+    assert "### Fixed" not in first[2]
+
+
 def test_every_page_names_the_same_repository() -> None:
     address = read("Cargo.toml", r'^repository = "(.*)"')
     assert f"Source, {address}" in (metadata("pgpool-rs").get_all("Project-URL") or [])
