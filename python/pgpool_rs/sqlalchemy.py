@@ -112,8 +112,6 @@ class PgPool(QueuePool):
         self.pgpool = ThreadedConnectionPool(0, maxconn, connect=lambda: opened()(), timeout=timeout, **options)  # type: ignore[misc]  # noqa: PLW0108
 
     def _open(self) -> Any:  # commit() and rollback() of a record are not called
-        if getattr(self._dialect, "is_async", False):  # Later releases of SQLAlchemy refuse it before.
-            raise exc.ArgumentError(f"Pool class {type(self).__name__} cannot be used with asyncio engine")
         _records.add(record := _Record(self))
         # Not before: housekeeping would open connections, which QueuePool does for a caller alone.
         if self.pgpool.minconn != self._minconn:

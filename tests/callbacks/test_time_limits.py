@@ -6,8 +6,8 @@ Job queues raise theirs, plain exceptions of a class of their own, from a signal
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -22,7 +22,7 @@ from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.log import listening
 from tests.lib.pools import assert_sound
-from tests.lib.waits import counts
+from tests.lib.waits import Task, counts
 
 FOLDER = Path(pgpool_rs.__file__).parent
 OURS = {str(FOLDER), str(FOLDER / "_limits")}
@@ -55,16 +55,17 @@ class Striker:
         return self
 
 
-@contextmanager
-def striking(striker: Striker) -> Iterator[None]:
-    before, striker.where = sys.gettrace(), ""
-    # CPython 3.12 traces instructions only if a frame has asked for it before.
-    sys._getframe().f_trace_opcodes = True
-    sys.settrace(striker)
-    try:
-        yield
-    finally:
-        sys.settrace(before)
+def strike(striker: Striker, act: Act) -> None:
+    """Act in a thread of its own: CPython goes on handling an exception there if another strikes where that ends."""
+    striker.where = ""
+
+    def struck() -> None:
+        # CPython 3.12 traces instructions only if a frame has asked for it before.
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(striker)
+        act()
+
+    Task(struck).result()
 
 
 def connect(pool: Any, server: FakeServer) -> Act:
@@ -179,9 +180,9 @@ def test_a_time_limit_at_any_instruction_of_ours_is_raised_in_the_call_that_it_s
             act, raised = scene(pool, server), False
             if scene is poke:
                 monkeypatch.setattr(_housekeeper.housekeeper, "poke", housekeeper.poke)
-            with striking(striker), suppress(psycopg2.Error, ZeroDivisionError):
+            with suppress(psycopg2.Error, ZeroDivisionError):
                 try:
-                    act()
+                    strike(striker, act)
                 except TimeLimit:
                     raised = True
             housekeeper.end()

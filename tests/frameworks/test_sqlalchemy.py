@@ -14,7 +14,6 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 from sqlalchemy import Engine, create_engine, event, exc, text
-from sqlalchemy.dialects.postgresql.psycopg import PGDialectAsync_psycopg
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import QueuePool
 
@@ -369,9 +368,6 @@ def test_an_asyncio_engine_is_refused() -> None:
     for poolclass in (PgPool, PgPool.with_options(max_idle=60)):
         with pytest.raises(exc.ArgumentError, match="Pool class PgPool cannot be used with asyncio engine"):
             create_async_engine("postgresql+psycopg_async://", poolclass=poolclass)
-        # SQLAlchemy's first releases of 2.0 leave it to the pool.
-        with pytest.raises(exc.ArgumentError, match="Pool class PgPool cannot be used with asyncio engine"):
-            poolclass(psycopg2.connect, dialect=PGDialectAsync_psycopg()).connect()  # type: ignore[no-untyped-call]
 
 
 PROGRAM = """

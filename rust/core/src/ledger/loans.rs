@@ -13,22 +13,18 @@ use crate::stats::LoanReport;
 use crate::time::Span;
 
 impl<H, W> Ledger<H, W> {
-    /// Reports all loans of open connections, each with its generation and its connection, in no order.
+    /// Reports all loans, each with its generation and its connection, in no order.
     pub(crate) fn loans(&self) -> Vec<(u64, LoanReport<H>, Arc<H>)> {
         let report = |index: u32| {
             let slot = self.table.get(index);
             Some((slot.generation, self.report(index)?, slot.connection.clone()?))
         };
-        self.open_loans().filter_map(report).collect()
+        self.table.in_state(State::Lent).filter_map(report).collect()
     }
 
-    fn open_loans(&self) -> impl Iterator<Item = u32> {
-        self.table.in_state(State::Lent).filter(|_| self.has_open_loans())
-    }
-
-    /// Tells how long the oldest loan has lasted, and which caller borrowed it.
+    /// Tells how long the oldest loan of an open connection has lasted, and which caller borrowed it.
     pub(crate) fn oldest_loan(&self) -> Option<(Span, Caller)> {
-        let lent = self.open_loans().map(|index| self.table.get(index));
+        let lent = self.table.in_state(State::Lent).filter(|_| self.has_open_loans()).map(|index| self.table.get(index));
         let oldest = lent.min_by_key(|slot| slot.generation)?;
         Some((self.now.since(oldest.since), oldest.borrower))
     }
