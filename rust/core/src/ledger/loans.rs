@@ -24,7 +24,8 @@ impl<H, W> Ledger<H, W> {
 
     /// Tells how long the oldest loan of an open connection has lasted, and which caller borrowed it.
     pub(crate) fn oldest_loan(&self) -> Option<(Span, Caller)> {
-        let lent = self.table.in_state(State::Lent).filter(|_| self.has_open_loans()).map(|index| self.table.get(index));
+        let lent =
+            self.table.in_state(State::Lent).filter(|_| self.has_open_loans()).map(|index| self.table.get(index));
         let oldest = lent.min_by_key(|slot| slot.generation)?;
         Some((self.now.since(oldest.since), oldest.borrower))
     }
