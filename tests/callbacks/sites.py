@@ -61,6 +61,8 @@ class Site:
     """What becomes of any other Exception, and of a statement that was cancelled."""
     strong: Fate
     """What becomes of any other BaseException."""
+    short: Fate
+    """What becomes of a lack of memory, which our own code may ignore where `plain` is raised."""
     waits: bool
     """Whether only a pool that waits makes the callback."""
     why: str
@@ -86,6 +88,7 @@ def site(
     plain: Fate | None = None,
     strong: Fate | None = None,
     *,
+    short: Fate | None = None,
     waits: bool = False,
     why: str = "",
     stays: str = "",
@@ -97,7 +100,8 @@ def site(
     """
 
     def enter(stage: Stage) -> Stage:
-        row = Site(callback, way, stage, said, plain or RAISED, strong or RAISED, waits, why, stays, state)
+        plainly = plain or RAISED
+        row = Site(callback, way, stage, said, plainly, strong or RAISED, short or plainly, waits, why, stays, state)
         assert row.name not in SITES, row.name
         SITES[row.name] = row
         return stage

@@ -77,6 +77,7 @@ row(
     limited("_holders", maxconn=ROOM + 1),
     give_back_and_wait,
     PASSED,
+    short=PASSED,
     waits=True,
     state=FULL,
     why="it only adds a note to an error",

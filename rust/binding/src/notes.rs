@@ -39,9 +39,9 @@ pub(crate) fn annotated(
     let limited = matches!(error, Error::Refused(Refusal::Limited) | Error::Limited(_));
     let limit = limited.then(|| limit_of(pool)).flatten();
     let (py, refusal) = (pool.py(), PyErr::from(error));
-    let noted = annotate(pool, &refusal, waited, returned)
-        .or_else(|error| if is_shortage(py, &error) { Ok(()) } else { Err(error) });
-    let held = limit.map_or(Ok(()), |limit| annotate_limited(&refusal, &limit));
+    let unless_short = |error: PyErr| if is_shortage(py, &error) { Ok(()) } else { Err(error) };
+    let noted = annotate(pool, &refusal, waited, returned).or_else(unless_short);
+    let held = limit.map_or(Ok(()), |limit| annotate_limited(&refusal, &limit)).or_else(unless_short);
     weightier(py, refusal, both(py, noted, held).err()).into()
 }
 
