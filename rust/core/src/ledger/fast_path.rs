@@ -29,7 +29,7 @@ impl<H, W> Ledger<H, W> {
         Some((SlotId { index, generation: slot.generation }, slot.connection.as_ref()?))
     }
 
-    /// As [`Ledger::lend_idle`], for a caller of this rank, under a user's key perhaps, and with options that need each loan.
+    /// As [`Ledger::lend_idle`], for a caller of this rank, under a user's key perhaps, and with options that must see each loan.
     pub(crate) fn lend_idle_as(
         &mut self,
         rank: Rank,

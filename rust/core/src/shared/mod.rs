@@ -114,7 +114,7 @@ impl<H, W: Wake> SharedLedger<H, W> {
         self.ledger.lock().lend_idle(borrower, now).map(|(loan, connection)| (loan, Arc::clone(connection)))
     }
 
-    /// As [`SharedLedger::lend_idle`], for a caller of this rank, under a user's key perhaps, and with options that need each loan.
+    /// As [`SharedLedger::lend_idle`], for a caller of this rank, under a user's key perhaps, and with options that must see each loan.
     pub fn lend_idle_as(
         &self,
         rank: Rank,

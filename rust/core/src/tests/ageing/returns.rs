@@ -24,12 +24,12 @@ impl Model {
         connection.fresh_until = unseen.min(connection.end);
     }
 
-    /// Takes back a loan of any kind, or one that no option needs and that has no key.
+    /// Takes back a loan of any kind, or one that no option must see and that has no key.
     pub(super) fn take_back_clean(&mut self, name: u32, any: bool) -> bool {
         let at = self.lent.iter().position(|loan| loan.connection.name == name).expect("it is lent");
         let loan = &self.lent[at];
-        let unneeded = self.policy.leak_after == Span::FOREVER && !self.policy.fifo;
-        let plain = if any { !loan.reported } else { loan.key.is_none() && unneeded };
+        let unseen_by_options = self.policy.leak_after == Span::FOREVER && !self.policy.fifo;
+        let plain = if any { !loan.reported } else { loan.key.is_none() && unseen_by_options };
         let plain = plain && loan.opener.is_none();
         let lasting = self.now < loan.connection.end;
         let useful = !self.closed && self.queue.is_empty() && self.has_use();

@@ -1,10 +1,10 @@
 //! The core in every schedule: threads that take the pool's mutex in one order, then in each other order that there is.
 //!
 //! The pool's mutex is that of a model checker here (see `sync`), and the threads are run by it, one at a time. Each
-//! thread is a caller of the pool and does one of ten acts: see `acts`. Two of them at once, and three, in every
-//! combination, from three states of the pool, in every schedule; or, where these are too many, in every schedule
-//! that interrupts a thread no more than so many times while it could have gone on. In each schedule, after each step and
-//! in the end:
+//! thread is a caller of the pool and does one of nine acts, or of ten if the pool shares a limit: see `acts`. Two of
+//! them at once, and three, in every combination (with a press: see `limited`), from three states of the pool, in every
+//! schedule; or, where these are too many, in every schedule that interrupts a thread no more than so many times while it
+//! could have gone on. In each schedule, after each step and in the end:
 //!
 //! - no two threads hold one connection, unless both asked for the same key, which is then opened once;
 //! - slots are never made more than the limit, as it is then, and the server never sees more connections than it was;
