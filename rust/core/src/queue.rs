@@ -141,6 +141,12 @@ impl<W> Queue<W> {
         self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
+    /// The entries before this waiter. Without a place, it would be the last of its rank.
+    fn before(&self, waiter: Option<WaiterId>, rank: Rank) -> impl Iterator<Item = &Entry<W>> {
+        let is_before = move |id: WaiterId| waiter.map_or(id.rank <= rank, |waiter| id < waiter);
+        self.entries.iter().take_while(move |entry| is_before(entry.id))
+    }
+
     /// Says whether this waiter has a place in the queue.
     pub(crate) fn has_place(&self, id: WaiterId) -> bool {
         self.position(id).is_some_and(|at| self.entries[at].wait_for == WaitFor::Room)
@@ -168,16 +174,14 @@ impl<W> Queue<W> {
         before.filter(|entry| entry.wait_for == WaitFor::Room).count()
     }
 
-    /// As `ahead_of`, for the first of these waiters that wants the same for another caller, if there is one: what that one gets serves
-    /// both. Gives the rank that decides, too.
+    /// Counts as `ahead_of`. If a waiter ahead wants the same for another caller, counts those ahead of that one, since what it gets
+    /// serves both. Also gives the rank of the waiter that it counted for.
     pub(crate) fn ahead_of_wish(&self, waiter: Option<WaiterId>, rank: Rank, wish: Wish) -> (usize, Rank) {
-        let is_before = |id: WaiterId| waiter.map_or(id.rank <= rank, |waiter| id < waiter);
         let wants_the_same = |entry: &&Entry<W>| {
             entry.wait_for == WaitFor::Room && entry.wish.tag == wish.tag && entry.wish.caller != wish.caller
         };
-        let wanted = self.wanted.contains_key(&wish.tag);
-        let before = self.entries.iter().take_while(|entry| wanted && is_before(entry.id));
-        let first = before.filter(wants_the_same).map(|entry| entry.id).next();
+        let mut before = self.before(waiter, rank).filter(wants_the_same).map(|entry| entry.id);
+        let first = if self.wanted.contains_key(&wish.tag) { before.next() } else { None };
         (self.ahead_of(first.or(waiter), rank), first.map_or(rank, |first| first.rank))
     }
 
@@ -230,9 +234,7 @@ impl<W> Queue<W> {
     /// Says whether this waiter is the one that keeps the time for all: the first for room that does not wait for its key. Without a
     /// place, it would be the last of its rank.
     pub(crate) fn keeps_time(&self, waiter: Option<WaiterId>, rank: Rank) -> bool {
-        let is_before = |id: WaiterId| waiter.map_or(id.rank <= rank, |waiter| id < waiter);
-        let mut before = self.entries.iter().take_while(|entry| is_before(entry.id));
-        !before.any(|entry| entry.wait_for == WaitFor::Room && entry.told != Told::Key)
+        !self.before(waiter, rank).any(|entry| entry.wait_for == WaitFor::Room && entry.told != Told::Key)
     }
 
     /// Takes the waker of the waiter that keeps the time, unless it has been told when to ask again. It keeps its place.

@@ -116,7 +116,7 @@ impl<H, W> Ledger<H, W> {
     ) -> Result<CheckOutDecision<H>, Unanswered<H>> {
         self.end_seek(seeker, granted);
         if waiter.is_some_and(|waiter| self.queue.has_place(waiter)) {
-            // It got the place meanwhile.
+            // The borrower was given a place in the queue meanwhile: the grant goes to the first waiter.
             self.serve();
         }
         let answer = self.check_out(want, rank, waiter, waker, false);
@@ -124,7 +124,9 @@ impl<H, W> Ledger<H, W> {
             answer,
             Ok(CheckOutDecision::Lent(_) | CheckOutDecision::Check(..) | CheckOutDecision::Reserved(_))
         );
-        self.free_followers(seeker, gets);
+        if !gets {
+            self.free_followers(seeker);
+        }
         answer
     }
 
@@ -137,7 +139,9 @@ impl<H, W> Ledger<H, W> {
     ) -> Result<ReserveDecision, Unanswered<H>> {
         self.end_seek(seeker, granted);
         let answer = self.reserve(want, caller, false);
-        self.free_followers(seeker, answer.is_ok());
+        if answer.is_err() {
+            self.free_followers(seeker);
+        }
         answer
     }
 
@@ -158,9 +162,9 @@ impl<H, W> Ledger<H, W> {
         }
     }
 
-    /// Gives the callers that waited for a seeker their places in the queue, unless it `gets` what they want.
-    fn free_followers(&mut self, seeker: Seeker, gets: bool) {
-        if let Some(tag) = seeker.tag.filter(|_| !gets) {
+    /// Gives the callers that waited for a seeker in vain their places in the queue.
+    fn free_followers(&mut self, seeker: Seeker) {
+        if let Some(tag) = seeker.tag {
             self.queue.promote_promise_waiters(tag);
             self.queue.take_follower_wakers(tag, &mut self.after.to_wake);
             self.serve();
