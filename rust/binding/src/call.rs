@@ -39,6 +39,7 @@ impl Line {
 pub(crate) type Late = Box<dyn FnOnce(Python<'_>) -> PyResult<()>>;
 
 /// The calls of one caller.
+#[derive(Default)]
 struct Calls {
     caller: Caller,
     /// How many calls the caller is within, one within the other.
@@ -65,14 +66,7 @@ thread_local! {
 fn with_calls<T>(caller: Caller, change: impl FnOnce(&mut Calls) -> T) -> T {
     CALLS.with_borrow_mut(|all| {
         let place = all.iter().position(|calls| calls.caller == caller).unwrap_or_else(|| {
-            all.push(Calls {
-                caller,
-                depth: 0,
-                is_logging: false,
-                is_seeking: false,
-                late: Vec::new(),
-                interrupt: None,
-            });
+            all.push(Calls { caller, ..Calls::default() });
             all.len() - 1
         });
         let calls = &mut all[place];
@@ -192,10 +186,7 @@ pub(crate) fn must_not_wait(caller: Caller) -> bool {
 
 /// Runs `seek`, which asks the limit for a place.
 pub(crate) fn while_seeking<T>(caller: Caller, seek: impl FnOnce() -> T) -> T {
-    let before = with_calls(caller, |calls| std::mem::replace(&mut calls.is_seeking, true));
-    let sought = seek();
-    with_calls(caller, |calls| calls.is_seeking = before);
-    sought
+    with_flag(caller, |calls| &mut calls.is_seeking, seek)
 }
 
 /// Does this when the outermost call of this caller ends, or at once if it is within none.
@@ -227,8 +218,13 @@ fn do_late(py: Python<'_>, caller: Caller, late: Vec<Late>) -> PyResult<()> {
 
 /// Runs `write`, which writes to the log or tells a listener.
 pub(crate) fn while_logging<T>(caller: Caller, write: impl FnOnce() -> T) -> T {
-    let within = with_calls(caller, |calls| std::mem::replace(&mut calls.is_logging, true));
-    let written = write();
-    with_calls(caller, |calls| calls.is_logging = within);
-    written
+    with_flag(caller, |calls| &mut calls.is_logging, write)
+}
+
+/// Sets a flag of this caller while `body` runs.
+fn with_flag<T>(caller: Caller, flag: fn(&mut Calls) -> &mut bool, body: impl FnOnce() -> T) -> T {
+    let before = with_calls(caller, |calls| std::mem::replace(flag(calls), true));
+    let done = body();
+    with_calls(caller, |calls| *flag(calls) = before);
+    done
 }

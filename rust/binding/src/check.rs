@@ -64,10 +64,7 @@ pub(crate) fn leave_clean(
     name: &str,
 ) -> PyResult<()> {
     function.bind(pool.py()).call1((connection,))?;
-    match pool.get().look_at(connection)? {
-        Look::Clean => Ok(()),
-        look => Err(left(name, &look)),
-    }
+    ensure_clean(name, &pool.get().look_at(connection)?)
 }
 
 /// Rolls back the transaction in which `connect=` has left a new connection.
@@ -78,22 +75,26 @@ pub(crate) fn begin_clean(pool: &Bound<'_, AbstractPool>, connection: &Bound<'_,
         Err(error) if !error.is_instance_of::<PyAttributeError>(pool.py()) => return Err(error),
         _ => return Ok(()),
     };
-    // A mock has no account.
-    match if seen.are_clean() { Look::Clean } else { connection::make_clean(connection, seen)? } {
-        look @ Look::InTransaction(_) => Err(left("connect", &look)),
+    // The accounts of a mock say nothing.
+    if seen.are_clean() {
+        return Ok(());
+    }
+    match connection::make_clean(connection, seen)? {
+        look @ Look::InTransaction(_) => ensure_clean("connect", &look),
         _ => Ok(()),
     }
 }
 
-fn left(name: &str, look: &Look) -> PyErr {
-    let left = match look {
-        Look::Clean => "clean".to_owned(),
+/// Raises the error for a connection that a user's function left in another condition than clean.
+fn ensure_clean(name: &str, look: &Look) -> PyResult<()> {
+    let condition = match look {
+        Look::Clean => return Ok(()),
         Look::InTransaction(accounts) => accounts.to_string(),
         Look::Broken | Look::Closed(Closed::Broken) => "broken".to_owned(),
         Look::Closed(Closed::Properly) => "closed".to_owned(),
     };
-    let text = format!("connection discarded: {name} left it {left}");
-    new_error(|imports| &imports.ProgrammingError, &text)
+    let text = format!("connection discarded: {name} left it {condition}");
+    Err(new_error(|imports| &imports.ProgrammingError, &text))
 }
 
 /// Calls the pool's check on a connection and looks at the connection afterwards. Rolls back a transaction that the check leaves.
@@ -214,8 +215,8 @@ fn takes_no_writes(connection: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(true);
     }
     // With autocommit, psycopg2 makes its `readonly` the default of the session.
-    let borrowers = connection.getattr_opt(name!(connection.py(), readonly))?;
-    if borrowers.is_some_and(|is_set| is_set.is(PyBool::new(connection.py(), true))) {
+    let set_by_borrower = connection.getattr_opt(name!(connection.py(), readonly))?;
+    if set_by_borrower.is_some_and(|value| value.is(PyBool::new(connection.py(), true))) {
         return Ok(false);
     }
     let read_only = reported(connection, "default_transaction_read_only")?;
