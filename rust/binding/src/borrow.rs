@@ -218,28 +218,25 @@ fn seek_from<'py, 'p>(
         place.take(joined)?;
         let end = timeout.deadline(asked);
         let must_not_wait = must_not_wait(caller);
-        let deadline = match (busy, timeout) {
-            (Busy::Crowded, _) => return Err(crowded(pool)),
-            (Busy::BackingOff { comes: false, .. }, _) if timeout == Timeout::ZERO || must_not_wait => {
-                match told_again(pool)? {
-                    Some(error) => return Err(error.into()),
-                    None => continue 'asking,
-                }
-            }
-            (Busy::Limited, _) if timeout == Timeout::ZERO || must_not_wait => return Err(Refusal::Limited.into()),
+        let at_once = must_not_wait || timeout == Timeout::ZERO;
+        let deadline = match busy {
+            Busy::Crowded => return Err(crowded(pool)),
+            Busy::BackingOff { comes: false, .. } if at_once => match told_again(pool)? {
+                Some(error) => return Err(error.into()),
+                None => continue 'asking,
+            },
+            Busy::Limited if at_once => return Err(Refusal::Limited.into()),
             _ if must_not_wait => return Err(Refusal::Exhausted.into()),
-            (Busy::Full, Timeout::ZERO) => return Err(Refusal::Exhausted.into()),
+            Busy::Full if at_once => return Err(Refusal::Exhausted.into()),
             // The caller does not wait for room, but for a connection that another caller is opening without a time limit.
-            (Busy::KeyOpening, Timeout::ZERO) => None,
+            Busy::KeyOpening if at_once => None,
             // The same, as long as the room is in transit.
-            (Busy::InTransit | Busy::BackingOff { .. }, Timeout::ZERO) => Instant::now().checked_add(GLANCE),
+            Busy::InTransit | Busy::BackingOff { .. } if at_once => Instant::now().checked_add(GLANCE),
             // A pool with maxconn=0 never has room.
             _ if expired || ledger.counts().maxconn == 0 && busy == Busy::Full => {
                 return Err(timed_out(pool, busy, asked));
             }
-            (Busy::BackingOff { next_try, .. }, _) if next_try < Moment::NEVER => {
-                end.into_iter().chain(at(next_try)).min()
-            }
+            Busy::BackingOff { next_try, .. } if next_try < Moment::NEVER => end.into_iter().chain(at(next_try)).min(),
             _ => end,
         };
         match &parker {

@@ -66,9 +66,9 @@ pub(crate) fn start(pool: &Bound<'_, AbstractPool>, minconn: usize, maxconn: usi
     })
 }
 
-/// Opens a pool that is not yet open. If a connect fails, it stays unopened; if that holds the next connects back, it is open where
-/// the caller wants that.
-pub(crate) fn open(pool: &Bound<'_, AbstractPool>, may_be_in_outage: bool) -> PyResult<()> {
+/// Opens a pool that is not yet open. If a connect fails, the pool is unopened again; but with `stays_open` and `reconnect_backoff`
+/// it is open, as in each later outage.
+pub(crate) fn open(pool: &Bound<'_, AbstractPool>, stays_open: bool) -> PyResult<()> {
     let py = pool.py();
     let ledger = pool.get().ledger();
     let caller = caller(py)?;
@@ -79,7 +79,7 @@ pub(crate) fn open(pool: &Bound<'_, AbstractPool>, may_be_in_outage: bool) -> Py
         fill(pool).map_err(|error| {
             let policy = pool.get().options().policy;
             let holds_back = policy.reconnect_backoff.is_some() && ledger.last_failure().is_some();
-            let undone = if may_be_in_outage && holds_back {
+            let undone = if stays_open && holds_back {
                 begin_work(pool)
             } else {
                 ledger.set_policy(before_open(policy));
@@ -90,7 +90,7 @@ pub(crate) fn open(pool: &Bound<'_, AbstractPool>, may_be_in_outage: bool) -> Py
     })
 }
 
-/// The policy while the first connections are opened: no thread starts, and no other thread connects.
+/// The policy while the first connections are opened: no thread of the pool starts.
 fn before_open(policy: Policy) -> Policy {
     Policy { has_housekeeper: false, grow: None, ..policy }
 }
