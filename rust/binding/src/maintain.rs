@@ -53,7 +53,7 @@ fn do_chore(
     on_error: OnError<'_>,
 ) -> PyResult<Option<Moment>> {
     let ledger = pool.get().ledger();
-    match ledger.chore_as(caller, !is_logging(caller), now()) {
+    match ledger.chore(caller, !is_logging(caller), now()) {
         Chore::Return(returning) => on_error(RETURN_FAILED, finish(pool, returning).map_err(PyErr::from))?,
         Chore::Report(loan) => {
             let text = describe_loan(pool, &loan)?;

@@ -33,13 +33,8 @@ impl<H, W: Wake> SharedLedger<H, W> {
         let _ = self.housekeeper.set(housekeeper);
     }
 
-    /// Tells this caller what to do next.
-    pub fn chore(&self, caller: Caller, now: Moment) -> Chore<'_, H, W> {
-        self.chore_as(caller, true, now)
-    }
-
-    /// As [`SharedLedger::chore`]. A caller that does not report leaves each [`Chore::Report`] to another.
-    pub fn chore_as(&self, caller: Caller, reports: bool, now: Moment) -> Chore<'_, H, W> {
+    /// Tells this caller what to do next. One that does not report leaves each [`Chore::Report`] to another.
+    pub fn chore(&self, caller: Caller, reports: bool, now: Moment) -> Chore<'_, H, W> {
         match self.edit_at(now, |ledger| ledger.chore(caller, reports)) {
             ChoreDecision::Return(begun) => Chore::Return(self.returning(begun)),
             ChoreDecision::Report(report) => Chore::Report(report),

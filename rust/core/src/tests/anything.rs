@@ -208,7 +208,7 @@ impl<'w> Hands<'w> {
                 }
             }
             Call::EndWait => self.returns.extend(take(&mut self.waiters, nth).and_then(Waiter::leave)),
-            Call::Chore => match ledger.chore(caller, now) {
+            Call::Chore => match ledger.chore(caller, true, now) {
                 Chore::Return(returning) => self.returns.push(returning),
                 Chore::Open(refill) => self.refills.push(refill),
                 Chore::Report(_) | Chore::Rest(_) => {}
@@ -318,7 +318,7 @@ proptest! {
         // An open pool keeps the error of a connect that holds others back.
         world.ledger.set_closed(true);
         world.ledger.set_closed(false);
-        while let Chore::Return(returning) = world.ledger.chore(7, world.now()) {
+        while let Chore::Return(returning) = world.ledger.chore(7, true, world.now()) {
             drop(returning);
         }
         for name in world.lent() {

@@ -200,7 +200,7 @@ fn the_housekeeper_opens_what_is_missing_only_when_it_may() {
     held_back(&world);
     world.fill(reservation, 1);
     drop(refill);
-    assert!(matches!(world.ledger.chore(7, world.now()), Chore::Open(_)));
+    assert!(matches!(world.ledger.chore(7, true, world.now()), Chore::Open(_)));
 }
 
 #[test]

@@ -542,7 +542,7 @@ fn visits(world: &World, housekeeper: &TestWaker, mut use_pool: impl FnMut(&Worl
             heard = housekeeper.wakes();
             visits += usize::from(millisecond >= 5_000);
             until = loop {
-                match world.ledger.chore(7, world.now()) {
+                match world.ledger.chore(7, true, world.now()) {
                     Chore::Rest(until) => break until,
                     _ => found += 1,
                 }

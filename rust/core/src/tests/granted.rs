@@ -503,7 +503,7 @@ fn a_missing_connection_is_sought_and_a_refusal_is_followed_by_a_pause() {
     let Ok(Reserve::Seek(seek)) = world.ledger.reserve(None, 7) else { panic!("it is sought") };
     assert!(seek.reserve(false, None, 7).is_err());
     refill.fail(world.now());
-    assert!(matches!(world.ledger.chore(7, world.now()), Chore::Rest(until) if until > world.now()));
+    assert!(matches!(world.ledger.chore(7, true, world.now()), Chore::Rest(until) if until > world.now()));
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn lives(world: &World) -> Vec<f64> {
     (0..NUMBER).for_each(|name| world.open_idle(name));
     let (begin, mut lives) = (world.now(), Vec::new());
     while !world.idle().is_empty() {
-        match world.ledger.chore(7, world.now()) {
+        match world.ledger.chore(7, true, world.now()) {
             Chore::Return(_) => lives.push(world.now().since(begin).as_secs_f64()),
             Chore::Rest(until) => world.pass(until.since(world.now()).as_secs_f64()),
             Chore::Open(_) | Chore::Report(_) => panic!("there is no minconn, and nothing is lent"),

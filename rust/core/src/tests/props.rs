@@ -288,7 +288,7 @@ impl World {
 
     /// Does the chores, and expects that there are none. Tells in how many seconds there may be one.
     pub(super) fn rest(&self) -> f64 {
-        match self.ledger.chore(7, self.now()) {
+        match self.ledger.chore(7, true, self.now()) {
             Chore::Rest(Moment::NEVER) => f64::INFINITY,
             Chore::Rest(until) => until.since(self.now()).as_secs_f64(),
             other => panic!("there is something to do: {}", show_chore(&other)),
@@ -297,7 +297,7 @@ impl World {
 
     /// Does the chores, and expects a connection that is to be returned or closed.
     pub(super) fn take_return(&self) -> Returning<'_, Thing, TestWaker> {
-        match self.ledger.chore(7, self.now()) {
+        match self.ledger.chore(7, true, self.now()) {
             Chore::Return(returning) => returning,
             other => panic!("nothing is to be returned: {}", show_chore(&other)),
         }
@@ -308,7 +308,7 @@ impl World {
     pub(super) fn sleep(&self) -> (f64, Returning<'_, Thing, TestWaker>) {
         let began = self.now();
         for _ in 0..10 {
-            match self.ledger.chore(7, self.now()) {
+            match self.ledger.chore(7, true, self.now()) {
                 Chore::Return(returning) => return (self.now().since(began).as_secs_f64(), returning),
                 Chore::Rest(until) if until < Moment::NEVER => self.pass(until.since(self.now()).as_secs_f64()),
                 other => panic!("nothing is to be returned: {}", show_chore(&other)),
@@ -324,7 +324,7 @@ impl World {
 
     /// Does the chores, and expects a connection that is to be opened.
     pub(super) fn take_refill(&self) -> Refill<'_, Thing, TestWaker> {
-        match self.ledger.chore(7, self.now()) {
+        match self.ledger.chore(7, true, self.now()) {
             Chore::Open(refill) => refill,
             other => panic!("nothing is to be opened: {}", show_chore(&other)),
         }
@@ -332,7 +332,7 @@ impl World {
 
     /// Does the chores, and expects a loan that is to be reported.
     pub(super) fn take_report(&self) -> LoanReport<Thing> {
-        match self.ledger.chore(7, self.now()) {
+        match self.ledger.chore(7, true, self.now()) {
             Chore::Report(report) => report,
             other => panic!("nothing is to be reported: {}", show_chore(&other)),
         }

@@ -126,7 +126,7 @@ impl Town {
 
     fn do_chores(&self, parker: &Parker) {
         while !self.over.load(Ordering::SeqCst) {
-            match self.ledger.chore(7, self.now()) {
+            match self.ledger.chore(7, true, self.now()) {
                 Chore::Return(returning) => self.finish(returning),
                 Chore::Report(_) => panic!("loans are short, or for ever"),
                 Chore::Open(refill) => match self.ledger.reserve(None, 7) {
@@ -193,7 +193,7 @@ fn live(policy: Policy, loans: usize) -> Stats {
             end.expect("no panic");
         }
     });
-    while let Chore::Return(returning) = town.ledger.chore(7, town.now()) {
+    while let Chore::Return(returning) = town.ledger.chore(7, true, town.now()) {
         drop(returning);
     }
     let (stats, counts) = town.ledger.stats(town.now());

@@ -339,7 +339,7 @@ impl<'w> Duel<'w> {
     pub(super) fn chore(&mut self, housekeeper: bool) {
         let token = self.token();
         let expected = self.model.job(token);
-        let job = match self.world.ledger.chore(HOUSEKEEPER, self.world.now()) {
+        let job = match self.world.ledger.chore(HOUSEKEEPER, true, self.world.now()) {
             Chore::Return(returning) => {
                 let job = Job::Return(returning.connection().name, returning.closing());
                 self.returning.push((token, returning));

@@ -38,7 +38,7 @@ fn run(minconn: usize, maxconn: usize, policy: Policy, steps: &[Step]) {
     duel.drop_all();
     drop(duel);
     world.ledger.set_closed(false);
-    while let Chore::Return(returning) = world.ledger.chore(model::HOUSEKEEPER, world.now()) {
+    while let Chore::Return(returning) = world.ledger.chore(model::HOUSEKEEPER, true, world.now()) {
         drop(returning);
     }
     let counts = world.ledger.counts();
