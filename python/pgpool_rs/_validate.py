@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from pgpool_rs._core import kind, shown
+from pgpool_rs._foreign import asked
 from pgpool_rs._listener import EVENTS, methods
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def listener(option: str, given: Any) -> Any:
 
 def limit(option: str, given: Any) -> Any:
     """Check that it is a limit, or None."""
-    asked = ("_attach", "_take", "_give", "_wait", "_holders")
-    if given is None or (not isinstance(given, type) and all(callable(getattr(given, name, None)) for name in asked)):
+    parts = ("_attach", "_take", "_give", "_wait", "_holders")
+    if given is None or (not isinstance(given, type) and all(callable(getattr(given, name, None)) for name in parts)):
         return given
     raise TypeError(f"{option} must be a HostLimit, a SharedLimit or None, not {kind(given)}")
 
@@ -124,7 +125,12 @@ def text(option: str, given: Any) -> str:
 def _refuse_async(option: str, given: Any) -> None:
     """Refuse a function whose call runs nothing: the pool only calls it."""
     kinds = inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction
-    if any(is_kind(call) for is_kind in kinds for call in (given, getattr(type(given), "__call__", None))):  # noqa: B004
+    calls = given, getattr(type(given), "__call__", None)  # noqa: B004
+    try:
+        is_async = asked(lambda _: any(is_kind(call) for is_kind in kinds for call in calls), given)
+    except TypeError:  # A proxy may have nothing behind it yet.
+        return
+    if is_async:
         raise TypeError(f"{option} must be a plain function, not an async one or a generator: its call runs nothing")
 
 

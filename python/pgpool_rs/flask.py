@@ -35,6 +35,7 @@ __all__ = ["Database"]
 
 DEFAULTS = {"minconn": 1, "maxconn": 10, "timeout": 5, "max_idle": 300, "reconnect_backoff": (0.1, 2)}
 DEFAULTS |= {"open": False, "retry_after": 1}
+PAUSES = "pgpool_rs.flask: retry_after by pool"
 
 
 class _NotCommittedError(Exception):
@@ -78,12 +79,12 @@ class Database:
         settings = {**DEFAULTS, **given}
         pause = settings.pop("retry_after")
         app.extensions[self._key] = pool = ThreadedConnectionPool(**settings)
-        app.extensions.setdefault("pgpool_rs", {})[pool.name] = pause
+        app.extensions.setdefault(PAUSES, {})[pool.name] = pause
         app.teardown_appcontext(self._teardown)
 
         def refuse(error: PoolExhausted) -> Any:
             """Answer 503, as the application's own handler of that status shows it."""
-            retry_after = app.extensions["pgpool_rs"].get(error.pool_name, pause)
+            retry_after = app.extensions[PAUSES].get(error.pool_name, pause)
             return current_app.handle_http_exception(ServiceUnavailable(retry_after=retry_after))
 
         app.register_error_handler(PoolExhausted, refuse)

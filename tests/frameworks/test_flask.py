@@ -208,8 +208,8 @@ def test_a_full_pool_answers_503_and_when_to_come_again(site: Site) -> None:
 
 
 def test_each_database_of_an_application_has_its_own_retry_after(site: Site) -> None:
-    replica = Database(key="REPLICA")
-    site.app.config["REPLICA"] = {"maxconn": 1, "timeout": 0, "dsn": site.dsn, "retry_after": 99}
+    replica = Database(key="pgpool_rs")
+    site.app.config["pgpool_rs"] = {"maxconn": 1, "timeout": 0, "dsn": site.dsn, "retry_after": 99}
     replica.init_app(site.app)
     site.app.add_url_rule("/", "main", lambda: str(execute(site.db.connection)))
     site.app.add_url_rule("/replica", "replica", lambda: str(execute(replica.connection)))

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from pgpool_rs import PoolClosed, PoolTimeout, ThreadedConnectionPool, TooManyRequests
+from pgpool_rs import PoolClosed, PoolTimeout, SharedLimit, ThreadedConnectionPool, TooManyRequests
 from pgpool_rs._core import advance_clock
 from pgpool_rs._notes import copied
 from pgpool_rs.testing import PATIENCE, FakeServer
@@ -98,6 +98,49 @@ def test_a_block_that_cannot_open_the_pool_leaves_it_unopened(server: FakeServer
     assert (server.open, pool.closed) == (0, True)
     with pool:
         assert server.open == 2
+
+
+class FailsBeside:
+    """Is a `connect=` that works, while another caller's connect fails."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self.pool: Any = None
+        self._server = server
+        self._in_use = False
+
+    def __call__(self) -> Any:
+        if self._in_use:
+            raise DOWN
+        self._in_use = True
+        Task(self.pool.getconn).wait()
+        self._in_use = False
+        return self._server.connect()
+
+
+def test_an_opening_beside_a_connect_that_fails_is_told_of_it(server: FakeServer) -> None:
+    class Beside(ThreadedConnectionPool):
+        def _connect(self, key: Any = None) -> Any:
+            connection = super()._connect(key)
+            if key is None:
+                server.fail("connect", DOWN)
+                Task(lend, self, 2).wait()
+            return connection
+
+    pool = backing_off(Beside, 2, 4, open=False, limit=SharedLimit(9))
+    with pytest.raises(psycopg2.OperationalError, match="down"):
+        pool.open()
+    assert not pool.closed
+
+
+def test_an_opening_that_fails_for_another_reason_leaves_the_pool_unopened(server: FakeServer) -> None:
+    def configure(_: object) -> None:
+        raise ZeroDivisionError
+
+    connect = FailsBeside(server)
+    connect.pool = backing_off(ThreadedConnectionPool, 2, 4, open=False, connect=connect, configure=configure)
+    with pytest.raises(ZeroDivisionError):
+        connect.pool.open()
+    assert (connect.pool.closed, server.open) == (True, 0)
 
 
 def test_those_that_wait_while_an_opening_fails_wait_for_their_turn(server: FakeServer) -> None:

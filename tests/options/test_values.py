@@ -343,6 +343,21 @@ def test_a_function_whose_call_runs_nothing_is_refused(option: str, value: Any) 
     refused(TypeError, text, **{name: SimpleNamespace(**{event: value}) if event else value})
 
 
+class Unbound:
+    """A proxy that has nothing behind it yet, as Flask's outside of a context."""
+
+    def __call__(self, *_: object) -> None:
+        raise AssertionError("it was called")
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"there is no {name} outside of a context")
+
+
+@pytest.mark.parametrize("option", CALLABLES)
+def test_a_proxy_is_asked_for_nothing_before_it_is_called(option: str) -> None:
+    assert type(made(option, Unbound())) is Unbound
+
+
 def test_a_class_whose_instances_are_async_is_none() -> None:
     assert made("connect", Awaitable) is Awaitable
 

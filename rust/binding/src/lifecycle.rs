@@ -19,6 +19,7 @@ use crate::limit;
 use crate::log::{POOL_CLOSED, log};
 use crate::news::{BORROWED, News, RETURNED, tell, tells};
 use crate::notes::with_notes;
+use crate::open::told_again;
 use crate::options::Checked;
 use crate::pool::AbstractPool;
 use crate::python::{imports, name};
@@ -78,7 +79,8 @@ pub(crate) fn open(pool: &Bound<'_, AbstractPool>, stays_open: bool) -> PyResult
         }
         fill(pool).map_err(|error| {
             let policy = pool.get().options().policy;
-            let holds_back = policy.reconnect_backoff.is_some() && ledger.last_failure().is_some();
+            let backs_off = policy.reconnect_backoff.is_some() && ledger.last_failure().is_some();
+            let holds_back = backs_off && is_database_error(py, &error);
             let undone = if stays_open && holds_back {
                 begin_work(pool)
             } else {
@@ -110,7 +112,12 @@ fn fill(pool: &Bound<'_, AbstractPool>) -> PyResult<()> {
         let counts = ledger.counts();
         let open = counts.open() + counts.opening;
         let may_go_on = open >= minconn || open < counts.maxconn && limit::limit_of(pool).is_some();
-        if may_go_on && is_pool_exhausted(py, &error) { Ok(()) } else { Err(error) }
+        if !may_go_on || !is_pool_exhausted(py, &error) {
+            return Err(error);
+        }
+        // Connects are held back, so the limit was not even asked.
+        let failed = if open < minconn { told_again(pool)? } else { None };
+        failed.map_or(Ok(()), Err)
     })?;
     begin_work(pool)
 }
