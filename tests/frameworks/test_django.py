@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
+import socket
 import subprocess
 import sys
 import sysconfig
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +210,9 @@ def test_waiting_in_vain_is_djangos_operational_error(site: Any) -> None:
     def request() -> None:
         with pytest.raises(OperationalError) as raised:
             one.connection.ensure_connection()
-        assert isinstance(raised.value.__cause__, PoolTimeout)
+        cause = raised.value.__cause__
+        assert isinstance(cause, PoolTimeout)
+        assert cause.__cause__ is not cause
 
     Task(request).result()
 
@@ -462,7 +467,27 @@ def test_a_thread_for_the_command_that_cannot_start_ends_no_request_and_is_tried
     else:
         with pytest.raises(type(error)):
             first.execute("SELECT 1")
-    for tries in (2, 2):
+    for _ in range(2):
         first.connection.close()
         assert first.execute("SELECT 1") == 1
-        assert tried == tries
+        assert tried == 2
+
+
+def test_a_thread_for_one_answer_that_cannot_start_does_not_end_the_answering(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = iter([MemoryError(), SystemExit()])
+
+    def fail(_: threading.Thread) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(_control, "ADDRESS", "\0pgpool_rs.django.no_thread.")
+    monkeypatch.setattr(_control, "start", fail)
+    answering = Task(_control._answer)
+
+    def ask() -> bool:
+        with suppress(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{_control.ADDRESS}{os.getpid()}")
+        return answering.done
+
+    wait_until(ask, "the end of the answering")
+    with pytest.raises(SystemExit):
+        answering.result()

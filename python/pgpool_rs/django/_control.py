@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pools: dict[tuple[str, str], ThreadedConnectionPool] = {}
 """By alias and database."""
 ADDRESS = "\0pgpool_rs.django."
-_PATIENCE = 5
+_PATIENCE = 5  # seconds
 _listening = 0  # the process that answers
 _starting = renewed_by_fork(threading.Lock())
 
@@ -53,16 +53,16 @@ def _answer() -> None:
     # Without the key: with it, accept() would wait for what a client says.
     with Listener(f"{ADDRESS}{os.getpid()}") as listener:
         while True:
-            with suppress(OSError, RuntimeError):  # RuntimeError: no thread can start
-                threading.Thread(target=_serve, args=(listener.accept(),), daemon=True).start()
+            with suppress(*CANNOT_START):
+                start(threading.Thread(target=_serve, args=(listener.accept(),), daemon=True))
 
 
 def _serve(client: Any) -> None:
     key = force_bytes(settings.SECRET_KEY)
     with suppress(OSError, EOFError, AuthenticationError), client:
-        # The end of a client that says nothing, and of its thread.
-        with socket.socket(fileno=os.dup(client.fileno())) as its:
-            its.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _PATIENCE, 0))
+        # A client that says nothing is given up, and its thread ends.
+        with socket.socket(fileno=os.dup(client.fileno())) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _PATIENCE, 0))
         deliver_challenge(client, key)
         answer_challenge(client, key)
         if client.recv() == "drain":

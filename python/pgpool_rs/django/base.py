@@ -105,8 +105,11 @@ class Pooled:
             pool.open()
             connection = pool.getconn()
         except PoolError as error:
-            # psycopg_pool's errors are OperationalErrors, for which Django's users look. PoolTimeout is one as it is.
-            raise error if isinstance(error, OperationalError) else OperationalError(str(error)) from error
+            # Django's users catch OperationalErrors, as psycopg_pool's errors are. PoolTimeout and TooManyRequests are
+            # such already.
+            if isinstance(error, OperationalError):
+                raise
+            raise OperationalError(str(error)) from error
         self._lender = pool
         return connection
 
