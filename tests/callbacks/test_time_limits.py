@@ -173,8 +173,7 @@ def test_a_time_limit_at_any_instruction_of_ours_is_raised_in_the_call_that_it_s
             housekeeper = Housekeeper()
             monkeypatch.setattr(_housekeeper.housekeeper, "poke", id)
             more: dict[Any, dict[str, Any]] = {poke: {"max_idle": 60}, grow: {"grow": "workers"}}
-            if scene in LIMITED:
-                more[scene] = {"limit": SharedLimit(1)}
+            more |= {limited: {"limit": SharedLimit(1)} for limited in LIMITED}
             options = more.get(scene, {"leak_after": 100})
             pool: Any = ThreadedConnectionPool(0, 1, "host=h", password=SECRET, name="struck", **options)
             act, raised = scene(pool, server), False

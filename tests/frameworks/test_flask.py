@@ -236,7 +236,7 @@ def test_while_the_server_is_down_few_requests_connect(own_server: ThrowawayPost
         own_server.start()
         statuses = Counter(visit.result().status_code for visit in visits)
     with opened(site.pool):
-        assert statuses == {500: statuses[500], 200: 40 - statuses[500]}
+        assert statuses[500] + statuses[200] == 40
         assert 0 < statuses[500] <= len(connect.failed) < 20
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -21,7 +22,9 @@ from pgpool_rs import (
     SimpleConnectionPool,
     ThreadedConnectionPool,
     TooManyRequests,
+    _keywords,
 )
+from pgpool_rs.pool import _OPTIONS
 from pgpool_rs.testing import FakeServer, Gate
 from tests.lib.waits import Task, held, wait_for_waiters, waiting_task
 
@@ -105,47 +108,13 @@ def test_a_timeout_that_may_be_a_connection_string_is_not_repeated(server: FakeS
     ("name", "text"),
     [
         ("max_idel", "'max_idel' is no option of the pool nor of psycopg2.connect; did you mean max_idle?"),
-        ("timout", "'timout' is no option of the pool nor of psycopg2.connect; did you mean timeout?"),
         ("pasword", "'pasword' is no option of the pool nor of psycopg2.connect; did you mean password?"),
         ("max_conn", "'max_conn' is no option of the pool nor of psycopg2.connect; did you mean maxconn?"),
-        ("xyzzy", "'xyzzy' is no option of the pool nor of psycopg2.connect"),
-        ("min_size", "min_size is called minconn here"),
-        ("max_size", "max_size is called maxconn here"),
-        ("num_workers", "num_workers is called open_workers here"),
-        ("pool_recycle", "pool_recycle is called max_lifetime here"),
-        ("pool_timeout", "pool_timeout is called timeout here"),
-        ("creator", "creator is called connect here"),
-        ("minsize", "minsize is called minconn here"),
-        ("maxsize", "maxsize is called maxconn here"),
-        ("min_connections", "min_connections is called minconn here"),
-        ("max_connections", "max_connections is called maxconn here"),
-        ("max_open_connections", "max_open_connections is called maxconn here"),
-        ("max_idle_connections", "max_idle_connections is called minconn here"),
-        ("max_pool_size", "max_pool_size is called maxconn here"),
-        ("size", "size is called minconn (and maxconn) here"),
-        ("stale_timeout", "stale_timeout is called max_idle here"),
-        ("max_inactive_connection_lifetime", "max_inactive_connection_lifetime is called max_idle here"),
-        ("on_connect", "on_connect is called configure here"),
-        ("pool_use_lifo", "pool_use_lifo is called order here"),
-        ("use_lifo", "use_lifo is called order here"),
-        ("pool_logging_name", "pool_logging_name is called name here"),
-        ("pool_reset_session", "pool_reset_session is called reset here"),
-        ("check_connection", "check_connection is called check here"),
-        ("max_age", "max_age is called max_lifetime here"),
-        ("blocking", "blocking is called timeout here"),
-        ("max_uses", "max_uses does not exist here: max_lifetime replaces a connection by its age"),
-        ("maxusage", "maxusage does not exist here: max_lifetime replaces a connection by its age"),
-        ("max_queries", "max_queries does not exist here: max_lifetime replaces a connection by its age"),
-        ("maxshared", "maxshared does not exist here: two borrowers never share a connection"),
-        ("failures", "failures does not exist here: check says which connections are dead"),
-        ("setup", "setup does not exist here: configure sets a new connection up, and reset a returned one"),
-        ("pool_events", "'pool_events' is no option of the pool nor of psycopg2.connect"),
         ("max_sise", "'max_sise' is no option of the pool nor of psycopg2.connect; did you mean maxconn?"),
-        (
-            "reconnect_timeout",
-            "reconnect_timeout does not exist here: the pool tries for ever, with the pauses of reconnect_backoff",
-        ),
-        ("reconnect_failed", "reconnect_failed does not exist here: give a listener that has connect_failed"),
+        ("pool_events", "'pool_events' is no option of the pool nor of psycopg2.connect"),
+        ("xyzzy", "'xyzzy' is no option of the pool nor of psycopg2.connect"),
+        ("size", "size is called minconn (and maxconn) here"),
+        ("max_uses", "max_uses does not exist here: max_lifetime replaces a connection by its age"),
     ],
 )
 def test_an_unknown_option_is_found_by_the_constructor(our_class: Any, name: str, text: str) -> None:
@@ -153,6 +122,23 @@ def test_an_unknown_option_is_found_by_the_constructor(our_class: Any, name: str
         with pytest.raises(TypeError) as raised:
             our_class(0, 1, "host=nowhere.invalid", **{name: value})
         assert str(raised.value) == text
+
+
+@pytest.mark.parametrize("name", _keywords._ELSEWHERE)
+def test_another_pools_name_leads_to_a_name_that_exists(name: str) -> None:
+    given: dict[str, Any] = {name: 60}
+    ours = _keywords._ELSEWHERE[name]
+    word = ours.partition(" ")[0]
+    assert word in {"minconn", "maxconn", *_OPTIONS} or _keywords.is_known(word)
+    with pytest.raises(TypeError, match=f"^{name} is called {re.escape(ours)} here$"):
+        ThreadedConnectionPool(0, 1, **given)
+
+
+@pytest.mark.parametrize("name", _keywords._NOWHERE)
+def test_what_only_other_pools_have_is_told(name: str) -> None:
+    given: dict[str, Any] = {name: 60}
+    with pytest.raises(TypeError, match=f"^{name} does not exist here: {_keywords._NOWHERE[name]}$"):
+        ThreadedConnectionPool(0, 1, **given)
 
 
 @pytest.mark.parametrize(

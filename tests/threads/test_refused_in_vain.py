@@ -15,6 +15,23 @@ from tests.lib.waits import Task, counts, wait_for_waiters
 DOWN = psycopg2.OperationalError("connection refused")
 
 
+def followers(pool: Any, waiting: int = 3) -> list[Task[Any]]:
+    """Start three callers of a key, and return once so many callers wait."""
+    tasks: list[Task[Any]] = [Task(pool.getconn, "k") for _ in range(3)]
+    wait_for_waiters(pool, waiting)
+    return tasks
+
+
+def assert_they_share(first: Task[Any], others: list[Task[Any]], *, fails: bool) -> None:
+    """Assert that all callers of a key have the first one's connection, or each an error of a connect."""
+    if fails:
+        for task in (first, *others):
+            with pytest.raises(psycopg2.OperationalError, match="refused"):
+                task.result()
+    else:
+        assert {id(task.result()) for task in others} == {id(first.result())}
+
+
 @pytest.mark.parametrize("threads", [4, 8])
 def test_each_caller_of_a_key_that_cannot_be_opened_is_told_why(server: FakeServer, threads: int) -> None:
     """The first opens it, the others follow, and when it fails each of them tries in turn."""
@@ -91,17 +108,11 @@ def test_callers_of_a_key_wait_for_the_one_that_asks_the_limit_for_it(
     pool = ThreadedConnectionPool(0, 1, limit=limit)
     first = Task(pool.getconn, "k")
     assert limit.asked.wait(PATIENCE)
-    others = [Task(pool.getconn, "k") for _ in range(3)]
-    wait_for_waiters(pool, 3)
+    others = followers(pool)
     with pytest.raises(PoolExhausted):
         pool.getconn()
     limit.answers.set()
-    if fails:
-        for task in (first, *others):
-            with pytest.raises(psycopg2.OperationalError, match="refused"):
-                task.result()
-    else:
-        assert {id(task.result()) for task in others} == {id(first.result())}
+    assert_they_share(first, others, fails=fails)
 
 
 def test_callers_of_a_key_ask_the_limit_themselves_if_the_first_could_not(server: FakeServer) -> None:
@@ -111,8 +122,7 @@ def test_callers_of_a_key_ask_the_limit_themselves_if_the_first_could_not(server
     pool = ThreadedConnectionPool(0, 1, limit=limit)
     first = Task(pool.getconn, "k")
     assert limit.asked.wait(PATIENCE)
-    others = [Task(pool.getconn, "k") for _ in range(3)]
-    wait_for_waiters(pool, 3)
+    others = followers(pool)
     limit.answers.set()
     with pytest.raises(TimeoutError):
         first.result()
@@ -154,14 +164,8 @@ def test_callers_of_a_key_wait_for_the_worker_that_opens_for_the_first_of_them(
     with server.hold("connect") as gate:
         first = Task(pool.getconn, "k")
         gate.wait_for()
-        others = [Task(pool.getconn, "k") for _ in range(3)]
-        wait_for_waiters(pool, 4)
-    if fails:
-        for task in (first, *others):
-            with pytest.raises(psycopg2.OperationalError, match="refused"):
-                task.result()
-    else:
-        assert {id(task.result()) for task in others} == {id(first.result())}
+        others = followers(pool, waiting=4)
+    assert_they_share(first, others, fails=fails)
 
 
 def test_a_caller_of_a_key_is_refused_if_the_one_ahead_waits_for_a_loan(server: FakeServer) -> None:
