@@ -156,8 +156,7 @@ class Housekeeper:
 
     def _start(self, house: House) -> None:
         # Look again after each try: a thread that died meanwhile found the lock taken and left the restart to us.
-        # The start fails if there are too many threads, no memory or no stack, or at the end of the process. The next
-        # poke tries again, and so it does after a thread that dies each time.
+        # The next poke tries again, and so it does after a thread that dies each time.
         with suppress(*CANNOT_START):
             begin = partial(self._begin, house)
             for _ in range(MOST_STARTS):

@@ -148,7 +148,7 @@ def _unknown(name: str, options: Iterable[str]) -> str:
         return _called(name)
     if name in _NOWHERE:
         return f"{name} does not exist here: {_NOWHERE[name]}"
-    # Other pools' names are so many that one of them is always a little like it.
+    # Other pools have so many names that one of them is always a little like a wrong name.
     others = difflib.get_close_matches(name, _ELSEWHERE, n=1, cutoff=0.8)
     names = ["minconn", "maxconn", *options, *_PSYCOPG2S, *_LIBPQS, *others]
     near = difflib.get_close_matches(name, names, n=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,12 @@ def in_parallel(pool: Any, number: int, workers: int) -> None:
     Wait for all; raise the first error if there was one.
     """
     workers = min(workers, number)
-    # Each thread takes what is left from the end, and one False at last.
-    left = [False] * (workers + 1) + [True] * number
+    turns = itertools.count()  # one step of it is atomic
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
-            while not failed and left.pop():
+            while not failed and next(turns) < number:
                 pool._connect()
         except BaseException as error:  # noqa: BLE001  (this thread raises it)
             failed.append(error)

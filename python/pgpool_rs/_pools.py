@@ -30,6 +30,6 @@ def pools() -> list[Any]:
 
 
 def figures(pool: Any) -> dict[str, int]:
-    """Return a pool's statistics, to be added up with others: a pool that is not open may have no connection."""
+    """Return a pool's statistics for a sum over pools: while it is not open, `pool_min` and `pool_max` are 0."""
     is_closed = _Pool.closed.__get__(pool)  # type: ignore[attr-defined]  # A subclass may use our names for anything.
     return _Pool.get_stats(pool) | ({"pool_min": 0, "pool_max": 0} if is_closed else {})

@@ -92,7 +92,7 @@ class _Publisher:
 
     def start(self) -> None:
         """Start the thread, if there are pools and none runs."""
-        # It fails if there are too many threads, or at the end of the process. The next pool tries again.
+        # The next pool tries again.
         with suppress(*CANNOT_START):
             for _ in range(MOST_STARTS):
                 done = self.thread is not None or not self.files or not pools()

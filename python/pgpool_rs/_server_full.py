@@ -14,7 +14,7 @@ from pgpool_rs._foreign import asked
 # Of each language: max_connections, reserved slots, the limit of a role and that of a database.
 _TEXTS: Final = (
     *("too many clients already", "remaining connection slots are reserved", "too many connections for "),
-    "max_wal_senders",  # in every language: more replication connections than it says
+    "max_wal_senders",  # in every language: more replication connections than this setting allows
     *("no more connections allowed", "client connections exceeded"),  # PgBouncer: its limits, by 08P01
     *("zu viele Verbindungen", "die verbleibenden Verbindungen sind"),
     *("ya tenemos demasiados clientes", "las conexiones restantes est", "demasiadas conexiones para "),

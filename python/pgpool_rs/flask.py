@@ -103,7 +103,8 @@ class Database:
     def _unopened(self) -> ThreadedConnectionPool:
         if self._key not in current_app.extensions:
             raise RuntimeError(f'call init_app(app): this application has no Database(key="{self._key}")')
-        return current_app.extensions[self._key]  # type: ignore[no-any-return]
+        pool: ThreadedConnectionPool = current_app.extensions[self._key]
+        return pool
 
     @property
     def connection(self) -> Any:
@@ -139,7 +140,8 @@ class Database:
         if name not in g:
             block = self.pool.connection()
             setattr(g, name, _Lent(block, block.__enter__()))
-        return getattr(g, name)  # type: ignore[no-any-return]
+        lent: _Lent = getattr(g, name)
+        return lent
 
     def _teardown(self, error: BaseException | None) -> None:
         """Return the connection. An error that a handler has answered is None here, so this never commits."""

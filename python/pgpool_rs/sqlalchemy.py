@@ -108,8 +108,9 @@ class PgPool(QueuePool):
         options |= {"max_idle": 0 if pool_size else None, "reconnect_backoff": (0.1, 2), **self._options}
         self._minconn = options.pop("minconn", pool_size)
         maxconn = pool_size + self._max_overflow if self._max_overflow >= 0 else 2**31 - 1
-        opened = weakref.WeakMethod(self._open)  # So that the count of references frees a pool after dispose().
-        self.pgpool = ThreadedConnectionPool(0, maxconn, connect=lambda: opened()(), timeout=timeout, **options)  # type: ignore[misc]  # noqa: PLW0108
+        # The pool must not keep this object alive: after dispose() its count of references frees it.
+        open_weakly = weakref.WeakMethod(self._open)
+        self.pgpool = ThreadedConnectionPool(0, maxconn, connect=lambda: open_weakly()(), timeout=timeout, **options)  # type: ignore[misc]  # noqa: PLW0108
 
     def _open(self) -> Any:  # commit() and rollback() of a record are not called
         _records.add(record := _Record(self))

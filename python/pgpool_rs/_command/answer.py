@@ -23,7 +23,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 class Failed(Exception):
-    """Says, without a secret, why a command has no answer."""
+    """Says why a command has no answer. `main` masks the secrets of the command line in it."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class Failed(Exception):
 
 
 def hide(text: str, words: Iterable[str]) -> str:
-    """Mask the secrets of these words of a command line: each may be a connection string, in any place, or a part."""
+    """Mask in a text the secrets of a command line: each of its words may be a connection string, or a part of one."""
     for word in words:
         value = re.sub(r"^--[\w-]*=?", "", word)
         if re.search("[=@]|://", value):

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> Answer:
     registry.register(collector)
     try:
         server, thread = client.start_http_server(args.port, args.host, registry)
-    except (OSError, OverflowError, ValueError) as error:  # ValueError: it cannot be a name
+    except (OSError, OverflowError, ValueError) as error:  # ValueError: no such name of a host can be
         raise Failed(f"cannot serve at {args.host}, port {args.port}: {error}") from None
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"http://{host}:{server.server_port}/metrics", flush=True)

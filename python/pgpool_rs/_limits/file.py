@@ -168,9 +168,8 @@ class LimitFile(Table):
                 continue
             if (now - beat) % 2**32 > _STALE and index not in own:
                 wants = 0
-            party = Party(
-                pid, name.rstrip(b"\0").decode(errors="replace"), limit, holds, wants, own.get(index), minconn
-            )
+            pool = name.rstrip(b"\0").decode(errors="replace")
+            party = Party(pid, pool, limit, holds, wants, mine=own.get(index), minconn=minconn)
             if index not in own and not (holds or wants or minconn):
                 quiet.append((party, index))
             elif index in own or _is_locked(self._descriptor, _record(index)):

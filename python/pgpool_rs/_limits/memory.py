@@ -45,7 +45,13 @@ class Memory(Table):
     def parties(self, state: State) -> list[Party]:
         return [
             Party(
-                os.getpid(), member.name, member.limit.named, len(member.places), member.wants, member, member.minconn
+                os.getpid(),
+                member.name,
+                member.limit.named,
+                len(member.places),
+                member.wants,
+                mine=member,
+                minconn=member.minconn,
             )
             for member in tuple(state.members.values())
         ]

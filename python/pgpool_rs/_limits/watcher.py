@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 POLL: Final = 0.02  # between two looks while own pools want, for each ten pools
 ATTENTIVE: Final = 0.1  # the same while others want
 IDLE: Final = 0.5
-# Between two looks at all pools, times the square of their number: each of as many processes looks at as many pools.
+# Seconds of rest after a look at all pools, times the square of their number: each process looks at the pools of all
+# others.
 REST: Final = 2e-5
 GRACE: Final = 0.3  # after a process was killed, the server needs this to end its sessions
 FAILED: Final = 1.0

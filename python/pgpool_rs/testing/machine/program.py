@@ -27,20 +27,23 @@ def written(machine: type[Any], factory: Callable[..., Any], promises: dict[str,
     made = f"{names.of(machine, 'PoolMachine')}.replay"
     given = [names.of(factory, "make_pool"), *(f"{name}={_shown(value)}" for name, value in promises.items())]
     call = f"machine = {made}({', '.join(given)})"
-    return "\n".join([_masked("\n".join([*names.imports(), "", *names.definitions.values(), call])), *steps])
+    return "\n".join([_masked("\n".join([*names.lines(), call])), *steps])
 
 
 class _Names:
     """Collects the definitions that a program needs, imports among them."""
 
     def __init__(self) -> None:
-        self.definitions: dict[str, str] = {}
-        self._open: list[Any] = []
+        self._definitions: dict[str, str] = {}
+        # Functions that are being written: one may call itself.
+        self._begun: list[Any] = []
 
-    def imports(self) -> list[str]:
-        """Take the imports out of the definitions."""
-        names = [name for name, text in self.definitions.items() if text.startswith(("import ", "from "))]
-        return sorted(map(self.definitions.pop, names), key=lambda line: ("__future__" not in line, line))
+    def lines(self) -> list[str]:
+        """Give the imports, a blank line, and the other definitions."""
+        texts = self._definitions.values()
+        imports = [text for text in texts if text.startswith(("import ", "from "))]
+        others = [text for text in texts if text not in imports]
+        return [*sorted(imports, key=lambda line: ("__future__" not in line, line)), "", *others]
 
     def of(self, thing: Any, name: str) -> str:
         """Give an expression for a thing, which is called by this name if it must be defined."""
@@ -62,21 +65,21 @@ class _Names:
         source = self._of_function(thing, name) if isinstance(thing, FunctionType) else None
         if source is not None:
             return source
-        kind = thing if isinstance(thing, type | FunctionType) else type(thing)
-        self._add(name, f"{name} = ...  # to be filled in: {kind.__qualname__}" + " object" * (kind is not thing))
+        what = thing.__qualname__ if isinstance(thing, type | FunctionType) else f"{type(thing).__qualname__} object"
+        self._add(name, f"{name} = ...  # to be filled in: {what}")
         return name
 
     def _of_function(self, function: FunctionType, name: str) -> str | None:
         node = _node(function)
-        names = node and _free_names(ast.unparse(node))
+        names = None if node is None else _free_names(ast.unparse(node))
         if names is None:
             return None
         name = getattr(node, "name", name)
-        if function not in self._open:
-            self._open.append(function)
+        if function not in self._begun:
+            self._begun.append(function)
             self._define_all(names, function)
             self._set_defaults(node.args, function)
-            self._open.pop()
+            self._begun.pop()
             if isinstance(node, ast.Lambda):
                 return ast.unparse(node)
             # What its annotations name need not be imported.
@@ -86,6 +89,7 @@ class _Names:
 
     def _define_all(self, names: list[str], function: FunctionType) -> None:
         cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        # An empty cell: the variable has no value yet.
         enclosed = {name: cell.cell_contents for name, cell in cells if cell != CellType()}
         for name in names:
             if name in enclosed:
@@ -105,8 +109,11 @@ class _Names:
     def _define(self, name: str, value: Any, module: str | None) -> None:
         """Define a variable, which can be imported from this module. A text may be a secret: it is rather imported."""
         if isinstance(value, ModuleType):
-            self._add(name, f"import {value.__name__}" + (f" as {name}" if value.__name__ != name else ""))
-        elif module and _home(value) is None and not (_is_literal(value) and {"'", '"'}.isdisjoint(repr(value))):
+            renamed = f" as {name}" if value.__name__ != name else ""
+            self._add(name, f"import {value.__name__}{renamed}")
+            return
+        may_show = _is_literal(value) and not {"'", '"'} & {*repr(value)}
+        if module and _home(value) is None and not may_show:
             self._add(name, f"from {module} import {name}")
         else:
             said = self.of(value, name)
@@ -114,8 +121,8 @@ class _Names:
                 self._add(name, f"{name} = {said}")
 
     def _add(self, name: str, text: str) -> None:
-        if self.definitions.setdefault(name, text) != text:
-            self.definitions[name] = f"{name} = ...  # to be filled in: it stands for several things"
+        if self._definitions.setdefault(name, text) != text:
+            self._definitions[name] = f"{name} = ...  # to be filled in: it stands for several things"
 
 
 def _home(thing: Any) -> str | None:
@@ -178,15 +185,19 @@ def _free_names(source: str) -> list[str] | None:
 
 
 def _masked(program: str) -> str:
-    """Mask the passwords in a program's texts, by what stands before a text, or before a variable's uses."""
+    """Mask passwords in the texts of a program.
+
+    A text is known by the word before it, or before a use of its variable.
+    """
     lines, shown = program.encode().split(b"\n"), dict[str, str]()
     for node in ast.walk(ast.parse(program)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
-            name = re.split(r"[,([{]", lines[node.lineno - 1][: node.col_offset].decode())[-1].strip()
-            if name.endswith(" ="):
-                name = " ".join([name, *re.findall(rf"(\w+)\W+{re.escape(name[:-2])}\b", program)])
+            before = re.split(r"[,([{]", lines[node.lineno - 1][: node.col_offset].decode())[-1].strip()
+            if variable := re.fullmatch(r"([\w.]+) =", before):
+                uses = re.findall(rf"(\w+)\W+{re.escape(variable[1])}\b", program)
+                before = " ".join([before, *uses])
             text = ast.get_source_segment(program, node) or ""
-            shown[text] = mask(shown.get(text, text), (), {name: node.value})
+            shown[text] = mask(shown.get(text, text), (), {before: node.value})
     for text, masked in shown.items():
         program = program.replace(text, masked)
     return program
