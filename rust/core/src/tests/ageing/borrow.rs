@@ -189,6 +189,17 @@ impl Model {
             return Got::Refused(refusal);
         }
         self.renew_backoff();
+        self.answer((rank, key, caller), waiter, willing, token)
+    }
+
+    /// Answers without a look at the time: the fast path lends an idle connection so.
+    pub(super) fn answer(
+        &mut self,
+        (rank, key, caller): (Rank, Option<u32>, u64),
+        waiter: Option<Token>,
+        willing: Option<Token>,
+        token: Token,
+    ) -> Got {
         if let Some(at) = self.failed.iter().position(|&failed| Some(failed) == waiter) {
             self.failed.remove(at);
             return Got::ConnectFailed;

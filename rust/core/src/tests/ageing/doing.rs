@@ -30,7 +30,7 @@ impl<'w> Duel<'w> {
             assert!(ledger.is_lent(loan));
             self.model.stats.requests_num += 1;
             self.model.fast += 1;
-            let got = self.model.ask((rank, key, caller), None, None, token);
+            let got = self.model.answer((rank, key, caller), None, None, token);
             assert_eq!(got, Got::Lent(connection.name));
             return;
         }

@@ -162,6 +162,7 @@ impl Duel<'_> {
                     let thing = self.world.thing(name);
                     let fulfilled = self.world.ledger.fulfil(slot, name as usize, &thing, self.world.now());
                     assert_eq!(fulfilled, self.model.fulfil(token, name));
+                    self.model.deliver_calls();
                 }
                 _ => assert!(self.model.closed, "its room is reserved"),
             }
