@@ -6,7 +6,7 @@ Job queues raise theirs, plain exceptions of a class of their own, from a signal
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FrameType
@@ -22,7 +22,7 @@ from pgpool_rs._housekeeper import Housekeeper
 from pgpool_rs.testing import INTRANS, FakeServer
 from tests.lib.log import listening
 from tests.lib.pools import assert_sound
-from tests.lib.waits import Task, counts
+from tests.lib.waits import counts
 
 FOLDER = Path(pgpool_rs.__file__).parent
 OURS = {str(FOLDER), str(FOLDER / "_limits")}
@@ -56,16 +56,20 @@ class Striker:
 
 
 def strike(striker: Striker, act: Act) -> None:
-    """Act in a thread of its own: CPython goes on handling an exception there if another strikes where that ends."""
+    """Act in a generator: only there CPython goes on handling an exception if another strikes where that ends."""
     striker.where = ""
 
-    def struck() -> None:
-        # CPython 3.12 traces instructions only if a frame has asked for it before.
-        sys._getframe().f_trace_opcodes = True
-        sys.settrace(striker)
-        act()
+    def struck() -> Iterator[object]:
+        yield act()
 
-    Task(struck).result()
+    before = sys.gettrace()
+    # CPython 3.12 traces instructions only if a frame has asked for it before.
+    sys._getframe().f_trace_opcodes = True
+    sys.settrace(striker)
+    try:
+        next(struck())
+    finally:
+        sys.settrace(before)
 
 
 def connect(pool: Any, server: FakeServer) -> Act:
